@@ -1,0 +1,1 @@
+"""Our own checkpoints, on Orbax."""

@@ -1,0 +1,90 @@
+"""Orbax, for the whole project: a directory of named arrays with a JSON description, written atomically."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cdnv2_jax.errors import UserError
+
+# Orbax reports every file it touches; a user who saved a network wants to hear about it once, from us.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def flat_arrays(state: nnx.State) -> dict[str, Any]:
+    """{"blocks/0/1/lgc/kernel": array, …} of an NNX state."""
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def fill_state(state: nnx.State, arrays: Mapping[str, Any]) -> None:
+    """Puts the arrays of `flat_arrays` into a state of the same structure."""
+    for path, variable in nnx.to_flat_state(state):
+        variable.set_value(arrays["/".join(map(str, path))])
+
+
+def write(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Writes a directory `path`: all of it or nothing.
+
+    Raises:
+      UserError: `path` exists and `overwrite` is False, or cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
+    refuse_existing(path, overwrite)
+    args = ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), description=ocp.args.JsonSave(description))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path.absolute(), args, force=overwrite)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The JSON description of a directory written by `write`; UserError when there is none."""
+    import orbax.checkpoint as ocp
+
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    if not (path / "description").is_dir() or not (path / "arrays").is_dir():
+        raise UserError(f"{path} is not a checkpoint of this project (a directory with 'arrays' and 'description')")
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            args = ocp.args.Composite(description=ocp.args.JsonRestore())
+            return dict(checkpointer.restore(path.absolute(), args)["description"])
+    except Exception as error:  # whatever a damaged file trips in Orbax
+        raise UserError(f"{path}: its description cannot be read ({_first_line(error)})") from error
+
+
+def read_arrays(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """The arrays, which must have the targets' names, shapes and dtypes; UserError when they do not."""
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(dict(targets), strict=True))
+            return dict(checkpointer.restore(path.absolute(), args)["arrays"])
+    except Exception as error:  # whatever a damaged file trips in Orbax
+        raise UserError(f"{path}: its arrays do not fit its description ({_first_line(error)})") from error
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """UserError when something is at `path` and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: give another path, or --overwrite to replace it")
+
+
+def remove(path: Path) -> None:
+    """Removes a file or directory if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

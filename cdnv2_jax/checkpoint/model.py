@@ -1,0 +1,79 @@
+"""Saving and loading one network: its arrays, what it is made of, and anything worth noting about it."""
+
+import dataclasses
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cdnv2_jax.checkpoint import arrays
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.condensenet import CondenseNet, Form, abstract_network
+
+FORMAT = 1
+
+
+def save(
+    path: str | Path, model: CondenseNet, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> None:
+    """Saves a masked or condensed network as the directory `path`, all of it or nothing.
+
+    Args:
+      path: the directory to make.
+      model: any network of `create_model`, `condense` or `load_torch_checkpoint`.
+      metadata: JSON values to keep beside it, such as where its weights come from.
+      overwrite: replace what is at `path`; otherwise that is a UserError.
+    """
+    description = {
+        "format": FORMAT,
+        "name": model.name,
+        "architecture": dataclasses.asdict(model.architecture),
+        "form": dataclasses.asdict(model.form),
+        "param_dtype": str(model.stem.kernel.dtype),
+        "metadata": dict(metadata or {}),
+        "versions": {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")},
+    }
+    arrays.write(Path(path), arrays.flat_arrays(nnx.state(model)), description, overwrite=overwrite)
+
+
+def load(path: str | Path, *, dtype: DTypeLike | None = None) -> CondenseNet:
+    """Loads a network saved by `save`, in evaluation mode.
+
+    Args:
+      path: the directory.
+      dtype: dtype of the computation, as for `create_model`.
+
+    Raises:
+      UserError: nothing there, not such a directory, damaged, or holding NaN.
+    """
+    path = Path(path)
+    description = arrays.read_description(path)
+    try:
+        model = abstract_network(
+            Architecture(**description["architecture"]),
+            Form(**description["form"]),
+            name=description["name"],
+            dtype=dtype,
+            param_dtype=np.dtype(description["param_dtype"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
+    state = nnx.state(model)
+    restored = arrays.read_arrays(path, arrays.flat_arrays(state))
+    for name, array in restored.items():
+        if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) and not np.isfinite(np.asarray(array)).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity")
+    arrays.fill_state(state, restored)
+    nnx.update(model, state)
+    return model
+
+
+def load_metadata(path: str | Path) -> dict[str, Any]:
+    """What was saved beside the network at `path`: name, architecture, form, metadata, versions."""
+    return arrays.read_description(Path(path))

@@ -1,0 +1,70 @@
+"""Pruning a network: every learned convolution to the stage that is due."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cdnv2_jax.condensation.masks import group_lasso, importance, remove_connections, stage_of
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.masked_conv import ConnectionMask, MaskedConv
+from cdnv2_jax.models.condensenet import CondenseNet
+
+
+def prune(model: CondenseNet, stage: int) -> None:
+    """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
+
+    A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
+    stage already passed changes nothing. Each stage removes n / C connections per group, the least important ones.
+
+    Raises:
+      UserError: the network has no masks, or no such stage.
+    """
+    if model.form.condensed:
+        raise UserError("a condensed network has nothing left to prune")
+    last = model.architecture.condensation_stages
+    if not 0 <= stage <= last:
+        raise UserError(f"{model.name} has stages 0 to {last}, not {stage}")
+    graph, masks, rest = nnx.split(model, ConnectionMask, ...)
+    stages = {conv.condensation_factor: jnp.int32(stage) for conv in model.masked_convs()}
+    nnx.update(model, _pruned_masks(graph, masks, rest, stages))
+
+
+def prune_layers(model: CondenseNet, stages: dict[int, int] | dict[int, jax.Array]) -> None:
+    """Prunes every layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
+    for conv in model.masked_convs():
+        factor = conv.condensation_factor
+        stage = jnp.minimum(stages[factor], factor - 1)
+        removed = stage * conv.kept
+        conv.mask[...] = remove_connections(importance(conv.connection_weights()), conv.mask[...], removed)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pruned_masks(graph: nnx.GraphDef, masks: nnx.State, rest: nnx.State, stages: dict[int, jax.Array]) -> nnx.State:
+    model = nnx.merge(graph, masks, rest)
+    prune_layers(model, stages)
+    return nnx.state(model, ConnectionMask)
+
+
+def layer_stage(conv: MaskedConv) -> jax.Array:
+    """The stage a layer has passed, read off its mask (int32 scalar)."""
+    return stage_of(conv.mask[...], conv.condensation_factor)
+
+
+def total_group_lasso(model: CondenseNet) -> jax.Array:
+    """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
+    total = jnp.zeros(())
+    for conv in model.masked_convs():
+        unfinished = layer_stage(conv) < conv.condensation_factor - 1
+        total += jnp.where(unfinished, group_lasso(conv.connection_weights(), conv.mask[...]), 0)
+    return total
+
+
+def sparsity(model: CondenseNet) -> jax.Array:
+    """Share of learned 1×1 weights that are removed, in [0, 1]; 0 for a network without masks."""
+    removed, weights = jnp.zeros(()), 0
+    for conv in model.masked_convs():
+        removed += (1 - conv.mask[...].mean()) * conv.kernel.size
+        weights += conv.kernel.size
+    return removed / max(weights, 1)

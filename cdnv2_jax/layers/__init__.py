@@ -1,0 +1,1 @@
+"""Building blocks: feature maps are [batch, height, width, channels]."""

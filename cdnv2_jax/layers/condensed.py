@@ -1,0 +1,133 @@
+"""The condensed twins of LGC and SFR: only kept connections are stored and multiplied."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from cdnv2_jax.layers.activation import ActivationName, activation_function
+from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+
+
+class ConnectionIndex(nnx.Variable):
+    """int32 [G, kept]: for each group the channels it kept, ascending. Fixed once the network is condensed."""
+
+
+class CondensedGroupConv(nnx.Module):
+    """LGC condensed: gather → BatchNorm → activation → grouped 1×1 convolution → channel shuffle.
+
+    Maps [b, h, w, in] to [b, h, w, out], output o = k · G + g being the k-th of group g.
+
+    Attributes:
+      index: [G, kept], the inputs that each group reads.
+      norm: over the G · kept gathered channels (a channel read by two groups is normalised twice).
+      kernel: [G, kept, out / G].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        kept: int,
+        activation: ActivationName,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.in_channels = in_channels
+        self.activation: ActivationName = activation
+        self.dtype = dtype
+        self.norm = BatchNorm(groups * kept, param_dtype=param_dtype)
+        init = kaiming_normal_fan_out(out_channels)
+        self.kernel = nnx.Param(init(rngs.params(), (groups, kept, out_channels // groups), param_dtype))
+        self.index = ConnectionIndex(jnp.zeros((groups, kept), jnp.int32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gathered = jnp.take(x, self.index.reshape(-1), axis=-1)
+        h = activation_function(self.activation)(self.norm(gathered))
+        h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
+        grouped = h.reshape(*h.shape[:-1], *self.index.shape)
+        # "kg": the channel shuffle is only the order in which the product's axes are written down.
+        out = jnp.einsum("bhwgi,gik->bhwkg", grouped, kernel)
+        return out.reshape(*x.shape[:-1], -1)
+
+
+class CondensedReactivation(nnx.Module):
+    """SFR condensed: BatchNorm → activation → grouped 1×1 convolution, every result added to its output channel.
+
+    Maps [b, h, w, in] to [b, h, w, out]; input j belongs to group j mod G, and several groups may update one output.
+    The official code computes G · kept intermediate channels and multiplies them by a 0/1 matrix; here that matrix
+    is folded into the kernel, so that a single product does both.
+
+    Attributes:
+      index: [G, kept], the outputs that each group updates.
+      norm: over the inputs.
+      kernel: [G, in / G, kept].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        kept: int,
+        activation: ActivationName,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.out_channels = out_channels
+        self.activation: ActivationName = activation
+        self.dtype = dtype
+        self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
+        init = kaiming_normal_fan_out(groups * kept)
+        self.kernel = nnx.Param(init(rngs.params(), (groups, in_channels // groups, kept), param_dtype))
+        self.index = ConnectionIndex(jnp.zeros((groups, kept), jnp.int32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = activation_function(self.activation)(self.norm(x))
+        h, kernel = promote_dtype((h, self.folded_kernel()), dtype=self.dtype)
+        return h @ kernel
+
+    def folded_kernel(self) -> jax.Array:
+        """[in, out]: the grouped kernel with its outputs put where they belong, zero elsewhere."""
+        groups, members, _ = self.kernel.shape
+        group = jnp.arange(groups)[:, None]
+        folded = jnp.zeros((groups, self.out_channels, members), self.kernel.dtype)
+        folded = folded.at[group, self.index[...]].add(self.kernel.transpose(0, 2, 1))
+        return folded.transpose(2, 0, 1).reshape(members * groups, self.out_channels)
+
+
+class CondensedLinear(nnx.Module):
+    """The classifier of a converted CondenseNet (v1): a Linear that reads only half of its inputs.
+
+    Attributes:
+      index: int32 [in / 2], the features it reads.
+      kernel: [in / 2, out]. bias: [out].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kept = in_features // 2
+        self.in_features = in_features
+        self.dtype = dtype
+        self.kernel = nnx.Param(torch_linear(kept)(rngs.params(), (kept, out_features), param_dtype))
+        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype))
+        self.index = ConnectionIndex(jnp.zeros(kept, jnp.int32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        read = jnp.take(x, self.index[...], axis=-1)
+        read, kernel, bias = promote_dtype((read, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        return read @ kernel + bias

@@ -1,0 +1,85 @@
+"""A 1×1 convolution that learns which of its connections to keep: what LGC and SFR have in common.
+
+Both divide one side of the kernel into G groups, channel c belonging to group c mod G, and let every group choose
+among the n channels of the other side. A connection is a pair (group, channel); it stands for the m weights between
+that channel and the group's m channels. So one [G, n] mask describes either layer, and a mask that differs between
+channels of one group cannot even be written down.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from cdnv2_jax.layers.activation import ActivationName, activation_function
+from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+
+
+class ConnectionMask(nnx.Variable):
+    """Boolean [G, n]: True where the connection exists. Carried like statistics: never trained, never averaged."""
+
+
+class MaskedConv(nnx.Module):
+    """BatchNorm → activation → masked 1×1 convolution; [b, h, w, in] → [b, h, w, out].
+
+    Base of `LearnedGroupConv` and `SparseFeatureReactivation`, which say which side is divided into groups.
+
+    Attributes:
+      kernel: [in, out]; removed connections keep their weights here, only the forward pass leaves them out.
+      mask: `ConnectionMask` [groups, n], n the number of channels each group chooses from.
+      groups: G.
+      condensation_factor: C; after C − 1 stages every group has n / C connections left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        condensation_factor: int,
+        activation: ActivationName,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.groups = groups
+        self.condensation_factor = condensation_factor
+        self.activation: ActivationName = activation
+        self.dtype = dtype
+        choices = self.check_channels(in_channels, out_channels)
+        self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
+        init = kaiming_normal_fan_out(out_channels)
+        self.kernel = nnx.Param(init(rngs.params(), (in_channels, out_channels), param_dtype))
+        self.mask = ConnectionMask(jnp.ones((groups, choices), bool))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = activation_function(self.activation)(self.norm(x))
+        h, kernel = promote_dtype((h, self.kernel * self.kernel_mask()), dtype=self.dtype)
+        return h @ kernel
+
+    @property
+    def kept(self) -> int:
+        """How many connections each group has left after the last stage: n / C."""
+        return self.mask.shape[1] // self.condensation_factor
+
+    def check_channels(self, in_channels: int, out_channels: int) -> int:
+        """Returns n, the number of channels to choose from; raises ValueError when groups do not divide evenly."""
+        raise NotImplementedError
+
+    def kernel_mask(self) -> jax.Array:
+        """The mask as boolean [in, out]."""
+        raise NotImplementedError
+
+    def connection_weights(self) -> jax.Array:
+        """The kernel as [G, n, m]: the m weights of every connection, removed ones included."""
+        raise NotImplementedError
+
+
+def check_divisible(what: str, channels: int, **divisors: int) -> None:
+    """Raises ValueError when `channels` does not divide evenly by one of the named divisors."""
+    for name, divisor in divisors.items():
+        if divisor < 1 or channels % divisor:
+            raise ValueError(f"{what}: {channels} channels do not divide by {name.replace('_', ' ')} {divisor}")

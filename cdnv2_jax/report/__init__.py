@@ -1,0 +1,1 @@
+"""What a network costs and what a run did: counts, latency, tables, plots."""

@@ -1,0 +1,111 @@
+"""FLOPs and parameters: the official convention, exact to the unit, and true multiply-adds beside it."""
+
+import dataclasses
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.condensenet import CondenseNet, Form
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one image costs; costs add up.
+
+    Attributes:
+      flops: by the official convention, the one of all published tables: multiply-adds of convolutions and Linears,
+        learned ones divided by the condensation factor; one per element for ReLU and hard-swish, two for sigmoid;
+        every value read by an average pool. BatchNorm counts nothing.
+      params: by the official convention: all parameters, learned kernels divided by the condensation factor; masks,
+        indices and running statistics none.
+      multiply_adds: what the convolutions and Linears of the network as it stands multiply: a masked kernel is
+        multiplied whole, zeros included, a condensed one as it is stored, once per group and connection.
+    """
+
+    flops: int = 0
+    params: int = 0
+    multiply_adds: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.params + other.params, self.multiply_adds + other.multiply_adds)
+
+
+def count_flops(model: CondenseNet, image_size: int | tuple[int, int]) -> Cost:
+    """The cost of one image of that size (pixels, or height and width), masked or condensed as `model` is.
+
+    Follows the official counting (`measure_model`) rule for rule; see `Cost` for what is counted.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    model.architecture.check_image(height, width)
+    return network_cost(model.architecture, model.form, height, width)
+
+
+def network_cost(a: Architecture, form: Form, height: int, width: int) -> Cost:
+    """`count_flops` of a network that need not exist."""
+    if form.halved_classifier and a.head_width is not None:
+        raise UserError("only CondenseNet (v1) has a halved classifier")
+    areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
+    total = _convolution(3, a.stem_channels, areas[0], kernel_area=9)
+    for block, _, channels, growth in a.dense_layers():
+        total += _dense_layer(a, form, block, channels, growth, areas[block])
+    channels = a.stem_channels
+    for layers, growth, area in zip(a.stages[:-1], a.growth[:-1], areas[1:], strict=True):
+        channels += layers * growth
+        total += _elementwise(4 * channels * area)  # the 2×2 average pool between blocks
+    return total + _head(a, form, areas[-1])
+
+
+def _dense_layer(a: Architecture, form: Form, block: int, channels: int, growth: int, area: int) -> Cost:
+    wide = a.bottleneck * growth
+    gathered = a.lgc_groups * channels // a.lgc_factor if form.condensed else channels
+    cost = _norm_act(gathered, area)
+    cost += _learned(channels * wide, a.lgc_factor, form, area)
+    cost += _norm_act(wide, area)
+    cost += _convolution(wide, growth, area, kernel_area=9, groups=a.conv_groups)
+    if a.has_squeeze_excite(block):
+        cost += _squeeze_excite(growth, growth, area)
+    if a.sfr_factor is not None:
+        cost += _norm_act(growth, area)
+        cost += _learned(channels * growth, a.sfr_factor, form, area)
+    return cost
+
+
+def _head(a: Architecture, form: Form, area: int) -> Cost:
+    features = a.out_channels
+    cost = _norm_act(features, area) + _elementwise(features * area)  # the last pool reads every value once
+    if a.head_width is None:
+        inputs = features // 2 if form.halved_classifier else features
+        cost += _linear(inputs, a.num_classes, bias=True)
+        # Only the older code counts the bias among the operations.
+        return cost + _elementwise(a.num_classes)
+    cost += _squeeze_excite(features, features // a.head_reduction, area=1)
+    cost += _linear(features, a.head_width, bias=True) + _elementwise(a.head_width)
+    return cost + _linear(a.head_width, a.num_classes, bias=True)
+
+
+def _convolution(inputs: int, outputs: int, area: int, *, kernel_area: int, groups: int = 1) -> Cost:
+    weights = inputs * outputs * kernel_area // groups
+    return Cost(weights * area, weights, weights * area)
+
+
+def _learned(weights: int, factor: int, form: Form, area: int) -> Cost:
+    kept = weights // factor
+    return Cost(kept * area, kept, (kept if form.condensed else weights) * area)
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool) -> Cost:
+    weights = inputs * outputs
+    return Cost(weights, weights + (outputs if bias else 0), weights)
+
+
+def _norm_act(channels: int, area: int) -> Cost:
+    return Cost(channels * area, 2 * channels)
+
+
+def _squeeze_excite(channels: int, hidden: int, area: int) -> Cost:
+    pool, relu, sigmoid = channels * area, hidden, 2 * channels
+    linears = _linear(channels, hidden, bias=False) + _linear(hidden, channels, bias=False)
+    return linears + _elementwise(pool + relu + sigmoid)
+
+
+def _elementwise(operations: int) -> Cost:
+    return Cost(flops=operations)

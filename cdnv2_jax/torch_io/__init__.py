@@ -1,0 +1,1 @@
+"""Official PyTorch checkpoints: safe reading, the map of keys, strict conversion both ways."""

@@ -1,0 +1,110 @@
+"""Official state_dicts ↔ models, strict in both directions."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.condensenet import CondenseNet, Form, abstract_network
+from cdnv2_jax.torch_io.key_map import state_dict_slots
+
+
+class TensorLike(Protocol):
+    """What a state_dict may hold: PyTorch tensors or NumPy arrays."""
+
+    @property
+    def shape(self) -> Any: ...
+
+
+def to_torch_state_dict(model: CondenseNet) -> dict[str, np.ndarray]:
+    """The model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
+
+    The official classes load it (after `torch.from_numpy`) with strict=True. `_stage` and `_count` follow the masks.
+
+    Raises:
+      UserError: a condensed CondenseNet (v1) with its whole classifier, a form the official code does not have.
+    """
+    v1 = model.architecture.head_width is None
+    if model.form.condensed and v1 and not model.form.halved_classifier:
+        raise UserError(
+            "the official converted CondenseNet reads half of its classifier's inputs: "
+            "use condense(model, halve_classifier=True) for a network that it can load"
+        )
+    return {key: slot.read() for key, slot in state_dict_slots(model).items()}
+
+
+def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The state_dict without the `module.` that DataParallel puts before every key."""
+    return {re.sub(r"^module\.", "", key): tensor for key, tensor in tensors.items()}
+
+
+def form_of(keys: Mapping[str, Any]) -> Form:
+    """Masked or converted, told by the keys."""
+    condensed = any(key.endswith("conv_1.index") for key in keys)
+    return Form(condensed, halved_classifier="classifier.linear.weight" in keys)
+
+
+def model_from_state_dict(
+    tensors: Mapping[str, TensorLike],
+    architecture: Architecture,
+    *,
+    name: str,
+    source: str = "state_dict",
+    **dtypes: Any,
+) -> CondenseNet:
+    """Builds the masked or condensed network that an official state_dict holds, in evaluation mode.
+
+    Args:
+      tensors: official keys, with or without `module.`, → tensors.
+      architecture, name: of the network it must be.
+      source: what to call it in errors, usually the file.
+      **dtypes: `dtype` and `param_dtype` as for `create_model`.
+
+    Raises:
+      UserError: missing, unexpected or misshapen keys (all are listed), NaN, masks that are not the same within a
+        group, indices out of range.
+    """
+    tensors = without_module_prefix(tensors)
+    model = abstract_network(architecture, form_of(tensors), name=name, **dtypes)
+    slots = state_dict_slots(model)
+    expected = {key: slot.layout.shape for key, slot in slots.items()}
+    if complaints := mismatches(tensors, expected):
+        raise UserError(f"{source} is not a {name} with {architecture.num_classes} classes: {complaints}")
+    for key, slot in slots.items():
+        try:
+            slot.write(to_numpy(tensors[key]))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{source}: {key}: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def mismatches(tensors: Mapping[str, TensorLike], expected: Mapping[str, tuple[int, ...]]) -> str:
+    """One line on everything that keys and shapes have wrong; empty when they agree."""
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [str(key) for key in tensors if key not in expected]
+    misshapen = [
+        f"{key} {shape_of(tensors[key])} instead of {list(shape)}"
+        for key, shape in expected.items()
+        if key in tensors and shape_of(tensors[key]) != list(shape)
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    return "; ".join(f"{len(keys)} {kind}: {shorten(keys)}" for kind, keys in found.items() if keys)
+
+
+def shape_of(tensor: Any) -> list[int] | str:
+    """The shape as a list, or the type of what is no tensor."""
+    shape = getattr(tensor, "shape", None)
+    return type(tensor).__name__ if shape is None else [int(side) for side in shape]
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A PyTorch tensor or anything array-like as a NumPy array; call it once the shape is known to be right."""
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":
+            tensor = tensor.float()
+        return tensor.numpy()
+    return np.asarray(tensor)

@@ -1,0 +1,40 @@
+"""SGD and its learning rate, as PyTorch and the official scheduler compute them."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cdnv2_jax.training.config import OptimizerConfig
+
+
+def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """step → learning rate.
+
+    During the warm-up, of t_w steps, linear from `warmup_from`; then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))).
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rate = config.learning_rate
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        rising = config.warmup_from + (rate - config.warmup_from) * step / max(warmup, 1)
+        falling = 0.5 * rate * (1 + jnp.cos(jnp.pi * (step - warmup) / max(total_steps - warmup, 1)))
+        return jnp.where(jnp.asarray(step) < warmup, rising, falling)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening.
+
+    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`.
+    """
+    decays = None if config.decay_vectors else _is_matrix
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=decays),
+        optax.trace(config.momentum, nesterov=config.nesterov),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _is_matrix(params: optax.Params) -> optax.Params:
+    return jax.tree.map(lambda p: p.ndim >= 2, params)

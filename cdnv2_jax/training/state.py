@@ -1,0 +1,64 @@
+"""Everything that changes during training, as one pytree."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from cdnv2_jax.layers.masked_conv import ConnectionMask
+from cdnv2_jax.models.condensenet import CondenseNet
+
+
+@struct.dataclass
+class TrainState:
+    """The state of a run between two steps.
+
+    Attributes:
+      step: int32, updates done.
+      params, stats, masks: the network's variables by type (`Param`, `BatchStat`, `ConnectionMask`).
+      opt_state: of the optimizer.
+      ema_params, ema_stats: their moving averages; the masks are shared, they are never averaged.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    stats: nnx.State
+    masks: nnx.State
+    opt_state: Any
+    ema_params: nnx.State
+    ema_stats: nnx.State
+
+
+def create_state(model: CondenseNet, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
+    """(graph, state) of a fresh run; the graph is in training mode, `nnx.merge` makes a network of the two."""
+    model.train()
+    graph, params, stats, masks = nnx.split(model, nnx.Param, nnx.BatchStat, ConnectionMask)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        masks=masks,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params),
+        ema_stats=jax.tree.map(jnp.copy, stats),
+    )
+    return graph, state
+
+
+def live_model(graph: nnx.GraphDef, state: TrainState) -> CondenseNet:
+    """The network with the weights being trained, in evaluation mode; it owns copies, the state stays usable."""
+    return _evaluation_model(graph, state.params, state.stats, state.masks)
+
+
+def ema_model(graph: nnx.GraphDef, state: TrainState) -> CondenseNet:
+    """The network with the averaged weights and statistics, in evaluation mode."""
+    return _evaluation_model(graph, state.ema_params, state.ema_stats, state.masks)
+
+
+def _evaluation_model(graph: nnx.GraphDef, *states: nnx.State) -> CondenseNet:
+    # Copies, because the train step donates its input: without them the network would lose its arrays.
+    model = nnx.merge(graph, *jax.tree.map(jnp.copy, states))
+    model.eval()
+    return model
