@@ -92,7 +92,7 @@ def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
         state, metrics = train_step(state, images[batch], labels[batch])
         losses.append(float(metrics["loss"]))
         network = nnx.merge(graph, state.params, state.stats, state.masks)
-        ones.append(mask_ones(network, map(str, arrays["mask_layers"])))
+        ones.append(mask_ones(network, (f"{layer}._mask" for layer in arrays["mask_layers"])))
     yield compare("loss", np.array(losses), arrays["loss"], 1e-6)
     yield compare("lr", np.array([schedule(step) for step in range(total)]), arrays["lr"], 1e-12)
     yield {"check": "mask_ones", "ok": bool(np.array_equal(ones, arrays["mask_ones"]))}

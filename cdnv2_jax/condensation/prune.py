@@ -52,6 +52,13 @@ def layer_stage(conv: MaskedConv) -> jax.Array:
     return stage_of(conv.mask[...], conv.condensation_factor)
 
 
+def stages_passed(model: CondenseNet) -> int:
+    """The last stage that the whole network has passed, layers with fewer stages counting as done at their last."""
+    stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in model.masked_convs()]
+    unfinished = [stage for stage, last in stages if stage < last]
+    return min(unfinished, default=model.architecture.condensation_stages)
+
+
 def total_group_lasso(model: CondenseNet) -> jax.Array:
     """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
     total = jnp.zeros(())

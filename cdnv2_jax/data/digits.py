@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real 8×8 images that come with the package."""
 
+from typing import cast
+
 import numpy as np
 
 from cdnv2_jax.errors import UserError
@@ -18,10 +20,10 @@ def digits_as_images(side: int) -> tuple[np.ndarray, np.ndarray]:
 
     if side % SIDE:
         raise UserError(f"digits are {SIDE}×{SIDE}: image_size must be a multiple of {SIDE}, got {side}")
-    digits = load_digits()
-    grey = (digits.images.astype(np.float32) / 16 - 0.5) / 0.5
+    pixels, labels = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
+    grey = (pixels.reshape(-1, SIDE, SIDE).astype(np.float32) / 16 - 0.5) / 0.5
     large = grey.repeat(side // SIDE, axis=1).repeat(side // SIDE, axis=2)
-    return np.repeat(large[..., None], 3, axis=-1), digits.target.astype(np.int32)
+    return np.repeat(large[..., None], 3, axis=-1), labels.astype(np.int32)
 
 
 def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

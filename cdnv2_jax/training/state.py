@@ -1,17 +1,19 @@
 """Everything that changes during training, as one pytree."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx, struct
+from flax import nnx
 
 from cdnv2_jax.layers.masked_conv import ConnectionMask
 from cdnv2_jax.models.condensenet import CondenseNet
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """The state of a run between two steps.
 

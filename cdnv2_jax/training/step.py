@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cdnv2_jax.condensation.prune import prune_layers, total_group_lasso
+from cdnv2_jax.condensation.prune import layer_stage, prune_layers, total_group_lasso
 from cdnv2_jax.condensation.schedule import due_stages
 from cdnv2_jax.layers.masked_conv import ConnectionMask
 from cdnv2_jax.models.condensenet import CondenseNet
@@ -53,7 +54,7 @@ def make_train_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
         gradients, (stats, metrics) = jax.grad(loss_and_state, has_aux=True)(state.params, state, images, labels)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(nnx.State, optax.apply_updates(state.params, updates))
         new_state = TrainState(
             step=state.step + 1,
             params=params,
@@ -81,12 +82,15 @@ class Pruner:
     """Keeps a run's masks at the stage that is due.
 
     Attributes:
-      reached: {condensation factor: stage} of the layers, as far as this object has pruned.
+      reached: {condensation factor: stage} that all layers of that factor have passed.
     """
 
     def __init__(self, graph: nnx.GraphDef, state: TrainState):
         model: CondenseNet = nnx.merge(graph, state.params, state.stats, state.masks)
-        self.reached = {conv.condensation_factor: -1 for conv in model.masked_convs()}
+        self.reached = {}
+        for conv in model.masked_convs():
+            factor, stage = conv.condensation_factor, int(layer_stage(conv))
+            self.reached[factor] = min(stage, self.reached.get(factor, stage))
 
         def prune_step(params: nnx.State, stats: nnx.State, masks: nnx.State, stages: dict[int, jax.Array]):
             model = nnx.merge(graph, params, stats, masks)
@@ -96,14 +100,14 @@ class Pruner:
         self._prune_step = jax.jit(prune_step, donate_argnums=2)
 
     def __call__(self, state: TrainState, progress: float) -> tuple[TrainState, bool]:
-        """The state with everything pruned that is due at `progress` (in [0, 1]), and whether a stage was passed.
+        """The state with everything pruned that is due at `progress` (in [0, 1]), and whether that was anything.
 
-        Call it before the step it is due in and, with progress 1, after the last one: then no stage can be missed.
+        Call it before every step and, with progress 1, after the last one: then no stage can be missed.
         """
         due = due_stages(progress, self.reached)
-        if due == self.reached:
+        if all(due[factor] <= stage for factor, stage in self.reached.items()):
             return state, False
-        passed = any(due[factor] > max(reached, 0) for factor, reached in self.reached.items())
         self.reached = due
         stages = {factor: jnp.int32(stage) for factor, stage in due.items()}
-        return state.replace(masks=self._prune_step(state.params, state.stats, state.masks, stages)), passed
+        masks = self._prune_step(state.params, state.stats, state.masks, stages)
+        return dataclasses.replace(state, masks=masks), True

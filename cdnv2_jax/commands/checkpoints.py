@@ -1,0 +1,45 @@
+"""Opening a checkpoint of either kind from the command line."""
+
+from pathlib import Path
+from typing import Any
+
+from cdnv2_jax.checkpoint.model import load
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.registry import MODELS, architecture_of
+from cdnv2_jax.torch_io.read import Weights, read_checkpoint, select_state_dict
+from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+
+
+def open_checkpoint(
+    path: Path,
+    *,
+    model: str | None,
+    weights: Weights = "auto",
+    num_classes: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> CondenseNet:
+    """Our own checkpoint (a directory) or an official one (a file), in evaluation mode.
+
+    Args:
+      path: the directory or file.
+      model: what an official file holds; None to go by the name the file itself gives.
+      weights, num_classes, overrides: for official files, as for `load_torch_checkpoint`.
+    """
+    if not path.exists():
+        raise UserError(f"--checkpoint {path}: no such file or directory")
+    if path.is_dir():
+        return load(path)
+    checkpoint = read_checkpoint(path)
+    name = model or _name_in(checkpoint, path)
+    architecture = architecture_of(name, num_classes, overrides)
+    tensors = select_state_dict(checkpoint, weights, str(path))
+    return model_from_state_dict(tensors, architecture, name=name, source=str(path))
+
+
+def _name_in(checkpoint: dict[str, Any], path: Path) -> str:
+    # The official scripts write "cdnv2_a", "converted_cdnv2_a" or "condensenetv2.cdnv2_a".
+    name = str(checkpoint.get("arch", "")).rsplit(".", 1)[-1].removeprefix("converted_")
+    if name not in MODELS:
+        raise UserError(f"{path} does not say which model it holds: add --model, one of {', '.join(MODELS)}")
+    return name

@@ -1,0 +1,27 @@
+"""`main.py condense`."""
+
+from pathlib import Path
+
+from cdnv2_jax.checkpoint.arrays import refuse_existing
+from cdnv2_jax.checkpoint.model import save
+from cdnv2_jax.commands.checkpoints import open_checkpoint
+from cdnv2_jax.condensation.condense import condense
+from cdnv2_jax.torch_io.read import Weights
+
+
+def condense_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    model: str | None,
+    weights: Weights,
+    num_classes: int | None,
+    halve_classifier: bool,
+    overwrite: bool,
+) -> None:
+    """Loads, condenses, saves; nothing is written unless all of it succeeds."""
+    refuse_existing(output, overwrite)
+    masked = open_checkpoint(checkpoint, model=model, weights=weights, num_classes=num_classes)
+    condensed = condense(masked, halve_classifier=halve_classifier)
+    save(output, condensed, metadata={"condensed_from": str(checkpoint)}, overwrite=overwrite)
+    print(f"{masked.name} condensed: {output}")

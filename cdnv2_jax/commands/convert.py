@@ -1,0 +1,73 @@
+"""`python convert_torch_weights.py`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from cdnv2_jax.commands.guard import OneLineParser, guarded
+from cdnv2_jax.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Converts one checkpoint; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    return guarded(lambda: _to_torch(options) if options.to_torch else _from_torch(options), "convert_torch_weights.py")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="convert_torch_weights.py", description="Converts official PyTorch checkpoints to ours, and back."
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. cdnv2_a")
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="PATH", help="official file, or ours with --to-torch"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory, or file with --to-torch")
+    parser.add_argument("--condense", action="store_true", help="condense the masked network on the way")
+    parser.add_argument(
+        "--halve-classifier",
+        action="store_true",
+        help="with --condense, CondenseNet (v1): as the official conversion does; changes logits",
+    )
+    parser.add_argument("--to-torch", action="store_true", help="from our checkpoint to an official file")
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "ema", "model"),
+        default="auto",
+        help="which of a file's weights (auto: EMA if any)",
+    )
+    parser.add_argument("--num-classes", type=int, metavar="N", help="classes (default: the model's usual number)")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+    return parser
+
+
+def _from_torch(options: argparse.Namespace) -> None:
+    from cdnv2_jax import condense, load_torch_checkpoint, save
+    from cdnv2_jax.checkpoint.arrays import refuse_existing
+
+    refuse_existing(options.output, options.overwrite)
+    model = load_torch_checkpoint(
+        options.input, options.model, weights=options.weights, num_classes=options.num_classes
+    )
+    if options.condense:
+        model = condense(model, halve_classifier=options.halve_classifier)
+    metadata = {"converted_from": str(options.input), "weights": options.weights}
+    save(options.output, model, metadata=metadata, overwrite=options.overwrite)
+    print(f"{model.name} ({'condensed' if model.form.condensed else 'masked'}): {options.output}")
+
+
+def _to_torch(options: argparse.Namespace) -> None:
+    from cdnv2_jax import condense, load
+    from cdnv2_jax.checkpoint.arrays import refuse_existing
+    from cdnv2_jax.models.registry import model_entry
+    from cdnv2_jax.torch_io.checkpoint import save_torch_checkpoint
+
+    refuse_existing(options.output, options.overwrite)
+    model_entry(options.model)
+    model = load(options.input)
+    if model.name != options.model:
+        raise UserError(f"{options.input} holds a {model.name}, not a {options.model}")
+    if options.condense:
+        model = condense(model, halve_classifier=options.halve_classifier)
+    save_torch_checkpoint(options.output, model)
+    print(f"{model.name} ({'condensed' if model.form.condensed else 'masked'}): {options.output}")

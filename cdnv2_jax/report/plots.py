@@ -1,0 +1,85 @@
+"""Pictures of a run, drawn from its records (see `RunLog` for what they hold)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
+
+
+def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
+    """Writes learning_curves.png (loss and accuracy, stages marked) and sparsity.png into `directory`."""
+    # The object interface needs no display and leaves pyplot's global state alone.
+    from matplotlib.figure import Figure
+
+    curves = Figure(figsize=(8, 6), layout="constrained")
+    draw_learning_curves(curves, records)
+    over_time = Figure(figsize=(8, 3.2), layout="constrained")
+    draw_sparsity(over_time, records)
+    paths = [directory / "learning_curves.png", directory / "sparsity.png"]
+    for figure, path in zip((curves, over_time), paths, strict=True):
+        figure.savefig(path, dpi=130)
+    return paths
+
+
+def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
+    """Loss above, accuracy below, over the steps; a dashed line where a condensation stage was passed."""
+    train, held_out = of_kind(records, "train"), of_kind(records, "eval")
+    loss, accuracy = figure.subplots(2, 1, sharex=True)
+    loss.set_title("Training and held-out performance")
+    for axes, train_key, eval_key, label in (
+        (loss, "loss", "loss", "loss"),
+        (accuracy, "accuracy", "top1", "accuracy"),
+    ):
+        mark_stages(axes, records, with_numbers=axes is loss)
+        axes.plot(*series(train, train_key), color=TRAIN, lw=1, label="training batches")
+        axes.plot(*series(held_out, eval_key), color=HELD_OUT, marker="o", ms=3, label="held-out images")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.2)
+    accuracy.set_xlabel("step")
+    accuracy.legend(loc="lower right")
+
+
+def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
+    """Share of the learned 1×1 weights that are removed, over the steps: a staircase."""
+    axes = figure.subplots()
+    stages, train = of_kind(records, "stage"), of_kind(records, "train")
+    last = max((record["step"] for record in records), default=0)
+    steps = [0, *(record["step"] for record in stages), last]
+    values = [0.0, *(record["sparsity"] for record in stages)]
+    if train and not stages:
+        values = [train[0]["sparsity"]]
+        steps = [0, last]
+    axes.stairs([100 * value for value in values], steps, color=PRUNED, fill=True, alpha=0.25)
+    axes.stairs([100 * value for value in values], steps, color=PRUNED, baseline=None)
+    mark_stages(axes, records, with_numbers=True)
+    axes.set(xlabel="step", ylabel="removed, %", ylim=(0, 100), title="Learned 1×1 weights removed")
+    axes.grid(alpha=0.2)
+
+
+def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> None:
+    """A dashed vertical line where each stage was passed."""
+    for record in of_kind(records, "stage"):
+        axes.axvline(record["step"], color=STAGE, ls="--", lw=1)
+        if with_numbers:
+            axes.annotate(
+                f"stage {record['stage']}",
+                (record["step"], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color="#666666",
+            )
+
+
+def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
+    """The records of one kind."""
+    return [record for record in records if record["kind"] == kind]
+
+
+def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values."""
+    return [record["step"] for record in records], [record[key] for record in records]

@@ -1,0 +1,78 @@
+"""What a run shows while it goes on, and what it writes down: JSON lines and a progress bar."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends records to `metrics.jsonl` and keeps a progress bar (in a terminal) or a line per evaluation.
+
+    Records hold "kind": "train" (step, epoch, loss, accuracy, learning_rate, stage, sparsity, images_per_second),
+    "stage" (step, stage, sparsity) or "eval" (step, epoch, loss, top1, top5, weights).
+    """
+
+    def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
+        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step)
+
+    def __enter__(self) -> "RunLog":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._bar.stop()
+        self._file.close()
+
+    def train(self, **record: Any) -> None:
+        """A training record; moves the bar."""
+        self._write("train", record)
+        shown = (
+            f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  accuracy {record['accuracy']:.1%}  "
+            f"stage {record['stage']}  sparsity {record['sparsity']:.0%}"
+        )
+        self._bar.update(self._task, completed=record["step"], description=shown)
+
+    def stage(self, **record: Any) -> None:
+        """A stage has been passed."""
+        self._write("stage", record)
+        self._console.print(
+            f"step {record['step']}: stage {record['stage']} of {record['stages']} passed, "
+            f"{record['sparsity']:.1%} of the learned 1×1 weights removed"
+        )
+
+    def evaluation(self, **record: Any) -> None:
+        """An evaluation on the held-out images."""
+        self._write("eval", record)
+        self._console.print(
+            f"epoch {record['epoch']:g}: held-out accuracy {record['top1']:.2%}, loss {record['loss']:.3f} "
+            f"({record['weights']} weights)"
+        )
+
+    def _write(self, kind: str, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, **record}) + "\n")
+        self._file.flush()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """All records of a run, in the order of their steps; of records written twice (after a resume) the last counts."""
+    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            latest[record["kind"], record["step"]] = record
+    return sorted(latest.values(), key=lambda record: record["step"])

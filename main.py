@@ -1,0 +1,16 @@
+"""The command line: parses arguments and calls the package, nothing else.
+
+    python main.py train    --config configs/digits.py --workdir runs/digits [--config.key=value …]
+    python main.py eval     --config configs/digits.py --checkpoint PATH
+    python main.py condense --checkpoint PATH --output PATH
+    python main.py report   --workdir DIR
+
+A mistake of the user's is one line on standard error and exit status 2.
+"""
+
+import sys
+
+from cdnv2_jax.commands.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

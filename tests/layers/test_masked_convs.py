@@ -1,0 +1,186 @@
+"""LGC and SFR, masked and condensed, against the PyTorch twin's: outputs, gradients, statistics."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import Tensor
+
+from cdnv2_jax.layers.activation import ActivationName
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
+from cdnv2_jax.layers.masked_conv import MaskedConv
+from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
+from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.torch_twin import layers as twin_layers
+from tests.twin_models import forward, mask_at_random, nhwc
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SIDES = (3, 2)
+"""Height and width of the maps: not square, and few, so that a mixed-up axis shows."""
+
+CASES = [
+    pytest.param(12, 8, 4, 4, "relu", id="C=G"),
+    pytest.param(12, 8, 2, 6, "hard_swish", id="C>G"),
+    pytest.param(12, 8, 4, 2, "hard_swish", id="C<G"),
+    pytest.param(6, 4, 1, 3, "relu", id="one group"),
+]
+"""Channels to choose from, channels in groups, G, C, activation."""
+
+
+def masked_pair(
+    kind: type[MaskedConv], choices: int, members: int, groups: int, factor: int, activation: ActivationName
+) -> tuple[Any, Any]:
+    """The layer and its twin, with the same weights and the same random mask."""
+    lgc = kind is LearnedGroupConv
+    inputs, outputs = (choices, members) if lgc else (members, choices)
+    twin_kind = twin_layers.LearnedGroupConvolution if lgc else twin_layers.SparseFeatureReactivation
+    twin = twin_kind(inputs, outputs, groups=groups, condense_factor=factor, activation=ACTIVATIONS[activation])
+    ours = kind(
+        inputs, outputs, groups=groups, condensation_factor=factor, activation=activation, rngs=nnx.Rngs(0)
+    )
+    share_weights(ours, twin)
+    mask_at_random(twin)
+    per_weight = twin._mask[:, :, 0, 0].numpy() > 0
+    # One row (LGC) or column (SFR) of every group; the groups alternate.
+    mask = per_weight[:groups] if lgc else per_weight[:, :groups].T
+    assert 0 < mask.sum() < mask.size
+    ours.mask.set_value(jnp.asarray(mask))
+    return ours, twin
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("choices", "members", "groups", "factor", "activation"), CASES)
+@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+def test_masked(
+    kind: type[MaskedConv],
+    choices: int,
+    members: int,
+    groups: int,
+    factor: int,
+    activation: ActivationName,
+    training: bool,
+) -> None:
+    ours, twin = masked_pair(kind, choices, members, groups, factor, activation)
+    found = compare(ours, twin, random_input((5, ours.kernel.shape[0], *SIDES)), training=training)
+    kernel_gradient = np.asarray(found.parameters.kernel[...])
+    removed = twin._mask[:, :, 0, 0].numpy().T == 0
+    assert (kernel_gradient[removed] == 0).all()
+    assert (kernel_gradient[~removed] != 0).all()
+
+
+@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+def test_connection_weights_are_a_groups_share_of_the_kernel(kind: type[MaskedConv]) -> None:
+    """Groups are taken modulo G on either side: importances and masks refer to the same weights."""
+    ours, twin = masked_pair(kind, 12, 8, 2, 6, "relu")
+    np.testing.assert_array_equal(ours.connection_weights(), twin.connections(twin.conv.weight).detach())
+    np.testing.assert_array_equal(ours.kernel_mask(), twin._mask[:, :, 0, 0].T > 0)
+    assert ours.kept == twin.removable // twin.condense_factor == 2
+
+
+def ascending_choices(groups: int, kept: int, choices: int) -> Tensor:
+    """int64 [G, kept]: for every group some of the channels, ascending."""
+    random = torch.Generator().manual_seed(3)
+    return torch.stack([torch.randperm(choices, generator=random)[:kept].sort().values for _ in range(groups)])
+
+
+CONDENSED_CASES = [
+    pytest.param(12, 8, 4, 3, "relu", id="C=G"),
+    pytest.param(12, 8, 2, 2, "hard_swish", id="C>G"),
+    pytest.param(12, 8, 4, 6, "hard_swish", id="C<G"),
+    pytest.param(6, 4, 1, 2, "relu", id="one group"),
+]
+"""Channels to choose from, channels in groups, G, kept per group, activation."""
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("inputs", "outputs", "groups", "kept", "activation"), CONDENSED_CASES)
+def test_condensed_group_conv(
+    inputs: int, outputs: int, groups: int, kept: int, activation: ActivationName, training: bool
+) -> None:
+    index = ascending_choices(groups, kept, inputs)
+    twin = twin_layers.CondensedLgc(groups * kept, outputs, groups=groups, activation=ACTIVATIONS[activation])
+    twin.index.copy_(index.flatten())
+    ours = CondensedGroupConv(
+        inputs, outputs, groups=groups, kept=kept, activation=activation, rngs=nnx.Rngs(0)
+    )
+    ours.index.set_value(jnp.asarray(index.numpy(), jnp.int32))
+    share_weights(ours, twin)
+    compare(ours, twin, random_input((5, inputs, *SIDES)), training=training)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("outputs", "inputs", "groups", "kept", "activation"), CONDENSED_CASES)
+def test_condensed_reactivation(
+    inputs: int, outputs: int, groups: int, kept: int, activation: ActivationName, training: bool
+) -> None:
+    index = ascending_choices(groups, kept, outputs)
+    landings = torch.bincount(index.flatten(), minlength=outputs)
+    assert groups == 1 or (landings > 1).any(), "no output is shared by groups: the case proves too little"
+    assert groups * kept > outputs or (landings == 0).any()
+    twin = twin_layers.CondensedSfr(
+        inputs, groups * kept, outputs, groups=groups, activation=ACTIVATIONS[activation]
+    )
+    twin.index[torch.arange(groups * kept), index.flatten()] = 1
+    ours = CondensedReactivation(
+        inputs, outputs, groups=groups, kept=kept, activation=activation, rngs=nnx.Rngs(0)
+    )
+    ours.index.set_value(jnp.asarray(index.numpy(), jnp.int32))
+    share_weights(ours, twin)
+    compare(ours, twin, random_input((5, inputs, *SIDES)), training=training)
+
+
+def test_condensed_linear() -> None:
+    twin = twin_layers.CondensedLinear(4, 3)
+    ours = CondensedLinear(9, 3, rngs=nnx.Rngs(0))
+    index = [7, 0, 5, 2]
+    twin.index.copy_(torch.tensor(index))
+    ours.index.set_value(jnp.asarray(index, jnp.int32))
+    share_weights(ours, twin)
+    compare(ours, twin, random_input((5, 9)), training=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "groups", "factor", "message"),
+    [
+        (LearnedGroupConv, (10, 8), 4, 2, "learned group convolution, inputs: 10 channels do not divide by groups 4"),
+        (LearnedGroupConv, (8, 6), 4, 2, "learned group convolution, outputs: 6 channels do not divide by groups 4"),
+        (LearnedGroupConv, (8, 8), 4, 3, "inputs: 8 channels do not divide by condensation factor 3"),
+        (LearnedGroupConv, (8, 8), 0, 2, "do not divide by groups 0"),
+        (SparseFeatureReactivation, (6, 8), 4, 2, "reactivation, inputs: 6 channels do not divide by groups 4"),
+        (SparseFeatureReactivation, (8, 10), 4, 2, "reactivation, outputs: 10 channels do not divide by groups 4"),
+        (SparseFeatureReactivation, (8, 8), 4, 3, "outputs: 8 channels do not divide by condensation factor 3"),
+        (SparseFeatureReactivation, (8, 8), 4, -1, "do not divide by condensation factor -1"),
+    ],
+)
+def test_channels_that_do_not_divide(
+    kind: type[MaskedConv], channels: tuple[int, int], groups: int, factor: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(*channels, groups=groups, condensation_factor=factor, activation="relu", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+def test_factor_need_not_divide_the_grouped_channels(kind: type[MaskedConv]) -> None:
+    """The twin's rule: C divides the channels there are to choose from, and nothing else."""
+    channels = (12, 8) if kind is LearnedGroupConv else (8, 12)
+    layer = kind(*channels, groups=4, condensation_factor=3, activation="relu", rngs=nnx.Rngs(0))
+    assert (layer.mask.shape, layer.kept) == ((4, 12), 4)
+
+
+@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation, CondensedGroupConv])
+def test_half_precision_computes_in_bfloat16(kind: type[Any]) -> None:
+    """`dtype` rules the product, `param_dtype` the weights; both orders of magnitude agree with float32."""
+    sizes = {"groups": 2, "kept": 3} if kind is CondensedGroupConv else {"groups": 2, "condensation_factor": 2}
+    types = {"dtype": jnp.bfloat16, "param_dtype": jnp.float32}
+    half = kind(6, 4, **sizes, activation="relu", **types, rngs=nnx.Rngs(0))
+    full = kind(6, 4, **sizes, activation="relu", param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jnp.asarray(nhwc(random_input((5, 6, *SIDES))), jnp.float32)
+    outputs = forward(half, x.astype(jnp.bfloat16)), forward(full, x)
+    assert [output.dtype for output in outputs] == [jnp.bfloat16, jnp.float32]
+    assert half.kernel.dtype == jnp.float32
+    np.testing.assert_allclose(*[np.asarray(output, np.float32) for output in outputs], rtol=0.05, atol=0.05)
