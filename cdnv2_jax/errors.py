@@ -13,3 +13,11 @@ def shorten(items: list[str], most: int = 8) -> str:
     """The items joined by commas, cut after `most` with the number that is left."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
+
+
+def one_line(error: BaseException, longest: int = 300) -> str:
+    """What an exception says, on one line: the first line of its message and, of a longer one, the last."""
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    return text if len(text) <= longest else text[: longest - 1] + "…"

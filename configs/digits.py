@@ -18,7 +18,7 @@ def get_config(variant: str = "full") -> ConfigDict:
         raise ValueError(f"configs/digits.py has the variants 'full' and 'smoke', not {variant!r}")
     config = ConfigDict()
     config.seed = 0
-    config.epochs = 40
+    config.epochs = 30
 
     config.model = ConfigDict()
     config.model.name = "cdnv2_cifar_110"
@@ -46,7 +46,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.optimizer.decay_vectors = False
 
     config.label_smoothing = 0.1
-    config.ema_decay = 0.98
+    config.ema_decay = 0.9
     config.group_lasso = 0.0
 
     config.eval_every_epochs = 2

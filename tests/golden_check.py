@@ -19,6 +19,7 @@ from flax import nnx
 
 from cdnv2_jax import UserError, condense, count_flops, prune, to_torch_state_dict
 from cdnv2_jax.data.digits import digits_as_images
+from cdnv2_jax.evaluation import compiled_forward
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import architecture_of
@@ -147,8 +148,7 @@ def trajectory_data() -> tuple[jax.Array, jax.Array]:
 def forward(model: CondenseNet, images: jax.Array) -> np.ndarray:
     """Logits of the model in evaluation mode."""
     model.eval()
-    graph, state = nnx.split(model)
-    return np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+    return np.asarray(compiled_forward(model)(images))
 
 
 def compare(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Check:
@@ -216,8 +216,13 @@ def check_count(model: CondenseNet, size: tuple[int, int], meta: dict[str, Any],
 
 def check_block_features(model: CondenseNet, images: jax.Array, meta: dict[str, Any]) -> Iterator[Check]:
     """Shape, mean and mean absolute value of each dense block's output."""
-    model.eval()
-    for number, (ours, theirs) in enumerate(zip(model.block_outputs(images), meta["block_features"], strict=True)):
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def features(state: nnx.State, images: jax.Array) -> list[jax.Array]:
+        return list(nnx.merge(graph, state).block_outputs(images))
+
+    for number, (ours, theirs) in enumerate(zip(features(state, images), meta["block_features"], strict=True)):
         batch, height, width, channels = ours.shape
         means = np.array([ours.mean(), jnp.abs(ours).mean()])
         expected = np.array([theirs["mean"], theirs["abs_mean"]])

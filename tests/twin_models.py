@@ -20,7 +20,7 @@ from tests.torch_twin import CondenseNetTwin, build_twin
 from tests.torch_twin.layers import MaskedPointwise
 
 SMALL_V2 = Architecture(
-    stages=(1, 2, 1),
+    stages=(1, 1, 1),
     growth=(8, 8, 16),
     num_classes=7,
     lgc_groups=4,
@@ -93,7 +93,8 @@ def random_images(batch: int, height: int, width: int, salt: str = "images") -> 
 
 def nhwc(nchw: np.ndarray | Tensor) -> np.ndarray:
     """[b, c, h, w] → [b, h, w, c]."""
-    return np.asarray(nchw.detach() if isinstance(nchw, Tensor) else nchw).transpose(0, 2, 3, 1)
+    array = nchw.detach().numpy() if isinstance(nchw, Tensor) else nchw
+    return array.transpose(0, 2, 3, 1)
 
 
 def forward(model: nnx.Module, *inputs: Any) -> Any:

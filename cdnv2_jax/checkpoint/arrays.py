@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 
 # Orbax reports every file it touches; a user who saved a network wants to hear about it once, from us.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -57,7 +57,7 @@ def read_description(path: Path) -> dict[str, Any]:
             args = ocp.args.Composite(description=ocp.args.JsonRestore())
             return dict(checkpointer.restore(path.absolute(), args)["description"])
     except Exception as error:  # whatever a damaged file trips in Orbax
-        raise UserError(f"{path}: its description cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
 
 
 def read_arrays(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
@@ -69,7 +69,7 @@ def read_arrays(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(dict(targets), strict=True))
             return dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax
-        raise UserError(f"{path}: its arrays do not fit its description ({_first_line(error)})") from error
+        raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -84,7 +84,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.models.registry import architecture_of
 from cdnv2_jax.training.config import TrainConfig, parse_config
 
@@ -23,17 +24,19 @@ def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
     """
     path = Path(spec.split(":", 1)[0])
     if not path.is_file():
-        near = [str(other) for other in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise UserError(f"--config {path}: no such file{f'; there are {chr(44).join(near)}' if near else ''}")
+        there = sorted(str(other) for other in path.parent.glob("*.py"))
+        hint = f"; there are {', '.join(there)}" if there else ""
+        raise UserError(f"--config {path}: no such file{hint}")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    arguments = ["main.py", f"--config={spec}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
-        values(["main.py", f"--config={spec}", *overrides])
-        config = parse_config(values["config"].value.to_dict())
+        values(arguments)
+        loaded: Any = values["config"].value
+        config = parse_config(loaded.to_dict())
         architecture_of(config.model.name, config.model.num_classes, config.model.overrides)
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     except Exception as error:  # a config file is a program: it may fail in any way
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{spec}: {reason}") from error
+        raise UserError(f"{spec}: {one_line(error)}") from error
     return config

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.activation import ActivationName, activation_function
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
 
 
@@ -50,10 +51,7 @@ class CondensedGroupConv(nnx.Module):
         gathered = jnp.take(x, self.index.reshape(-1), axis=-1)
         h = activation_function(self.activation)(self.norm(gathered))
         h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
-        grouped = h.reshape(*h.shape[:-1], *self.index.shape)
-        # "kg": the channel shuffle is only the order in which the product's axes are written down.
-        out = jnp.einsum("bhwgi,gik->bhwkg", grouped, kernel)
-        return out.reshape(*x.shape[:-1], -1)
+        return grouped_pointwise(h, kernel)
 
 
 class CondensedReactivation(nnx.Module):

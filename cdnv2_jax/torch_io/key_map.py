@@ -100,7 +100,7 @@ def _learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> I
         yield "index", Slot(conv.index, layouts.input_index(conv.index.shape, conv.in_channels))
         kernel_layout = layouts.condensed_lgc_kernel(shape)
     else:
-        yield "index", Slot(conv.index, layouts.output_index(*conv.index.shape, conv.out_channels))
+        yield "index", Slot(conv.index, layouts.output_index(conv.index.shape, conv.out_channels))
         kernel_layout = layouts.condensed_sfr_kernel(shape)
     yield from _prefixed("norm", _batch_norm(conv.norm))
     yield "conv.weight", Slot(conv.kernel, kernel_layout)

@@ -108,7 +108,7 @@ def input_index(shape: tuple[int, ...], channels: int) -> Layout:
     return Layout((int(np.prod(shape)),), lambda a: a.reshape(-1).astype(np.int64), from_torch)
 
 
-def output_index(groups: int, kept: int, outputs: int) -> Layout:
+def output_index(shape: tuple[int, ...], outputs: int) -> Layout:
     """int32 [G, kept], the output each result is added to ↔ 0/1 float [G · kept, out], a single 1 in every row."""
 
     def to_torch(array: Array) -> Array:
@@ -117,9 +117,9 @@ def output_index(groups: int, kept: int, outputs: int) -> Layout:
     def from_torch(tensor: Array) -> Array:
         if not (np.isin(tensor, (0, 1)).all() and (tensor.sum(1) == 1).all()):
             raise ValueError("every row must hold a single 1 and zeros beside it")
-        return tensor.argmax(1).reshape(groups, kept).astype(np.int32)
+        return tensor.argmax(1).reshape(shape).astype(np.int32)
 
-    return Layout((groups * kept, outputs), to_torch, from_torch)
+    return Layout((int(np.prod(shape)), outputs), to_torch, from_torch)
 
 
 def _to_counter(tensor: Array) -> Array:

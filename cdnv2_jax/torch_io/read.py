@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 
 Weights = Literal["auto", "ema", "model"]
 LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, has 80 MB
@@ -32,8 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
     except Exception as error:  # torch.load raises whatever a damaged file happens to trip
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a whole PyTorch checkpoint ({reason}): fetch or save it again") from error
+        raise UserError(f"{path} is not a whole PyTorch checkpoint ({one_line(error)}): fetch it again") from error
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dict with a state_dict")
     return dict(checkpoint)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet, Form, abstract_network
 from cdnv2_jax.torch_io.key_map import state_dict_slots
@@ -77,7 +77,7 @@ def model_from_state_dict(
         try:
             slot.write(to_numpy(tensors[key]))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{source}: {key}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{source}: {key}: {one_line(error)}") from error
     return model
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.state import TrainState
 
 
@@ -47,8 +47,8 @@ class RunCheckpoints:
             args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(targets))
             restored = self._manager.restore(self.latest_step, args=args)["state"]
         except Exception as error:  # whatever a damaged or foreign checkpoint trips in Orbax
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"{self.directory}: step {self.latest_step} does not fit this config ({reason})") from error
+            step = self.latest_step
+            raise UserError(f"{self.directory}: step {step} does not fit this config ({one_line(error)})") from error
         leaves = [jax.numpy.asarray(np.asarray(restored[name])) for name, _ in enumerate_leaves(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -106,7 +106,7 @@ class Run:
             epoch=step / self.batches.steps_per_epoch,
             loss=loss,
             accuracy=float(metrics["accuracy"]),
-            learning_rate=float(self.schedule(step - 1)),
+            learning_rate=float(jnp.asarray(self.schedule(step - 1))),
             stage=pruning.stage,
             sparsity=pruning.sparsity,
             images_per_second=steps * self.config.data.batch_size / seconds,

@@ -1,0 +1,39 @@
+# Both targets need nothing but Python 3.11 or later; everything goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
+
+.PHONY: quickstart test check bench clean
+
+quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
+	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
+
+test: $(VENV)/.dev check  ## everything: style, types, all tests
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev  ## steps and inference beside PyTorch, on this machine
+	$(BIN)/python -m benchmarks.against_torch
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo "Installing JAX and what else is needed (a minute or two) …"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo "Installing the tools of the tests, PyTorch among them …"
+	$(PIP) --editable '.[dev]'
+	@touch $@

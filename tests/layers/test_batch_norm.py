@@ -1,0 +1,87 @@
+"""BatchNorm against torch.nn.BatchNorm2d, running statistics included."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn as tnn
+
+from cdnv2_jax.layers.batch_norm import BatchNorm
+from tests.layers.twin_layers import compare, random_input, share_weights
+from tests.twin_models import assert_near, nhwc
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+CHANNELS = 6
+
+
+def random_pair() -> tuple[BatchNorm, tnn.BatchNorm2d]:
+    ours, twin = BatchNorm(CHANNELS, param_dtype=jnp.float64), tnn.BatchNorm2d(CHANNELS)
+    share_weights(ours, twin)
+    return ours, twin
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("shape", [(4, CHANNELS, 3, 5), (2, CHANNELS, 1, 1), (1, CHANNELS, 2, 1)])
+def test_output_gradients_and_statistics(shape: tuple[int, int, int, int], training: bool) -> None:
+    compare(*random_pair(), random_input(shape), training=training, tolerance=1e-12)
+
+
+def test_running_statistics_over_several_batches() -> None:
+    """Batches of different sizes: the unbiased variance n / (n − 1) depends on each batch's own n."""
+    ours, twin = random_pair()
+    twin.train()
+    for seed, (batch, height, width) in enumerate([(2, 1, 1), (3, 2, 5), (7, 4, 4)]):
+        x = random_input((batch, CHANNELS, height, width), seed)
+        assert_near(ours(jnp.asarray(nhwc(x))), nhwc(twin(x)), 1e-12)
+        assert twin.running_mean is not None and twin.running_var is not None
+        assert_near(ours.mean[...], twin.running_mean.numpy(), 1e-12)
+        assert_near(ours.var[...], twin.running_var.numpy(), 1e-12)
+        assert int(ours.batches[...]) == seed + 1
+    twin.eval()
+    ours.eval()
+    x = random_input((2, CHANNELS, 3, 3), 9)
+    assert_near(ours(jnp.asarray(nhwc(x))), nhwc(twin(x)), 1e-12)
+    assert int(ours.batches[...]) == 3
+
+
+def test_first_batch_by_hand() -> None:
+    """Values −1 and 1: mean 0, biased variance 1, unbiased 2; running 0.9 · 1 + 0.1 · 2."""
+    norm = BatchNorm(1, param_dtype=jnp.float64)
+    out = norm(jnp.asarray([-1.0, 1.0]).reshape(2, 1, 1, 1))
+    expected = 1 / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(np.ravel(out), [-expected, expected], rtol=1e-14)
+    np.testing.assert_allclose(np.ravel(norm.mean[...]), [0.0], atol=1e-15)
+    np.testing.assert_allclose(np.ravel(norm.var[...]), [1.1], rtol=1e-14)
+
+
+def test_starts_as_the_identity_in_evaluation() -> None:
+    norm = BatchNorm(3, param_dtype=jnp.float64)
+    norm.eval()
+    x = jnp.asarray(nhwc(random_input((2, 3, 2, 2))))
+    np.testing.assert_allclose(norm(x), x / np.sqrt(1 + 1e-5), rtol=1e-14)
+    assert int(norm.batches[...]) == 0
+
+
+def test_half_precision_input_keeps_its_dtype_and_float32_statistics() -> None:
+    """The statistics are as exact as float32 allows, although bfloat16 has 8 bits and the mean is far from zero."""
+    norm = BatchNorm(CHANNELS)
+    x = jnp.asarray(nhwc(100 + random_input((8, CHANNELS, 4, 4))), jnp.bfloat16)
+    out = norm(x)
+    assert out.dtype == jnp.bfloat16
+    assert {variable.dtype for variable in (norm.scale, norm.bias, norm.mean, norm.var)} == {jnp.dtype(jnp.float32)}
+    twin = tnn.BatchNorm2d(CHANNELS).double().train()
+    expected = twin(torch.from_numpy(np.asarray(x, np.float64).transpose(0, 3, 1, 2)))
+    assert twin.running_mean is not None and twin.running_var is not None
+    np.testing.assert_allclose(norm.mean[...], twin.running_mean.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], twin.running_var.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(out, np.float64), nhwc(expected), rtol=2**-8, atol=1e-3)
+
+
+def test_a_single_value_per_channel_cannot_be_trained_on() -> None:
+    x = jnp.ones((1, 1, 1, 3))
+    norm = BatchNorm(3)
+    with pytest.raises(ValueError, match="needs more than 1 value per channel, got 1"):
+        norm(x)
+    norm.eval()
+    assert norm(x).shape == x.shape

@@ -1,0 +1,110 @@
+"""Grouped convolution, by either lowering, against torch.nn.functional.conv2d; the choice between the two."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import nnx
+
+from cdnv2_jax.layers.activation import ActivationName
+from cdnv2_jax.layers.grouped_conv import (
+    Lowering,
+    NormActConv,
+    block_diagonal_kernel,
+    choose_lowering,
+    grouped_conv,
+)
+from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.torch_twin import layers as twin_layers
+from tests.twin_models import assert_near, nhwc
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("lowering", ["grouped", "block_diagonal"])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "groups", "side"),
+    [
+        pytest.param((2, 4, 5, 7), 6, 2, 3, id="not square"),
+        pytest.param((1, 6, 1, 1), 9, 3, 3, id="1x1 map"),
+        pytest.param((2, 5, 6, 4), 3, 1, 3, id="one group"),
+        pytest.param((1, 6, 4, 5), 12, 6, 3, id="one input per group"),
+        pytest.param((3, 4, 3, 2), 2, 2, 1, id="1x1 kernel"),
+        pytest.param((1, 4, 3, 6), 4, 2, 5, id="kernel larger than the map"),
+    ],
+)
+def test_output_and_gradients(
+    shape: tuple[int, int, int, int], outputs: int, groups: int, side: int, lowering: Lowering
+) -> None:
+    x = random_input(shape).requires_grad_()
+    weight = random_input((outputs, shape[1] // groups, side, side), seed=1).requires_grad_()
+    expected = F.conv2d(x, weight, padding=side // 2, groups=groups)
+    cotangent = random_input(tuple(expected.shape), seed=2)
+    (expected * cotangent).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        output, transpose = jax.vjp(lambda x, kernel: grouped_conv(x, kernel, groups, lowering), x, kernel)
+        return output, *transpose(cotangent)
+
+    output, x_gradient, kernel_gradient = run(nhwc(x), hwio(weight), nhwc(cotangent))
+    assert_near(output, nhwc(expected), 1e-12)
+    assert_near(x_gradient, nhwc(x.grad), 1e-12)
+    assert_near(kernel_gradient, hwio(weight.grad), 1e-12)
+
+
+def hwio(weight: torch.Tensor) -> np.ndarray:
+    """[out, in, h, w] → [h, w, in, out]."""
+    return weight.detach().numpy().transpose(2, 3, 1, 0)
+
+
+def test_block_diagonal_kernel_by_hand() -> None:
+    """4 inputs, 2 outputs, 2 groups: output 0 reads inputs 0 and 1, output 1 reads 2 and 3."""
+    kernel = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 1, 2, 2)
+    dense = block_diagonal_kernel(kernel, groups=2)
+    np.testing.assert_array_equal(dense[0, 0], [[1, 0], [3, 0], [0, 2], [0, 4]])
+
+
+@pytest.mark.parametrize(
+    ("platform", "map_side", "groups", "expected"),
+    [
+        ("cpu", 112, 8, "block_diagonal"),
+        ("cpu", 15, 2, "block_diagonal"),
+        ("cpu", 14, 8, "grouped"),
+        ("cpu", 7, 8, "grouped"),
+        ("cpu", 112, 1, "grouped"),
+        ("gpu", 112, 8, "grouped"),
+        ("tpu", 28, 4, "grouped"),
+    ],
+)
+def test_choice(platform: str, map_side: int, groups: int, expected: Lowering) -> None:
+    assert choose_lowering(platform, map_side, groups) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "height", "groups"), [("cpu", 16, 1), ("cpu", 7, 2), ("gpu", 16, 2)], ids=["large", "small", "gpu"]
+)
+def test_lowering_is_chosen_by_back_end_and_height(
+    monkeypatch: pytest.MonkeyPatch, platform: str, height: int, groups: int
+) -> None:
+    """Seen in the traced program: block-diagonal is a convolution of one group."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, kernel = jnp.ones((1, height, 3, 4)), jnp.ones((3, 3, 2, 4))
+    program = jax.make_jaxpr(lambda x, kernel: grouped_conv(x, kernel, 2))(x, kernel)
+    (conv,) = [line for line in program.eqns if line.primitive.name == "conv_general_dilated"]
+    assert conv.params["feature_group_count"] == groups
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("height", "activation"), [(16, "relu"), (3, "hard_swish")])
+def test_norm_act_conv(height: int, activation: ActivationName, training: bool) -> None:
+    """On a map of either lowering."""
+    twin = twin_layers.NormActConv(8, 4, groups=2, activation=ACTIVATIONS[activation])
+    ours = NormActConv(8, 4, groups=2, activation=activation, rngs=nnx.Rngs(0))
+    share_weights(ours, twin)
+    compare(ours, twin, random_input((2, 8, height, 3)), training=training)

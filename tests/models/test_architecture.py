@@ -1,0 +1,147 @@
+"""Architecture: what fits together, what does not and why, and overrides."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.condensenet import Form, abstract_network
+from tests.twin_models import SMALL_V1, SMALL_V2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": (1, 1)}, "stages and growth need one number per block: got 2 and 3 numbers"),
+        ({"stages": (), "growth": ()}, "stages and growth need one number per block: got 0 and 0 numbers"),
+        ({"stages": (1, 0, 1)}, "stages must be 1 or more and whole, got 0"),
+        ({"growth": (8, -8, 8)}, "growth must be 1 or more and whole, got -8"),
+        ({"growth": (8, 8.0, 8)}, "growth must be 1 or more and whole, got 8.0"),
+        ({"num_classes": 0}, "num_classes must be 1 or more and whole, got 0"),
+        ({"num_classes": True}, "num_classes must be 1 or more and whole, got True"),
+        ({"num_classes": None}, "num_classes must be 1 or more and whole, got None"),
+        ({"lgc_groups": 0}, "lgc_groups must be 1 or more and whole, got 0"),
+        ({"lgc_factor": None}, "lgc_factor must be 1 or more and whole, got None"),
+        ({"bottleneck": "4"}, "bottleneck must be 1 or more and whole, got '4'"),
+        ({"stem_stride": 0}, "stem_stride must be 1 or more and whole, got 0"),
+        ({"hard_swish_from": -1}, "hard_swish_from must be 0 or more and whole, got -1"),
+        ({"squeeze_excite_from": 0.5}, "squeeze_excite_from must be 0 or more and whole, got 0.5"),
+        ({"head_width": 0}, "head_width must be 1 or more and whole, got 0"),
+        ({"sfr_groups": None}, "sfr_groups and sfr_factor go together"),
+        ({"sfr_factor": None}, "sfr_groups and sfr_factor go together"),
+        ({"lgc_groups": 3}, "block 1, layer 1: 16 inputs of the 1×1 convolution do not divide by lgc_groups 3"),
+        ({"lgc_factor": 16}, "block 2, layer 1: 24 inputs of the 1×1 convolution do not divide by lgc_factor 16"),
+        (
+            {"lgc_groups": 8, "growth": (8, 12, 8), "lgc_factor": 4, "bottleneck": 1},
+            "block 2, layer 1: 12 outputs of the 1×1 convolution do not divide by lgc_groups 8",
+        ),
+        (
+            {"conv_groups": 3, "bottleneck": 3},
+            "block 1, layer 1: 8 outputs of the 3×3 convolution do not divide by conv_groups 3",
+        ),
+        (
+            {"conv_groups": 5},
+            "block 1, layer 1: 16 inputs of the 3×3 convolution do not divide by conv_groups 5",
+        ),
+        ({"sfr_groups": 3}, "block 1, layer 1: 8 inputs of the reactivation do not divide by sfr_groups 3"),
+        (
+            {"growth": (8, 32, 32), "stages": (2, 1, 1), "sfr_groups": 8, "sfr_factor": 16},
+            "block 1, layer 2: 24 outputs of the reactivation do not divide by sfr_factor 16",
+        ),
+        ({"head_reduction": 41}, "head_reduction 41 leaves nothing of 40 channels"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    """Each by changing a network that is accepted, of channels 16 → 24 → 32 → 40."""
+    base = SMALL_V2.override({"growth": (8, 8, 8)})
+    with pytest.raises(UserError, match=re.escape(message)):
+        base.override(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"lgc_groups": 4, "lgc_factor": 8}, id="LGC, C above G"),
+        pytest.param({"lgc_groups": 8, "lgc_factor": 4}, id="LGC, C below G"),
+        pytest.param({"sfr_groups": 2, "sfr_factor": 8}, id="SFR, C above G"),
+        pytest.param({"sfr_groups": 8, "sfr_factor": 2}, id="SFR, C below G"),
+        pytest.param({"lgc_factor": 1, "sfr_factor": 1}, id="nothing to prune"),
+        pytest.param({"groups": 1}, id="one group"),
+        pytest.param({"sfr_groups": None, "sfr_factor": None}, id="no SFR"),
+        pytest.param({"hard_swish_from": 0, "squeeze_excite_from": 0}, id="from the first block"),
+        pytest.param({"hard_swish_from": 9, "squeeze_excite_from": 9}, id="beyond the last block"),
+        pytest.param({"head_width": None, "head_reduction": 99}, id="no head to reduce"),
+    ],
+)
+@pytest.mark.parametrize("condensed", [False, True], ids=["masked", "condensed"])
+def test_what_is_accepted_can_be_built(changes: dict[str, Any], condensed: bool) -> None:
+    architecture = SMALL_V2.override(changes)
+    graph, state = nnx.split(abstract_network(architecture, Form(condensed=condensed), name="small"))
+    images = jax.ShapeDtypeStruct((2, 9, 11, 3), jnp.float32)
+    logits = jax.eval_shape(lambda state, images: nnx.merge(graph, state)(images), state, images)
+    assert logits.shape == (2, architecture.num_classes)
+
+
+def test_lists_become_tuples() -> None:
+    architecture = SMALL_V1.override({"stages": [2, 1], "growth": [8, 16]})
+    assert architecture == SMALL_V1
+    assert hash(architecture) == hash(SMALL_V1)
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        (SMALL_V2, {"groups": 2}, {"lgc_groups": 2, "conv_groups": 2, "sfr_groups": 2}),
+        (SMALL_V2, {"condensation_factor": 4}, {"lgc_factor": 4, "sfr_factor": 4}),
+        (SMALL_V2, {"groups": 2, "sfr_groups": 8}, {"lgc_groups": 2, "conv_groups": 2, "sfr_groups": 8}),
+        (SMALL_V2, {"sfr_groups": 8, "groups": 2}, {"lgc_groups": 2, "conv_groups": 2, "sfr_groups": 8}),
+        (SMALL_V1, {"groups": 8}, {"lgc_groups": 8, "conv_groups": 8, "sfr_groups": None}),
+        (SMALL_V1, {"condensation_factor": 2}, {"lgc_factor": 2, "sfr_factor": None}),
+        (SMALL_V1, {"sfr_groups": 4, "condensation_factor": 8}, {"sfr_groups": 4, "lgc_factor": 8, "sfr_factor": 8}),
+        (SMALL_V2, {"sfr_groups": None, "sfr_factor": None, "groups": 2}, {"lgc_groups": 2, "sfr_groups": None}),
+        (SMALL_V2, {}, {}),
+    ],
+)
+def test_overrides(base: Architecture, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The shorthands set all of their kind that there are; a field's own name wins, in whatever order."""
+    found = base.override(changes)
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert all(
+        getattr(found, name) == getattr(base, name)
+        for name in ("stages", "growth", "num_classes", "bottleneck", "head_width")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("growths", "did you mean 'growth'?"),
+        ("condense_factor", "did you mean 'condensation_factor'?"),
+        ("group", "did you mean 'groups'?"),
+        ("zzz", "there are bottleneck, conv_groups"),
+    ],
+)
+def test_unknown_overrides(name: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        SMALL_V2.override({name: 1})
+    assert f"a network has no {name!r}" in str(error.value)
+    assert hint in str(error.value)
+
+
+def test_derived_numbers() -> None:
+    assert SMALL_V2.stem_channels == 16
+    assert SMALL_V2.out_channels == 16 + 8 + 8 + 16
+    assert SMALL_V2.condensation_stages == 7
+    assert SMALL_V2.override({"sfr_factor": 8, "lgc_factor": 2}).condensation_stages == 7
+    assert SMALL_V2.override({"sfr_factor": 1, "lgc_factor": 1}).condensation_stages == 0
+    assert SMALL_V1.condensation_stages == 3
+    assert (SMALL_V2.block_strides, SMALL_V1.block_strides) == ((2, 4, 8), (1, 2))
+    assert SMALL_V1.dense_layers() == [(0, 0, 16, 8), (0, 1, 24, 8), (1, 0, 32, 16)]
+    assert [SMALL_V2.activation(block) for block in range(3)] == ["relu", "hard_swish", "hard_swish"]
+    assert [SMALL_V2.has_squeeze_excite(block) for block in range(3)] == [False, False, True]
+    assert not SMALL_V1.has_squeeze_excite(1) and SMALL_V1.activation(1) == "relu"

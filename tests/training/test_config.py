@@ -1,0 +1,72 @@
+"""The config schema and the files in configs/."""
+
+from pathlib import Path
+
+import pytest
+
+from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.training.config import TrainConfig, parse_config
+
+MINIMAL = {
+    "model": {"name": "cdnv2_a", "num_classes": 10},
+    "data": {"source": "digits", "image_size": 32, "batch_size": 8, "eval_batch_size": 8},
+    "optimizer": {"learning_rate": 0.1},
+    "epochs": 1,
+}
+
+
+def changed(**values) -> dict:
+    return {**MINIMAL, **values}
+
+
+def test_defaults_fill_what_is_left_out():
+    config = parse_config(MINIMAL)
+    assert isinstance(config, TrainConfig)
+    assert config.optimizer.momentum == 0.9 and config.model.overrides == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (changed(epoch=3), "has no field 'epoch': did you mean config.epochs?"),
+        (changed(optimizer={"learning_rte": 1.0}), "did you mean config.optimizer.learning_rate?"),
+        (changed(optimizer={}), "lacks config.optimizer.learning_rate"),
+        (changed(epochs="three"), "config.epochs must be of type int"),
+        (changed(epochs=True), "config.epochs must be of type int"),
+        (changed(epochs=0), "config.epochs must be 1 or more"),
+        (changed(label_smoothing=1.5), "at most 1"),
+        (changed(model=None), "config.model must hold fields"),
+    ],
+)
+def test_mistakes_are_named(values: dict, complaint: str):
+    with pytest.raises(UserError) as error:
+        parse_config(values)
+    assert complaint in str(error.value)
+
+
+CONFIGS = [
+    "configs/digits.py",
+    "configs/digits.py:smoke",
+    *(
+        f"configs/imagenet.py:{name}"
+        for name in ("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
+    ),
+]
+
+
+@pytest.mark.parametrize("spec", CONFIGS)
+def test_every_config_file_fits_the_schema(spec: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert read_config(spec, []).model.name
+
+
+def test_no_config_file_is_left_out():
+    files = {f"configs/{path.name}" for path in (Path(__file__).parents[2] / "configs").glob("*.py")}
+    assert files == {spec.split(":")[0] for spec in CONFIGS}
+
+
+def test_overrides_change_single_fields(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = read_config("configs/digits.py", ["--config.data.batch_size=32", "--config.optimizer.learning_rate=0.2"])
+    assert (config.data.batch_size, config.optimizer.learning_rate) == (32, 0.2)

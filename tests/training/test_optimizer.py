@@ -1,0 +1,87 @@
+"""SGD, its schedule and the loss against PyTorch and closed forms."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from cdnv2_jax.training.config import OptimizerConfig
+from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.step import smoothed_cross_entropy
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_sgd_equals_torch(x64: None, nesterov: bool, decay_vectors: bool):
+    rng = np.random.default_rng(0)
+    matrix, vector = rng.normal(size=(3, 4)), rng.normal(size=5)
+    gradients = [(rng.normal(size=(3, 4)), rng.normal(size=5)) for _ in range(6)]
+
+    params = [torch.nn.Parameter(torch.tensor(array)) for array in (matrix, vector)]
+    groups = [
+        {"params": params[:1], "weight_decay": 0.1},
+        {"params": params[1:], "weight_decay": 0.1 if decay_vectors else 0.0},
+    ]
+    theirs = torch.optim.SGD(groups, lr=0.3, momentum=0.9, nesterov=nesterov)
+
+    config = OptimizerConfig(0.3, nesterov=nesterov, weight_decay=0.1, decay_vectors=decay_vectors)
+    ours = make_optimizer(config, optax.constant_schedule(0.3))
+    values: Any = {"matrix": jnp.asarray(matrix), "vector": jnp.asarray(vector)}
+    state = ours.init(values)
+    for gradient in gradients:
+        for parameter, array in zip(params, gradient, strict=True):
+            parameter.grad = torch.tensor(array)
+        theirs.step()
+        updates, state = ours.update(dict(zip(values, map(jnp.asarray, gradient), strict=True)), state, values)
+        values = optax.apply_updates(values, updates)
+        for array, parameter in zip(values.values(), params, strict=True):
+            np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-12)
+
+
+def rate_at(schedule: optax.Schedule, step: int) -> float:
+    return float(jnp.asarray(schedule(step)))
+
+
+def test_schedule_table(x64: None):
+    """Ten epochs of 4 steps, the first two of them warming up from 0.1 to 0.4."""
+    config = OptimizerConfig(learning_rate=0.4, warmup_from=0.1, warmup_epochs=2)
+    schedule = learning_rate_schedule(config, total_steps=40, steps_per_epoch=4)
+    table = {
+        0: 0.1,
+        4: 0.25,
+        7: 0.1 + 0.3 * 7 / 8,
+        8: 0.4,
+        24: 0.2,
+        39: 0.2 * (1 + math.cos(math.pi * 31 / 32)),
+        40: 0.0,
+    }
+    for step, rate in table.items():
+        assert rate_at(schedule, step) == pytest.approx(rate, abs=1e-15), step
+
+
+def test_schedule_without_warmup_starts_at_the_top():
+    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=0.5), total_steps=10, steps_per_epoch=5)
+    assert [rate_at(schedule, step) for step in (0, 5)] == pytest.approx([0.5, 0.25])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_equals_torch(x64: None, smoothing: float):
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(7, 5)) * 10, rng.integers(0, 5, size=7)
+    theirs = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels), label_smoothing=smoothing)
+    ours = smoothed_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    assert float(ours) == pytest.approx(theirs.item(), rel=1e-13)
+
+
+def test_loss_of_low_precision_logits_is_float32():
+    loss = smoothed_cross_entropy(jnp.zeros((2, 3), jnp.bfloat16), jnp.array([0, 1]), 0.0)
+    assert loss.dtype == jnp.float32
+    assert float(loss) == pytest.approx(math.log(3), rel=1e-6)
+    assert bool(
+        jnp.isfinite(jax.grad(lambda x: smoothed_cross_entropy(x, jnp.array([0]), 0.1))(jnp.zeros((1, 3)))).all()
+    )
