@@ -17,7 +17,11 @@ def shorten(items: list[str], most: int = 8) -> str:
 
 def one_line(error: BaseException, longest: int = 300) -> str:
     """What an exception says, on one line: the first line of its message and, of a longer one, the last."""
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    message: object = error
+    while (
+        isinstance(message, Exception) and len(message.args) == 1 and isinstance(message, LookupError | AttributeError)
+    ):
+        message = message.args[0]  # a KeyError prints its message in quotes, and some wrap one another
     lines = [line.strip() for line in str(message).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     return text if len(text) <= longest else text[: longest - 1] + "…"

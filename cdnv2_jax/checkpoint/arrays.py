@@ -1,7 +1,6 @@
 """Orbax, for the whole project: a directory of named arrays with a JSON description, written atomically."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 from flax import nnx
 
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.files import refuse_existing, replacing
 
 # Orbax reports every file it touches; a user who saved a network wants to hear about it once, from us.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -30,18 +30,22 @@ def write(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any],
     """Writes a directory `path`: all of it or nothing.
 
     Raises:
-      UserError: `path` exists and `overwrite` is False, or cannot be written.
+      UserError: `path` exists and `overwrite` is False, or it is something else than a checkpoint, or the operating
+        system refuses.
     """
     import orbax.checkpoint as ocp
 
     refuse_existing(path, overwrite)
+    if path.exists() and not is_checkpoint(path):
+        raise UserError(f"{path} exists and is no checkpoint: it is not replaced, give another path")
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), description=ocp.args.JsonSave(description))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(path.absolute(), args, force=overwrite)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    with replacing(path) as temporary, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(temporary.absolute(), args)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a directory that `write` made."""
+    return (path / "description").is_dir() and (path / "arrays").is_dir()
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -50,7 +54,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
-    if not (path / "description").is_dir() or not (path / "arrays").is_dir():
+    if not is_checkpoint(path):
         raise UserError(f"{path} is not a checkpoint of this project (a directory with 'arrays' and 'description')")
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -70,17 +74,3 @@ def read_arrays(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict
             return dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """UserError when something is at `path` and may not be replaced."""
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists: give another path, or --overwrite to replace it")
-
-
-def remove(path: Path) -> None:
-    """Removes a file or directory if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _from_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load_torch_checkpoint, save
-    from cdnv2_jax.checkpoint.arrays import refuse_existing
+    from cdnv2_jax.files import refuse_existing
 
     refuse_existing(options.output, options.overwrite)
     model = load_torch_checkpoint(
@@ -58,7 +58,7 @@ def _from_torch(options: argparse.Namespace) -> None:
 
 def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load
-    from cdnv2_jax.checkpoint.arrays import refuse_existing
+    from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.models.registry import model_entry
     from cdnv2_jax.torch_io.checkpoint import save_torch_checkpoint
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cdnv2_jax.checkpoint.arrays import refuse_existing
 from cdnv2_jax.commands.checkpoints import open_checkpoint
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.evaluation import compiled_forward, evaluate
+from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.torch_io.read import Weights
@@ -54,12 +54,5 @@ def evaluate_checkpoint(
         error = published.top1_error["imagenet"]
         console.print(f"published ImageNet top-1: {100 - error:.1f}% ({published.source})")
     if output is not None:
-        _write_logits(output, result.logits, result.labels)
-
-
-def _write_logits(output: Path, logits: np.ndarray, labels: np.ndarray) -> None:
-    try:
-        with output.open("wb") as file:
-            np.savez_compressed(file, logits=logits, labels=labels)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+        with replacing(output) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, logits=result.logits, labels=result.labels)

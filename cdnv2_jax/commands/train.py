@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdnv2_jax.checkpoint.arrays import remove
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.files import remove
 from cdnv2_jax.training.config import TrainConfig
 from cdnv2_jax.training.finish import SUMMARY_FILE, finish
 from cdnv2_jax.training.loop import Run

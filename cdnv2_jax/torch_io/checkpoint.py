@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.files import replacing
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import architecture_of
 from cdnv2_jax.torch_io.read import Weights, import_torch, read_checkpoint, select_state_dict
@@ -40,4 +41,5 @@ def save_torch_checkpoint(path: str | Path, model: CondenseNet) -> None:
     """Writes `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
     torch = import_torch()
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}
-    torch.save({"state_dict": tensors, "arch": model.name}, path)
+    with replacing(Path(path)) as temporary:
+        torch.save({"state_dict": tensors, "arch": model.name}, temporary)

@@ -71,40 +71,32 @@ def test_block_diagonal_kernel_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "map_side", "groups", "expected"),
+    ("platform", "groups", "expected"),
     [
-        ("cpu", 112, 8, "block_diagonal"),
-        ("cpu", 15, 2, "block_diagonal"),
-        ("cpu", 14, 8, "grouped"),
-        ("cpu", 7, 8, "grouped"),
-        ("cpu", 112, 1, "grouped"),
-        ("gpu", 112, 8, "grouped"),
-        ("tpu", 28, 4, "grouped"),
+        ("cpu", 2, "block_diagonal"),
+        ("cpu", 1, "grouped"),
+        ("gpu", 8, "grouped"),
+        ("tpu", 4, "grouped"),
     ],
 )
-def test_choice(platform: str, map_side: int, groups: int, expected: Lowering) -> None:
-    assert choose_lowering(platform, map_side, groups) == expected
+def test_choice(platform: str, groups: int, expected: Lowering) -> None:
+    assert choose_lowering(platform, groups) == expected
 
 
-@pytest.mark.parametrize(
-    ("platform", "height", "groups"), [("cpu", 16, 1), ("cpu", 7, 2), ("gpu", 16, 2)], ids=["large", "small", "gpu"]
-)
-def test_lowering_is_chosen_by_back_end_and_height(
-    monkeypatch: pytest.MonkeyPatch, platform: str, height: int, groups: int
-) -> None:
+@pytest.mark.parametrize(("platform", "groups"), [("cpu", 1), ("gpu", 2)])
+def test_the_back_end_decides(monkeypatch: pytest.MonkeyPatch, platform: str, groups: int) -> None:
     """Seen in the traced program: block-diagonal is a convolution of one group."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    x, kernel = jnp.ones((1, height, 3, 4)), jnp.ones((3, 3, 2, 4))
+    x, kernel = jnp.ones((1, 5, 3, 4)), jnp.ones((3, 3, 2, 4))
     program = jax.make_jaxpr(lambda x, kernel: grouped_conv(x, kernel, 2))(x, kernel)
     (conv,) = [line for line in program.eqns if line.primitive.name == "conv_general_dilated"]
     assert conv.params["feature_group_count"] == groups
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("height", "activation"), [(16, "relu"), (3, "hard_swish")])
-def test_norm_act_conv(height: int, activation: ActivationName, training: bool) -> None:
-    """On a map of either lowering."""
+@pytest.mark.parametrize("activation", ["relu", "hard_swish"])
+def test_norm_act_conv(activation: ActivationName, training: bool) -> None:
     twin = twin_layers.NormActConv(8, 4, groups=2, activation=ACTIVATIONS[activation])
     ours = NormActConv(8, 4, groups=2, activation=activation, rngs=nnx.Rngs(0))
     share_weights(ours, twin)
-    compare(ours, twin, random_input((2, 8, height, 3)), training=training)
+    compare(ours, twin, random_input((2, 8, 5, 3)), training=training)

@@ -15,22 +15,22 @@ def _column(rows: list) -> np.ndarray:
 
 
 HAND_WRITTEN: dict[str, tuple[Layout, Any, Any]] = {
-    "unchanged": (layouts.unchanged((3,)), np.float32([1, 2, 3]), np.float32([1, 2, 3])),
-    "batch counter": (layouts.batch_counter(), np.int32(7), np.int64(7)),
+    "unchanged": (layouts.unchanged((3,)), np.array([1, 2, 3], np.float32), np.array([1, 2, 3], np.float32)),
+    "batch counter": (layouts.batch_counter(), np.array(7, np.int32), np.array(7, np.int64)),
     "3×3 kernel": (
         layouts.spatial_kernel((1, 3, 2, 2)),  # one row of three pixels, two inputs, two outputs
-        np.float32([[[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]]]),
-        np.float32([[[[1, 5, 9]], [[3, 7, 11]]], [[[2, 6, 10]], [[4, 8, 12]]]]),
+        np.array([[[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]]], np.float32),
+        np.array([[[[1, 5, 9]], [[3, 7, 11]]], [[[2, 6, 10]], [[4, 8, 12]]]], np.float32),
     ),
     "1×1 kernel": (
         layouts.pointwise_kernel((2, 3)),
-        np.float32([[1, 2, 3], [4, 5, 6]]),
+        np.array([[1, 2, 3], [4, 5, 6]], np.float32),
         _column([[1, 4], [2, 5], [3, 6]]),
     ),
     "linear kernel": (
         layouts.linear_kernel((2, 3)),
-        np.float32([[1, 2, 3], [4, 5, 6]]),
-        np.float32([[1, 4], [2, 5], [3, 6]]),
+        np.array([[1, 2, 3], [4, 5, 6]], np.float32),
+        np.array([[1, 4], [2, 5], [3, 6]], np.float32),
     ),
     "LGC mask": (  # outputs 0 and 2 are group 0, outputs 1 and 3 group 1
         layouts.lgc_mask(2, inputs=3, outputs=4),
@@ -44,23 +44,23 @@ HAND_WRITTEN: dict[str, tuple[Layout, Any, Any]] = {
     ),
     "condensed LGC kernel": (  # [group, kept input, member of the group]
         layouts.condensed_lgc_kernel((2, 3, 2)),
-        np.float32([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]]),
+        np.array([[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10], [11, 12]]], np.float32),
         _column([[1, 3, 5], [2, 4, 6], [7, 9, 11], [8, 10, 12]]),
     ),
     "condensed SFR kernel": (  # [group, member of the group, kept output]
         layouts.condensed_sfr_kernel((2, 2, 3)),
-        np.float32([[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]]),
+        np.array([[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]], np.float32),
         _column([[1, 4], [2, 5], [3, 6], [7, 10], [8, 11], [9, 12]]),
     ),
     "input index": (
         layouts.input_index((2, 2), channels=5),
-        np.int32([[0, 4], [2, 3]]),
-        np.int64([0, 4, 2, 3]),
+        np.array([[0, 4], [2, 3]], np.int32),
+        np.array([0, 4, 2, 3], np.int64),
     ),
     "output index": (  # output 2 receives from both groups
-        layouts.output_index(2, 2, outputs=4),
-        np.int32([[0, 2], [1, 2]]),
-        np.float32([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
+        layouts.output_index((2, 2), outputs=4),
+        np.array([[0, 2], [1, 2]], np.int32),
+        np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32),
     ),
 }
 
@@ -92,7 +92,7 @@ def _random_pairs() -> dict[str, tuple[Layout, np.ndarray]]:
         "condensed LGC kernel": (layouts.condensed_lgc_kernel((4, 3, 5)), floats(4, 3, 5)),
         "condensed SFR kernel": (layouts.condensed_sfr_kernel((4, 3, 5)), floats(4, 3, 5)),
         "input index": (layouts.input_index((4, 3), 11), random.integers(0, 11, (4, 3), np.int32)),
-        "output index": (layouts.output_index(4, 3, 11), random.integers(0, 11, (4, 3), np.int32)),
+        "output index": (layouts.output_index((4, 3), 11), random.integers(0, 11, (4, 3), np.int32)),
     }
 
 
@@ -124,15 +124,19 @@ REFUSED = {
         _column([[1, 0], [1, 0], [0, 1], [0, 1]]),
         "modulo 2",
     ),
-    "an input that does not exist": (layouts.input_index((2,), 5), np.int64([0, 5]), r"\[0, 5\)"),
-    "a negative input": (layouts.input_index((2,), 5), np.int64([-1, 2]), "-1"),
-    "inputs that are no integers": (layouts.input_index((2,), 5), np.float32([0, 1]), "float32"),
-    "a result that lands twice": (layouts.output_index(1, 2, 2), np.float32([[1, 1], [0, 1]]), "single 1"),
-    "a result that lands nowhere": (layouts.output_index(1, 2, 2), np.float32([[0, 0], [0, 1]]), "single 1"),
-    "a result that counts twice": (layouts.output_index(1, 2, 2), np.float32([[2, 0], [0, 1]]), "single 1"),
-    "signs that cancel out": (layouts.output_index(1, 1, 3), np.float32([[1, 1, -1]]), "single 1"),
-    "a negative number of batches": (layouts.batch_counter(), np.int64(-1), "batches"),
-    "more batches than fit": (layouts.batch_counter(), np.int64(2**31), "batches"),
+    "an input that does not exist": (layouts.input_index((2,), 5), np.array([0, 5], np.int64), r"\[0, 5\)"),
+    "a negative input": (layouts.input_index((2,), 5), np.array([-1, 2], np.int64), "-1"),
+    "inputs that are no integers": (layouts.input_index((2,), 5), np.array([0, 1], np.float32), "float32"),
+    "a result that lands twice": (layouts.output_index((1, 2), 2), np.array([[1, 1], [0, 1]], np.float32), "single 1"),
+    "a result that lands nowhere": (
+        layouts.output_index((1, 2), 2),
+        np.array([[0, 0], [0, 1]], np.float32),
+        "single 1",
+    ),
+    "a result that counts twice": (layouts.output_index((1, 2), 2), np.array([[2, 0], [0, 1]], np.float32), "single 1"),
+    "signs that cancel out": (layouts.output_index((1, 1), 3), np.array([[1, 1, -1]], np.float32), "single 1"),
+    "a negative number of batches": (layouts.batch_counter(), np.array(-1, np.int64), "batches"),
+    "more batches than fit": (layouts.batch_counter(), np.array(2**31, np.int64), "batches"),
 }
 
 

@@ -84,7 +84,7 @@ def test_the_traps_are_real(trap: Callable[[Path], object], tmp_path: Path) -> N
 def test_refusal_names_what_would_run(tmp_path: Path) -> None:
     path = tmp_path / "trap.pth.tar"
     path.write_bytes(_zip_file({"metric": _Eval(tmp_path / "ran")}))
-    with pytest.raises(UserError, match="asks for .*eval.* would run code"):
+    with pytest.raises(UserError, match=r"asks for .*eval.* would run code"):
         read_checkpoint(path)
 
 
@@ -181,6 +181,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 def _assert_refused(content: bytes, tmp_path: Path, complaint: str = "") -> None:
     path = tmp_path / "file.pth.tar"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=complaint) as refusal:
+    with pytest.raises(UserError) as refusal:
         read_checkpoint(path)
     assert str(path) in str(refusal.value)
+    assert complaint in str(refusal.value)

@@ -1,0 +1,46 @@
+"""Writing to disk all or nothing, and never over something that was not meant."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdnv2_jax.errors import UserError
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """UserError when something is at `path` and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: give another path, or --overwrite to replace it")
+
+
+def remove(path: Path) -> None:
+    """Removes a file or directory if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file or directory to; moved to `path` once the block succeeds.
+
+    Whatever was at `path` stays as it was until then, and for good when the block fails.
+
+    Raises:
+      UserError: the operating system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
+        yield temporary
+        if path.is_dir():
+            remove(path)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(temporary)

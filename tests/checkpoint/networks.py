@@ -1,0 +1,58 @@
+"""Small networks in every form, and what a checkpoint directory holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdnv2_jax import condense, create_model, prune
+from cdnv2_jax.checkpoint.arrays import flat_arrays
+from cdnv2_jax.models.condensenet import CondenseNet
+
+FORMS = ["dense", "partly pruned", "pruned", "condensed", "halved"]
+
+
+def network(form: str = "dense", seed: int = 0, **changes: Any) -> CondenseNet:
+    """A CondenseNetV2 (for "halved" a CondenseNet) in evaluation mode, its statistics unlike a fresh network's."""
+    sizes: dict[str, Any] = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
+    name = "condensenet_50" if form == "halved" else "cdnv2_cifar_110"
+    model = create_model(name, num_classes=3, rngs=nnx.Rngs(seed), **{**sizes, **changes})
+    model.eval()
+    model.norm_last.mean[...] += jnp.linspace(-1, 1, model.norm_last.features, dtype=model.norm_last.mean.dtype)
+    model.norm_last.batches[...] += 17
+    if form != "dense":
+        prune(model, 1 if form == "partly pruned" else model.architecture.condensation_stages)
+    return condense(model, halve_classifier=form == "halved") if form in ("condensed", "halved") else model
+
+
+def assert_same_network(actual: CondenseNet, expected: CondenseNet) -> None:
+    """The same in name, architecture and form, and bit for bit in every array."""
+    assert (actual.name, actual.architecture, actual.form) == (expected.name, expected.architecture, expected.form)
+    ours, theirs = flat_arrays(nnx.state(actual)), flat_arrays(nnx.state(expected))
+    assert list(ours) == list(theirs)
+    for name, array in theirs.items():
+        assert (ours[name].dtype, ours[name].shape) == (array.dtype, array.shape), name
+        assert np.asarray(ours[name]).tobytes() == np.asarray(array).tobytes(), name
+
+
+def description(path: Path) -> dict[str, Any]:
+    """The JSON description of the checkpoint at `path`."""
+    return json.loads(_description_file(path).read_text())
+
+
+def rewrite_description(path: Path, text: str | bytes) -> None:
+    """Puts another description into the checkpoint at `path`."""
+    _description_file(path).write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def _description_file(path: Path) -> Path:
+    return path / "description" / "metadata"
+
+
+def contents(path: Path) -> dict[str, bytes | None]:
+    """Everything below `path` (or the file itself): what each file holds; None for a directory."""
+    entries = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {str(entry.relative_to(path)): entry.read_bytes() if entry.is_file() else None for entry in entries}

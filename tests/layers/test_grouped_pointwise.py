@@ -1,0 +1,79 @@
+"""Grouped 1×1 convolution, by either lowering, against PyTorch's with its channel shuffle; the choice between them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cdnv2_jax.layers.grouped_pointwise import PointwiseLowering, choose_pointwise_lowering, grouped_pointwise
+from tests.layers.twin_layers import random_input
+from tests.twin_models import assert_near, nhwc
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize("lowering", ["batched", "block_diagonal"])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "groups"),
+    [
+        pytest.param((2, 6, 3, 5), 4, 2, id="fewer outputs"),
+        pytest.param((1, 4, 1, 1), 12, 4, id="one input per group"),
+        pytest.param((3, 6, 2, 1), 3, 3, id="one output per group"),
+        pytest.param((2, 5, 2, 3), 7, 1, id="one group"),
+    ],
+)
+def test_output_and_gradients(
+    shape: tuple[int, int, int, int], outputs: int, groups: int, lowering: PointwiseLowering
+) -> None:
+    x = random_input(shape).requires_grad_()
+    weight = random_input((outputs, shape[1] // groups, 1, 1), seed=1).requires_grad_()
+    expected = F.channel_shuffle(F.conv2d(x, weight, groups=groups), groups)
+    cotangent = random_input(tuple(expected.shape), seed=2)
+    (expected * cotangent).sum().backward()
+    assert x.grad is not None and weight.grad is not None
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
+        output, transpose = jax.vjp(lambda x, kernel: grouped_pointwise(x, kernel, lowering), x, kernel)
+        return output, *transpose(cotangent)
+
+    output, x_gradient, kernel_gradient = run(nhwc(x), by_group(weight, groups), nhwc(cotangent))
+    assert_near(output, nhwc(expected), 1e-12)
+    assert_near(x_gradient, nhwc(x.grad), 1e-12)
+    assert_near(kernel_gradient, by_group(weight.grad, groups), 1e-12)
+
+
+def by_group(weight: torch.Tensor, groups: int) -> np.ndarray:
+    """[G · k, i, 1, 1] → [G, i, k]."""
+    return weight.detach().numpy().reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("platform", "in_channels", "out_channels", "expected"),
+    [
+        ("cpu", 32, 32, "block_diagonal"),
+        ("cpu", 256, 128, "block_diagonal"),
+        ("cpu", 258, 128, "batched"),
+        ("cpu", 1552, 512, "batched"),
+        ("gpu", 32, 32, "batched"),
+        ("tpu", 32, 32, "batched"),
+    ],
+)
+def test_choice(platform: str, in_channels: int, out_channels: int, expected: PointwiseLowering) -> None:
+    """On a CPU, small products only: the measurements beside the function rank 272 → 128 either way alike."""
+    assert choose_pointwise_lowering(platform, in_channels, out_channels) == expected
+
+
+@pytest.mark.parametrize(("platform", "members", "batched"), [("cpu", 2, False), ("cpu", 128, True), ("gpu", 2, True)])
+def test_back_end_and_size_decide(monkeypatch: pytest.MonkeyPatch, platform: str, members: int, batched: bool) -> None:
+    """Seen in the traced program: the groups are a batch dimension of the product, or are not."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x, kernel = jnp.ones((1, 2, 2, 2 * members)), jnp.ones((2, members, 65))
+    program = jax.make_jaxpr(lambda x, kernel: grouped_pointwise(x, kernel))(x, kernel)
+    (product,) = [line for line in program.eqns if line.primitive.name == "dot_general"]
+    _, batch_dimensions = product.params["dimension_numbers"]
+    assert batch_dimensions == (((0,), (0,)) if batched else ((), ()))

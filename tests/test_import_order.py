@@ -1,0 +1,107 @@
+"""Imports run one way: layers ← models ← condensation ← what uses networks; data knows no network."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "cdnv2_jax"
+ROOT = Path(__file__).parents[1] / PACKAGE
+
+EVERYBODY = {"errors", "files"}
+NETWORKS = {"layers", "models", "condensation"}
+ALLOWED: dict[str, set[str]] = {
+    **{part: set() for part in EVERYBODY},
+    "layers": set(),
+    "models": {"layers"},
+    "condensation": {"layers", "models"},
+    "data": set(),
+    "checkpoint": NETWORKS,
+    "torch_io": NETWORKS,
+    "report": NETWORKS,
+    "export": NETWORKS,
+    "evaluation": NETWORKS | {"data"},
+    "detection": NETWORKS | {"checkpoint", "data", "evaluation"},
+    "training": NETWORKS | {"checkpoint", "data", "evaluation", "report", "torch_io"},
+    # The public API.
+    "": NETWORKS | {"checkpoint", "report", "torch_io"},
+    "commands": NETWORKS
+    | {"", "checkpoint", "data", "detection", "evaluation", "export", "report", "torch_io", "training"},
+}
+"""Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def part_of(file: Path) -> str:
+    """`layers` for `cdnv2_jax/layers/condensed.py`, `evaluation` for `cdnv2_jax/evaluation.py`."""
+    return "" if file == ROOT / "__init__.py" else file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_parts(source: str, module: str) -> Iterator[str]:
+    """The parts of the package that a module's source imports, at its top or inside of a function.
+
+    Args:
+      source: Python code.
+      module: dotted name of the package that the code's file lies in, from which relative imports count.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            # What follows `from cdnv2_jax import` may be a part or a name of the package's `__init__`.
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == PACKAGE else [base]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == PACKAGE:
+                part = rest.partition(".")[0]
+                yield part if (ROOT / part).exists() or (ROOT / f"{part}.py").exists() else ""
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way(file: Path) -> None:
+    part = part_of(file)
+    assert part in ALLOWED, f"decide in this file what {part!r} may import"
+    module = ".".join((PACKAGE, *file.relative_to(ROOT).parts[:-1]))
+    forbidden = set(imported_parts(file.read_text(), module)) - ALLOWED[part] - {part} - EVERYBODY
+    assert not forbidden, f"{part or PACKAGE} must not import {sorted(forbidden)}"
+
+
+def test_the_table_has_no_cycles() -> None:
+    """Taking away what imports nothing that is left empties the table."""
+    left = dict(ALLOWED)
+    while free := [part for part, allowed in left.items() if not allowed & set(left)]:
+        for part in free:
+            del left[part]
+    assert not left
+
+
+def test_all_parts_that_there_are_were_found() -> None:
+    assert {part_of(file) for file in FILES} >= {"", "errors", "layers", "models", "condensation", "torch_io"}
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("import numpy\nfrom jax import numpy", []),
+        ("import cdnv2_jax.layers.condensed", ["layers"]),
+        ("import cdnv2_jax.errors as e, cdnv2_jax.data", ["errors", "data"]),
+        ("from cdnv2_jax.models.registry import create_model", ["models"]),
+        ("from cdnv2_jax import models, prune", ["models", ""]),
+        ("import cdnv2_jax", [""]),
+        ("def f():\n    from cdnv2_jax.training.state import TrainState", ["training"]),
+        ("from . import masks", ["condensation"]),
+        ("from .masks import importance", ["condensation"]),
+        ("from ..models import registry", ["models"]),
+        ("from .. import training", ["training"]),
+        ("import cdnv2_jax_extra", []),
+    ],
+)
+def test_what_counts_as_an_import(source: str, parts: list[str]) -> None:
+    """As in a file of `cdnv2_jax/condensation`."""
+    assert list(imported_parts(source, "cdnv2_jax.condensation")) == parts
