@@ -42,8 +42,11 @@ class Architecture:
     stem_stride: int = 2
 
     def __post_init__(self):
-        object.__setattr__(self, "stages", tuple(self.stages))
-        object.__setattr__(self, "growth", tuple(self.growth))
+        for name in ("stages", "growth"):
+            try:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            except TypeError:
+                raise UserError(f"{name} must be a sequence of numbers, got {getattr(self, name)!r}") from None
         if not self.stages or len(self.stages) != len(self.growth):
             raise UserError(
                 f"stages and growth need one number per block: got {len(self.stages)} and {len(self.growth)} numbers"
@@ -78,7 +81,6 @@ class Architecture:
             if self.sfr_groups is not None and self.sfr_factor is not None:
                 rules += [
                     (growth, "inputs of the reactivation", "sfr_groups", self.sfr_groups),
-                    (channels, "outputs of the reactivation", "sfr_groups", self.sfr_groups),
                     (channels, "outputs of the reactivation", "sfr_factor", self.sfr_factor),
                 ]
             for count, what, name, divisor in rules:
@@ -135,7 +137,7 @@ class Architecture:
         last = len(self.stages) - 1
         if min(self.map_side(last, height), self.map_side(last, width)) < 1:
             raise UserError(
-                f"a {height}×{width} image is too small: the network's strides need {self.block_strides[-1]} pixels"
+                f"a {height}×{width} image is too small: nothing is left of it after stride {self.block_strides[-1]}"
             )
 
     def override(self, overrides: Mapping[str, Any]) -> "Architecture":

@@ -174,7 +174,9 @@ def model_entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-def architecture_of(name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None):
+def architecture_of(
+    name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
+) -> Architecture:
     """The architecture `create_model` would build."""
     changes = dict(overrides or {})
     if num_classes is not None:

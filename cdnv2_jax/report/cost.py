@@ -17,8 +17,8 @@ class Cost:
         every value read by an average pool. BatchNorm counts nothing.
       params: by the official convention: all parameters, learned kernels divided by the condensation factor; masks,
         indices and running statistics none.
-      multiply_adds: what the convolutions and Linears of the network as it stands multiply: a masked kernel is
-        multiplied whole, zeros included, a condensed one as it is stored, once per group and connection.
+      multiply_adds: of the convolutions and Linears as they are stored: a masked kernel whole, zeros included, a
+        condensed one connection by connection. A lowering may multiply more (zeros outside diagonal blocks).
     """
 
     flops: int = 0

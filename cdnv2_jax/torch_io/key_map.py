@@ -34,7 +34,8 @@ class Slot:
         if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
             raise ValueError("holds NaN or infinity")
         array = self.layout.from_torch(tensor)
-        self.variable.set_value(jnp.asarray(array, self.variable.dtype))
+        # jnp.array copies: the tensor stays the caller's, who may go on training it.
+        self.variable.set_value(jnp.array(array, self.variable.dtype))
 
 
 @dataclasses.dataclass(frozen=True)

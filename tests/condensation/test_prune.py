@@ -157,9 +157,9 @@ def test_stages_passed() -> None:
     for stage in range(8):
         prune(model, stage)
         assert stages_passed(model) == stage
-    first = next(model.masked_convs())
-    channels = jnp.arange(first.mask.shape[1])
-    first.mask.set_value(jnp.tile(channels > 4 * first.kept, (first.groups, 1)))
+    first, _, second, *_ = model.masked_convs()
+    for conv, removed in ((first, 6 * first.kept), (second, 4 * second.kept + 1)):
+        conv.mask.set_value(jnp.tile(jnp.arange(conv.mask.shape[1]) >= removed, (conv.groups, 1)))
     assert stages_passed(model) == 4
     assert stages_passed(condense(pruned_v1())) == 3
 

@@ -1,0 +1,143 @@
+"""`convert_torch_weights.py`: what it refuses. What it converts: `test_official_weights.py`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdnv2_jax import load, save
+from cdnv2_jax.models.registry import architecture_of
+from tests.checkpoint.networks import network
+from tests.commands.shell import Shell
+from tests.torch_io.official_files import assert_same_bits, training_file, twin_in_form
+from tests.torch_io.official_files import save as save_official
+from tests.torch_twin import CondenseNetTwin
+
+CONVERT = "convert_torch_weights.py"
+V1 = ("--model", "condensenet_50", "--input")
+
+
+@pytest.fixture(scope="module")
+def twin() -> CondenseNetTwin:
+    return twin_in_form(architecture_of("condensenet_50"), 3)
+
+
+@pytest.fixture(scope="module")
+def official(twin: CondenseNetTwin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fully pruned network as the official training script saves it, with an average that is another network's."""
+    average = twin_in_form(architecture_of("condensenet_50"), 1, "average")
+    path = tmp_path_factory.mktemp("official") / "model.pth.tar"
+    return save_official(path, training_file(twin, ema=average, arch="condensenet_50"))
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_condensing_on_the_way(halved: bool, official: Path, shell: Shell) -> None:
+    flags = ["--condense", "--weights", "model", *(["--halve-classifier"] if halved else [])]
+    printed = shell.succeeds(CONVERT, *V1, official, "--output", "ours", *flags)
+    assert "condensenet_50 (condensed): ours" in printed
+    assert load("ours").form.halved_classifier == halved
+
+
+def test_choice_of_weights(twin: CondenseNetTwin, official: Path, shell: Shell) -> None:
+    shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model")
+    shell.succeeds(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch")
+    assert_same_bits(torch.load("back.pth.tar")["state_dict"], twin.state_dict())
+    # The average is preferred, and it is not pruned.
+    assert "prune the network" in shell.refuses(CONVERT, *V1, official, "--output", "other", "--condense")
+
+
+def test_condensing_on_the_way_back(official: Path, shell: Shell) -> None:
+    shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model")
+    flags = ("--to-torch", "--condense", "--halve-classifier")
+    shell.succeeds(CONVERT, *V1, "ours", "--output", "converted.pth.tar", *flags)
+    assert "classifier.linear.weight" in torch.load("converted.pth.tar")["state_dict"]
+    complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "other.pth.tar", "--to-torch", "--condense")
+    assert "half of its classifier's inputs" in complaint
+
+
+@pytest.mark.parametrize("direction", [(), ("--to-torch",)])
+def test_unknown_model(direction: tuple[str, ...], official: Path, shell: Shell) -> None:
+    arguments = ("--model", "condensenet_5", "--input", official, "--output", "ours", *direction)
+    assert "no model is called 'condensenet_5': did you mean 'condensenet_50'" in shell.refuses(CONVERT, *arguments)
+
+
+def test_wrong_model(official: Path, shell: Shell) -> None:
+    arguments = ("--model", "cdnv2_a", "--input", official, "--output", "ours")
+    assert "is not a cdnv2_a with 1000 classes" in shell.refuses(CONVERT, *arguments)
+
+
+def test_wrong_model_on_the_way_back(shell: Shell) -> None:
+    save("ours", network("pruned"))
+    complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch")
+    assert "ours holds a cdnv2_cifar_110, not a condensenet_50" in complaint
+
+
+@pytest.mark.parametrize("direction", [(), ("--to-torch",)])
+def test_no_input(direction: tuple[str, ...], shell: Shell) -> None:
+    complaint = shell.refuses(CONVERT, *V1, "missing", "--output", "result", *direction)
+    assert "missing: no such" in complaint
+
+
+def test_input_of_the_other_direction(official: Path, shell: Shell) -> None:
+    save("ours", network("halved"))
+    assert "ours is a directory" in shell.refuses(CONVERT, *V1, "ours", "--output", "result")
+    complaint = shell.refuses(CONVERT, *V1, official, "--output", "result", "--to-torch")
+    assert "is not a checkpoint of this project" in complaint
+
+
+@pytest.mark.parametrize("direction", [(), ("--to-torch",)])
+@pytest.mark.parametrize("occupant", ["file", "directory"])
+def test_existing_output(occupant: str, direction: tuple[str, ...], official: Path, shell: Shell) -> None:
+    save("ours", network("halved"))
+    Path("file").write_text("mine")
+    Path("directory").mkdir()
+    source = "ours" if direction else official
+    complaint = shell.refuses(CONVERT, *V1, source, "--output", occupant, *direction)
+    assert f"{occupant} exists" in complaint and "--overwrite" in complaint
+
+
+def test_overwriting(twin: CondenseNetTwin, official: Path, shell: Shell) -> None:
+    save("ours", network("dense"))
+    Path("back.pth.tar").write_text("old")
+    shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model", "--overwrite")
+    shell.succeeds(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch", "--overwrite")
+    assert_same_bits(torch.load("back.pth.tar")["state_dict"], twin.state_dict())
+    assert {entry.name for entry in shell.directory.iterdir()} == {"ours", "back.pth.tar"}
+
+
+@pytest.mark.parametrize("output", ["precious", "."])
+@pytest.mark.parametrize("direction", [(), ("--to-torch",)])
+def test_overwriting_spares_directories(output: str, direction: tuple[str, ...], official: Path, shell: Shell) -> None:
+    """`--overwrite` is for an earlier conversion, not for somebody's directory and all in it."""
+    save("ours", network("halved"))
+    Path("precious").mkdir()
+    Path("precious/thesis.tex").write_text("mine")
+    source = "ours" if direction else official
+    shell.refuses(CONVERT, *V1, source, "--output", output, "--overwrite", *direction)
+
+
+@pytest.mark.parametrize("direction", [(), ("--to-torch",)])
+def test_output_below_a_file(direction: tuple[str, ...], official: Path, shell: Shell) -> None:
+    save("ours", network("halved"))
+    Path("file").write_text("mine")
+    source = "ours" if direction else official
+    complaint = shell.refuses(CONVERT, *V1, source, "--output", "file/result", *direction)
+    assert "file/result cannot be written" in complaint
+
+
+def test_output_in_a_new_directory(shell: Shell) -> None:
+    save("ours", network("halved"))
+    shell.succeeds(CONVERT, *V1, "ours", "--output", "new/dir/back.pth.tar", "--to-torch")
+    assert "state_dict" in torch.load("new/dir/back.pth.tar")
+
+
+def test_condensing_twice(shell: Shell) -> None:
+    save("ours", network("halved"))
+    complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch", "--condense")
+    assert "is condensed already" in complaint
+
+
+def test_halving_without_condensing(official: Path, shell: Shell) -> None:
+    """A flag that would have no effect is a misunderstanding."""
+    complaint = shell.refuses(CONVERT, *V1, official, "--output", "ours", "--halve-classifier")
+    assert "--condense" in complaint

@@ -1,0 +1,92 @@
+"""An official checkpoint's whole way: file → our checkpoint → logits on images → file, nothing lost anywhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cdnv2_jax.data.image_folder import evaluation_image
+from cdnv2_jax.models.registry import architecture_of, model_entry
+from tests.commands.shell import IMAGENET, Shell
+from tests.data.image_files import write_noise
+from tests.torch_io.official_files import assert_same_bits, converted_file, training_file, twin_in_form
+from tests.torch_io.official_files import save as save_official
+from tests.torch_twin import CondenseNetTwin, converted
+from tests.twin_models import assert_near
+
+PUBLISHED = {"cdnv2_a": "64.4%", "cdnv2_b": "71.9%", "cdnv2_c": "75.9%"}
+
+# B and C: some 20 and 40 s of compiling and of building the twins; A goes through the same code.
+SLOW = {"cdnv2_b", "cdnv2_c"}
+MODELS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ("cdnv2_a", "cdnv2_b", "cdnv2_c")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images of two classes, of several sizes."""
+    directory = tmp_path_factory.mktemp("images")
+    write_noise(directory, ["n01440764"], each=3)
+    write_noise(directory, ["n01443537"], each=2, seed=1)
+    return directory
+
+
+def _expected_logits(twin: CondenseNetTwin, folder: Path, name: str) -> np.ndarray:
+    images = []
+    for path in sorted(folder.glob("*/*.png")):
+        with Image.open(path) as image:
+            images.append(evaluation_image(image, 224, model_entry(name).interpolation).transpose(2, 0, 1))
+    with torch.no_grad():
+        return twin(torch.from_numpy(np.stack(images))).numpy()
+
+
+def _official_file(name: str, form: str) -> tuple[CondenseNetTwin, Path]:
+    """The network that a file's evaluation is about, and the file as the official scripts name and fill it."""
+    architecture = architecture_of(name)
+    if form == "converted":
+        twin = twin_in_form(architecture, "converted")
+        return twin, save_official(Path(f"converted_model_{name}.pth.tar"), converted_file(twin))
+    averaged = twin_in_form(architecture, architecture.condensation_stages)
+    live = twin_in_form(architecture, 1, "live weights")
+    return averaged, save_official(Path("model_best.pth.tar"), training_file(live, ema=averaged, arch=name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("form", ["masked", "converted"])
+def test_there_and_back(name: str, form: str, folder: Path, shell: Shell) -> None:
+    twin, path = _official_file(name, form)
+    convert = ("convert_torch_weights.py", "--model", name)
+    printed = shell.succeeds(*convert, "--input", path, "--output", "ours")
+    assert printed == f"{name} ({'condensed' if form == 'converted' else 'masked'}): ours\n"
+
+    evaluation = ("--config", f"{IMAGENET}:{name}", f"--config.data.directory={folder}")
+    evaluation += ("--config.data.eval_batch_size=2", "--output", "logits.npz")
+    printed = shell.succeeds("main.py", "eval", *evaluation, "--checkpoint", "ours")
+    assert f"published ImageNet top-1: {PUBLISHED[name]}" in printed
+    with np.load("logits.npz") as saved:
+        logits, labels = saved["logits"], saved["labels"]
+    np.testing.assert_array_equal(labels, [0, 0, 0, 1, 1])
+    assert_near(logits, _expected_logits(twin, folder, name), 1e-5)
+
+    shell.succeeds(*convert, "--input", "ours", "--output", "back.pth.tar", "--to-torch")
+    back = torch.load("back.pth.tar", weights_only=True)
+    assert_same_bits(back["state_dict"], twin.state_dict())
+    twin.load_state_dict(back["state_dict"], strict=True)
+
+    if name not in SLOW:
+        shell.succeeds("main.py", "eval", *evaluation, "--overwrite", "--checkpoint", path)
+        with np.load("logits.npz") as saved:
+            np.testing.assert_array_equal(saved["logits"], logits, err_msg="evaluated without converting it first")
+
+
+def test_condensing_on_the_way(shell: Shell) -> None:
+    """The official conversion's result, without the official code."""
+    twin, path = _official_file("cdnv2_a", "masked")
+    convert = ("convert_torch_weights.py", "--model", "cdnv2_a")
+    shell.succeeds(*convert, "--input", path, "--output", "ours", "--condense")
+    shell.succeeds(*convert, "--input", "ours", "--output", "back.pth.tar", "--to-torch")
+    back = torch.load("back.pth.tar", weights_only=True)
+    assert_same_bits(back["state_dict"], converted(twin).state_dict())

@@ -1,0 +1,144 @@
+"""`main.py train` on real digits: all it promises is there, from the files to the figures in them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from cdnv2_jax import load
+from cdnv2_jax.checkpoint.arrays import flat_arrays
+from cdnv2_jax.checkpoint.model import load_metadata
+from tests.checkpoint.networks import contents
+from tests.commands.shell import DIGITS, TINY, Shell
+
+FILES = {
+    "checkpoints",
+    "condensed",
+    "config.json",
+    "learning_curves.png",
+    "masked",
+    "metrics.jsonl",
+    "sparsity.png",
+    "summary.json",
+}
+
+
+def _summary(workdir: Path) -> dict:
+    return json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+
+
+def _records(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_files(smoke_run: Path) -> None:
+    assert {entry.name for entry in smoke_run.iterdir()} == FILES
+
+
+def test_summary(smoke_run: Path) -> None:
+    summary = _summary(smoke_run)
+    assert list(summary) == ["masked", "condensed", "max_logit_difference", "stages_passed"]
+    for form in ("masked", "condensed"):
+        assert list(summary[form]) == ["accuracy", "flops", "params", "ms_per_image"]
+        assert 0 <= summary[form]["accuracy"] <= 1
+        assert isinstance(summary[form]["flops"], int) and isinstance(summary[form]["params"], int)
+        assert summary[form]["ms_per_image"] > 0
+    assert summary["masked"]["flops"] == summary["condensed"]["flops"]
+    assert 0 <= summary["max_logit_difference"] < 1e-5
+
+
+def test_two_steps_pass_all_three_stages(smoke_run: Path) -> None:
+    """As short as it is: no stage is left out."""
+    assert _summary(smoke_run)["stages_passed"] == 3
+    masked = load(smoke_run / "masked")
+    assert all(np.asarray(conv.mask[...]).mean() == 0.25 for conv in masked.masked_convs())
+
+
+@pytest.mark.parametrize("name", ["learning_curves.png", "sparsity.png"])
+def test_plots(name: str, smoke_run: Path) -> None:
+    with Image.open(smoke_run / name) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) > 200
+        assert len(image.convert("RGB").getcolors(2**24) or []) > 10  # something is drawn on it
+
+
+def test_metrics(smoke_run: Path) -> None:
+    records = _records(smoke_run)
+    assert [(record["kind"], record["step"]) for record in records] == [
+        ("train", 1),
+        ("stage", 1),
+        ("train", 2),
+        ("eval", 2),
+    ]
+    assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
+    assert records[1]["stage"] == 3
+    assert records[-1]["top1"] == _summary(smoke_run)["masked"]["accuracy"]
+
+
+def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
+    for form in ("masked", "condensed"):
+        kept = load_metadata(smoke_run / form)
+        assert kept["name"] == "cdnv2_cifar_110"
+        assert kept["form"]["condensed"] == (form == "condensed")
+        assert kept["metadata"]["accuracy"] == _summary(smoke_run)[form]["accuracy"]
+
+
+def test_what_is_printed(smoke_run: Path) -> None:
+    printed = (smoke_run.parent / "printed.txt").read_text(encoding="utf-8")
+    for line in ("2 steps, 3 condensation stages", "stage 3 of 3 passed", "75.0%", "held-out accuracy", "summary: "):
+        assert line in printed
+
+
+@pytest.mark.parametrize("form", ["masked", "condensed"])
+def test_eval_agrees_with_the_summary(form: str, smoke_run: Path, shell: Shell) -> None:
+    """From the loaded checkpoint, by way of another batch size: the same accuracy."""
+    arguments = ("--config", DIGITS, "--checkpoint", smoke_run / form, "--output", "logits.npz")
+    printed = shell.succeeds("main.py", "eval", *arguments, "--config.data.eval_batch_size=77")
+    accuracy = _summary(smoke_run)[form]["accuracy"]
+    with np.load("logits.npz") as saved:
+        assert saved["logits"].shape == (360, 10)
+        assert (saved["logits"].argmax(1) == saved["labels"]).mean() == accuracy
+    assert f"top-1 {accuracy:.4%}" in printed
+    assert f"{_summary(smoke_run)[form]['params']:,} parameters" in printed
+
+
+def test_condense_agrees_with_the_run(smoke_run: Path, shell: Shell) -> None:
+    printed = shell.succeeds("main.py", "condense", "--checkpoint", smoke_run / "masked", "--output", "condensed")
+    assert "cdnv2_cifar_110 condensed: condensed" in printed
+    ours = flat_arrays(nnx.state(load("condensed")))
+    theirs = flat_arrays(nnx.state(load(smoke_run / "condensed")))
+    assert list(ours) == list(theirs)
+    for name, array in theirs.items():
+        assert np.asarray(ours[name]).tobytes() == np.asarray(array).tobytes(), name
+
+
+def test_report_draws_anew(smoke_run: Path, shell: Shell) -> None:
+    workdir = Path(shutil.copytree(smoke_run, "run"))
+    for name in ("learning_curves.png", "sparsity.png"):
+        (workdir / name).unlink()
+    printed = shell.succeeds("main.py", "report", "--workdir", workdir)
+    assert printed.split() == ["run/learning_curves.png", "run/sparsity.png"]
+    assert contents(workdir).keys() == contents(smoke_run).keys()
+
+
+def test_finished_run_is_not_touched(smoke_run: Path, shell: Shell) -> None:
+    shutil.copytree(smoke_run, "run")
+    complaint = shell.refuses("main.py", "train", "--config", DIGITS, "--workdir", "run")
+    assert "holds this run, finished" in complaint
+    assert "--overwrite" in complaint
+
+
+def test_overwriting_a_finished_run(smoke_run: Path, shell: Shell) -> None:
+    """Of another config even: nothing of the old run is left, and what is not a run's stays."""
+    workdir = Path(shutil.copytree(smoke_run, "run"))
+    (workdir / "notes.txt").write_text("mine")
+    shell.succeeds("main.py", "train", "--config", DIGITS, "--workdir", "run", "--overwrite", *TINY)
+    assert {entry.name for entry in workdir.iterdir()} == {*FILES, "notes.txt"}
+    assert [record["step"] for record in _records(workdir) if record["kind"] == "train"] == [1, 2]
+    assert load(workdir / "masked").architecture.stages == (1,)
+    assert json.loads((workdir / "config.json").read_text())["data"]["image_size"] == 8
