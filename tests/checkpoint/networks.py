@@ -1,5 +1,6 @@
 """Small networks in every form, and what a checkpoint directory holds."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from cdnv2_jax.models.condensenet import CondenseNet
 FORMS = ["dense", "partly pruned", "pruned", "condensed", "halved"]
 
 
+@functools.cache
 def network(form: str = "dense", seed: int = 0, **changes: Any) -> CondenseNet:
-    """A CondenseNetV2 (for "halved" a CondenseNet) in evaluation mode, its statistics unlike a fresh network's."""
+    """A CondenseNetV2 (for "halved" a CondenseNet) in evaluation mode, its statistics unlike a fresh network's.
+
+    The same object for the same arguments: clone it before changing it.
+    """
     sizes: dict[str, Any] = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
     name = "condensenet_50" if form == "halved" else "cdnv2_cifar_110"
     model = create_model(name, num_classes=3, rngs=nnx.Rngs(seed), **{**sizes, **changes})

@@ -15,13 +15,11 @@ from flax import nnx
 from cdnv2_jax import UserError, load, save
 from tests.checkpoint.networks import assert_same_network, description, network, rewrite_description
 
-MODEL = network("partly pruned")
-
 # When one array cannot be read, Orbax leaves the readers of the others behind without asking how they fared.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_readers_left_behind() -> Iterator[None]:
     """Python complains about them when it collects them: here, not in some later test."""
     yield
@@ -37,7 +35,7 @@ def path(saved: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "network"
-    save(path, MODEL)
+    save(path, network("partly pruned"))
     return path
 
 
@@ -52,7 +50,7 @@ def _assert_refused(path: Path, *complaints: str) -> None:
 
 
 def test_the_copy_is_whole(path: Path) -> None:
-    assert_same_network(load(path), MODEL)
+    assert_same_network(load(path), network("partly pruned"))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -172,7 +170,7 @@ def _assert_noticed_or_harmless(path: Path) -> None:
     except UserError as error:
         assert str(path) in str(error)
     else:
-        assert_same_network(loaded, MODEL)
+        assert_same_network(loaded, network("partly pruned"))
 
 
 def test_many_damaged_bytes(saved: Path, tmp_path: Path) -> None:
@@ -200,7 +198,7 @@ def test_single_damaged_byte(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none(value: float, tmp_path: Path) -> None:
-    model = nnx.clone(MODEL)
+    model = nnx.clone(network("partly pruned"))
     model.norm_last.var[...] = model.norm_last.var[...].at[3].set(jnp.float32(value))
     save(tmp_path / "network", model)
     _assert_refused(tmp_path / "network", "norm_last/var holds NaN or infinity")

@@ -14,21 +14,19 @@ from cdnv2_jax.checkpoint.model import load_metadata
 from cdnv2_jax.evaluation import compiled_forward
 from tests.checkpoint.networks import FORMS, assert_same_network, contents, network
 
-NETWORKS = {form: network(form) for form in FORMS}
-
 
 @pytest.mark.parametrize("form", FORMS)
 def test_round_trip(form: str, tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS[form])
+    save(tmp_path / "network", network(form))
     loaded = load(tmp_path / "network")
-    assert_same_network(loaded, NETWORKS[form])
+    assert_same_network(loaded, network(form))
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
-    np.testing.assert_array_equal(compiled_forward(loaded)(images), compiled_forward(NETWORKS[form])(images))
+    np.testing.assert_array_equal(compiled_forward(loaded)(images), compiled_forward(network(form))(images))
 
 
 def test_networks_with_initial_weights_differ(tmp_path: Path) -> None:
     """The comparison of these tests can fail."""
-    save(tmp_path / "network", NETWORKS["dense"])
+    save(tmp_path / "network", network())
     with pytest.raises(AssertionError):
         assert_same_network(load(tmp_path / "network"), network(seed=1))
 
@@ -43,16 +41,16 @@ def test_other_parameter_types(param_dtype: DTypeLike, tmp_path: Path) -> None:
 
 
 def test_type_of_the_computation_is_chosen_on_loading(tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS["dense"])
+    save(tmp_path / "network", network())
     images = jnp.ones((1, 8, 8, 3))
     assert jax.eval_shape(load(tmp_path / "network"), images).dtype == jnp.float32
     narrow = load(tmp_path / "network", dtype=jnp.bfloat16)
     assert jax.eval_shape(narrow, images).dtype == jnp.bfloat16
-    assert_same_network(narrow, NETWORKS["dense"])
+    assert_same_network(narrow, network())
 
 
 def test_loaded_network_is_in_evaluation_mode(tmp_path: Path) -> None:
-    model = nnx.clone(NETWORKS["dense"])
+    model = nnx.clone(network())
     model.train()
     save(tmp_path / "network", model)
     loaded = load(tmp_path / "network")
@@ -61,21 +59,21 @@ def test_loaded_network_is_in_evaluation_mode(tmp_path: Path) -> None:
 
 
 def test_loaded_network_can_be_pruned_on(tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS["partly pruned"])
+    save(tmp_path / "network", network("partly pruned"))
     loaded = load(tmp_path / "network")
     prune(loaded, 3)
-    assert_same_network(loaded, NETWORKS["pruned"])
+    assert_same_network(loaded, network("pruned"))
 
 
 def test_saving_leaves_the_network_alone(tmp_path: Path) -> None:
-    before = nnx.clone(NETWORKS["condensed"])
-    save(tmp_path / "network", NETWORKS["condensed"])
-    assert_same_network(NETWORKS["condensed"], before)
+    before = nnx.clone(network("condensed"))
+    save(tmp_path / "network", network("condensed"))
+    assert_same_network(network("condensed"), before)
 
 
 def test_metadata(tmp_path: Path) -> None:
     note = {"accuracy": 0.984, "from": "möhre/Ω.pth.tar", "steps": [1, 2, 3], "nested": {"none": None, "true": True}}
-    save(tmp_path / "network", NETWORKS["condensed"], metadata=note)
+    save(tmp_path / "network", network("condensed"), metadata=note)
     kept = load_metadata(tmp_path / "network")
     assert kept["metadata"] == note
     assert kept["name"] == "cdnv2_cifar_110"
@@ -85,20 +83,20 @@ def test_metadata(tmp_path: Path) -> None:
 
 
 def test_missing_directories_are_made(tmp_path: Path) -> None:
-    save(tmp_path / "a" / "b" / "network", NETWORKS["dense"])
-    assert_same_network(load(tmp_path / "a" / "b" / "network"), NETWORKS["dense"])
+    save(tmp_path / "a" / "b" / "network", network())
+    assert_same_network(load(tmp_path / "a" / "b" / "network"), network())
 
 
 def test_relative_and_textual_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    save("network", NETWORKS["dense"])
-    assert_same_network(load("network"), NETWORKS["dense"])
+    save("network", network())
+    assert_same_network(load("network"), network())
     assert [entry.name for entry in tmp_path.iterdir()] == ["network"]
 
 
 def _occupy(path: Path, occupant: str) -> None:
     if occupant == "checkpoint":
-        save(path, NETWORKS["dense"])
+        save(path, network())
     elif occupant == "file":
         path.write_text("mine")
     else:
@@ -112,21 +110,21 @@ def test_existing_path_is_refused(occupant: str, tmp_path: Path) -> None:
     _occupy(tmp_path / "network", occupant)
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"network exists: give another path, or --overwrite"):
-        save(tmp_path / "network", NETWORKS["condensed"])
+        save(tmp_path / "network", network("condensed"))
     assert contents(tmp_path) == before
 
 
 def test_overwriting_replaces_all_of_it(tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS["dense"], metadata={"old": 1})
-    save(tmp_path / "network", NETWORKS["condensed"], overwrite=True)
-    assert_same_network(load(tmp_path / "network"), NETWORKS["condensed"])
+    save(tmp_path / "network", network(), metadata={"old": 1})
+    save(tmp_path / "network", network("condensed"), overwrite=True)
+    assert_same_network(load(tmp_path / "network"), network("condensed"))
     assert load_metadata(tmp_path / "network")["metadata"] == {}
     assert [entry.name for entry in tmp_path.iterdir()] == ["network"]
 
 
 def test_overwriting_where_nothing_is(tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS["dense"], overwrite=True)
-    assert_same_network(load(tmp_path / "network"), NETWORKS["dense"])
+    save(tmp_path / "network", network(), overwrite=True)
+    assert_same_network(load(tmp_path / "network"), network())
 
 
 @pytest.mark.parametrize("occupant", ["file", "directory"])
@@ -135,26 +133,26 @@ def test_overwriting_spares_what_is_no_checkpoint(occupant: str, tmp_path: Path)
     _occupy(tmp_path / "network", occupant)
     before = contents(tmp_path)
     with pytest.raises(UserError, match="is no checkpoint"):
-        save(tmp_path / "network", NETWORKS["dense"], overwrite=True)
+        save(tmp_path / "network", network(), overwrite=True)
     assert contents(tmp_path) == before
 
 
 def test_failed_overwriting_keeps_the_old_one(tmp_path: Path) -> None:
-    save(tmp_path / "network", NETWORKS["dense"])
+    save(tmp_path / "network", network())
     before = contents(tmp_path)
     with pytest.raises(TypeError):
-        save(tmp_path / "network", NETWORKS["condensed"], metadata={"not JSON": object()}, overwrite=True)
+        save(tmp_path / "network", network("condensed"), metadata={"not JSON": object()}, overwrite=True)
     assert contents(tmp_path) == before
 
 
 def test_failed_saving_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        save(tmp_path / "network", NETWORKS["condensed"], metadata={"not JSON": object()})
+        save(tmp_path / "network", network("condensed"), metadata={"not JSON": object()})
     assert contents(tmp_path) == {}
 
 
 def test_path_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"file/network cannot be written"):
-        save(tmp_path / "file" / "network", NETWORKS["dense"])
+        save(tmp_path / "file" / "network", network())
     assert contents(tmp_path) == {"file": b"mine"}

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from cdnv2_jax import load, save
+from cdnv2_jax.commands import convert
+from cdnv2_jax.models.condensenet import Form
 from cdnv2_jax.models.registry import architecture_of
 from tests.checkpoint.networks import network
 from tests.commands.shell import Shell
 from tests.torch_io.official_files import assert_same_bits, training_file, twin_in_form
 from tests.torch_io.official_files import save as save_official
-from tests.torch_twin import CondenseNetTwin
+from tests.torch_twin import CondenseNetTwin, converted
 
 CONVERT = "convert_torch_weights.py"
 V1 = ("--model", "condensenet_50", "--input")
@@ -30,28 +32,33 @@ def official(twin: CondenseNetTwin, tmp_path_factory: pytest.TempPathFactory) ->
     return save_official(path, training_file(twin, ema=average, arch="condensenet_50"))
 
 
-@pytest.mark.parametrize("halved", [False, True])
-def test_condensing_on_the_way(halved: bool, official: Path, shell: Shell) -> None:
-    flags = ["--condense", "--weights", "model", *(["--halve-classifier"] if halved else [])]
-    printed = shell.succeeds(CONVERT, *V1, official, "--output", "ours", *flags)
-    assert "condensenet_50 (condensed): ours" in printed
-    assert load("ours").form.halved_classifier == halved
+@pytest.fixture(scope="module")
+def pruned(official: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pruned network of the official file, converted."""
+    path = tmp_path_factory.mktemp("ours") / "pruned"
+    assert convert.main([*V1, str(official), "--output", str(path), "--weights", "model"]) == 0
+    return path
 
 
-def test_choice_of_weights(twin: CondenseNetTwin, official: Path, shell: Shell) -> None:
-    shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model")
-    shell.succeeds(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch")
+def test_choice_of_weights(twin: CondenseNetTwin, official: Path, pruned: Path, shell: Shell) -> None:
+    shell.succeeds(CONVERT, *V1, pruned, "--output", "back.pth.tar", "--to-torch")
     assert_same_bits(torch.load("back.pth.tar")["state_dict"], twin.state_dict())
     # The average is preferred, and it is not pruned.
-    assert "prune the network" in shell.refuses(CONVERT, *V1, official, "--output", "other", "--condense")
+    assert "prune the network" in shell.refuses(CONVERT, *V1, official, "--output", "ours", "--condense")
 
 
-def test_condensing_on_the_way_back(official: Path, shell: Shell) -> None:
-    shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model")
+def test_condensing_on_the_way(official: Path, shell: Shell) -> None:
+    printed = shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model", "--condense")
+    assert "condensenet_50 (condensed): ours" in printed
+    assert load("ours").form == Form(condensed=True)
+
+
+def test_condensing_on_the_way_back(twin: CondenseNetTwin, pruned: Path, shell: Shell) -> None:
+    """The official conversion's result, without the official code."""
     flags = ("--to-torch", "--condense", "--halve-classifier")
-    shell.succeeds(CONVERT, *V1, "ours", "--output", "converted.pth.tar", *flags)
-    assert "classifier.linear.weight" in torch.load("converted.pth.tar")["state_dict"]
-    complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "other.pth.tar", "--to-torch", "--condense")
+    shell.succeeds(CONVERT, *V1, pruned, "--output", "converted.pth.tar", *flags)
+    assert_same_bits(torch.load("converted.pth.tar")["state_dict"], converted(twin).state_dict())
+    complaint = shell.refuses(CONVERT, *V1, pruned, "--output", "other.pth.tar", "--to-torch", "--condense")
     assert "half of its classifier's inputs" in complaint
 
 

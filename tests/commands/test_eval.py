@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from cdnv2_jax import save
+from cdnv2_jax import load_torch_checkpoint, save
 from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.torch_io.read import Weights
 from tests.checkpoint.networks import contents, network
 from tests.commands.shell import DIGITS, TINY, Shell
 from tests.data.image_files import write_images
-from tests.torch_io.official_files import converted_file, twin_in_form
 from tests.torch_io.official_files import save as save_official
+from tests.torch_io.official_files import training_file, twin_in_form
 
 CLASSES = 3
 OURS = ("--checkpoint", "ours")
@@ -138,16 +140,36 @@ def test_images_too_small_for_the_network(images: str, shell: Shell) -> None:
     assert "7×7 image is too small" in complaint
 
 
-def test_official_file_of_another_network(shell: Shell) -> None:
-    architecture = architecture_of("cdnv2_cifar_110", 10, {"stages": (1, 1), "growth": (8, 8), "groups": 4})
-    save_official(Path("twin.pth.tar"), converted_file(twin_in_form(architecture, 0)))
-    complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "twin.pth.tar", *TINY)
+TINY_SIZES = {"stages": (1,), "growth": (8,), "groups": 4, "condensation_factor": 4, "squeeze_excite_from": 2}
+"""The network that the digits' config with `TINY` describes."""
+
+
+@pytest.fixture
+def official(shell: Shell) -> Path:
+    """That network as the official training script saves it, its average being another's than its live weights."""
+    architecture = architecture_of("cdnv2_cifar_110", 10, TINY_SIZES)
+    live, averaged = (twin_in_form(architecture, 3, salt) for salt in ("live weights", "averaged weights"))
+    return save_official(Path("twin.pth.tar"), training_file(live, ema=averaged, arch="cdnv2_cifar_110"))
+
+
+@pytest.mark.parametrize("weights", ["auto", "model"])
+def test_official_file_needs_no_conversion(weights: Weights, official: Path, shell: Shell) -> None:
+    evaluation = ("main.py", "eval", "--config", DIGITS, *TINY)
+    shell.succeeds(*evaluation, "--checkpoint", official, "--weights", weights, "--output", "theirs.npz")
+    save("ours", load_torch_checkpoint(official, "cdnv2_cifar_110", weights=weights, **TINY_SIZES))
+    shell.succeeds(*evaluation, "--checkpoint", "ours", "--output", "ours.npz")
+    with np.load("theirs.npz") as theirs, np.load("ours.npz") as ours:
+        assert theirs["logits"].shape == (360, 10)
+        np.testing.assert_array_equal(theirs["logits"], ours["logits"])
+
+
+def test_official_file_of_another_network(official: Path, shell: Shell) -> None:
+    complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", official)
     assert "twin.pth.tar is not a cdnv2_cifar_110 with 10 classes" in complaint
-    assert "unexpected" in complaint and "misshapen" in complaint
+    assert "missing" in complaint and "misshapen" in complaint
 
 
-def test_average_that_is_missing(shell: Shell) -> None:
-    architecture = architecture_of("cdnv2_cifar_110", 10, {"stages": (1, 1), "growth": (8, 8), "groups": 4})
-    save_official(Path("twin.pth.tar"), converted_file(twin_in_form(architecture, 0)))
-    arguments = ("--config", DIGITS, "--checkpoint", "twin.pth.tar", "--weights", "ema")
-    assert "has no EMA state_dict" in shell.refuses("main.py", "eval", *arguments)
+def test_average_that_is_missing(official: Path, shell: Shell) -> None:
+    save_official(Path("bare.pth"), torch.load(official, weights_only=False)["state_dict"])
+    arguments = ("--config", DIGITS, "--checkpoint", "bare.pth", "--weights", "ema", *TINY)
+    assert "bare.pth has no EMA state_dict" in shell.refuses("main.py", "eval", *arguments)

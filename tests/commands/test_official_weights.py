@@ -13,7 +13,7 @@ from tests.commands.shell import IMAGENET, Shell
 from tests.data.image_files import write_noise
 from tests.torch_io.official_files import assert_same_bits, converted_file, training_file, twin_in_form
 from tests.torch_io.official_files import save as save_official
-from tests.torch_twin import CondenseNetTwin, converted
+from tests.torch_twin import CondenseNetTwin
 from tests.twin_models import assert_near
 
 PUBLISHED = {"cdnv2_a": "64.4%", "cdnv2_b": "71.9%", "cdnv2_c": "75.9%"}
@@ -75,18 +75,3 @@ def test_there_and_back(name: str, form: str, folder: Path, shell: Shell) -> Non
     back = torch.load("back.pth.tar", weights_only=True)
     assert_same_bits(back["state_dict"], twin.state_dict())
     twin.load_state_dict(back["state_dict"], strict=True)
-
-    if name not in SLOW:
-        shell.succeeds("main.py", "eval", *evaluation, "--overwrite", "--checkpoint", path)
-        with np.load("logits.npz") as saved:
-            np.testing.assert_array_equal(saved["logits"], logits, err_msg="evaluated without converting it first")
-
-
-def test_condensing_on_the_way(shell: Shell) -> None:
-    """The official conversion's result, without the official code."""
-    twin, path = _official_file("cdnv2_a", "masked")
-    convert = ("convert_torch_weights.py", "--model", "cdnv2_a")
-    shell.succeeds(*convert, "--input", path, "--output", "ours", "--condense")
-    shell.succeeds(*convert, "--input", "ours", "--output", "back.pth.tar", "--to-torch")
-    back = torch.load("back.pth.tar", weights_only=True)
-    assert_same_bits(back["state_dict"], converted(twin).state_dict())

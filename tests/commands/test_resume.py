@@ -1,7 +1,10 @@
 """A run that was interrupted ends exactly as one that was not: the same networks, bit for bit."""
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +16,9 @@ import pytest
 
 from cdnv2_jax import load
 from cdnv2_jax.commands import train
+from cdnv2_jax.commands.main import main
 from cdnv2_jax.training.progress import RunLog
-from tests.checkpoint.networks import assert_same_network, contents
+from tests.checkpoint.networks import assert_same_network
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 
 STEPS = 9
@@ -32,7 +36,8 @@ RUN = (
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    _in_a_process_of_its_own(workdir).wait(timeout=100)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["train", *RUN, "--workdir", str(workdir)]) == 0
     return workdir
 
 
@@ -84,18 +89,37 @@ def test_uninterrupted_run(uninterrupted: Path) -> None:
     assert json.loads((uninterrupted / "summary.json").read_text())["stages_passed"] == 3
 
 
-@pytest.mark.parametrize(("after", "goes_on_after"), [(2, None), (5, 3)])
-def test_interrupted(
-    after: int, goes_on_after: int | None, uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _run_until(after: int, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         _interrupt(patch, after)
         with pytest.raises(KeyboardInterrupt):
             shell.run("main.py", "train", *RUN, "--workdir", "run")
     assert not Path("run/summary.json").exists()
-    printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
-    assert (f"resuming after step {goes_on_after}" in printed) == (goes_on_after is not None)
+
+
+def test_interrupted_before_the_first_checkpoint(
+    uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run_until(2, shell, monkeypatch)
+    assert "resuming" not in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     _assert_ends_like(Path("run"), uninterrupted)
+
+
+def test_interrupted_between_checkpoints(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run_until(5, shell, monkeypatch)
+    shutil.copytree("run", "damaged/run")
+    assert "resuming after step 3" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
+    _assert_ends_like(Path("run"), uninterrupted)
+    _assert_damage_is_not_passed_over(Path("damaged/run"), shell)
+
+
+def _assert_damage_is_not_passed_over(workdir: Path, shell: Shell) -> None:
+    """Starting anew unasked would throw away what the user believes to continue."""
+    for file in (workdir / "checkpoints" / "3" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    complaint = shell.refuses("main.py", "train", *RUN, "--workdir", workdir)
+    assert f"{workdir}/checkpoints: step 3" in complaint
 
 
 def test_interrupted_after_the_last_step(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,17 +151,3 @@ def test_killed(uninterrupted: Path, shell: Shell) -> None:
     if not Path("run/summary.json").exists():
         assert "resuming after step" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     _assert_ends_like(Path("run"), uninterrupted)
-
-
-def test_damaged_checkpoint_is_not_passed_over(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting anew unasked would throw away what the user believes to continue."""
-    with monkeypatch.context() as patch:
-        _interrupt(patch, 5)
-        with pytest.raises(KeyboardInterrupt):
-            shell.run("main.py", "train", *RUN, "--workdir", "run")
-    for file in Path("run/checkpoints/3/state").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    complaint = shell.refuses("main.py", "train", *RUN, "--workdir", "run")
-    assert "run/checkpoints: step 3" in complaint
-    assert contents(Path("run"))
