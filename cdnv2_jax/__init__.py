@@ -1,13 +1,17 @@
 """CondenseNetV2 in JAX: train, prune, condense, and exchange weights with the official PyTorch code."""
 
-from cdnv2_jax.checkpoint.model import load, save
-from cdnv2_jax.condensation.condense import condense
-from cdnv2_jax.condensation.prune import prune
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.registry import create_model, list_models
-from cdnv2_jax.report.cost import count_flops
-from cdnv2_jax.torch_io.checkpoint import load_torch_checkpoint
-from cdnv2_jax.torch_io.state_dict import to_torch_state_dict
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cdnv2_jax.checkpoint.model import load, save
+    from cdnv2_jax.condensation.condense import condense
+    from cdnv2_jax.condensation.prune import prune
+    from cdnv2_jax.errors import UserError
+    from cdnv2_jax.models.registry import create_model, list_models
+    from cdnv2_jax.report.cost import count_flops
+    from cdnv2_jax.torch_io.checkpoint import load_torch_checkpoint
+    from cdnv2_jax.torch_io.state_dict import to_torch_state_dict
 
 __all__ = [
     "UserError",
@@ -21,3 +25,27 @@ __all__ = [
     "save",
     "to_torch_state_dict",
 ]
+
+_HOMES = {
+    "UserError": "errors",
+    "condense": "condensation.condense",
+    "count_flops": "report.cost",
+    "create_model": "models.registry",
+    "list_models": "models.registry",
+    "load": "checkpoint.model",
+    "load_torch_checkpoint": "torch_io.checkpoint",
+    "prune": "condensation.prune",
+    "save": "checkpoint.model",
+    "to_torch_state_dict": "torch_io.state_dict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `main.py --help` and a mistyped flag need not wait for JAX.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

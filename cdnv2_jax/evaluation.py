@@ -37,6 +37,7 @@ class Evaluation:
 def compiled_forward(model: CondenseNet) -> Forward:
     """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
     graph, state = nnx.split(model)
+    state = jax.tree.map(lambda array: array, state)  # variables of its own: the model's may be set anew
     return lambda images: _forward(graph, state, jnp.asarray(images))
 
 
@@ -61,7 +62,8 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = (logits > own).sum(1) + ((logits == own) & earlier).sum(1)
+    # Written so that NaN ranks before every label: comparisons with it are all false.
+    rank = (~(logits <= own)).sum(1) + ((logits == own) & earlier).sum(1)
     wide = logits.astype(np.float64)
     largest = wide.max(1, keepdims=True)
     log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]

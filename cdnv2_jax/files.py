@@ -5,11 +5,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """UserError when something is at `path` and may not be replaced."""
+def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
+    """UserError when something is at `path` and may not be replaced: never a directory by a `file`."""
+    if file and path.is_dir():
+        raise UserError(f"{path} is a directory: give the path of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another path, or --overwrite to replace it")
 
@@ -31,16 +33,22 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       UserError: the operating system refuses.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    # A directory around it, so that what a library leaves beside its unfinished output goes with it.
+    scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)
-        yield temporary
+        remove(scratch)
+        scratch.mkdir()
+        yield scratch / path.name
         if path.is_dir():
             remove(path)
-        temporary.replace(path)
+        (scratch / path.name).replace(path)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (RuntimeError, ValueError) as error:  # how PyTorch and Orbax report a full disk
+        raise UserError(f"{path} cannot be written: {one_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
-            remove(temporary)
+            remove(scratch)

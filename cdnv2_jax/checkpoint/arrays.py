@@ -1,14 +1,17 @@
 """Orbax, for the whole project: a directory of named arrays with a JSON description, written atomically."""
 
+import json
 import logging
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 
 # Orbax reports every file it touches; a user who saved a network wants to hear about it once, from us.
@@ -38,9 +41,15 @@ def write(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any],
     refuse_existing(path, overwrite)
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is no checkpoint: it is not replaced, give another path")
+    description = json.loads(json.dumps({**description, "crc32": checksums(arrays)}))
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), description=ocp.args.JsonSave(description))
     with replacing(path) as temporary, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(temporary.absolute(), args)
+
+
+def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
+    """CRC-32 of every array's bytes: the storage format has none, and a flipped bit would go unnoticed."""
+    return {name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -64,13 +73,19 @@ def read_description(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
 
 
-def read_arrays(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The arrays, which must have the targets' names, shapes and dtypes; UserError when they do not."""
+def read_arrays(
+    path: Path, targets: Mapping[str, jax.ShapeDtypeStruct], expected_checksums: Mapping[str, int]
+) -> dict[str, jax.Array]:
+    """The arrays; UserError unless they have the targets' names, shapes and dtypes and the bytes once written."""
     import orbax.checkpoint as ocp
 
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(dict(targets), strict=True))
-            return dict(checkpointer.restore(path.absolute(), args)["arrays"])
+            arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
+    actual = checksums(arrays)
+    if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
+        raise UserError(f"{path} is damaged: {shorten(damaged)} are not as they were written")
+    return arrays

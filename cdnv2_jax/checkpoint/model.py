@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -55,19 +55,22 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> CondenseNet:
     path = Path(path)
     description = arrays.read_description(path)
     try:
+        param_dtype = np.dtype(description["param_dtype"])
+        if description["format"] != FORMAT or not jnp.issubdtype(param_dtype, jnp.floating):
+            raise ValueError(f"format {description['format']}, parameters of type {param_dtype}")
         model = abstract_network(
             Architecture(**description["architecture"]),
             Form(**description["form"]),
             name=description["name"],
             dtype=dtype,
-            param_dtype=np.dtype(description["param_dtype"]),
+            param_dtype=param_dtype,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
     state = nnx.state(model)
-    restored = arrays.read_arrays(path, arrays.flat_arrays(state))
+    restored = arrays.read_arrays(path, arrays.flat_arrays(state), description.get("crc32", {}))
     for name, array in restored.items():
-        if jax.numpy.issubdtype(array.dtype, jax.numpy.floating) and not np.isfinite(np.asarray(array)).all():
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
             raise UserError(f"{path}: {name} holds NaN or infinity")
     arrays.fill_state(state, restored)
     nnx.update(model, state)

@@ -37,6 +37,6 @@ def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
         architecture_of(config.model.name, config.model.num_classes, config.model.overrides)
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
-    except Exception as error:  # a config file is a program: it may fail in any way
+    except (Exception, SystemExit) as error:  # a config file is a program: it may end in any way
         raise UserError(f"{spec}: {one_line(error)}") from error
     return config

@@ -10,7 +10,10 @@ from cdnv2_jax.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Converts one checkpoint; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.halve_classifier and not options.condense:
+        parser.error("--halve-classifier is a part of condensing: add --condense")
     return guarded(lambda: _to_torch(options) if options.to_torch else _from_torch(options), "convert_torch_weights.py")
 
 
@@ -62,7 +65,7 @@ def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax.models.registry import model_entry
     from cdnv2_jax.torch_io.checkpoint import save_torch_checkpoint
 
-    refuse_existing(options.output, options.overwrite)
+    refuse_existing(options.output, options.overwrite, file=True)
     model_entry(options.model)
     model = load(options.input)
     if model.name != options.model:

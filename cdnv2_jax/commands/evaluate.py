@@ -29,7 +29,7 @@ def evaluate_checkpoint(
     """Prints top-1, top-5, loss and cost; published figures beside them where the registry has any."""
     config = read_config(spec, overrides)
     if output is not None:
-        refuse_existing(output, overwrite)
+        refuse_existing(output, overwrite, file=True)
     held_out = held_out_for(config)
     network = open_checkpoint(
         checkpoint,
@@ -38,6 +38,8 @@ def evaluate_checkpoint(
         num_classes=config.model.num_classes,
         overrides=config.model.overrides,
     )
+    if network.name != config.model.name:
+        raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
     if network.architecture.num_classes != config.model.num_classes:
         raise UserError(
             f"{checkpoint} tells {network.architecture.num_classes} classes apart, {spec} {config.model.num_classes}"

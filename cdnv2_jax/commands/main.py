@@ -85,7 +85,10 @@ def _add(
 
 def _config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--config", required=True, metavar="FILE[:variant]", help="; change fields with --config.key=value"
+        "--config",
+        required=True,
+        metavar="FILE[:variant]",
+        help="config file; change its fields with --config.key=value",
     )
 
 

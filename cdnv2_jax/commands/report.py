@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.report.plots import plot_run
 from cdnv2_jax.training.progress import METRICS_FILE, read_metrics
 
@@ -13,6 +13,6 @@ def report(workdir: Path) -> None:
         raise UserError(f"--workdir {workdir} holds no run: there is no {METRICS_FILE} in it")
     try:
         paths = plot_run(read_metrics(workdir), workdir)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{workdir / METRICS_FILE} cannot be drawn: {error}") from error
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{workdir / METRICS_FILE} cannot be drawn: {one_line(error)}") from error
     print("\n".join(str(path) for path in paths))

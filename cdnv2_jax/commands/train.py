@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cdnv2_jax.commands.config_flag import read_config
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import remove
 from cdnv2_jax.training.config import TrainConfig
 from cdnv2_jax.training.finish import SUMMARY_FILE, finish
@@ -37,7 +37,7 @@ def claim_workdir(workdir: Path, config: TrainConfig, *, overwrite: bool) -> Non
     config_file = workdir / CONFIG_FILE
     try:
         if not overwrite and config_file.is_file():
-            _refuse_foreign(workdir, ours, json.loads(config_file.read_text(encoding="utf-8")))
+            _refuse_foreign(workdir, ours, _read_object(config_file))
         elif workdir.is_dir() and any(workdir.iterdir()) and not config_file.is_file():
             raise UserError(f"--workdir {workdir} holds files that are no run's: give an empty or a new directory")
         workdir.mkdir(parents=True, exist_ok=True)
@@ -45,8 +45,18 @@ def claim_workdir(workdir: Path, config: TrainConfig, *, overwrite: bool) -> Non
             for name in RESULTS:
                 remove(workdir / name)
         config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be used: {error}") from error
+
+
+def _read_object(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise UserError(f"{file} is damaged ({one_line(error)}): give another --workdir, or --overwrite") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is damaged (it holds no object): give another --workdir, or --overwrite")
+    return found
 
 
 def _refuse_foreign(workdir: Path, ours: dict, theirs: dict) -> None:

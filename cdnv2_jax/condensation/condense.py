@@ -55,7 +55,7 @@ def _condense_layer(source: DenseLayer, target: DenseLayer, where: str) -> None:
         index = kept_connections(source.sfr, f"{where}, sparse feature reactivation")
         target.sfr.index.set_value(jnp.asarray(index))
         target.sfr.kernel.set_value(jnp.asarray(kept_weights(source.sfr, index).transpose(0, 2, 1)))
-        nnx.update(target.sfr.norm, nnx.state(source.sfr.norm))
+        copy_gathered(source.sfr.norm, target.sfr.norm, np.arange(source.sfr.norm.features))
 
 
 def kept_connections(conv: MaskedConv, where: str) -> np.ndarray:

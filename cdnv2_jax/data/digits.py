@@ -7,6 +7,7 @@ import numpy as np
 from cdnv2_jax.errors import UserError
 
 SIDE = 8
+DIGITS = 10  # classes
 TEST_IMAGES = 360
 SPLIT_SEED = 0
 

@@ -31,11 +31,14 @@ class Slot:
 
     def write(self, tensor: np.ndarray) -> None:
         """Takes a tensor of the right shape over; ValueError when its values cannot be right."""
-        if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
-            raise ValueError("holds NaN or infinity")
-        array = self.layout.from_torch(tensor)
+        if np.issubdtype(tensor.dtype, np.complexfloating):
+            raise ValueError("holds complex numbers")
+        check_finite(tensor)
         # jnp.array copies: the tensor stays the caller's, who may go on training it.
-        self.variable.set_value(jnp.array(array, self.variable.dtype))
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is found
+            array = jnp.array(self.layout.from_torch(tensor), self.variable.dtype)
+        check_finite(np.asarray(array))
+        self.variable.set_value(array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +58,13 @@ class Bookkeeping(Slot):
 
     def write(self, tensor: np.ndarray) -> None:
         # Not taken over: runs of fewer than some 2,000 steps leave numbers here that the mask contradicts.
-        if not np.isfinite(tensor).all():
-            raise ValueError("holds NaN or infinity")
+        check_finite(tensor)
+
+
+def check_finite(array: np.ndarray) -> None:
+    """ValueError when floating-point values are NaN, infinite, or too large for the dtype they were cast to."""
+    if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+        raise ValueError("holds NaN or infinity")
 
 
 def state_dict_slots(model: CondenseNet) -> dict[str, Slot]:

@@ -47,7 +47,7 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
     if found["ema"] is None and found["model"] is None and all(hasattr(t, "shape") for t in checkpoint.values()):
         found["model"] = dict(checkpoint)
     chosen = found["ema"] if weights == "auto" and found["ema"] is not None else found[weights.replace("auto", "model")]
-    if not isinstance(chosen, Mapping) or not chosen:
+    if not isinstance(chosen, Mapping) or not chosen or not all(isinstance(key, str) for key in chosen):
         there = ", ".join(repr(str(key)) for key in checkpoint) or "nothing"
         raise UserError(f"{source} has no {'EMA ' if weights == 'ema' else ''}state_dict; it holds {there}")
     return chosen
@@ -67,11 +67,16 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a directory, not a PyTorch file")
     if path.stat().st_size > LARGEST_FILE:
         raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any checkpoint of these networks")
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            # torch.save stores, it never compresses: what is compressed could unpack to any size.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise UserError(f"{path} is a compressed archive, not a file that torch.save wrote")
+    try:
+        entries = []
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+    except Exception as error:  # zipfile raises whatever a damaged directory happens to trip
+        raise UserError(f"{path} is not a whole PyTorch checkpoint ({one_line(error)}): fetch it again") from error
+    # torch.save stores, it never compresses: what is compressed could unpack to any size.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(f"{path} is a compressed archive, not a file that torch.save wrote")
 
 
 def _explain_refusal(path: Path, message: str) -> str:

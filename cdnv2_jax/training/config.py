@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -81,6 +82,8 @@ class TrainConfig:
     log_every_steps: int = 10
 
 
+DTYPES = ("float32", "bfloat16", "float64")
+
 RANGES = {
     "epochs": (1, None),
     "num_classes": (1, None),
@@ -96,7 +99,7 @@ RANGES = {
     "momentum": (0, 1),
     "label_smoothing": (0, 1),
     "ema_decay": (0, 1),
-    "seed": (0, None),
+    "seed": (0, 2**32 - 1),
     "eval_every_epochs": (1, None),
     "checkpoint_every_epochs": (1, None),
     "keep_checkpoints": (1, None),
@@ -136,6 +139,10 @@ def _check(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):
         name = base.__name__ if not isinstance(base, types.UnionType) else str(base)
         raise UserError(f"{where} must be of type {name}, got {value!r}")
+    if base is float and not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number, got {value}")
+    if where.endswith(".dtype") and value not in DTYPES:
+        raise UserError(f"{where} must be one of {', '.join(DTYPES)}, got {value!r}")
     low, high = RANGES.get(where.rsplit(".", 1)[-1], (None, None))
     if (low is not None and value < low) or (high is not None and value > high):
         raise UserError(

@@ -41,6 +41,7 @@ class Run:
             data.source,
             image_size=data.image_size,
             batch_size=data.batch_size,
+            num_classes=config.model.num_classes,
             seed=config.seed,
             max_shift=data.max_shift,
         )
@@ -55,6 +56,9 @@ class Run:
             **config.model.overrides,
         )
         model.architecture.check_image(data.image_size, data.image_size)
+        last_side = model.architecture.map_side(len(model.architecture.stages) - 1, data.image_size)
+        if data.batch_size * last_side**2 < 2:
+            raise UserError("config.data.batch_size 1 leaves batch normalisation one value per channel: use 2 or more")
         self.stages = model.architecture.condensation_stages
         self.graph, self.initial_state = create_state(model, self.optimizer)
 

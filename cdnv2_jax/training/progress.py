@@ -1,8 +1,9 @@
 """What a run shows while it goes on, and what it writes down: JSON lines and a progress bar."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,7 +19,8 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
-        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
+        self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
+        drop_half_a_record(self._file)
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -68,11 +70,24 @@ class RunLog:
         self._file.flush()
 
 
+def drop_half_a_record(file: TextIO) -> None:
+    """Cuts off what a killed run left of its last line."""
+    file.seek(0)
+    text = file.read()
+    if text and not text.endswith("\n"):
+        whole = text[: text.rfind("\n") + 1]
+        file.seek(0)
+        file.truncate(len(whole.encode()))
+    file.seek(0, os.SEEK_END)
+
+
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """All records of a run, in the order of their steps; of records written twice (after a resume) the last counts."""
     latest: dict[tuple[str, int], dict[str, Any]] = {}
     with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
         for line in lines:
+            if not line.endswith("\n"):
+                break  # a killed run's last words
             record = json.loads(line)
             latest[record["kind"], record["step"]] = record
     return sorted(latest.values(), key=lambda record: record["step"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 from flax import nnx
 from jax.typing import DTypeLike
@@ -156,3 +157,18 @@ def test_path_below_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file/network cannot be written"):
         save(tmp_path / "file" / "network", network())
     assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orbax passes on what its storage library says, a ValueError; the old checkpoint survives."""
+    save(tmp_path / "network", network())
+    before = contents(tmp_path)
+
+    def fail(_: object, path: Path, *__: object) -> None:
+        path.mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
+
+    monkeypatch.setattr(orbax.checkpoint.Checkpointer, "save", fail)
+    with pytest.raises(UserError, match=r"network cannot be written: .*No space left on device"):
+        save(tmp_path / "network", network("condensed"), overwrite=True)
+    assert contents(tmp_path) == before

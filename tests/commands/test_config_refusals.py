@@ -52,6 +52,13 @@ def test_override(override: str, mentions: list[str], shell: Shell) -> None:
         assert mention in complaint
 
 
+def test_batch_that_has_no_variance(shell: Shell) -> None:
+    """One image of which the last block sees one pixel: batch normalisation cannot train on that."""
+    deep = ("--config.model.overrides.stages=(1,1,1,1)", "--config.model.overrides.growth=(8,8,8,8)")
+    complaint = _refused(shell, *deep, "--config.data.image_size=8", "--config.data.batch_size=1")
+    assert "batch_size" in complaint
+
+
 def test_override_without_a_value(shell: Shell) -> None:
     assert "epochs" in _refused(shell, "--config.epochs")
 

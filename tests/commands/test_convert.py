@@ -138,6 +138,19 @@ def test_output_in_a_new_directory(shell: Shell) -> None:
     assert "state_dict" in torch.load("new/dir/back.pth.tar")
 
 
+def test_disk_is_full(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch reports it by a RuntimeError of its own."""
+    save("ours", network("halved"))
+
+    def fail(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 21824 vs 21720")
+
+    monkeypatch.setattr(torch, "save", fail)
+    complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch")
+    assert "back.pth.tar cannot be written" in complaint
+
+
 def test_condensing_twice(shell: Shell) -> None:
     save("ours", network("halved"))
     complaint = shell.refuses(CONVERT, *V1, "ours", "--output", "back.pth.tar", "--to-torch", "--condense")

@@ -100,7 +100,10 @@ def _run_until(after: int, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_interrupted_before_the_first_checkpoint(
     uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And in the middle of a record, as a loss of power would leave it."""
     _run_until(2, shell, monkeypatch)
+    with Path("run/metrics.jsonl").open("a") as metrics:
+        metrics.write('{"kind": "train", "st')
     assert "resuming" not in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     _assert_ends_like(Path("run"), uninterrupted)
 

@@ -24,7 +24,7 @@ def _held_out(source: str, **changes: Any):
 
 
 def test_training_digits_are_the_training_split() -> None:
-    batches = training_batches("digits", image_size=8, batch_size=479, seed=0, max_shift=0)
+    batches = training_batches("digits", image_size=8, batch_size=479, num_classes=10, seed=0, max_shift=0)
     images, labels = digits_as_images(8)
     train, _ = split_indices(labels)
     assert batches.steps_per_epoch == 3
@@ -59,7 +59,7 @@ def test_unknown_source() -> None:
 
 def test_image_folder_cannot_be_trained_on_yet() -> None:
     with pytest.raises(UserError, match="training so far reads 'digits' only"):
-        training_batches("image_folder", image_size=8, batch_size=4, seed=0, max_shift=0)
+        training_batches("image_folder", image_size=8, batch_size=4, num_classes=10, seed=0, max_shift=0)
 
 
 def test_mistakes_are_found_before_the_first_batch(tmp_path: Path) -> None:
