@@ -11,7 +11,7 @@ from cdnv2_jax.errors import UserError, one_line
 def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
     """UserError when something is at `path` and may not be replaced: never a directory by a `file`."""
     if file and path.is_dir():
-        raise UserError(f"{path} is a directory: give the path of a file")
+        raise UserError(f"{path} exists and is a directory: give the path of a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: give another path, or --overwrite to replace it")
 

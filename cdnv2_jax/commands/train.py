@@ -53,9 +53,13 @@ def _read_object(file: Path) -> dict:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no text at all
-        raise UserError(f"{file} is damaged ({one_line(error)}): give another --workdir, or --overwrite") from error
+        raise UserError(
+            f"--workdir {file.parent}: {file.name} is damaged ({one_line(error)}): give another, or --overwrite"
+        ) from error
     if not isinstance(found, dict):
-        raise UserError(f"{file} is damaged (it holds no object): give another --workdir, or --overwrite")
+        raise UserError(
+            f"--workdir {file.parent}: {file.name} is damaged (it holds no object): give another, or --overwrite"
+        )
     return found
 
 

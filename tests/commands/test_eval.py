@@ -116,7 +116,7 @@ def test_more_folders_than_classes(ours: Path, shell: Shell) -> None:
 def test_no_image_folder(directory: str, ours: Path, shell: Shell) -> None:
     Path("file").write_text("mine")
     complaint = shell.refuses("main.py", "eval", *ON_IMAGES, f"--config.data.directory={directory}", *OURS)
-    assert f"data.directory '{directory or '.'}' is no directory" in complaint
+    assert f"data.directory '{directory}' is no directory" in complaint
 
 
 def test_empty_image_folder(ours: Path, shell: Shell) -> None:
