@@ -8,6 +8,7 @@ from typing import NoReturn
 from cdnv2_jax.errors import UserError
 
 BAD_INPUT = 2
+INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -18,13 +19,16 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Runs `action`: 0, or 2 after a UserError has been printed as one line on standard error."""
+    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C."""
     try:
         action()
     except UserError as error:
         message = " ".join(str(error).split())
         print(f"{program}: {message}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
