@@ -35,13 +35,13 @@ def finish(masked: CondenseNet, config: TrainConfig, workdir: Path, console: Con
     forwards = {name: compiled_forward(network) for name, network in networks.items()}
     results = {name: evaluate(forward, held_out_for(config)) for name, forward in forwards.items()}
     milliseconds = _latency(forwards, config)
+    costs = {name: count_flops(network, config.data.image_size) for name, network in networks.items()}
     summary: dict[str, Any] = {}
     for name, network in networks.items():
-        cost = count_flops(network, config.data.image_size)
         summary[name] = {
             "accuracy": results[name].top1,
-            "flops": cost.flops,
-            "params": cost.params,
+            "flops": costs[name].flops,
+            "params": costs[name].params,
             "ms_per_image": milliseconds[name],
         }
         save(workdir / name, network, metadata={"accuracy": results[name].top1}, overwrite=True)
@@ -50,7 +50,7 @@ def finish(masked: CondenseNet, config: TrainConfig, workdir: Path, console: Con
     summary["stages_passed"] = stages_passed(masked)
     plot_run(read_metrics(workdir), workdir)
     (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    multiply_adds = {name: count_flops(n, config.data.image_size).multiply_adds for name, n in networks.items()}
+    multiply_adds = {name: cost.multiply_adds for name, cost in costs.items()}
     console.print(comparison_table(summary, multiply_adds, config.data.eval_batch_size))
     return summary
 
