@@ -95,7 +95,7 @@ def our_step(model: CondenseNet, images: jax.Array, labels: jax.Array) -> Callab
 
     def call() -> jax.Array:
         nonlocal state
-        state, metrics = step(state, images, labels)
+        state, metrics = step(state, {"image": images, "label": labels})
         return metrics["loss"]
 
     return call

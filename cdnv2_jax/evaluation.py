@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
-from cdnv2_jax.data.batches import Batch
+from cdnv2_jax.data.pipeline import HostBatch
+from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.preprocessing import Normalisation
 
 Forward = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -24,6 +27,7 @@ class Evaluation:
       loss: mean cross-entropy in nats, no label smoothing.
       logits: float32 [count, classes].
       labels: int32 [count].
+      ranks: int [count], how many classes come before the label.
     """
 
     count: int
@@ -32,6 +36,14 @@ class Evaluation:
     loss: float
     logits: np.ndarray
     labels: np.ndarray
+    ranks: np.ndarray
+
+    def per_class(self) -> list[tuple[int, float, float]]:
+        """(images, top-1, top-5) of every class; 0.0 for both where there are no images."""
+        classes = self.logits.shape[1]
+        images = np.bincount(self.labels, minlength=classes)
+        first, among_five = (np.bincount(self.labels, self.ranks < k, classes) / np.maximum(images, 1) for k in (1, 5))
+        return [(int(n), float(one), float(five)) for n, one, five in zip(images, first, among_five, strict=True)]
 
 
 def compiled_forward(model: CondenseNet) -> Forward:
@@ -46,13 +58,40 @@ def _forward(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Ar
     return nnx.merge(graph, state)(images)
 
 
-def evaluate(forward: Forward, batches: Iterable[tuple[Batch, np.ndarray]]) -> Evaluation:
-    """Runs all batches; rows that are not real (see `padded_batches`) are computed and left out."""
+def evaluate(
+    model: CondenseNet, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
+) -> Evaluation:
+    """Runs all batches on all devices; every process gets the figures of the whole data set.
+
+    Args:
+      model: in evaluation mode; the same on every process.
+      batches: this process's rows: "image", "label" and "real"; rows that are not real are computed and left out.
+      normalisation: of the images, on the device.
+      devices: None for all there are; batches must split evenly over them.
+    """
+    devices = devices or Devices.all()
+    graph, state = nnx.split(model)
+    state = devices.replicate(state)
     logits, labels = [], []
-    for (images, batch_labels), real in batches:
-        logits.append(np.asarray(forward(images), np.float32)[real])
+    for rows in batches:
+        batch = devices.put_batch({name: rows[name] for name in ("image", "label", "real")})
+        batch_logits, batch_labels, real = fetch(_classified(graph, normalisation, devices.everywhere, state, batch))
+        logits.append(np.asarray(batch_logits, np.float32)[real])
         labels.append(batch_labels[real])
     return score(np.concatenate(logits), np.concatenate(labels))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _classified(
+    graph: nnx.GraphDef,
+    normalisation: Normalisation,
+    everywhere: NamedSharding,
+    state: nnx.State,
+    batch: dict[str, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    logits = nnx.merge(graph, state)(normalisation(batch["image"]))
+    # All come back whole: every process needs the others' rows for the figures.
+    return jax.lax.with_sharding_constraint((logits, batch["label"], batch["real"]), everywhere)
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
@@ -74,4 +113,5 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
         loss=float((log_sum - own[:, 0]).mean()),
         logits=logits,
         labels=labels,
+        ranks=rank,
     )

@@ -34,7 +34,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.image_size = 16
     config.data.batch_size = 64
     config.data.eval_batch_size = 120
-    config.data.max_shift = 2
+    config.data.crop = "shift"
+    config.data.shift = 2
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.1

@@ -90,7 +90,7 @@ def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
         state, _ = pruner(state, step / total)
         start = step % meta["steps_per_epoch"] * meta["batch_size"]
         batch = slice(start, start + meta["batch_size"])
-        state, metrics = train_step(state, images[batch], labels[batch])
+        state, metrics = train_step(state, {"image": images[batch], "label": labels[batch]})
         losses.append(float(metrics["loss"]))
         network = nnx.merge(graph, state.params, state.stats, state.masks)
         ones.append(mask_ones(network, (f"{layer}._mask" for layer in arrays["mask_layers"])))

@@ -17,17 +17,20 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"layers"},
     "condensation": {"layers", "models"},
     "data": set(),
-    "checkpoint": NETWORKS,
+    "devices": set(),
+    "preprocessing": set(),
+    "checkpoint": NETWORKS | {"torch_io"},
     "torch_io": NETWORKS,
     "report": NETWORKS,
     "export": NETWORKS,
-    "evaluation": NETWORKS | {"data"},
+    "evaluation": NETWORKS | {"data", "devices", "preprocessing"},
     "detection": NETWORKS | {"checkpoint", "data", "evaluation"},
-    "training": NETWORKS | {"checkpoint", "data", "evaluation", "report", "torch_io"},
+    "training": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report"},
     # The public API.
     "": NETWORKS | {"checkpoint", "report", "torch_io"},
     "commands": NETWORKS
-    | {"", "checkpoint", "data", "detection", "evaluation", "export", "report", "torch_io", "training"},
+    | {"", "checkpoint", "data", "detection", "devices", "evaluation", "export", "preprocessing", "report"}
+    | {"torch_io", "training"},
 }
 """Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""
 

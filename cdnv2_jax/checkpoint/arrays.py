@@ -42,9 +42,26 @@ def write(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any],
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is no checkpoint: it is not replaced, give another path")
     description = json.loads(json.dumps({**description, "crc32": checksums(arrays)}))
-    args = ocp.args.Composite(arrays=ocp.args.StandardSave(dict(arrays)), description=ocp.args.JsonSave(description))
-    with replacing(path) as temporary, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    # NumPy arrays: with several processes Orbax takes JAX's for a part of something larger.
+    whole = {name: np.asarray(array) for name, array in arrays.items()}
+    args = ocp.args.Composite(arrays=ocp.args.StandardSave(whole), description=ocp.args.JsonSave(description))
+    with replacing(path) as temporary, _checkpointer() as checkpointer:
         checkpointer.save(temporary.absolute(), args)
+
+
+def _checkpointer() -> Any:
+    """Orbax's, for this process alone: what is written here is whole in every process, and one of them writes it."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="one-process"
+    )
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        description=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
@@ -66,7 +83,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if not is_checkpoint(path):
         raise UserError(f"{path} is not a checkpoint of this project (a directory with 'arrays' and 'description')")
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             args = ocp.args.Composite(description=ocp.args.JsonRestore())
             return dict(checkpointer.restore(path.absolute(), args)["description"])
     except Exception as error:  # whatever a damaged file trips in Orbax
@@ -80,7 +97,7 @@ def read_arrays(
     import orbax.checkpoint as ocp
 
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(dict(targets), strict=True))
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax

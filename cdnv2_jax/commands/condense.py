@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cdnv2_jax.checkpoint.model import save
-from cdnv2_jax.commands.checkpoints import open_checkpoint
+from cdnv2_jax.checkpoint.open import open_checkpoint
 from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.torch_io.read import Weights

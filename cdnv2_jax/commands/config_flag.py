@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.training.config import TrainConfig, parse_config
+from cdnv2_jax.training.config import TrainConfig, parse_config, with_defaults
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
@@ -27,10 +27,11 @@ def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
         there = sorted(str(other) for other in path.parent.glob("*.py"))
         hint = f"; there are {', '.join(there)}" if there else ""
         raise UserError(f"--config {path}: no such file{hint}")
-    values = flags.FlagValues()
-    arguments = ["main.py", f"--config={spec}", *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
+        complete = ConfigDict(with_defaults(_load(spec).to_dict()))
+        values = flags.FlagValues()
+        arguments = ["main.py", *overrides]
+        config_flags.DEFINE_config_dict("config", complete, flag_values=values, sys_argv=arguments)
         values(arguments)
         loaded: Any = values["config"].value
         config = parse_config(loaded.to_dict())
@@ -40,3 +41,12 @@ def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
     except (Exception, SystemExit) as error:  # a config file is a program: it may end in any way
         raise UserError(f"{spec}: {one_line(error)}") from error
     return config
+
+
+def _load(spec: str) -> Any:
+    """What the file's `get_config` returns."""
+    values = flags.FlagValues()
+    arguments = ["main.py", f"--config={spec}"]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    values(arguments)
+    return values["config"].value

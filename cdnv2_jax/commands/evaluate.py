@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cdnv2_jax.commands.checkpoints import open_checkpoint
+from cdnv2_jax.checkpoint.open import open_checkpoint
 from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.evaluation import compiled_forward, evaluate
 from cdnv2_jax.files import refuse_existing, replacing
+from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.report.cost import count_flops
+from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.torch_io.read import Weights
-from cdnv2_jax.training.loop import held_out_for
+from cdnv2_jax.training.config import DataConfig
+from cdnv2_jax.training.held_out import HeldOut
 
 
 def evaluate_checkpoint(
@@ -24,13 +27,15 @@ def evaluate_checkpoint(
     *,
     weights: Weights,
     output: Path | None,
+    per_class: Path | None,
     overwrite: bool,
 ) -> None:
     """Prints top-1, top-5, loss and cost; published figures beside them where the registry has any."""
     config = read_config(spec, overrides)
-    if output is not None:
-        refuse_existing(output, overwrite, file=True)
-    held_out = held_out_for(config)
+    for file in (output, per_class):
+        if file is not None:
+            refuse_existing(file, overwrite, file=True)
+    held_out = HeldOut(config, Devices.all())
     network = open_checkpoint(
         checkpoint,
         model=config.model.name,
@@ -44,17 +49,35 @@ def evaluate_checkpoint(
         raise UserError(
             f"{checkpoint} tells {network.architecture.num_classes} classes apart, {spec} {config.model.num_classes}"
         )
-    result = evaluate(compiled_forward(network), held_out)
-    cost = count_flops(network, config.data.image_size)
+    result = held_out.evaluate(network)
+    if not is_first_process():
+        return
     console = Console()
     form = "condensed" if network.form.condensed else "masked"
     console.print(f"{network.name} ({form}), {result.count:,} images of {config.data.source}")
     console.print(f"top-1 {result.top1:.4%}   top-5 {result.top5:.4%}   loss {result.loss:.6f}")
-    console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
-    published = model_entry(network.name).published
-    if published is not None and config.data.source == "image_folder" and "imagenet" in published.top1_error:
-        error = published.top1_error["imagenet"]
-        console.print(f"published ImageNet top-1: {100 - error:.1f}% ({published.source})")
+    if broken := held_out.broken.found:
+        console.print(f"left out, unreadable: {', '.join(broken.values())}")
+    _print_cost_and_published(console, network, config.data)
     if output is not None:
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=result.logits, labels=result.labels)
+    if per_class is not None:
+        with replacing(per_class) as temporary:
+            write_per_class(temporary, held_out.source.class_names, result.per_class())
+
+
+def _print_cost_and_published(console: Console, network: CondenseNet, data: DataConfig) -> None:
+    cost = count_flops(network, data.image_size)
+    console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
+    published = model_entry(network.name).published
+    dataset = data.source if data.source.startswith("cifar") else "imagenet"
+    # Any image folder may be ImageNet; that of another data set has other classes than the published networks.
+    comparable = data.source not in ("digits", "synthetic") and network.architecture.num_classes == CLASSES[dataset]
+    if published is not None and comparable and dataset in published.top1_error:
+        error = published.top1_error[dataset]
+        console.print(f"published {NAMES[dataset]} top-1: {100 - error:.2f}% ({published.source})")
+
+
+NAMES = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}

@@ -7,6 +7,7 @@ from pathlib import Path
 from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded
 
 WEIGHTS = ("auto", "ema", "model")
+PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = [argument for argument in rest if not argument.startswith("--config.")]
         options.overrides = overrides
     expect_no_more(parser, rest)
-    return guarded(lambda: options.action(options), f"main.py {options.verb}")
+    status = guarded(lambda: options.action(options), f"main.py {options.verb}")
+    if hasattr(options, "processes"):
+        from cdnv2_jax.commands.processes import leave
+
+        return leave(status)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     _eval(verbs)
     _condense(verbs)
     _report(verbs)
+    _prepare(verbs)
     return parser
 
 
@@ -35,7 +42,15 @@ def _train(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "train", "train, prune and condense a network as a config says", _run_train)
     _config(verb)
     verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all results go")
-    verb.add_argument("--overwrite", action="store_true", help="replace the finished run that --workdir holds")
+    verb.add_argument("--overwrite", action="store_true", help="start anew, whatever run --workdir holds")
+    verb.add_argument(
+        "--resume", action="store_true", help="only go on with a run (done anyway when --workdir holds one)"
+    )
+    verb.add_argument("--accept-changes", action="store_true", help="go on with a run although the config has changed")
+    verb.add_argument(
+        "--profile", type=_window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
+    )
+    _processes(verb)
 
 
 def _eval(verbs: argparse._SubParsersAction) -> None:
@@ -48,7 +63,9 @@ def _eval(verbs: argparse._SubParsersAction) -> None:
         "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
     )
     verb.add_argument("--output", type=Path, metavar="FILE.npz", help="also write logits and labels there")
-    verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+    verb.add_argument("--per-class", type=Path, metavar="FILE.csv", help="also write a table of all classes there")
+    verb.add_argument("--overwrite", action="store_true", help="replace --output and --per-class if they exist")
+    _processes(verb)
 
 
 def _condense(verbs: argparse._SubParsersAction) -> None:
@@ -75,6 +92,18 @@ def _report(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
 
 
+def _prepare(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "prepare", "turn images into an array_record data set, which reads fast", _run_prepare)
+    verb.add_argument(
+        "--source", choices=PREPARED, required=True, help="how the images are kept (docs/data.md says which is which)"
+    )
+    verb.add_argument("--directory", type=Path, required=True, metavar="DIR", help="where they are")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="DIR/NAME/1.0.0 is made")
+    verb.add_argument("--name", metavar="NAME", help="of the data set (default: the source's)")
+    verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a file (default: 256)")
+    verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+
+
 def _add(
     verbs: argparse._SubParsersAction, name: str, purpose: str, action: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
@@ -92,16 +121,52 @@ def _config(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _processes(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, found through SLURM, Open MPI, Kubernetes or a TPU pod's metadata",
+    )
+    verb.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
+    verb.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
+    verb.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    verb.add_argument(
+        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there (JAX_COMPILATION_CACHE_DIR)"
+    )
+
+
+def _window(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"must be FIRST:LAST, two steps such as 100:110, got {text!r}")
+    return int(first), int(last)
+
+
 # The verbs are imported when they run, so that --help and a mistyped flag need not wait for JAX.
 
 
 def _run_train(options: argparse.Namespace) -> None:
-    from cdnv2_jax.commands.train import train
+    _set_up_processes(options)
+    from cdnv2_jax.commands.train import Workdir, train
 
-    train(options.config, options.overrides, options.workdir, overwrite=options.overwrite)
+    workdir = Workdir(options.workdir, options.overwrite, options.resume, options.accept_changes)
+    train(options.config, options.overrides, workdir, profile=options.profile)
+
+
+def _set_up_processes(options: argparse.Namespace) -> None:
+    from cdnv2_jax.commands.processes import join_processes, keep_compiled
+
+    keep_compiled(options.compilation_cache)
+    join_processes(
+        distributed=options.distributed,
+        coordinator=options.coordinator,
+        processes=options.processes,
+        process=options.process,
+    )
 
 
 def _run_eval(options: argparse.Namespace) -> None:
+    _set_up_processes(options)
     from cdnv2_jax.commands.evaluate import evaluate_checkpoint
 
     evaluate_checkpoint(
@@ -110,6 +175,7 @@ def _run_eval(options: argparse.Namespace) -> None:
         options.checkpoint,
         weights=options.weights,
         output=options.output,
+        per_class=options.per_class,
         overwrite=options.overwrite,
     )
 
@@ -132,3 +198,16 @@ def _run_report(options: argparse.Namespace) -> None:
     from cdnv2_jax.commands.report import report
 
     report(options.workdir)
+
+
+def _run_prepare(options: argparse.Namespace) -> None:
+    from cdnv2_jax.commands.prepare import prepare
+
+    prepare(
+        options.source,
+        options.directory,
+        options.output,
+        name=options.name,
+        shard_mib=options.shard_mib,
+        overwrite=options.overwrite,
+    )

@@ -4,49 +4,98 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from cdnv2_jax.commands.config_flag import read_config
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.devices import Devices, is_first_process
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
 from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.finish import SUMMARY_FILE, finish
-from cdnv2_jax.training.loop import Run
-from cdnv2_jax.training.progress import METRICS_FILE
+from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.finish import PER_CLASS_FILE, SUMMARY_FILE, finish
+from cdnv2_jax.training.loop import BEST, CHECKPOINTS, Training
+from cdnv2_jax.training.profile import PROFILE, Profile
+from cdnv2_jax.training.progress import EVENTS, METRICS_FILE
+from cdnv2_jax.training.stopping import Stopped
 
 CONFIG_FILE = "config.json"
-RESULTS = ("checkpoints", "masked", "condensed", SUMMARY_FILE, METRICS_FILE, "learning_curves.png", "sparsity.png")
+RESULTS = (
+    *(CHECKPOINTS, BEST, "masked", "condensed", SUMMARY_FILE, PER_CLASS_FILE, METRICS_FILE, EVENTS, PROFILE),
+    *("learning_curves.png", "sparsity.png"),
+)
+BOOKKEEPING = (
+    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
+    *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+)
+"""Fields that may change between two parts of a run without changing its result."""
 
 
-def train(spec: str, overrides: Sequence[str], workdir: Path, *, overwrite: bool) -> None:
-    """Trains as the config says, or goes on with the interrupted run that `workdir` holds."""
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """How a run may use its work directory.
+
+    Attributes:
+      path: of the directory.
+      overwrite: start anew, whatever run it holds. resume: go on, and refuse to start where nothing is to go on with.
+      accept_changes: go on although the config has changed.
+    """
+
+    path: Path
+    overwrite: bool = False
+    resume: bool = False
+    accept_changes: bool = False
+
+
+def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
+    """Trains as the config says, or goes on with the interrupted run that the work directory holds."""
     config = read_config(spec, overrides)
-    run = Run(config)
-    claim_workdir(workdir, config, overwrite=overwrite)
-    console = Console()
-    console.print(f"{config.model.name}, {run.total_steps:,} steps, {run.stages} condensation stages → {workdir}")
-    state = run.train(workdir, console)
-    finish(run.final_model(state), config, workdir, console)
-    console.print(f"summary: {workdir / SUMMARY_FILE}, plots: {workdir}/*.png")
-
-
-def claim_workdir(workdir: Path, config: TrainConfig, *, overwrite: bool) -> None:
-    """Makes `workdir` ready for this config's run; refuses one that holds something else or a finished run."""
-    ours = json.loads(json.dumps(dataclasses.asdict(config)))
-    config_file = workdir / CONFIG_FILE
+    devices = Devices.all()
+    experiment = Experiment(config, devices)
+    console = Console(quiet=not is_first_process())
+    training = Training(experiment, workdir.path, console, Profile(workdir.path, *profile))
+    if is_first_process():
+        claim_workdir(workdir, config)
+    devices.wait_for_all("work directory")
+    console.print(_greeting(experiment, workdir.path))
     try:
-        if not overwrite and config_file.is_file():
+        state = training.run()
+    except Stopped as stopped:
+        console.print(str(stopped))
+        return
+    live = training.live_model(state) if config.ema_decay else None
+    finish(training.final_model(state), live, config, training.held_out, workdir.path, console)
+    console.print(f"summary: {workdir.path / SUMMARY_FILE}, plots: {workdir.path}/*.png")
+
+
+def _greeting(experiment: Experiment, workdir: Path) -> str:
+    config, devices = experiment.config, experiment.devices
+    rate = config.optimizer.scaled_to(config.data.batch_size).learning_rate
+    return (
+        f"{config.model.name}, {experiment.total_steps:,} steps of {config.data.batch_size} images on {devices}, "
+        f"learning rate {rate:g}, {experiment.stages} condensation stages → {workdir}"
+    )
+
+
+def claim_workdir(workdir: Workdir, config: TrainConfig) -> None:
+    """Makes the directory ready for this config's run; refuses one that holds something else or a finished run."""
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    path, config_file = workdir.path, workdir.path / CONFIG_FILE
+    try:
+        if workdir.resume and not config_file.is_file():
+            raise UserError(f"--resume: --workdir {path} holds no run to go on with")
+        if not workdir.overwrite and config_file.is_file():
             _refuse_foreign(workdir, ours, _read_object(config_file))
-        elif workdir.is_dir() and any(workdir.iterdir()) and not config_file.is_file():
-            raise UserError(f"--workdir {workdir} holds files that are no run's: give an empty or a new directory")
-        workdir.mkdir(parents=True, exist_ok=True)
-        if overwrite:
+        elif path.is_dir() and any(path.iterdir()) and not config_file.is_file():
+            raise UserError(f"--workdir {path} holds files that are no run's: give an empty or a new directory")
+        path.mkdir(parents=True, exist_ok=True)
+        if workdir.overwrite:
             for name in RESULTS:
-                remove(workdir / name)
+                remove(path / name)
         config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be used: {error}") from error
+        raise UserError(f"--workdir {path} cannot be used: {error}") from error
 
 
 def _read_object(file: Path) -> dict:
@@ -63,11 +112,21 @@ def _read_object(file: Path) -> dict:
     return found
 
 
-def _refuse_foreign(workdir: Path, ours: dict, theirs: dict) -> None:
-    if changed := [key for key in ours if ours[key] != theirs.get(key)]:
+def _refuse_foreign(workdir: Workdir, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    old, new = _flat(theirs), _flat(ours)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
+    if changed and not workdir.accept_changes:
         raise UserError(
-            f"--workdir {workdir} holds a run of another config ({', '.join(changed)} differ): "
-            f"give another directory, or --overwrite to start anew"
+            f"--workdir {workdir.path} holds a run of another config ({shorten(changed)} differ): give another "
+            f"directory, --overwrite to start anew, or --accept-changes to go on with the new values"
         )
-    if (workdir / SUMMARY_FILE).exists():
-        raise UserError(f"--workdir {workdir} holds this run, finished: give another directory, or --overwrite")
+    if (workdir.path / SUMMARY_FILE).exists():
+        raise UserError(f"--workdir {workdir.path} holds this run, finished: give another directory, or --overwrite")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"source": …}} → {"data.source": …}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -7,13 +7,15 @@ from rich.table import Table
 
 
 def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int], batch_size: int) -> Table:
-    """Masked beside condensed: accuracy, FLOPs, parameters, time (of a run's summary)."""
+    """Masked beside condensed, or that alone: accuracy, FLOPs, parameters, time (of a run's summary)."""
+    names = [name for name in ("masked", "condensed") if name in summary]
+    compared = "masked" in summary
     table = Table(
-        title="Masked and condensed network on the held-out images",
-        caption=(
-            f"largest difference of logits {summary['max_logit_difference']:.1e}, "
-            f"{summary['stages_passed']} condensation stages passed"
-        ),
+        title="Masked and condensed network on the held-out images" if compared else "Condensed network",
+        caption=f"largest difference of logits {summary['max_logit_difference']:.1e}, "
+        f"{summary['stages_passed']} condensation stages passed"
+        if compared
+        else None,
     )
     rows = {
         "accuracy": lambda name: f"{summary[name]['accuracy']:.2%}",
@@ -23,8 +25,8 @@ def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int
         f"ms per image (batch {batch_size})": lambda name: f"{summary[name]['ms_per_image']:.3f}",
     }
     table.add_column("")
-    for name in ("masked", "condensed"):
+    for name in names:
         table.add_column(name, justify="right")
     for label, cell in rows.items():
-        table.add_row(label, cell("masked"), cell("condensed"))
+        table.add_row(label, *map(cell, names))
     return table

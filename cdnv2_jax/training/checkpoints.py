@@ -1,18 +1,24 @@
-"""Checkpoints of a run in progress: the whole training state, the newest few of them."""
+"""Checkpoints of a run in progress: all of its state, the newest few of them, and the best network so far."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
+from cdnv2_jax.checkpoint.arrays import is_checkpoint
+from cdnv2_jax.checkpoint.model import load_metadata, save
+from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.state import TrainState
 
 
 class RunCheckpoints:
     """The checkpoints under `directory`, written in the background and atomically by Orbax.
 
-    Use as a context manager: leaving it waits for what is still being written.
+    Each holds the train state (parameters, BN statistics, masks, optimizer, EMA, step) and a JSON description. The
+    position in the data and all random numbers follow from the step and the config's seed. Use as a context manager:
+    leaving it waits for what is still being written.
     """
 
     def __init__(self, directory: Path, keep: int):
@@ -27,32 +33,92 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
         """Steps done in the newest checkpoint; None when there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Saves the state after `step` updates; returns once the arrays are copied, the writing goes on."""
-        arrays = dict(enumerate_leaves(state))
-        self._manager.save(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardSave(arrays)))
+    def save(self, step: int, state: TrainState, description: dict[str, Any]) -> None:
+        """Saves the state after `step` updates; returns once the arrays are copied, the writing goes on.
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest state; `like` gives structure, shapes and dtypes. UserError when they do not fit."""
-        targets = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in enumerate_leaves(like)}
+        Raises:
+          UserError: this or the save before it could not be written; those before are intact.
+        """
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(dict(enumerate_leaves(state))),
+            description=self._ocp.args.JsonSave(description),
+        )
+        with self._telling_what_failed():
+            self._manager.save(step, args=args)
+
+    def wait(self) -> None:
+        """Returns once all is on disk; UserError as for `save`."""
+        with self._telling_what_failed():
+            self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState, devices: Devices) -> tuple[TrainState, dict[str, Any]]:
+        """The newest state, on `devices`, whatever it was saved from, and its description.
+
+        `like` gives structure, shapes and dtypes. UserError when they do not fit.
+        """
+        targets = {
+            name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=devices.everywhere)
+            for name, a in enumerate_leaves(like)
+        }
         try:
-            args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(targets))
-            restored = self._manager.restore(self.latest_step, args=args)["state"]
+            args = self._ocp.args.Composite(
+                state=self._ocp.args.StandardRestore(targets), description=self._ocp.args.JsonRestore()
+            )
+            restored = self._manager.restore(self.latest_step, args=args)
         except Exception as error:  # whatever a damaged or foreign checkpoint trips in Orbax
             step = self.latest_step
             raise UserError(f"{self.directory}: step {step} does not fit this config ({one_line(error)})") from error
-        leaves = [jax.numpy.asarray(np.asarray(restored[name])) for name, _ in enumerate_leaves(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        leaves = [restored["state"][name] for name, _ in enumerate_leaves(like)]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), dict(restored["description"])
+
+    def _telling_what_failed(self) -> "_SaveErrors":
+        return _SaveErrors(self.directory)
+
+
+class _SaveErrors:
+    """Turns what Orbax raises when it cannot write into a UserError."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError | RuntimeError | ValueError) and not isinstance(error, UserError):
+            raise UserError(
+                f"{self._directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are "
+                f"intact: make room and start the same command again"
+            ) from error
 
 
 def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
     """(path, array) of every array in the state, in a fixed order."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+
+
+class BestNetwork:
+    """The network with the best held-out accuracy of a run so far, as a checkpoint that every command opens."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def offer(self, model: CondenseNet, *, step: int, top1: float) -> None:
+        """Keeps `model` if it is better than the one kept; a resumed run that passes a step again replaces its own."""
+        if not is_first_process():
+            return
+        kept = load_metadata(self.path)["metadata"] if is_checkpoint(self.path) else None
+        if kept is None or kept["step"] >= step or top1 > kept["top1"]:
+            save(self.path, model, metadata={"step": step, "top1": top1}, overwrite=True)

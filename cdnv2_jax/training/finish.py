@@ -11,43 +11,57 @@ from rich.console import Console
 from cdnv2_jax.checkpoint.model import save
 from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.condensation.prune import stages_passed
-from cdnv2_jax.evaluation import Forward, compiled_forward, evaluate
+from cdnv2_jax.devices import is_first_process
+from cdnv2_jax.evaluation import Evaluation, compiled_forward
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.latency import median_milliseconds, milliseconds_per_call
+from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.report.plots import plot_run
 from cdnv2_jax.report.table import comparison_table
 from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.loop import held_out_for
+from cdnv2_jax.training.held_out import HeldOut
 from cdnv2_jax.training.progress import read_metrics
 
 SUMMARY_FILE = "summary.json"
+PER_CLASS_FILE = "per_class.csv"
 
 
-def finish(masked: CondenseNet, config: TrainConfig, workdir: Path, console: Console) -> dict[str, Any]:
+def finish(
+    trained: CondenseNet,
+    live: CondenseNet | None,
+    config: TrainConfig,
+    held_out: HeldOut,
+    workdir: Path,
+    console: Console,
+) -> dict[str, Any]:
     """Condenses the trained network, measures both, and leaves in `workdir`:
 
-    masked/ and condensed/ (checkpoints), learning_curves.png, sparsity.png and, last, summary.json, which is also
-    what is returned: {"masked": {"accuracy", "flops", "params", "ms_per_image"}, "condensed": {the same},
-    "max_logit_difference", "stages_passed"}; accuracy in [0, 1].
+    masked/ and condensed/ (checkpoints), learning_curves.png, sparsity.png, per_class.csv and, last, summary.json,
+    which is also what is returned: {"masked": {"accuracy", "top5", "loss", "flops", "params", "ms_per_image"},
+    "condensed": {the same}, "max_logit_difference", "stages_passed"}, with averaged weights "live": {"accuracy",
+    "top5", "loss"} of those not averaged; accuracy in [0, 1]. A run that trained a condensed network has no "masked".
+
+    Every process takes part in the evaluation; the first one measures and writes.
     """
-    networks = {"masked": masked, "condensed": condense(masked)}
-    forwards = {name: compiled_forward(network) for name, network in networks.items()}
-    results = {name: evaluate(forward, held_out_for(config)) for name, forward in forwards.items()}
-    milliseconds = _latency(forwards, config)
+    networks = {"condensed": trained} if trained.form.condensed else {"masked": trained, "condensed": condense(trained)}
+    results = {name: held_out.evaluate(network) for name, network in networks.items()}
+    summary: dict[str, Any] = {name: _figures(result) for name, result in results.items()}
+    if live is not None:
+        summary["live"] = _figures(held_out.evaluate(live))
+    if not is_first_process():
+        return summary
+    milliseconds = _latency(networks, held_out.example_images())
     costs = {name: count_flops(network, config.data.image_size) for name, network in networks.items()}
-    summary: dict[str, Any] = {}
     for name, network in networks.items():
-        summary[name] = {
-            "accuracy": results[name].top1,
-            "flops": costs[name].flops,
-            "params": costs[name].params,
-            "ms_per_image": milliseconds[name],
-        }
+        cost = {"flops": costs[name].flops, "params": costs[name].params, "ms_per_image": milliseconds[name]}
+        summary[name] |= cost
         save(workdir / name, network, metadata={"accuracy": results[name].top1}, overwrite=True)
-    difference = np.abs(results["masked"].logits - results["condensed"].logits).max()
-    summary["max_logit_difference"] = float(difference)
-    summary["stages_passed"] = stages_passed(masked)
+    if "masked" in results:
+        difference = np.abs(results["masked"].logits - results["condensed"].logits).max()
+        summary["max_logit_difference"] = float(difference)
+        summary["stages_passed"] = stages_passed(trained)
+    write_per_class(workdir / PER_CLASS_FILE, held_out.source.class_names, results["condensed"].per_class())
     plot_run(read_metrics(workdir), workdir)
     (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     multiply_adds = {name: cost.multiply_adds for name, cost in costs.items()}
@@ -55,8 +69,12 @@ def finish(masked: CondenseNet, config: TrainConfig, workdir: Path, console: Con
     return summary
 
 
-def _latency(forwards: dict[str, Forward], config: TrainConfig) -> dict[str, float]:
-    (images, _), _ = next(held_out_for(config))
+def _figures(result: Evaluation) -> dict[str, Any]:
+    return {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
+
+
+def _latency(networks: dict[str, CondenseNet], images: np.ndarray) -> dict[str, float]:
     on_device = jax.numpy.asarray(images)
+    forwards = {name: compiled_forward(network) for name, network in networks.items()}
     calls = {name: (lambda forward=forward: forward(on_device)) for name, forward in forwards.items()}
     return median_milliseconds(milliseconds_per_call(calls), images=len(images))

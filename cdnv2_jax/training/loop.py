@@ -1,166 +1,190 @@
-"""A whole run on one machine: batches → steps, pruning between them, evaluation, checkpoints."""
+"""The training loop: batches → steps, pruning between them, evaluation, checkpoints."""
 
 import math
-import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.condensation.prune import sparsity, stages_passed
-from cdnv2_jax.data.batches import Batch, ShuffledBatches
-from cdnv2_jax.data.sources import held_out_batches, training_batches
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.evaluation import compiled_forward, evaluate
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.devices import fetch
+from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import create_model, model_entry
-from cdnv2_jax.training.checkpoints import RunCheckpoints
-from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
+from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.held_out import HeldOut
+from cdnv2_jax.training.meter import Meter
+from cdnv2_jax.training.profile import Profile
 from cdnv2_jax.training.progress import RunLog
-from cdnv2_jax.training.state import TrainState, create_state, ema_model, live_model
-from cdnv2_jax.training.step import Metrics, Objective, Pruner, make_train_step
+from cdnv2_jax.training.pruning import Pruning
+from cdnv2_jax.training.state import TrainState, ema_model, live_model
+from cdnv2_jax.training.step import Metrics
+from cdnv2_jax.training.stopping import Stopped, StopSignal
+
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+STEPS_AHEAD = 2  # steps given to the devices before the host waits for one: enough to keep them busy
 
 
-class Run:
-    """One experiment: the network and everything around it that does not change while it trains.
+class Training:
+    """A run of an experiment in a work directory, from its newest checkpoint if it has one.
 
     Attributes:
-      config: what it was made from. batches: the training data. total_steps: its length.
-      graph: the network's structure; with a `TrainState` it makes the network.
+      experiment, workdir: of the run.
+      pending: losses of steps not looked at yet; looking waits for the device.
     """
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        data = config.data
-        self.batches: ShuffledBatches = training_batches(
-            data.source,
-            image_size=data.image_size,
-            batch_size=data.batch_size,
-            num_classes=config.model.num_classes,
-            seed=config.seed,
-            max_shift=data.max_shift,
-        )
-        self.total_steps = config.epochs * self.batches.steps_per_epoch
-        self.schedule = learning_rate_schedule(config.optimizer, self.total_steps, self.batches.steps_per_epoch)
-        self.optimizer: optax.GradientTransformation = make_optimizer(config.optimizer, self.schedule)
-        model = create_model(
-            config.model.name,
-            num_classes=config.model.num_classes,
-            rngs=nnx.Rngs(config.seed),
-            dtype=jnp.dtype(config.model.dtype),
-            **config.model.overrides,
-        )
-        model.architecture.check_image(data.image_size, data.image_size)
-        last_side = model.architecture.map_side(len(model.architecture.stages) - 1, data.image_size)
-        if data.batch_size * last_side**2 < 2:
-            raise UserError("config.data.batch_size 1 leaves batch normalisation one value per channel: use 2 or more")
-        self.stages = model.architecture.condensation_stages
-        self.graph, self.initial_state = create_state(model, self.optimizer)
+    def __init__(self, experiment: Experiment, workdir: Path, console: Console, profile: Profile | None = None):
+        self.experiment, self.workdir, self.console = experiment, workdir, console
+        self.profile = profile or Profile(workdir)
+        self.held_out = HeldOut(experiment.config, experiment.devices)
+        self.best = BestNetwork(workdir / BEST)
+        self.broken = BrokenImages(experiment.train_source, experiment.config.data.max_broken_images)
+        self.pending: list[tuple[int, jax.Array]] = []
 
-    def train(self, workdir: Path, console: Console) -> TrainState:
-        """Runs to the end, from the newest checkpoint in `workdir` if there is one."""
-        config, per_epoch = self.config, self.batches.steps_per_epoch
-        objective = Objective(config.label_smoothing, config.group_lasso, config.ema_decay)
-        train_step = make_train_step(self.graph, self.optimizer, objective)
-        with RunCheckpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints:
-            state = self.initial_state
-            if checkpoints.latest_step is not None:
-                state = checkpoints.restore(state)
-                console.print(f"resuming after step {int(state.step)}")
-            first = int(state.step)
-            pruning = Pruning(self, state)
-            with RunLog(workdir, self.total_steps, first, console) as log:
-                clock = time.perf_counter()
-                for step in range(first, self.total_steps):
+    def run(self) -> TrainState:
+        """The state after the last step.
+
+        Raises:
+          Stopped: asked to by SIGTERM; a checkpoint of that very step is saved.
+          UserError: the loss is no number, images cannot be read, the disk is full.
+        """
+        e, config = self.experiment, self.experiment.config
+        with RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints, StopSignal() as stop:
+            state = self._starting_state(checkpoints)
+            first = int(fetch(state.step))
+            pruning = Pruning(e, state)
+            rows = host_batches(e.row, first, e.total_steps, config.data.workers)
+            with RunLog(self.workdir, e.total_steps, first, self.console) as log, rows as batches:
+                train_step = e.train_step()
+                meter = Meter(config.data.batch_size, first)
+                for step in range(first, e.total_steps):
+                    if stop.due(step):
+                        self._stop(checkpoints, step, state)
+                    self.profile.before_step(step)
                     state = pruning.before_step(state, step, log)
-                    state, metrics = train_step(state, *map(jnp.asarray, self.batches[step]))
-                    done = step + 1
-                    if done % config.log_every_steps == 0 or done == self.total_steps:
-                        self._log(done, metrics, pruning, time.perf_counter() - clock, log)
-                        clock = time.perf_counter()
-                    if done % (config.eval_every_epochs * per_epoch) == 0 and done < self.total_steps:
-                        self._evaluate(state, done, log)
-                        clock = time.perf_counter()
-                    if done % (config.checkpoint_every_epochs * per_epoch) == 0:
-                        checkpoints.save(done, state)
+                    batch = self._next(batches, meter, log, step)
+                    state, metrics = train_step(state, e.devices.put_batch(device_part(batch)))
+                    self._after_step(step + 1, state, metrics, pruning, meter, log, checkpoints)
+                self.profile.end()
                 # A run so short that stages are due after its last step passes them now: none is ever skipped.
-                state = pruning.before_step(state, self.total_steps, log)
-                self._evaluate(state, self.total_steps, log)
+                state = pruning.before_step(state, e.total_steps, log)
+                self._evaluate(state, e.total_steps, log)
         return state
 
     def final_model(self, state: TrainState) -> CondenseNet:
         """The network to evaluate and keep: averaged weights if the run averages, else the live ones."""
-        return ema_model(self.graph, state) if self.config.ema_decay else live_model(self.graph, state)
+        return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, fetch(state))
 
-    def _log(self, step: int, metrics: Metrics, pruning: "Pruning", seconds: float, log: RunLog) -> None:
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {step}: the run stops, its last checkpoint is kept; "
-                f"try a smaller config.optimizer.learning_rate"
-            )
-        steps = (step - 1) % self.config.log_every_steps + 1
+    def live_model(self, state: TrainState) -> CondenseNet:
+        """The network with the weights being trained."""
+        return live_model(self.experiment.graph, fetch(state))
+
+    def _starting_state(self, checkpoints: RunCheckpoints) -> TrainState:
+        state = self.experiment.initial_state()
+        if checkpoints.latest_step is None:
+            return state
+        state, description = checkpoints.restore(state, self.experiment.devices)
+        self.broken.found = {int(index): name for index, name in description["broken_images"].items()}
+        self.console.print(f"resuming after step {int(fetch(state.step)):,}")
+        return state
+
+    def _next(self, batches: Iterator[HostBatch], meter: Meter, log: RunLog, step: int) -> HostBatch:
+        with meter.waiting():
+            batch = next(batches)
+        for name in self.broken.check(batch):
+            log.broken_image(step=step + 1, name=name)
+        return batch
+
+    def _after_step(
+        self,
+        done: int,
+        state: TrainState,
+        metrics: Metrics,
+        pruning: Pruning,
+        meter: Meter,
+        log: RunLog,
+        checkpoints: RunCheckpoints,
+    ) -> None:
+        """What is due after `done` updates: waiting, logging, evaluation, a checkpoint."""
+        e, config = self.experiment, self.experiment.config
+        self.pending.append((done, metrics["loss"]))
+        if len(self.pending) > STEPS_AHEAD:
+            self.pending[-1 - STEPS_AHEAD][1].block_until_ready()
+        last = done == e.total_steps
+        if done % config.log_every_steps == 0 or last:
+            self._log(done, metrics, pruning, meter, log)
+        if done % (config.eval_every_epochs * e.steps_per_epoch) == 0 and not last:
+            with meter.paused():
+                self._evaluate(state, done, log)
+        if done % (config.checkpoint_every_epochs * e.steps_per_epoch) == 0 or last:
+            with meter.paused():
+                self._save(checkpoints, done, state)
+
+    def _save(self, checkpoints: RunCheckpoints, step: int, state: TrainState) -> None:
+        self._check_losses()
+        description = {
+            "step": step,
+            "seed": self.experiment.config.seed,
+            "broken_images": {str(index): name for index, name in self.broken.found.items()},
+            "devices": self.experiment.devices.count,
+            "versions": {package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
+        }
+        checkpoints.save(step, state, description)
+
+    def _stop(self, checkpoints: RunCheckpoints, step: int, state: TrainState) -> None:
+        self._save(checkpoints, step, state)
+        checkpoints.wait()
+        raise Stopped(f"asked to stop: saved after step {step:,}, the same command goes on from there")
+
+    def _check_losses(self) -> None:
+        """UserError naming the first step whose loss is no number, and its images."""
+        for step, loss in self.pending:
+            value = float(fetch(loss))
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss is {value} at step {step}, batch of {self._images_of(step)}: the run stops, its last "
+                    f"checkpoint is kept; try a smaller config.optimizer.learning_rate"
+                )
+        self.pending.clear()
+
+    def _images_of(self, step: int) -> str:
+        row = self.experiment.row
+        samples = [row.source[row.sample_index(r)] for r in range((step - 1) * row.share.rows, step * row.share.rows)]
+        return shorten([sample.name for sample in samples], most=3)
+
+    def _log(self, step: int, metrics: Metrics, pruning: Pruning, meter: Meter, log: RunLog) -> None:
+        loss, accuracy = float(fetch(metrics["loss"])), float(fetch(metrics["accuracy"]))
+        self._check_losses()
         log.train(
             step=step,
-            epoch=step / self.batches.steps_per_epoch,
+            epoch=step / self.experiment.steps_per_epoch,
             loss=loss,
-            accuracy=float(metrics["accuracy"]),
-            learning_rate=float(jnp.asarray(self.schedule(step - 1))),
+            accuracy=accuracy,
+            learning_rate=float(jnp.asarray(self.experiment.schedule(step - 1))),
             stage=pruning.stage,
             sparsity=pruning.sparsity,
-            images_per_second=steps * self.config.data.batch_size / seconds,
+            **meter.read(step),
         )
 
     def _evaluate(self, state: TrainState, step: int, log: RunLog) -> None:
-        result = evaluate(compiled_forward(self.final_model(state)), held_out_for(self.config))
+        self._check_losses()
+        model = self.final_model(state)
+        result = self.held_out.evaluate(model)
         log.evaluation(
             step=step,
-            epoch=step / self.batches.steps_per_epoch,
+            epoch=step / self.experiment.steps_per_epoch,
             loss=result.loss,
             top1=result.top1,
             top5=result.top5,
-            weights="EMA" if self.config.ema_decay else "live",
+            weights="EMA" if self.experiment.config.ema_decay else "live",
         )
+        self.best.offer(model, step=step, top1=result.top1)
 
 
-class Pruning:
-    """The pruning of a run and how far it has come.
-
-    Attributes:
-      stage: the last stage that the whole network has passed. sparsity: share of learned weights removed.
-    """
-
-    def __init__(self, run: Run, state: TrainState):
-        self._run = run
-        self._pruner = Pruner(run.graph, state)
-        self._look(state)
-
-    def before_step(self, state: TrainState, step: int, log: RunLog) -> TrainState:
-        """The state with all that is due before step `step` pruned; a stage passed is logged."""
-        state, pruned = self._pruner(state, step / self._run.total_steps)
-        if pruned:
-            self._look(state)
-            log.stage(step=step, stage=self.stage, stages=self._run.stages, sparsity=self.sparsity)
-        return state
-
-    def _look(self, state: TrainState) -> None:
-        model = live_model(self._run.graph, state)
-        self.stage, self.sparsity = stages_passed(model), float(sparsity(model))
-
-
-def held_out_for(config: TrainConfig) -> Iterator[tuple[Batch, np.ndarray]]:
-    """The held-out batches of a config, prepared as its model's registry entry says."""
-    data = config.data
-    return held_out_batches(
-        data.source,
-        directory=data.directory,
-        image_size=data.image_size,
-        batch_size=data.eval_batch_size,
-        num_classes=config.model.num_classes,
-        interpolation=model_entry(config.model.name).interpolation,
-    )
+def device_part(batch: HostBatch) -> HostBatch:
+    """The fields of a training batch that the devices need."""
+    return {name: batch[name] for name in ("image", "label", "erase") if name in batch}

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, and what it writes down: JSON lines and a progress bar."""
+"""What a run shows while it goes on, and what it writes down: JSON lines, TensorBoard events and a progress bar."""
 
 import json
 import os
@@ -8,19 +8,29 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cdnv2_jax.devices import is_first_process
+
 METRICS_FILE = "metrics.jsonl"
+EVENTS = "tensorboard"
 
 
 class RunLog:
-    """Appends records to `metrics.jsonl` and keeps a progress bar (in a terminal) or a line per evaluation.
+    """Appends records to `metrics.jsonl` and TensorBoard's events and keeps a progress bar (in a terminal) or a line
+    per evaluation. Of several processes only the first writes and shows anything.
 
-    Records hold "kind": "train" (step, epoch, loss, accuracy, learning_rate, stage, sparsity, images_per_second),
-    "stage" (step, stage, sparsity) or "eval" (step, epoch, loss, top1, top5, weights).
+    Records hold "kind": "train" (step, epoch, loss, accuracy, learning_rate, stage, sparsity, images_per_second,
+    input_wait, where known device_memory_gib), "stage" (step, stage, sparsity), "eval" (step, epoch, loss, top1, top5,
+    weights) or "broken_image" (step, name).
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
-        self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
-        drop_half_a_record(self._file)
+        from tensorboardX import SummaryWriter
+
+        self._file = self._events = None
+        if is_first_process():
+            self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
+            drop_half_a_record(self._file)
+            self._events = SummaryWriter(str(workdir / EVENTS), purge_step=first_step + 1)
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -38,15 +48,20 @@ class RunLog:
 
     def __exit__(self, *exception) -> None:
         self._bar.stop()
-        self._file.close()
+        if self._file is not None and self._events is not None:
+            self._file.close()
+            self._events.close()
 
     def train(self, **record: Any) -> None:
         """A training record; moves the bar."""
         self._write("train", record)
         shown = (
             f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  accuracy {record['accuracy']:.1%}  "
-            f"stage {record['stage']}  sparsity {record['sparsity']:.0%}"
+            f"stage {record['stage']}  sparsity {record['sparsity']:.0%}  "
+            f"{record['images_per_second']:,.0f} images/s (input {record['input_wait']:.0%})"
         )
+        if "device_memory_gib" in record:
+            shown += f"  {record['device_memory_gib']:.1f} GiB"
         self._bar.update(self._task, completed=record["step"], description=shown)
 
     def stage(self, **record: Any) -> None:
@@ -65,9 +80,19 @@ class RunLog:
             f"({record['weights']} weights)"
         )
 
+    def broken_image(self, *, step: int, name: str) -> None:
+        """An image could not be read; another takes its place."""
+        self._write("broken_image", {"step": step, "name": name})
+        self._console.print(f"{name} cannot be read: another image takes its place")
+
     def _write(self, kind: str, record: dict[str, Any]) -> None:
+        if self._file is None or self._events is None:
+            return
         self._file.write(json.dumps({"kind": kind, **record}) + "\n")
         self._file.flush()
+        for name, value in record.items():
+            if isinstance(value, int | float) and name != "step":
+                self._events.add_scalar(f"{kind}/{name}", value, record["step"])
 
 
 def drop_half_a_record(file: TextIO) -> None:
@@ -83,11 +108,11 @@ def drop_half_a_record(file: TextIO) -> None:
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """All records of a run, in the order of their steps; of records written twice (after a resume) the last counts."""
-    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    latest: dict[tuple[str, int, str], dict[str, Any]] = {}
     with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
         for line in lines:
             if not line.endswith("\n"):
                 break  # a killed run's last words
             record = json.loads(line)
-            latest[record["kind"], record["step"]] = record
+            latest[record["kind"], record["step"], record.get("name", "")] = record
     return sorted(latest.values(), key=lambda record: record["step"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,15 @@ from flax import nnx
 
 from cdnv2_jax.condensation.prune import layer_stage, prune_layers, total_group_lasso
 from cdnv2_jax.condensation.schedule import due_stages
+from cdnv2_jax.devices import AXIS, Devices, fetch
 from cdnv2_jax.layers.masked_conv import ConnectionMask
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.state import TrainState
 
+Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Gradients = Callable[[nnx.State, nnx.State, nnx.State, Batch], tuple[nnx.State, nnx.State, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Objective:
     label_smoothing: float = 0.0
     group_lasso: float = 0.0
     ema_decay: float = 0.0
+    accumulate: int = 1
 
 
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -35,25 +39,44 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
     return -((1 - smoothing) * target + smoothing * log_probabilities.mean(-1)).mean()
 
 
-def make_train_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, objective: Objective) -> TrainStep:
-    """step(state, images [b, h, w, 3], labels [b]) → (state, {"loss", "accuracy"}); the state passed in is donated.
+def batch_loss(logits: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
+    """The smoothed cross-entropy; with mixup that of both labels, by their shares."""
+    loss = smoothed_cross_entropy(logits, batch["label"], smoothing)
+    if "other_label" not in batch:
+        return loss
+    share = batch["share"][0]  # the same for all
+    return share * loss + (1 - share) * smoothed_cross_entropy(logits, batch["other_label"], smoothing)
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    *,
+    preprocess: Callable[[Batch, jax.Array], Batch] | None = None,
+    devices: Devices | None = None,
+    per_replica: bool = False,
+) -> TrainStep:
+    """step(state, batch) → (state, {"loss", "accuracy"}); the state passed in is donated.
 
     `loss` is the smoothed cross-entropy alone, measured before the update; the group lasso joins the gradient.
+
+    Args:
+      graph, optimizer, objective: of the run.
+      preprocess: (batch, step) → {"image": [b, h, w, 3], "label": int [b]}; None when batches are that already.
+      devices: that the batch is split over; None for one.
+      per_replica: every device normalises its own part of the batch, as with PyTorch's DistributedDataParallel, and
+        gradients, running statistics and metrics are averaged. Otherwise the batch is one, however it is split.
     """
+    gradients = _gradients(graph, objective)
+    if devices is not None and per_replica:
+        gradients = _on_each(devices, gradients)
 
-    def loss_and_state(params: nnx.State, state: TrainState, images: jax.Array, labels: jax.Array):
-        model: CondenseNet = nnx.merge(graph, params, state.stats, state.masks, copy=True)
-        logits = model(images)
-        loss = smoothed_cross_entropy(logits, labels, objective.label_smoothing)
-        total = loss
-        if objective.group_lasso:
-            total += objective.group_lasso * total_group_lasso(model)
-        accuracy = (logits.argmax(-1) == labels).mean()
-        return total, (nnx.state(model, nnx.BatchStat), {"loss": loss, "accuracy": accuracy})
-
-    def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, Metrics]:
-        gradients, (stats, metrics) = jax.grad(loss_and_state, has_aux=True)(state.params, state, images, labels)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if preprocess is not None:
+            batch = preprocess(batch, state.step)
+        gradient, stats, metrics = gradients(state.params, state.stats, state.masks, batch)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(nnx.State, optax.apply_updates(state.params, updates))
         new_state = TrainState(
             step=state.step + 1,
@@ -66,7 +89,69 @@ def make_train_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation
         )
         return new_state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if devices is None else devices.everywhere)
+
+
+def _gradients(graph: nnx.GraphDef, objective: Objective) -> Gradients:
+    """(params, stats, masks, batch) → (gradient, statistics after it, metrics), in `objective.accumulate` parts."""
+
+    def loss(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
+        model: CondenseNet = nnx.merge(graph, params, stats, masks, copy=True)
+        logits = model(batch["image"])
+        loss = batch_loss(logits, batch, objective.label_smoothing)
+        total = loss
+        if objective.group_lasso:
+            total += objective.group_lasso * total_group_lasso(model)
+        accuracy = (logits.argmax(-1) == batch["label"]).mean()
+        return total, (nnx.state(model, nnx.BatchStat), {"loss": loss, "accuracy": accuracy})
+
+    def of_part(params: nnx.State, stats: nnx.State, masks: nnx.State, part: Batch):
+        gradient, (stats, metrics) = jax.grad(loss, has_aux=True)(params, stats, masks, part)
+        return gradient, stats, metrics
+
+    def of_batch(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
+        def add_part(carry: tuple[Any, Any, Any], part: Batch):
+            total, stats, metrics = carry
+            gradient, stats, part_metrics = of_part(params, stats, masks, part)
+            return (_sum(total, gradient), stats, _sum(metrics, part_metrics)), None
+
+        parts = _parts(batch, objective.accumulate)
+        nothing = jax.eval_shape(of_part, params, stats, masks, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (nothing[0], nothing[2]))
+        (gradient, stats, metrics), _ = jax.lax.scan(add_part, (zeros[0], stats, zeros[1]), parts)
+        gradient, metrics = jax.tree.map(lambda x: x / objective.accumulate, (gradient, metrics))
+        return gradient, stats, metrics
+
+    return of_part if objective.accumulate == 1 else of_batch
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """[b, …] → [count, b / count, …]; part j holds rows j, j + count, …, so that devices keep the rows they have."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _on_each(devices: Devices, gradients: Gradients) -> Gradients:
+    """`gradients` of every device's part of the batch by itself, then the mean over devices.
+
+    The mean of running statistics in each step is what timm's `--dist-bn reduce` has at an epoch's end: they are
+    linear in the batches' statistics.
+    """
+
+    def mean(x: jax.Array) -> jax.Array:
+        # Counters are the same everywhere.
+        return jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.floating) else jax.lax.pmax(x, AXIS)
+
+    def on_one(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
+        return jax.tree.map(mean, gradients(params, stats, masks, batch))
+
+    whole, part = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+    return jax.shard_map(
+        on_one, mesh=devices.mesh, in_specs=(whole, whole, whole, part), out_specs=whole, check_vma=False
+    )
 
 
 def moving_average(average: nnx.State, new: nnx.State, decay: float) -> nnx.State:
@@ -86,7 +171,7 @@ class Pruner:
     """
 
     def __init__(self, graph: nnx.GraphDef, state: TrainState):
-        model: CondenseNet = nnx.merge(graph, state.params, state.stats, state.masks)
+        model: CondenseNet = nnx.merge(graph, state.params, state.stats, fetch(state.masks))
         self.reached = {}
         for conv in model.masked_convs():
             factor, stage = conv.condensation_factor, int(layer_stage(conv))

@@ -89,7 +89,7 @@ def test_halving_a_v2(shell: Shell) -> None:
 
 def test_no_checkpoint(shell: Shell) -> None:
     complaint = shell.refuses("main.py", "condense", "--checkpoint", "missing", "--output", "condensed")
-    assert "--checkpoint missing: no such file or directory" in complaint
+    assert "missing: no such file or directory" in complaint
 
 
 def test_existing_output(shell: Shell) -> None:

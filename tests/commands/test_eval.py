@@ -81,7 +81,7 @@ def test_output_below_a_file(ours: Path, images: str, shell: Shell) -> None:
 
 def test_no_checkpoint(shell: Shell) -> None:
     complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "missing")
-    assert "--checkpoint missing: no such file or directory" in complaint
+    assert "missing: no such file or directory" in complaint
 
 
 def test_directory_that_is_no_checkpoint(images: str, shell: Shell) -> None:

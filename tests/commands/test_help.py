@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands.shell import DIGITS, REPOSITORY, Shell
 
-VERBS = ["train", "eval", "condense", "report"]
+VERBS = ["train", "eval", "condense", "report", "prepare"]
 HELP = {
     "main.py": ("main.py", []),
     **{f"main.py {verb}": ("main.py", [verb]) for verb in VERBS},
@@ -87,7 +87,7 @@ def test_script_refuses_in_one_line() -> None:
     """The real thing, with all that libraries might print beside us."""
     result = _python("main.py", "eval", "--config", "configs/digits.py:smoke", "--checkpoint", "no/such/checkpoint")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "main.py eval: --checkpoint no/such/checkpoint: no such file or directory\n"
+    assert result.stderr == "main.py eval: no/such/checkpoint: no such file or directory\n"
 
 
 def test_conversion_script_refuses_in_one_line() -> None:

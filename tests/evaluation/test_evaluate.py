@@ -1,53 +1,36 @@
 """A network over a data set: each sample once, whatever the batch size."""
 
-from typing import Any
+from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model
-from cdnv2_jax.data.batches import padded_batches
-from cdnv2_jax.evaluation import compiled_forward, evaluate, score
+from cdnv2_jax.data.pipeline import HostBatch
+from cdnv2_jax.evaluation import Evaluation, _classified, compiled_forward, evaluate, score
 from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.preprocessing import Normalisation
 
 RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.standard_normal((11, 8, 8, 3)).astype(np.float32)
+PIXELS = RANDOM.integers(0, 256, (11, 8, 8, 3), np.uint8)
 LABELS = RANDOM.integers(0, 4, 11).astype(np.int32)
+NORMALISATION = Normalisation((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+IMAGES = ((PIXELS / 255 - NORMALISATION.mean) / NORMALISATION.std).astype(np.float32)
 
 
-def _linear(images: Any) -> Any:
-    """Four logits that depend on the image alone."""
-    weights = np.random.default_rng(1).standard_normal((IMAGES[0].size, 4)).astype(np.float32)
-    return jnp.asarray(np.asarray(images).reshape(len(images), -1) @ weights)
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 11, 16])
-def test_every_sample_counts_once(batch_size: int) -> None:
-    result = evaluate(_linear, padded_batches(IMAGES, LABELS, batch_size))
-    whole = score(np.asarray(_linear(IMAGES)), LABELS)
-    assert result.count == 11
-    assert (result.top1, result.top5) == (whole.top1, whole.top5)
-    assert result.loss == pytest.approx(whole.loss, rel=1e-6)
-    np.testing.assert_allclose(result.logits, whole.logits, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(result.labels, LABELS)
-
-
-def test_filler_rows_do_not_matter() -> None:
-    """Not even if the network gives NaN for them."""
-
-    def fails_on_zeros(images: Any) -> Any:
-        return jnp.where(jnp.any(images != 0, axis=(1, 2, 3))[:, None], _linear(images), jnp.nan)
-
-    result = evaluate(fails_on_zeros, padded_batches(IMAGES, LABELS, 4))
-    assert np.isfinite(result.logits).all()
-    assert result.count == 11
-
-
-def test_logits_are_float32() -> None:
-    result = evaluate(lambda images: _linear(images).astype(jnp.bfloat16), padded_batches(IMAGES, LABELS, 4))
-    assert result.logits.dtype == np.float32
+def _batches(batch_size: int, filler: int = 0) -> Iterator[HostBatch]:
+    """All images in order, the last batch filled up with rows that are not real."""
+    for start in range(0, len(PIXELS), batch_size):
+        missing = max(0, start + batch_size - len(PIXELS))
+        images, labels = PIXELS[start : start + batch_size], LABELS[start : start + batch_size]
+        yield {
+            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=filler),
+            "label": np.pad(labels, (0, missing)),
+            "real": np.arange(batch_size) < batch_size - missing,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +40,44 @@ def network() -> CondenseNet:
     )
     model.eval()
     return model
+
+
+@pytest.fixture(scope="module")
+def whole(network: CondenseNet) -> Evaluation:
+    return score(np.asarray(jax.jit(network)(jnp.asarray(IMAGES))), LABELS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 11, 16])
+@pytest.mark.parametrize("filler", [0, 255])
+def test_every_sample_counts_once(batch_size: int, filler: int, network: CondenseNet, whole: Evaluation) -> None:
+    result = evaluate(network, _batches(batch_size, filler), NORMALISATION)
+    assert result.count == 11
+    assert (result.top1, result.top5) == (whole.top1, whole.top5)
+    assert result.loss == pytest.approx(whole.loss, rel=1e-5)
+    np.testing.assert_allclose(result.logits, whole.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(result.labels, LABELS)
+
+
+def test_logits_are_float32(network: CondenseNet) -> None:
+    half = CondenseNet(network.architecture, name=network.name, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    half.eval()
+    assert evaluate(half, _batches(4), NORMALISATION).logits.dtype == np.float32
+
+
+def test_evaluating_again_compiles_nothing(network: CondenseNet) -> None:
+    evaluate(network, _batches(4), NORMALISATION)
+    compiled = _classified._cache_size()
+    other = nnx.clone(network)
+    other.stem.kernel[...] *= 2
+    evaluate(other, _batches(4), NORMALISATION)
+    assert _classified._cache_size() == compiled
+
+
+def test_per_class(network: CondenseNet) -> None:
+    """Three classes, the middle one without images."""
+    logits = np.array([[3, 2, 1], [1, 2, 3], [0, 0, 5], [9, 0, 1]], np.float32)
+    result = score(logits, np.array([0, 0, 2, 2]))
+    assert result.per_class() == [(2, 0.5, 1.0), (0, 0.0, 0.0), (2, 0.5, 1.0)]
 
 
 def test_compiled_forward_is_the_network(network: CondenseNet) -> None:
@@ -70,10 +91,3 @@ def test_compiled_forward_keeps_the_weights_it_was_made_with(network: CondenseNe
     model.stem.kernel[...] *= 2
     np.testing.assert_array_equal(forward(IMAGES), before)
     assert np.abs(compiled_forward(model)(IMAGES) - before).max() > 1e-3
-
-
-def test_evaluation_of_a_network(network: CondenseNet) -> None:
-    result = evaluate(compiled_forward(network), padded_batches(IMAGES, LABELS, 4))
-    whole = score(np.asarray(network(jnp.asarray(IMAGES))), LABELS)
-    assert result.top1 == whole.top1
-    np.testing.assert_allclose(result.logits, whole.logits, rtol=1e-5, atol=1e-6)

@@ -38,9 +38,10 @@ def make_setup(**objective: float) -> Setup:
     return Setup(graph, state, make_train_step(graph, optimizer, Objective(**objective)))
 
 
-def batch(seed: int = 0) -> tuple[jax.Array, jax.Array]:
+def batch(seed: int = 0) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.normal(size=(6, 8, 8, 3)), jnp.float32), jnp.asarray(rng.integers(0, 10, 6))
+    images = jnp.asarray(rng.normal(size=(6, 8, 8, 3)), jnp.float32)
+    return {"image": images, "label": jnp.asarray(rng.integers(0, 10, 6))}
 
 
 def stages(setup: Setup, state: TrainState) -> list[int]:
@@ -57,7 +58,7 @@ def test_pruning_never_recompiles():
     state, pruner = setup.state, Pruner(setup.graph, setup.state)
     for step in range(STEPS):
         state, _ = pruner(state, step / STEPS)
-        state, _ = setup.step(state, *batch(step))
+        state, _ = setup.step(state, batch(step))
     assert stages(setup, state) == [3, 1, 3, 1]
     assert setup.step._cache_size() == 1
     prune_step: Any = pruner._prune_step
@@ -104,7 +105,7 @@ def test_masked_weights_are_moved_by_decay_alone():
     conv = next(live_model(setup.graph, state).masked_convs())
     removed = ~np.asarray(conv.kernel_mask())
     before = np.asarray(conv.kernel[...])
-    state, _ = setup.step(state, *batch())
+    state, _ = setup.step(state, batch())
     after = np.asarray(next(live_model(setup.graph, state).masked_convs()).kernel[...])
     # Nesterov's first step moves by lr · (1 + momentum) · decay · w.
     np.testing.assert_allclose(after[removed], before[removed] * (1 - 0.05 * 1.9 * 1e-3), rtol=1e-5)
@@ -114,7 +115,7 @@ def test_masked_weights_are_moved_by_decay_alone():
 def test_average_follows_weights_and_statistics_but_not_masks():
     setup = make_setup(ema_decay=0.75)
     state, _ = Pruner(setup.graph, setup.state)(copied(setup.state), 0.5)
-    state, _ = setup.step(state, *batch())
+    state, _ = setup.step(state, batch())
     live, averaged = live_model(setup.graph, state), ema_model(setup.graph, state)
     start = live_model(setup.graph, setup.state).stem.kernel[...]
     expected = 0.75 * start + 0.25 * live.stem.kernel[...]
@@ -127,8 +128,8 @@ def test_average_follows_weights_and_statistics_but_not_masks():
 
 def test_group_lasso_joins_the_gradient_not_the_reported_loss():
     plain, lasso = make_setup(), make_setup(group_lasso=1.0)
-    state_plain, metrics_plain = plain.step(plain.state, *batch())
-    state_lasso, metrics_lasso = lasso.step(lasso.state, *batch())
+    state_plain, metrics_plain = plain.step(plain.state, batch())
+    state_lasso, metrics_lasso = lasso.step(lasso.state, batch())
     assert float(metrics_plain["loss"]) == pytest.approx(float(metrics_lasso["loss"]), rel=1e-6)
     kernels = [next(live_model(plain.graph, s).masked_convs()).kernel[...] for s in (state_plain, state_lasso)]
     assert float(jnp.abs(kernels[1]).sum()) < float(jnp.abs(kernels[0]).sum())
@@ -138,8 +139,8 @@ def test_a_kept_model_survives_the_next_step():
     """The step donates its state: networks taken from it must own their arrays."""
     setup = make_setup()
     model = live_model(setup.graph, setup.state)
-    setup.step(setup.state, *batch())
-    assert np.isfinite(np.asarray(model(batch()[0]))).all()
+    setup.step(setup.state, batch())
+    assert np.isfinite(np.asarray(model(batch()["image"]))).all()
 
 
 def test_moving_average_copies_counters():

@@ -1,4 +1,4 @@
-"""Opening a checkpoint of either kind from the command line."""
+"""Opening a checkpoint of either kind: ours, a directory, or official, a file."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def open_checkpoint(
       weights, num_classes, overrides: for official files, as for `load_torch_checkpoint`.
     """
     if not path.exists():
-        raise UserError(f"--checkpoint {path}: no such file or directory")
+        raise UserError(f"{path}: no such file or directory")
     if path.is_dir():
         return load(path)
     checkpoint = read_checkpoint(path)

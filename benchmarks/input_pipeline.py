@@ -1,0 +1,232 @@
+"""How many training images per second does one core prepare, beside a Pillow pipeline with the official operations?
+
+    python -m benchmarks.input_pipeline [--images N] [--rounds N] [--quality Q] [--output FILE.json]
+
+Work: a JPEG file of 500 × 375 pixels → random resized crop to 224, flip, RandAugment ("rand-m9-mstd0.5") → uint8,
+which is what goes to an accelerator; and on to float32, normalised, with random erasing, as without one. Photographs
+that scikit-image and scikit-learn ship. Both sides make the same draws, in one thread, in turn in one process
+(A B A B …), each round over the same images with draws of its own.
+Ratio: the median over rounds of the peer's time over ours, with the lowest and highest.
+
+Times depend on the machine and on what else it does; quote ratios.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from skimage import data
+from sklearn.datasets import load_sample_images
+
+from benchmarks import pillow_pipeline as pillow
+from benchmarks.machine import describe
+from cdnv2_jax.data.augment.erasing import Rectangle, draw_rectangle, erase
+from cdnv2_jax.data.augment.flip import draw_flip, flip
+from cdnv2_jax.data.augment.geometry import Resample
+from cdnv2_jax.data.augment.rand_augment import Operation, apply_operation, draw_operations, parse_rand_augment
+from cdnv2_jax.data.augment.random_resized_crop import Box, crop_and_resize, draw_box
+from cdnv2_jax.data.augment.training_image import Augmentation, training_image
+from cdnv2_jax.data.decode import decode_fast
+from cdnv2_jax.data.normalise import normalise
+
+SIZE = 224
+WIDTH, HEIGHT = 500, 375
+POLICY = "rand-m9-mstd0.5"
+PARSED_POLICY = parse_rand_augment(POLICY)
+AUGMENTATION = Augmentation(SIZE, "random_resized", flip=True, rand_augment=POLICY, erase_probability=0.2)
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+STAGES: tuple[str, ...] = ("decode", "crop and resize", "flip", "RandAugment", "normalise and erase")
+
+
+class Draws(NamedTuple):
+    """All that chance decides about one image, in the order `training_image` draws it."""
+
+    box: Box
+    resample: Resample
+    flipped: bool
+    operations: list[Operation]
+    rectangle: Rectangle
+
+
+def draw(rng: np.random.Generator) -> Draws:
+    """The draws of `training_image` for the same state of `rng`."""
+    box = draw_box(HEIGHT, WIDTH, rng)
+    resample = "bicubic" if rng.random() < 0.5 else "bilinear"
+    flipped = draw_flip(rng)
+    operations = draw_operations(PARSED_POLICY, rng)
+    return Draws(box, resample, flipped, operations, draw_rectangle(SIZE, SIZE, AUGMENTATION.erase_probability, rng))
+
+
+def our_uint8(file: bytes, rng: np.random.Generator) -> np.ndarray:
+    return training_image(file, "photograph", rng, AUGMENTATION).pixels
+
+
+def our_float32(file: bytes, rng: np.random.Generator) -> np.ndarray:
+    pixels, rectangle = training_image(file, "photograph", rng, AUGMENTATION)
+    return erase(normalise(pixels, MEAN.tolist(), STD.tolist()), rectangle, rng)
+
+
+def _pillow_image(file: bytes, draws: Draws) -> Image.Image:
+    image = pillow.crop_and_resize(pillow.decode(file), draws.box, SIZE, draws.resample)
+    image = pillow.flip(image) if draws.flipped else image
+    for operation in draws.operations:
+        image = pillow.apply_operation(image, operation)
+    return image
+
+
+def pillow_uint8(file: bytes, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(_pillow_image(file, draw(rng)))
+
+
+def pillow_float32(file: bytes, rng: np.random.Generator) -> np.ndarray:
+    draws = draw(rng)
+    pixels = pillow.normalise(_pillow_image(file, draws), MEAN, STD)
+    pillow.erase(pixels, draws.rectangle, rng)
+    return pixels
+
+
+PAIRS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    "to uint8": (our_uint8, pillow_uint8),
+    "to float32, normalised and erased": (our_float32, pillow_float32),
+}
+
+
+def photographs(quality: int) -> list[bytes]:
+    """Six JPEG files, cut to 4 : 3 about the middle and resized."""
+    pictures = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), *load_sample_images().images]
+    files = []
+    for picture in pictures:
+        image = Image.fromarray(picture)
+        wide = min(image.width, image.height * WIDTH // HEIGHT)
+        tall = min(image.height, image.width * HEIGHT // WIDTH)
+        left, top = (image.width - wide) // 2, (image.height - tall) // 2
+        image = image.crop((left, top, left + wide, top + tall)).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        files.append(file.getvalue())
+    return files
+
+
+def check_same(files: list[bytes], images: int = 60) -> float:
+    """Both must do the same, or the comparison means nothing: the median difference, in levels of 255."""
+    differences = []
+    for number in range(images):
+        file = files[number % len(files)]
+        ours, theirs = (make(file, np.random.default_rng([7, number])) for make in (our_float32, pillow_float32))
+        differences.append(255 * float(np.sqrt(np.square((ours - theirs) * STD).mean())))
+    # Equalising and the like stretch single images' small differences; a wrong operation shows in most of them.
+    if statistics.median(differences) > 3:
+        raise AssertionError(f"the two pipelines differ by {differences} levels")
+    return statistics.median(differences)
+
+
+def measure_pair(work: str, files: list[bytes], images: int, rounds: int) -> dict[str, Any]:
+    """Times one pair, in turn."""
+    times: dict[str, list[float]] = {"ours": [], "pillow": []}
+    for round_number in range(rounds + 1):
+        for name, make in zip(times, PAIRS[work], strict=True):
+            start = time.perf_counter()
+            for number in range(images):
+                make(files[number % len(files)], np.random.default_rng([round_number, number]))
+            times[name].append((time.perf_counter() - start) / images)
+    ours, theirs = times["ours"][1:], times["pillow"][1:]  # the first round is not counted
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "work": work,
+        "images_per_second_ours": 1 / statistics.median(ours),
+        "images_per_second_pillow": 1 / statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+        "rounds": rounds,
+        "images_per_round": images,
+    }
+
+
+def measure_stages(files: list[bytes], images: int) -> dict[str, dict[str, float]]:
+    """Milliseconds per image that each stage takes on average, for both."""
+    spent = {side: dict.fromkeys(STAGES, 0.0) for side in ("ours", "pillow")}
+
+    def timed(side: str, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        spent[side][stage] += 1e3 * (time.perf_counter() - start) / images
+        return result
+
+    for number in range(images):
+        file, rng = files[number % len(files)], np.random.default_rng([99, number])
+        draws = draw(rng)
+        image: Any = timed("ours", "decode", decode_fast, file, "photograph")
+        image = timed("ours", "crop and resize", crop_and_resize, image, draws.box, SIZE, draws.resample)
+        image = timed("ours", "flip", flip, image) if draws.flipped else image
+        for operation in draws.operations:
+            image = timed("ours", "RandAugment", apply_operation, image, operation)
+        image = timed("ours", "normalise and erase", normalise, image, MEAN.tolist(), STD.tolist())
+        timed("ours", "normalise and erase", erase, image, draws.rectangle, rng)
+
+        image = timed("pillow", "decode", pillow.decode, file)
+        image = timed("pillow", "crop and resize", pillow.crop_and_resize, image, draws.box, SIZE, draws.resample)
+        image = timed("pillow", "flip", pillow.flip, image) if draws.flipped else image
+        for operation in draws.operations:
+            image = timed("pillow", "RandAugment", pillow.apply_operation, image, operation)
+        image = timed("pillow", "normalise and erase", pillow.normalise, image, MEAN, STD)
+        timed("pillow", "normalise and erase", pillow.erase, image, draws.rectangle, rng)
+    return spent
+
+
+def show(pairs: list[dict[str, Any]], stages: dict[str, dict[str, float]], console: Console) -> None:
+    """The tables in the terminal."""
+    table = Table(title="Images per second on one core (ratio above 1: ours is faster)")
+    for column in ("work", "ours", "Pillow", "ratio", "lowest to highest"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    for pair in pairs:
+        spread = f"{pair['ratio_lowest']:.2f} to {pair['ratio_highest']:.2f}"
+        rates = (f"{pair['images_per_second_ours']:.0f}", f"{pair['images_per_second_pillow']:.0f}")
+        table.add_row(pair["work"], *rates, f"{pair['ratio']:.2f}", spread)
+    console.print(table)
+    table = Table(title="Milliseconds per image")
+    for column in ("stage", "ours", "Pillow"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in STAGES:
+        table.add_row(stage, *(f"{stages[side][stage]:.3f}" for side in ("ours", "pillow")))
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.input_pipeline", description=__doc__)
+    parser.add_argument("--images", type=int, default=300, help="of each side in each round")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
+    parser.add_argument("--output", type=Path, help="also write the figures there, as JSON")
+    options = parser.parse_args()
+    cv2.setNumThreads(0)
+    files = photographs(options.quality)
+    difference = check_same(files)
+    pairs = [measure_pair(work, files, options.images, options.rounds) for work in PAIRS]
+    stages = measure_stages(files, options.images)
+    show(pairs, stages, Console())
+    if options.output:
+        packages = ("numpy", "pillow", "opencv-python-headless")
+        record = {
+            "machine": describe() | {"input_versions": {package: version(package) for package in packages}},
+            "files": {"quality": options.quality, "mean_bytes": round(statistics.mean(map(len, files)))},
+            "median_difference_in_levels": round(difference, 3),
+            "pairs": pairs,
+            "milliseconds_per_stage": stages,
+        }
+        options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Joining the processes of one run, before JAX looks for devices."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+
+from cdnv2_jax.errors import UserError, one_line
+
+HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as dead, and the others end
+SHUTDOWN_SECONDS = 60  # how long a process that is done waits for the others
+TASKS = {
+    "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+
+
+def join_processes(*, distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Makes this process one of a run's, if it is meant to be; does nothing for a run of one process.
+
+    Args:
+      distributed: find the others through SLURM, Open MPI, Kubernetes or the metadata of a TPU pod.
+      coordinator: HOST:PORT of the first process, or the variable JAX_COORDINATOR_ADDRESS.
+      processes: how many there are, or JAX_NUM_PROCESSES.
+      process: which of them this is, from 0, or JAX_PROCESS_ID.
+
+    Raises:
+      UserError: some of the last three are missing, the others are not found, or this was started as one of several
+        tasks and nothing was asked for, in which case all of them would write to the same directory.
+    """
+    given = {
+        "--coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        "--processes": processes if processes is not None else _number_in("JAX_NUM_PROCESSES"),
+        "--process": process if process is not None else _number_in("JAX_PROCESS_ID"),
+    }
+    missing = [flag for flag, value in given.items() if value is None]
+    if distributed or not missing:
+        _initialize(given)
+    elif len(missing) < len(given):
+        raise UserError(f"{', '.join(missing)} missing: a run of several processes needs {', '.join(given)}")
+    else:
+        _refuse_lonely_task(os.environ)
+
+
+def _number_in(variable: str) -> int | None:
+    value = os.environ.get(variable)
+    if value is not None and not value.isdigit():
+        raise UserError(f"{variable} must be a number, got {value!r}")
+    return None if value is None else int(value)
+
+
+def _initialize(given: Mapping[str, object]) -> None:
+    try:
+        jax.distributed.initialize(
+            given["--coordinator"],  # type: ignore[arg-type]
+            given["--processes"],  # type: ignore[arg-type]
+            given["--process"],  # type: ignore[arg-type]
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes of this run do not find one another: {one_line(error)}") from error
+
+
+def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
+    for launcher, (rank, size) in TASKS.items():
+        if int(environment.get(size, "1") or 1) > 1 and rank in environment:
+            raise UserError(
+                f"{launcher} started this as task {environment[rank]} of {environment[size]}: "
+                f"add --distributed to make them one run"
+            )
+
+
+def keep_compiled(directory: Path | None) -> None:
+    """Compiled programs are kept in `directory` and found there again by later runs."""
+    if directory is not None:
+        jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def leave(status: int) -> int:
+    """`status`, to end with; a failed process of several ends here and now, so that the others notice.
+
+    Otherwise it would wait at JAX's shutdown for processes that wait for it in the middle of a step.
+    """
+    if status and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

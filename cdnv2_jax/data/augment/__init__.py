@@ -1,0 +1,1 @@
+"""Training images: random crop, flip, RandAugment and erasing, drawn apart from being applied."""

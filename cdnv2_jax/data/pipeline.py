@@ -1,0 +1,170 @@
+"""Sources → batches, on Grain: read, decoded and augmented in threads or worker processes, ahead of need."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from cdnv2_jax.data.augment.erasing import erase
+from cdnv2_jax.data.augment.training_image import Augmentation, training_image
+from cdnv2_jax.data.decode import BrokenImage, decode
+from cdnv2_jax.data.evaluation_image import evaluation_image
+from cdnv2_jax.data.normalise import normalise
+from cdnv2_jax.data.order import Share, sample_random, shuffled_index
+from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.errors import UserError
+
+HostBatch = dict[str, np.ndarray]
+"""One host's rows of a batch, see `TrainingRow` and `EvaluationRow` for what is in it."""
+
+NOT_BROKEN = -1
+READ_THREADS = 4
+BATCHES_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRow:
+    """Makes the rows of training batches; called by position in the host's share of the stream.
+
+    A row holds "image" (uint8 [s, s, 3], or float32, normalised and erased, with `normalise_with`), "label" (int32),
+    "index" (int64, of the sample in the source), "broken" (int64, index of an unreadable sample whose place this one
+    takes, else −1) and, with random erasing left to the device, "erase" (int32 [4]: top, left, height, width).
+
+    Attributes:
+      normalise_with: (mean, std) to finish images on the host; None leaves normalising and erasing to the device.
+    """
+
+    source: Source
+    augmentation: Augmentation
+    share: Share
+    seed: int
+    normalise_with: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    def sample_index(self, row: int) -> int:
+        """Position in the source of the sample that `row` shows."""
+        return shuffled_index(self.share.position(row), len(self.source), self.seed)
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        position, wanted = self.share.position(int(row)), self.sample_index(int(row))
+        random = sample_random(self.seed, position)
+        index, sample, (image, rectangle) = _first_readable(
+            self.source, wanted, lambda sample: training_image(sample.image, sample.name, random, self.augmentation)
+        )
+        broken = NOT_BROKEN if index == wanted else wanted
+        made = {"label": np.int32(sample.label), "index": np.int64(index), "broken": np.int64(broken)}
+        if self.normalise_with is not None:
+            return made | {"image": erase(normalise(image, *self.normalise_with), rectangle, random)}
+        if self.augmentation.erase_probability:
+            made["erase"] = np.asarray(rectangle, np.int32)
+        return made | {"image": image}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRow:
+    """Makes the rows of evaluation batches: every sample once, in order, then rows that are not real.
+
+    A row holds "image" (uint8 [s, s, 3]), "label" (int32), "real" (bool) and "broken" (int64, as above; such a row is
+    not real).
+
+    Attributes:
+      resized: resize and crop the centre with `interpolation`; otherwise images must be `image_size` large already.
+    """
+
+    source: Source
+    share: Share
+    image_size: int
+    resized: bool
+    interpolation: Literal["bilinear", "bicubic"]
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        index = self.share.position(int(row))
+        if index >= len(self.source):
+            return self._filler(NOT_BROKEN)
+        sample = self.source[index]
+        try:
+            image = self._image(sample)
+        except BrokenImage:
+            return self._filler(index)
+        real = {"label": np.int32(sample.label), "real": np.bool_(True), "broken": np.int64(NOT_BROKEN)}
+        return {"image": image, **real}
+
+    def _image(self, sample: Sample) -> np.ndarray:
+        pixels = decode(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
+        return evaluation_image(pixels, self.image_size, self.interpolation) if self.resized else pixels
+
+    def _filler(self, broken: int) -> dict[str, Any]:
+        black = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        return {"image": black, "label": np.int32(0), "real": np.bool_(False), "broken": np.int64(broken)}
+
+
+def _first_readable(source: Source, wanted: int, prepare: Callable[[Sample], Any]) -> tuple[int, Sample, Any]:
+    """The sample at `wanted` or the first after it that can be read: (its index, itself, what `prepare` made)."""
+    for index in range(wanted, wanted + len(source)):
+        sample = source[index % len(source)]
+        with contextlib.suppress(BrokenImage):
+            return index % len(source), sample, prepare(sample)
+    raise UserError(f"none of the {len(source)} training images can be read")
+
+
+@contextlib.contextmanager
+def host_batches(
+    row: TrainingRow | EvaluationRow, first: int, last: int, workers: int
+) -> Iterator[Iterator[HostBatch]]:
+    """This host's batches `first` … `last` − 1; the same whatever the number of `workers` (processes; 0: threads)."""
+    import grain
+
+    rows = row.share.rows
+    batches = grain.MapDataset.range(last * rows).map(row).batch(rows)[first:]
+    if workers:
+        _absl_flags_parsed()
+        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
+        iterator = iter(batches.to_iter_dataset(read).mp_prefetch(options))
+    else:
+        read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+        iterator = iter(batches.to_iter_dataset(read))
+    try:
+        yield iterator
+    finally:
+        iterator.close()
+
+
+def _absl_flags_parsed() -> None:
+    # Grain starts its processes through absl, which insists on flags that only absl's own programs parse.
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+class BrokenImages:
+    """Counts unreadable images over a run and gives up at the limit.
+
+    Attributes:
+      found: names of those met so far, without repetition.
+    """
+
+    def __init__(self, source: Source, limit: int):
+        self._source, self._limit = source, limit
+        self.found: dict[int, str] = {}
+
+    def check(self, batch: HostBatch) -> list[str]:
+        """Names of broken images met for the first time; UserError, naming the image, once they are too many."""
+        new = [int(index) for index in batch["broken"] if index != NOT_BROKEN and int(index) not in self.found]
+        for index in dict.fromkeys(new):
+            sample = self._source[index]
+            self.found[index] = sample.name
+            if len(self.found) > self._limit:
+                self._give_up(sample)
+        return [self.found[index] for index in dict.fromkeys(new)]
+
+    def _give_up(self, sample: Sample) -> None:
+        try:
+            decode(sample.image if isinstance(sample.image, bytes) else b"", sample.name)
+            reason = f"{sample.name} cannot be read as an image"
+        except BrokenImage as error:
+            reason = str(error)
+        allowed = f"{self._limit} such images are allowed" if self._limit else "none is allowed"
+        raise UserError(f"{reason} ({allowed}: config.data.max_broken_images)")

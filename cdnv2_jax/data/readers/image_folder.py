@@ -1,0 +1,109 @@
+"""A folder per class with image files in it."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.errors import UserError, shorten
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
+
+
+class ImageFolderSource:
+    """The files of FOLDER/CLASS/*, classes and files sorted by name; an image is read when it is asked for.
+
+    Attributes:
+      class_names: names of the class folders.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str], files: Sequence[tuple[int, str]]):
+        """Keeps (label, file name) of every image."""
+        self.class_names = list(class_names)
+        self._folder = str(folder)
+        self._labels = np.array([label for label, _ in files], np.int32)
+        # One string and where each name ends: a tenth of the memory, and of the bytes to pickle, of a list.
+        encoded = [os.fsencode(name) for _, name in files]
+        self._names = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        """UserError when the file cannot be read."""
+        label = int(self._labels[index])
+        # The number of ends is one more than that of images: a negative index would find another file.
+        index = range(len(self))[index]
+        file = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
+        path = os.path.join(self._folder, self.class_names[label], file)
+        try:
+            with open(path, "rb") as opened:
+                return Sample(opened.read(), label, path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
+
+
+def read_image_folder(directory: Path, split: Split) -> ImageFolderSource:
+    """The images of DIRECTORY/train or DIRECTORY/val; without these folders, DIRECTORY itself is what is held out.
+
+    Labels are positions in the sorted names of the training classes, where there are any: a `val` that lacks some of
+    them is labelled no differently.
+
+    Raises:
+      UserError: no such folder, a class without images, or a held-out class that is not trained on.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no directory: {LAYOUT}")
+    train, val = directory / "train", directory / "val"
+    if split == "train":
+        if not _has_classes(train):
+            raise UserError(f"{train} holds no class folders: {LAYOUT}")
+        return _read(train, _class_names(train))
+    if not _has_classes(val):
+        if _has_classes(train):
+            raise UserError(f"{directory} has train/ but no class folders in val/: {LAYOUT}")
+        return _read(directory, _class_names(directory))
+    classes = _class_names(val)
+    if not _has_classes(train):
+        return _read(val, classes)
+    known = _class_names(train)
+    if strange := sorted(set(classes) - set(known)):
+        raise UserError(f"{val} has classes that {train} lacks: {shorten(strange)}: name the folders alike in both")
+    return _read(val, known)
+
+
+def _has_classes(folder: Path) -> bool:
+    # A folder of images that is called "train" may itself be a class, of vehicles for example.
+    return folder.is_dir() and bool(_class_names(folder))
+
+
+def _class_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        # Hidden folders (.ipynb_checkpoints) are never meant as classes.
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _read(folder: Path, classes: Sequence[str]) -> ImageFolderSource:
+    found: list[tuple[int, str]] = []
+    empty: list[str] = []
+    for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            continue  # a training class of which nothing is held out
+        with os.scandir(folder / name) as entries:
+            files = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+            )
+        if not files:
+            empty.append(str(folder / name))
+        found += [(label, file) for file in files]
+    if not found:
+        raise UserError(f"{folder} holds no images ({', '.join(EXTENSIONS)}) in folders of classes: {LAYOUT}")
+    if empty:
+        raise UserError(f"no images ({', '.join(EXTENSIONS)}) in {shorten(empty)}: fill or remove the folder")
+    return ImageFolderSource(folder, classes, found)

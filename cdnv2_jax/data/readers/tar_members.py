@@ -1,0 +1,113 @@
+"""Where the files inside of a tar begin and end, so that they can be read in place."""
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from cdnv2_jax.errors import UserError
+
+BLOCK = 512
+FILE_TYPES = (b"0", b"\0", b"7")
+SPARSE, EXTENDED = b"S", (b"x", b"g")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A regular file: its name (the first 100 bytes of it), and its bytes' position and number in the whole tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class TarFile:
+    """Reads at given positions, from many threads at once; after unpickling it opens its file anew."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._opened: int | None = None
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.__init__(path)
+
+    def size(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self._descriptor()).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes; UserError when there are fewer."""
+        try:
+            data = os.pread(self._descriptor(), size, offset)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if len(data) != size:
+            raise UserError(f"{self.path} ends before its contents do: copy or download it again")
+        return data
+
+    def member(self, offset: int, size: int) -> tuple[str, bytes]:
+        """Name and bytes of the file whose bytes begin at `offset`."""
+        data = self.read(offset - BLOCK, BLOCK + size)
+        return _name(data), data[BLOCK:]
+
+    def members(self, start: int = 0, end: int | None = None) -> Iterator[Member]:
+        """The regular files of the tar that lies at [start, end) of this file, directories and links left out.
+
+        Raises:
+          UserError: it is no tar, ends early, or has sparse files. A tar must end with a block of zeros, or one that
+            was cut between two of its files would pass for a whole one.
+        """
+        end = self.size() if end is None else end
+        position = start
+        while True:
+            if position + BLOCK > end:
+                raise UserError(f"{self.path} ends before its contents do: copy or download it again")
+            header = self.read(position, BLOCK)
+            if not any(header):
+                return
+            size = self._checked_size(header, position)
+            kind, offset = header[156:157], position + BLOCK
+            position = offset + (size + BLOCK - 1) // BLOCK * BLOCK
+            if position > end:
+                raise UserError(f"{self.path} ends inside of {_name(header)!r}: copy or download it again")
+            if kind == SPARSE or (kind in EXTENDED and b" size=" in self.read(offset, min(size, 1 << 20))):
+                raise UserError(f"{self.path}: {_name(header)!r} is not stored as it is: pack it with tar --format=gnu")
+            if kind in FILE_TYPES:
+                yield Member(_name(header), offset, size)
+
+    def _descriptor(self) -> int:
+        opened = self._opened
+        if opened is None:
+            try:
+                opened = self._opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be opened: {error.strerror or error}") from error
+            # Two threads may come here at once; both of their files stay open as long as this object lives.
+            weakref.finalize(self, os.close, opened)
+        return opened
+
+    def _checked_size(self, header: bytes, position: int) -> int:
+        try:
+            # The checksum counts itself as eight blanks.
+            right = sum(header) - sum(header[148:156]) + 8 * ord(" ") == _number(header[148:156])
+            size = _number(header[124:136])
+        except ValueError:
+            right, size = False, 0
+        if not right or size < 0:
+            raise UserError(f"{self.path} is no tar, or damaged at byte {position}: copy or download it again")
+        return size
+
+
+def _number(field: bytes) -> int:
+    """Octal digits or, where the first bit is set, binary."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    return header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -1,0 +1,122 @@
+"""tf.train.Example, the form of a record in TensorFlow's data sets, written and read without TensorFlow.
+
+From tensorflow/core/example/{example,feature}.proto, in the encoding of protocol buffers: an Example's field 1 is its
+Features, whose field 1 repeats entries of a map (1: name, 2: Feature); a Feature's field 1 is a list of bytes, 3 one of
+integers (2, of floats, is not read); the values are field 1 of such a list.
+"""
+
+from collections.abc import Iterator, Mapping
+
+BYTES_LIST, INT64_LIST = 1, 3
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+
+
+def encode_example(features: Mapping[str, bytes | int]) -> bytes:
+    """One value, bytes or an integer of at least 0, under each name."""
+    entries = b""
+    for name, value in features.items():
+        if isinstance(value, int):
+            feature = _delimited(INT64_LIST, _delimited(1, _varint(value)))
+        else:
+            feature = _delimited(BYTES_LIST, _delimited(1, value))
+        entries += _delimited(1, _delimited(1, name.encode()) + _delimited(2, feature))
+    return _delimited(1, entries)
+
+
+def decode_example(record: bytes) -> dict[str, bytes | int]:
+    """The value of every feature that holds one of bytes or one integer; all others are left out.
+
+    Raises:
+      ValueError: the record is no Example.
+    """
+    features: dict[str, bytes | int] = {}
+    for part in _values(memoryview(record), 1):
+        for entry in _values(part, 1):
+            name = "".join(str(text, "utf-8") for text in _values(entry, 1))
+            for feature in _values(entry, 2):
+                value = _only_value(feature)
+                if value is not None:
+                    features[name] = value
+    return features
+
+
+def _only_value(feature: memoryview) -> bytes | int | None:
+    texts = [text for values in _values(feature, BYTES_LIST) for text in _values(values, 1)]
+    numbers = [number for values in _values(feature, INT64_LIST) for number in _integers(values)]
+    if len(texts) + len(numbers) != 1:
+        return None
+    return bytes(texts[0]) if texts else numbers[0]
+
+
+def _integers(values: memoryview) -> Iterator[int]:
+    """Packed into one field or each in its own: both are valid."""
+    for number, value in _fields(values):
+        if number != 1:
+            continue
+        if isinstance(value, int):
+            yield _signed(value)
+        else:
+            position = 0
+            while position < len(value):
+                unsigned, position = _read_varint(value, position)
+                yield _signed(unsigned)
+
+
+def _values(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    for number, value in _fields(message):
+        if number == wanted:
+            if isinstance(value, int):
+                raise ValueError("a number where there should be a message")
+            yield value
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """(number, value) of each field: integers as such, anything else as its bytes."""
+    position = 0
+    while position < len(message):
+        key, position = _read_varint(message, position)
+        number, kind = key >> 3, key & 7
+        if kind == VARINT:
+            value, position = _read_varint(message, position)
+            yield number, value
+            continue
+        if kind == DELIMITED:
+            size, position = _read_varint(message, position)
+        elif kind in (FIXED64, FIXED32):
+            size = 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(f"no such kind of field: {kind}")
+        if size > len(message) - position:
+            raise ValueError("it ends early")
+        yield number, message[position : position + size]
+        position += size
+
+
+def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(message) and shift < 70:
+        byte = message[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a number does not end")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _varint(value: int) -> bytes:
+    if value < 0:
+        raise ValueError(f"not written here: {value} < 0")
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _delimited(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | DELIMITED) + _varint(len(content)) + content

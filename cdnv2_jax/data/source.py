@@ -1,0 +1,39 @@
+"""What every source of images gives, wherever it keeps them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+Split = Literal["train", "val"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+      image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
+      label: position of its class in the source's `class_names`.
+      name: what a message calls it: a path, a member of an archive, "train image 17".
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
+
+
+class Source(Protocol):
+    """Labelled images in a fixed order, each found by its position alone; sent to worker processes by pickling.
+
+    Attributes:
+      class_names: of all classes, in the order of their labels.
+    """
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...

@@ -1,0 +1,65 @@
+"""What is done to batches on the device: normalising, the noise of random erasing, mixup."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """Attributes: mean and std of each channel, for pixels in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """uint8 [b, h, w, 3] → float32, (pixel / 255 − mean) / std; floating-point images are normalised already."""
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            return images
+        return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPreprocessing:
+    """A batch as the host made it → what a train step takes; a pure function of seed, step and batch.
+
+    Attributes:
+      mixup: α of Beta(α, α), 0 for none: x ← λ x + (1 − λ) x', y alike, x' being the batch in reverse order, one λ
+        for the whole batch (Zhang et al. 2018, as timm pairs images).
+    """
+
+    normalisation: Normalisation
+    seed: int
+    mixup: float = 0.0
+
+    def __call__(self, batch: Batch, step: jax.Array) -> Batch:
+        """{"image", "label", perhaps "erase"} → {"image": float32, "label", with mixup "other_label" and "share"}."""
+        noise_key, mixup_key = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step))
+        images = self.normalisation(batch["image"])
+        if "erase" in batch:
+            images = erased(images, batch["erase"], noise_key)
+        made = {"image": images, "label": batch["label"]}
+        if self.mixup:
+            made |= mixed(images, batch["label"], jax.random.beta(mixup_key, self.mixup, self.mixup))
+        return made
+
+
+def erased(images: jax.Array, rectangles: jax.Array, key: jax.Array) -> jax.Array:
+    """Images [b, h, w, 3] with standard normal noise in `rectangles`, int [b, 4]: top, left, height, width."""
+    top, left, height, width = (rectangles[:, i, None, None, None] for i in range(4))
+    rows = jnp.arange(images.shape[1])[None, :, None, None]
+    columns = jnp.arange(images.shape[2])[None, None, :, None]
+    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    return jnp.where(inside, jax.random.normal(key, images.shape, images.dtype), images)
+
+
+def mixed(images: jax.Array, labels: jax.Array, share: jax.Array) -> Batch:
+    """Each image with its opposite of the batch, `share` (scalar in [0, 1]) being its own part."""
+    return {
+        "image": share * images + (1 - share) * images[::-1],
+        "other_label": labels[::-1],
+        "share": jnp.broadcast_to(share, labels.shape),
+    }

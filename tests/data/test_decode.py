@@ -1,0 +1,189 @@
+"""Decoding beside Pillow; a bank of unusual and of broken images."""
+
+import io
+import pickle
+import random
+import threading
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdnv2_jax import UserError
+from cdnv2_jax.data.decode import BrokenImage, decode, decode_fast
+from tests.data.photographs import encoded, photographs
+
+Decoder = Callable[[bytes, str], np.ndarray]
+
+DECODERS = pytest.mark.parametrize("decoder", [decode, decode_fast])
+
+
+def _picture() -> Image.Image:
+    return Image.fromarray(photographs(61, 43)[0])
+
+
+def _palette(transparency: object = None) -> bytes:
+    options = {} if transparency is None else {"transparency": transparency}
+    return encoded(_picture().quantize(50), "PNG", **options)
+
+
+def _rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    return encoded(_picture(), exif=exif)
+
+
+READABLE = {
+    "jpeg": lambda: encoded(_picture(), quality=90),
+    "jpeg, no subsampling": lambda: encoded(_picture(), subsampling=0),
+    "jpeg, grey": lambda: encoded(_picture().convert("L")),
+    "jpeg, CMYK": lambda: encoded(_picture().convert("CMYK")),
+    "jpeg, progressive": lambda: encoded(_picture(), progressive=True),
+    "jpeg, restart markers": lambda: encoded(_picture(), restart_marker_blocks=2),
+    "jpeg, RGB inside": lambda: encoded(_picture(), keep_rgb=True),
+    "jpeg, EXIF says turned": _rotated,
+    "jpeg, bytes behind it": lambda: encoded(_picture()) + b"more",
+    "jpeg, another behind it": lambda: encoded(_picture()) + encoded(_picture().rotate(90)),
+    "jpeg, a comment with markers in it": lambda: encoded(_picture(), comment=b"\xff\xda\xff\xd9\xff\xc0"),
+    "jpeg, 1x1": lambda: encoded(Image.new("RGB", (1, 1), (10, 200, 30))),
+    "png": lambda: encoded(_picture(), "PNG"),
+    "png, grey": lambda: encoded(_picture().convert("L"), "PNG"),
+    "png, grey and alpha": lambda: encoded(_picture().convert("LA"), "PNG"),
+    "png, black and white": lambda: encoded(_picture().convert("1"), "PNG"),
+    "png, alpha": lambda: encoded(_picture().convert("RGBA"), "PNG"),
+    "png, palette": _palette,
+    "png, palette, one transparent": lambda: _palette(3),
+    "png, palette, transparency of each": lambda: _palette(bytes(range(50))),
+    "png, 1x1": lambda: encoded(Image.new("L", (1, 1), 9), "PNG"),
+    "bmp": lambda: encoded(_picture(), "BMP"),
+    "webp": lambda: encoded(_picture(), "WEBP"),
+    "gif": lambda: encoded(_picture(), "GIF"),
+    "tiff, CMYK": lambda: encoded(_picture().convert("CMYK"), "TIFF"),
+}
+
+
+@DECODERS
+@pytest.mark.parametrize("file", READABLE.values(), ids=READABLE)
+def test_as_pillow(file: Callable[[], bytes], decoder: Decoder) -> None:
+    """Bit for bit, and without a warning where Pillow has one."""
+    data = file()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    found = decoder(data, "x")
+    assert found.dtype == np.uint8 and found.flags.writeable and found.flags.c_contiguous
+    np.testing.assert_array_equal(found, expected)
+
+
+@DECODERS
+def test_photographs(decoder: Decoder) -> None:
+    for photograph in photographs():
+        for quality in (30, 90, 100):
+            data = encoded(photograph, quality=quality)
+            np.testing.assert_array_equal(decoder(data, "x"), Image.open(io.BytesIO(data)))
+
+
+@DECODERS
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled(kind: str, decoder: Decoder) -> None:
+    levels = np.array([[0, 255, 256, 511, 512, 32767, 32768, 65535]], np.uint16)
+    found = decoder(encoded(Image.fromarray(levels), kind), "x")
+    expected = np.array([[0, 0, 1, 1, 2, 127, 128, 255]], np.uint8)
+    np.testing.assert_array_equal(found, np.repeat(expected[:, :, None], 3, axis=2))
+
+
+def _halved(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _bomb() -> bytes:
+    """A small file of 14,000² pixels."""
+    return encoded(Image.new("1", (14_000, 14_000)), "PNG")
+
+
+BROKEN = {
+    "empty": lambda: b"",
+    "text": lambda: b"this is no image",
+    "one byte": lambda: b"\xff",
+    "only the start of a jpeg": lambda: b"\xff\xd8",
+    "only the ends of a jpeg": lambda: b"\xff\xd8\xff\xd9",
+    "jpeg cut in two": lambda: _halved(encoded(photographs()[0])),
+    "jpeg cut in two, with an end mark": lambda: _halved(encoded(photographs()[0]))[:200] + b"\xff\xd9",
+    "jpeg without its last bytes": lambda: encoded(photographs()[0])[:-400],
+    "progressive jpeg cut in two": lambda: _halved(encoded(photographs()[0], progressive=True)),
+    "CMYK jpeg cut in two": lambda: _halved(encoded(_picture().convert("CMYK"), quality=95)),
+    "png cut in two": lambda: _halved(encoded(_picture(), "PNG")),
+    "webp cut in two": lambda: _halved(encoded(_picture(), "WEBP")),
+    "bmp cut in two": lambda: _halved(encoded(_picture(), "BMP")),
+    "bomb": _bomb,
+    "page of HTML": lambda: b"<!DOCTYPE html><html><body>404</body></html>\n",
+}
+
+
+@DECODERS
+@pytest.mark.parametrize("file", BROKEN.values(), ids=BROKEN)
+def test_broken(file: Callable[[], bytes], decoder: Decoder) -> None:
+    with pytest.raises(BrokenImage, match=r"^train/a/b\.jpg cannot be read as an image \(.+\): mend or remove it$"):
+        decoder(file(), "train/a/b.jpg")
+
+
+@DECODERS
+def test_bomb_that_pillow_only_warns_of(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    for kind in ("PNG", "JPEG"):
+        with pytest.raises(BrokenImage, match="decompression bomb"):
+            decoder(encoded(_picture(), kind), "x")
+
+
+def test_broken_image_is_the_users_and_can_be_pickled() -> None:
+    error = BrokenImage("a.jpg", "cut off")
+    assert isinstance(error, UserError)
+    copied = pickle.loads(pickle.dumps(error))
+    assert (type(copied), str(copied)) == (BrokenImage, str(error))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF"])
+def test_damage_is_read_as_pillow_reads_it_or_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it trips; also where OpenCV, given it, would fill in grey."""
+    # A header whose size is damaged would make it reserve gigabytes.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    whole, chance = encoded(_picture(), kind), random.Random(0)
+    outcomes = set()
+    for attempt in range(120):
+        damaged = bytearray(whole[: chance.randrange(len(whole))] if attempt % 3 == 0 else whole)
+        reach = len(damaged) if attempt % 2 else 200
+        for _ in range(min(len(damaged), chance.choice((1, 4, 20)))):
+            damaged[chance.randrange(min(len(damaged), reach))] = chance.randrange(256)
+        results = []
+        for decoder in (decode, decode_fast):
+            try:
+                results.append(decoder(bytes(damaged), "x.img"))
+            except BrokenImage as error:
+                assert str(error).startswith("x.img cannot") and "\n" not in str(error)
+                results.append(None)
+        assert (results[0] is None) == (results[1] is None)
+        if results[0] is not None:
+            np.testing.assert_array_equal(results[0], results[1])
+        outcomes.add(results[0] is None)
+    assert outcomes == {True, False} or (kind, outcomes) == ("PNG", {True})  # which has checksums
+
+
+def test_threads_leave_the_filters_of_warnings_alone() -> None:
+    data = [_palette(bytes(range(50))), encoded(_picture()), b""]
+    before = list(warnings.filters)
+
+    def work() -> None:
+        for number in range(60):
+            try:
+                decode_fast(data[number % 3], "x")
+            except BrokenImage:
+                assert number % 3 == 2
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before

@@ -1,0 +1,101 @@
+"""Evaluation preprocessing against figures worked out by hand."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdnv2_jax.data.evaluation_image import evaluation_image
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+SIZE = 7
+"""Side of the crop in most tests here: the shorter side before it is 8, small enough to write down."""
+
+
+def _grey(levels: np.ndarray) -> np.ndarray:
+    return np.repeat(levels.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _gradient(width: int, height: int, *, along_rows: bool) -> np.ndarray:
+    """A grey image whose level is the number of the row (or of the column)."""
+    rows, columns = np.indices((height, width))
+    return _grey(rows if along_rows else columns)
+
+
+def test_one_colour_stays_itself() -> None:
+    prepared = evaluation_image(np.full((400, 300, 3), (0, 51, 255), np.uint8), 224, "bicubic")
+    assert (prepared.shape, prepared.dtype) == ((224, 224, 3), np.uint8)
+    np.testing.assert_array_equal(prepared, np.broadcast_to((0, 51, 255), (224, 224, 3)))
+
+
+@pytest.mark.parametrize(
+    ("longer", "first"),
+    [(8, 0), (9, 1), (10, 2), (11, 2), (12, 2), (13, 3), (14, 4), (15, 4)],
+)
+@pytest.mark.parametrize("upright", [True, False])
+def test_corner_of_the_crop_rounds_to_even(longer: int, first: int, upright: bool) -> None:
+    """(longer − 7) / 2 of 0.5, 1, 1.5, 2, 2.5, …; an image whose shorter side is 8 is not resized."""
+    image = _gradient(8, longer, along_rows=True) if upright else _gradient(longer, 8, along_rows=False)
+    levels = evaluation_image(image, SIZE, "bilinear")
+    expected = np.arange(first, first + 7)
+    shown = levels[:, :, 0] if upright else levels[:, :, 0].T
+    np.testing.assert_array_equal(shown, np.broadcast_to(expected[:, None], (7, 7)))
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("size", "scaled"),
+    [
+        ((16, 21), (8, 10)),  # 8 · 21 / 16 = 10.5
+        ((21, 16), (10, 8)),
+        ((17, 40), (8, 18)),  # 18.82…
+        ((40, 17), (18, 8)),
+        ((5, 9), (8, 14)),  # 14.4, enlarged
+        ((30, 30), (8, 8)),
+    ],
+)
+def test_longer_side_is_cut_to_whole_pixels(
+    size: tuple[int, int], scaled: tuple[int, int], method: Interpolation
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    resized = np.asarray(Image.fromarray(image).resize(scaled, Image.Resampling[method.upper()]))
+    left, top = round((scaled[0] - SIZE) / 2), round((scaled[1] - SIZE) / 2)
+    levels = evaluation_image(image, SIZE, method)
+    np.testing.assert_array_equal(levels, resized[top : top + SIZE, left : left + SIZE])
+
+
+def test_bilinear_halving_is_antialiased() -> None:
+    """Half the size: every pixel weighs its four nearest by 1, 3, 3 and 1 eighths, where plain bilinear takes two."""
+    columns = np.array([0, 64, 8, 248, 16, 40, 240, 0, 96, 32, 0, 128, 200, 8, 16, 64], np.uint8)
+    levels = evaluation_image(_grey(np.tile(columns, (16, 1))), SIZE, "bilinear")
+    wide = columns.astype(int)
+    expected = [(wide[2 * x - 1] + 3 * wide[2 * x] + 3 * wide[2 * x + 1] + wide[2 * x + 2]) / 8 for x in range(1, 7)]
+    assert expected[0] == (64 + 3 * 8 + 3 * 248 + 16) / 8 == 106
+    np.testing.assert_array_equal(levels[:, 1:, 0], np.broadcast_to(expected, (7, 6)))
+
+
+def test_bicubic_differs_from_bilinear() -> None:
+    """At a step, bicubic overshoots: darker than dark is cut to 0, so the light side shows it."""
+    step = _grey(np.repeat([[100] * 8 + [200] * 8], 16, axis=0))
+    cubic = evaluation_image(step, SIZE, "bicubic")
+    linear = evaluation_image(step, SIZE, "bilinear")
+    assert cubic.max() > 200 and cubic.min() < 100
+    assert (linear.max(), linear.min()) == (200, 100)
+
+
+@pytest.mark.parametrize(("size", "shorter"), [(224, 256), (7, 8), (112, 128), (32, 37), (300, 343)])
+def test_shorter_side_before_the_crop(size: int, shorter: int) -> None:
+    """256 / 224 of the crop: an image that has this size already comes through unresampled."""
+    noise = np.random.default_rng(0).integers(0, 256, (shorter, shorter, 3), np.uint8)
+    corner = round((shorter - size) / 2)
+    levels = evaluation_image(noise, size, "bicubic")
+    np.testing.assert_array_equal(levels, noise[corner : corner + size, corner : corner + size])
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (3, 1), (300, 2)])
+def test_tiny_images(height: int, width: int, method: Interpolation) -> None:
+    image = np.full((height, width, 3), (9, 0, 255), np.uint8)
+    np.testing.assert_array_equal(evaluation_image(image, 32, method), np.broadcast_to((9, 0, 255), (32, 32, 3)))

@@ -1,0 +1,161 @@
+"""Batches: deterministic, complete, the same however many hosts and workers make them; broken images."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdnv2_jax import UserError
+from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.order import Share
+from cdnv2_jax.data.pipeline import BrokenImages, EvaluationRow, HostBatch, TrainingRow, host_batches
+from cdnv2_jax.data.source import Sample
+
+SIZE = 12
+EVERYTHING = Augmentation(SIZE, "random_resized", flip=True, rand_augment="rand-m9-mstd0.5", erase_probability=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """`count` PNG images, each of one grey level that is its position; those in `damaged` cannot be read."""
+
+    count: int
+    damaged: tuple[int, ...] = ()
+    side: int = SIZE
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return ["even", "odd"]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        file = io.BytesIO()
+        Image.new("RGB", (self.side, self.side), (index,) * 3).save(file, "PNG")
+        encoded = b"no image" if index in self.damaged else file.getvalue()
+        return Sample(encoded, index % 2, f"image {index}")
+
+
+def _row(source: Encoded, batch_size: int, *, host: int = 0, hosts: int = 1, seed: int = 0, **more) -> TrainingRow:
+    augmentation = more.pop("augmentation", Augmentation(SIZE))
+    return TrainingRow(source, augmentation, Share(batch_size, host, hosts), seed, **more)
+
+
+def _read(row: TrainingRow | EvaluationRow, first: int, last: int, workers: int = 0) -> list[HostBatch]:
+    with host_batches(row, first, last, workers) as batches:
+        return list(batches)
+
+
+def _assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_sample_is_lost_or_doubled(hosts: int, workers: int) -> None:
+    """13 samples in batches of 6: three passes over the data are six and a half batches."""
+    source = Encoded(13)
+    shares = [_read(_row(source, 6, host=host, hosts=hosts), 0, 7, workers) for host in range(hosts)]
+    whole = [np.concatenate([share[step]["index"] for share in shares]) for step in range(7)]
+    stream = np.concatenate(whole)
+    assert len(stream) == 42
+    for start in (0, 13, 26):
+        assert sorted(stream[start : start + 13]) == list(range(13))
+    _assert_same([{"index": batch} for batch in whole], [{"index": b["index"]} for b in _read(_row(source, 6), 0, 7)])
+    for share in shares:
+        for batch in share:
+            np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
+            np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_augmented_batches_depend_on_seed_and_step_alone(workers: int) -> None:
+    row = _row(Encoded(20, side=30), 4, augmentation=EVERYTHING)
+    whole = _read(row, 0, 9)
+    _assert_same(_read(row, 0, 9, workers), whole)
+    _assert_same(_read(row, 5, 9, workers), whole[5:])
+    other = _read(_row(Encoded(20, side=30), 4, augmentation=EVERYTHING, seed=1), 0, 9)
+    assert any((one["image"] != two["image"]).any() for one, two in zip(whole, other, strict=True))
+
+
+def test_hosts_draw_what_one_would_draw() -> None:
+    """Augmentation belongs to the position in the stream, not to the host that happens to read it."""
+    source = Encoded(20, side=30)
+    whole = _read(_row(source, 6, augmentation=EVERYTHING), 2, 5)
+    parts = [_read(_row(source, 6, host=h, hosts=2, augmentation=EVERYTHING), 2, 5) for h in (0, 1)]
+    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*parts, strict=True)]
+    _assert_same(joined, whole)
+
+
+def test_erasing_on_the_host_has_the_rectangles_of_the_device() -> None:
+    """Same draws: outside of the rectangle left to the device, the host's image is the normalised one."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    source, augmentation = Encoded(30), Augmentation(SIZE, erase_probability=0.5)
+    (left,) = _read(_row(source, 30, augmentation=augmentation), 0, 1)
+    (done,) = _read(_row(source, 30, augmentation=augmentation, normalise_with=(mean, std)), 0, 1)
+    assert left["image"].dtype == np.uint8 and done["image"].dtype == np.float32
+    erased = 0
+    for pixels, finished, (top, start, height, width) in zip(left["image"], done["image"], left["erase"], strict=True):
+        expected = (np.float32(pixels) / 255 - np.float32(mean)) / np.float32(std)
+        inside = np.zeros((SIZE, SIZE), bool)
+        inside[top : top + height, start : start + width] = True
+        np.testing.assert_array_equal(finished[~inside], expected[~inside])
+        assert (finished[inside] != expected[inside]).all()
+        erased += inside.any()
+    assert 5 < erased < 25
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_sample_once(hosts: int, workers: int) -> None:
+    rows = [EvaluationRow(Encoded(13), Share(6, host, hosts), SIZE, False, "bilinear") for host in range(hosts)]
+    batches = [_read(row, 0, 3, workers) for row in rows]
+    seen = [image[0, 0, 0] for step in range(3) for share in batches for image in share[step]["image"]]
+    real = [bool(one) for step in range(3) for share in batches for one in share[step]["real"]]
+    assert seen[:13] == list(range(13))
+    assert real == [True] * 13 + [False] * 5
+
+
+def test_a_broken_image_gives_its_place_to_the_next() -> None:
+    whole = _read(_row(Encoded(6), 6), 0, 2)
+    broken = _read(_row(Encoded(6, damaged=(2, 3)), 6), 0, 2)
+    for one, other in zip(whole, broken, strict=True):
+        replaced = {2: 4, 3: 4}
+        assert list(other["index"]) == [replaced.get(index, index) for index in one["index"]]
+        assert list(other["broken"]) == [index if index in replaced else -1 for index in one["index"]]
+
+
+def test_broken_images_are_named_counted_and_limited() -> None:
+    source = Encoded(6, damaged=(2, 3))
+    batches = _read(_row(source, 6), 0, 2)
+    counted = BrokenImages(source, limit=2)
+    assert sorted(counted.check(batches[0])) == ["image 2", "image 3"]
+    assert counted.check(batches[1]) == []  # met before
+    with pytest.raises(UserError, match=r"^image [23] cannot be read .*config\.data\.max_broken_images") as error:
+        BrokenImages(source, limit=1).check(batches[0])
+    assert "1 such" in str(error.value)
+    with pytest.raises(UserError, match="none is allowed"):
+        BrokenImages(source, limit=0).check(batches[0])
+
+
+def test_broken_images_in_evaluation_are_left_out() -> None:
+    source = Encoded(5, damaged=(1,))
+    (batch,) = _read(EvaluationRow(source, Share(6), SIZE, True, "bicubic"), 0, 1)
+    assert list(batch["real"]) == [True, False, True, True, True, False]
+    assert BrokenImages(source, limit=1).check(batch) == ["image 1"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_but_broken_images(workers: int) -> None:
+    with pytest.raises(Exception, match="none of the 3 training images can be read"):
+        _read(_row(Encoded(3, damaged=(0, 1, 2)), 3), 0, 1, workers)
