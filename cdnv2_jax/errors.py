@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class LostProcess(RuntimeError):
+    """Another process of the same run has stopped; nothing to mend here. Its message is one line."""
+
+
 def shorten(items: list[str], most: int = 8) -> str:
     """The items joined by commas, cut after `most` with the number that is left."""
     more = f" and {len(items) - most} more" if len(items) > most else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -102,7 +103,13 @@ def read_arrays(
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
+    # Orbax leaves shapes unchecked where NumPy arrays were saved.
+    misfits = [n for n, target in targets.items() if (arrays[n].shape, arrays[n].dtype) != (target.shape, target.dtype)]
+    if misfits:
+        raise UserError(
+            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or type)"
+        )
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
         raise UserError(f"{path} is damaged: {shorten(damaged)} are not as they were written")
-    return arrays
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import LostProcess, UserError
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -19,13 +20,16 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C."""
+    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 when another process is lost."""
     try:
         action()
     except UserError as error:
         message = " ".join(str(error).split())
         print(f"{program}: {message}", file=sys.stderr)
         return BAD_INPUT
+    except LostProcess as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -19,12 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = [argument for argument in rest if not argument.startswith("--config.")]
         options.overrides = overrides
     expect_no_more(parser, rest)
-    status = guarded(lambda: options.action(options), f"main.py {options.verb}")
-    if hasattr(options, "processes"):
-        from cdnv2_jax.commands.processes import leave
 
-        return leave(status)
-    return status
+    def work() -> int:
+        return guarded(lambda: options.action(options), f"main.py {options.verb}")
+
+    if not hasattr(options, "processes"):
+        return work()
+    from cdnv2_jax.commands.processes import one_of_several
+
+    return one_of_several(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,10 +150,12 @@ def _window(text: str) -> tuple[int, int]:
 
 def _run_train(options: argparse.Namespace) -> None:
     _set_up_processes(options)
+    from cdnv2_jax.commands.processes import telling_of_lost_processes
     from cdnv2_jax.commands.train import Workdir, train
 
     workdir = Workdir(options.workdir, options.overwrite, options.resume, options.accept_changes)
-    train(options.config, options.overrides, workdir, profile=options.profile)
+    with telling_of_lost_processes():
+        train(options.config, options.overrides, workdir, profile=options.profile)
 
 
 def _set_up_processes(options: argparse.Namespace) -> None:
@@ -168,16 +173,18 @@ def _set_up_processes(options: argparse.Namespace) -> None:
 def _run_eval(options: argparse.Namespace) -> None:
     _set_up_processes(options)
     from cdnv2_jax.commands.evaluate import evaluate_checkpoint
+    from cdnv2_jax.commands.processes import telling_of_lost_processes
 
-    evaluate_checkpoint(
-        options.config,
-        options.overrides,
-        options.checkpoint,
-        weights=options.weights,
-        output=options.output,
-        per_class=options.per_class,
-        overwrite=options.overwrite,
-    )
+    with telling_of_lost_processes():
+        evaluate_checkpoint(
+            options.config,
+            options.overrides,
+            options.checkpoint,
+            weights=options.weights,
+            output=options.output,
+            per_class=options.per_class,
+            overwrite=options.overwrite,
+        )
 
 
 def _run_condense(options: argparse.Namespace) -> None:

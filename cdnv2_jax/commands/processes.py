@@ -1,13 +1,15 @@
 """Joining the processes of one run, before JAX looks for devices."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import LostProcess, UserError, one_line
 
 HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as dead, and the others end
 SHUTDOWN_SECONDS = 60  # how long a process that is done waits for the others
@@ -80,13 +82,35 @@ def keep_compiled(directory: Path | None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def leave(status: int) -> int:
-    """`status`, to end with; a failed process of several ends here and now, so that the others notice.
+def one_of_several(action: Callable[[], int]) -> int:
+    """Does the work of one process, which may be one of several, and returns its exit status.
 
-    Otherwise it would wait at JAX's shutdown for processes that wait for it in the middle of a step.
+    A failed process of several ends here and now, so that the others notice: left to itself it would wait at JAX's
+    shutdown for processes that wait for it in the middle of a step.
     """
+    try:
+        status = action()
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        status = 1
     if status and jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+@contextlib.contextmanager
+def telling_of_lost_processes() -> Iterator[None]:
+    """Turns what JAX raises in the middle of a step when another process is gone into a LostProcess."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise LostProcess(
+            f"process {jax.process_index()} stops, as another process of this run has stopped or cannot be reached "
+            f"({one_line(error)}): start all of them again, the run goes on from its newest checkpoint"
+        ) from error

@@ -92,7 +92,15 @@ class EvaluationRow:
 
     def _image(self, sample: Sample) -> np.ndarray:
         pixels = decode(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
-        return evaluation_image(pixels, self.image_size, self.interpolation) if self.resized else pixels
+        if self.resized:
+            return evaluation_image(pixels, self.image_size, self.interpolation)
+        (height, width), size = pixels.shape[:2], self.image_size
+        if (height, width) != (size, size):
+            raise UserError(
+                f"{sample.name} is {width} × {height} pixels, not {size} × {size}: resize it, or crop with "
+                f"'random_resized'"
+            )
+        return pixels
 
     def _filler(self, broken: int) -> dict[str, Any]:
         black = np.zeros((self.image_size, self.image_size, 3), np.uint8)

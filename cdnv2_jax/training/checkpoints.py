@@ -11,6 +11,7 @@ from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.state import TrainState
+from cdnv2_jax.training.stopping import Stopped
 
 
 class RunCheckpoints:
@@ -32,7 +33,10 @@ class RunCheckpoints:
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, kind: type | None, *exception) -> None:
+        # After a failure of one of several processes the others are not there to finish a checkpoint with.
+        if kind is not None and kind is not Stopped and jax.process_count() > 1:
+            return
         try:
             self.wait()
         finally:

@@ -1,0 +1,113 @@
+"""Runs of the command line in processes of their own, with as many simulated devices as a test wants."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.commands.shell import DIGITS, REPOSITORY, TINY
+
+RUN = (
+    *("--config", DIGITS, *TINY, "--config.model.dtype=float64"),
+    *(
+        "--config.epochs=2",
+        "--config.data.batch_size=48",
+        "--config.log_every_steps=1",
+        "--config.eval_every_epochs=99",
+    ),
+)
+"""58 steps of the smallest network. In float64, as training multiplies rounding errors: in float32 runs part by 1e-2."""
+
+STEPS = 58
+PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """The processes of one run. Attributes: handles; logs (what each printed); workdir."""
+
+    handles: Sequence[subprocess.Popen[bytes]]
+    logs: Sequence[Path]
+    workdir: Path
+
+    def wait(self) -> list[int]:
+        """The exit status of each; those that hang are killed."""
+        end = time.monotonic() + PATIENCE
+        for handle in self.handles:
+            try:
+                handle.wait(max(1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                handle.kill()
+                handle.wait()
+        return [handle.returncode for handle in self.handles]
+
+    def succeed(self) -> None:
+        """Waits, and asserts that all went well."""
+        statuses = self.wait()
+        assert statuses == [0] * len(statuses), "\n".join(log.read_text() for log in self.logs)
+
+    def signal_at(self, step: int, process: int, number: signal.Signals) -> None:
+        """Sends a signal to one process once `step` is logged."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and self.handles[process].poll() is None:
+            if len(losses(self.workdir)) >= step:
+                break
+            time.sleep(0.02)
+        self.handles[process].send_signal(number)
+
+    def log(self, process: int) -> str:
+        """What a process printed."""
+        return self.logs[process].read_text()
+
+
+def start(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) -> Processes:
+    """Starts `main.py train`, in `processes` processes with `devices` devices each; TMPDIR-independent."""
+    environment = {
+        **os.environ,
+        "JAX_ENABLE_X64": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    port = _free_port()
+    handles, logs = [], []
+    for process in range(processes):
+        command = [sys.executable, "main.py", "train", *RUN, *overrides, "--workdir", str(workdir)]
+        if processes > 1:
+            command += ["--coordinator", f"localhost:{port}", "--processes", f"{processes}", "--process", f"{process}"]
+        logs.append(workdir.parent / f"{workdir.name}.{process}.log")
+        with logs[-1].open("wb") as log:
+            handles.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log))
+    return Processes(handles, logs, workdir)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def finished(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) -> Path:
+    """The work directory of a run that ended well."""
+    start(workdir, *overrides, processes=processes, devices=devices).succeed()
+    return workdir
+
+
+def losses(workdir: Path) -> list[float]:
+    """The loss of every step; of steps done twice the later."""
+    return [record["loss"] for record in _training_records(workdir)]
+
+
+def _training_records(workdir: Path) -> list[dict[str, Any]]:
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    last = {record["step"]: record for record in records if record["kind"] == "train"}
+    return [last[step] for step in sorted(last)]
