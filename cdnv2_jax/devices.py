@@ -73,7 +73,8 @@ class Devices:
         if isinstance(array, jax.Array) and array.sharding == self.everywhere:
             return array
         local = np.asarray(array)
-        return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: local[index])
+        # Copies, as what is made here may be donated, and on a CPU could share its memory with `array`.
+        return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
 
 
 def fetch(tree: Any) -> Any:

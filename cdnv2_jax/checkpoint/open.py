@@ -1,5 +1,6 @@
 """Opening a checkpoint of either kind: ours, a directory, or official, a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import MODELS, architecture_of
 from cdnv2_jax.torch_io.read import Weights, read_checkpoint, select_state_dict
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.torch_io.state_dict import model_from_state_dict, without_module_prefix
 
 
 def open_checkpoint(
@@ -24,7 +25,8 @@ def open_checkpoint(
     Args:
       path: the directory or file.
       model: what an official file holds; None to go by the name the file itself gives.
-      weights, num_classes, overrides: for official files, as for `load_torch_checkpoint`.
+      weights, num_classes, overrides: for official files, as for `load_torch_checkpoint`; without `num_classes` it is
+        as many as the file's classifier has.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
@@ -32,9 +34,18 @@ def open_checkpoint(
         return load(path)
     checkpoint = read_checkpoint(path)
     name = model or _name_in(checkpoint, path)
-    architecture = architecture_of(name, num_classes, overrides)
     tensors = select_state_dict(checkpoint, weights, str(path))
+    architecture = architecture_of(name, num_classes or _classes_in(tensors), overrides)
     return model_from_state_dict(tensors, architecture, name=name, source=str(path))
+
+
+def _classes_in(tensors: Mapping[str, Any]) -> int | None:
+    """As many as the classifier has biases; None without a plausible one, which is then complained about elsewhere."""
+    for key in ("classifier.bias", "classifier.linear.bias"):  # the latter of converted CondenseNets (v1)
+        shape = getattr(without_module_prefix(tensors).get(key), "shape", ())
+        if len(shape) == 1 and shape[0]:
+            return int(shape[0])
+    return None
 
 
 def _name_in(checkpoint: dict[str, Any], path: Path) -> str:

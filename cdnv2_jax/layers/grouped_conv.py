@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from cdnv2_jax.layers.activation import ActivationName, activation_function
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+from cdnv2_jax.layers.platform import traced_platform
 
 Lowering = Literal["grouped", "block_diagonal"]
 
@@ -48,7 +49,7 @@ def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, lowering: Lowerin
       groups: number of groups; divides in and out.
       lowering: how to compute it; None chooses by back end (`choose_lowering`). Same result either way.
     """
-    lowering = lowering or choose_lowering(jax.default_backend(), groups)
+    lowering = lowering or choose_lowering(traced_platform(), groups)
     if lowering == "block_diagonal":
         kernel, groups = block_diagonal_kernel(kernel, groups), 1
     pad = kernel.shape[0] // 2

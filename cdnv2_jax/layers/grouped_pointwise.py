@@ -5,6 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from cdnv2_jax.layers.platform import traced_platform
+
 PointwiseLowering = Literal["batched", "block_diagonal"]
 
 
@@ -34,7 +36,7 @@ def grouped_pointwise(x: jax.Array, kernel: jax.Array, lowering: PointwiseLoweri
     """
     groups, members, outputs = kernel.shape
     in_channels, out_channels = groups * members, groups * outputs
-    lowering = lowering or choose_pointwise_lowering(jax.default_backend(), in_channels, out_channels)
+    lowering = lowering or choose_pointwise_lowering(traced_platform(), in_channels, out_channels)
     if lowering == "block_diagonal":
         diagonal = jnp.eye(groups, dtype=kernel.dtype)[:, None, None, :]
         return x @ (kernel[..., None] * diagonal).reshape(in_channels, out_channels)

@@ -60,7 +60,11 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """A state to start from, on all devices; a new copy each time."""
-        return self.devices.replicate(jax.tree.map(jnp.copy, self._state))
+        return self.devices.replicate(self._state)
+
+    def state_shapes(self) -> TrainState:
+        """The shapes and dtypes of a state."""
+        return jax.eval_shape(lambda state: state, self._state)
 
     def train_step(self) -> TrainStep:
         """The compiled step; takes batches as `row` makes them (see `device_part`)."""

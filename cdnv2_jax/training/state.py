@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cdnv2_jax.layers.condensed import ConnectionIndex
 from cdnv2_jax.layers.masked_conv import ConnectionMask
 from cdnv2_jax.models.condensenet import CondenseNet
 
@@ -19,7 +20,8 @@ class TrainState:
 
     Attributes:
       step: int32, updates done.
-      params, stats, masks: the network's variables by type (`Param`, `BatchStat`, `ConnectionMask`).
+      params, stats, masks: the network's variables by type (`Param`, `BatchStat` and which connections there are:
+        `ConnectionMask` or, of a condensed network, `ConnectionIndex`).
       opt_state: of the optimizer.
       ema_params, ema_stats: their moving averages; the masks are shared, they are never averaged.
     """
@@ -39,7 +41,7 @@ def create_state(model: CondenseNet, optimizer: optax.GradientTransformation) ->
     The state owns copies of the model's arrays: the train step donates them, the model stays usable.
     """
     model.train()
-    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ConnectionMask)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, (ConnectionMask, ConnectionIndex))
     params, stats, masks = _copied(states)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
