@@ -99,7 +99,9 @@ def read_arrays(
 
     try:
         with _checkpointer() as checkpointer:
-            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(dict(targets), strict=True))
+            # NumPy targets: JAX arrays would have to be restored to the devices they were saved from.
+            like = {name: np.empty(target.shape, target.dtype) for name, target in targets.items()}
+            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like, strict=True))
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # whatever a damaged file trips in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
@@ -112,4 +114,4 @@ def read_arrays(
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
         raise UserError(f"{path} is damaged: {shorten(damaged)} are not as they were written")
-    return {name: jnp.asarray(array) for name, array in arrays.items()}
+    return {name: jnp.array(array) for name, array in arrays.items()}

@@ -35,7 +35,7 @@ def open_checkpoint(
     checkpoint = read_checkpoint(path)
     name = model or _name_in(checkpoint, path)
     tensors = select_state_dict(checkpoint, weights, str(path))
-    architecture = architecture_of(name, num_classes or _classes_in(tensors), overrides)
+    architecture = architecture_of(name, _classes_in(tensors) if num_classes is None else num_classes, overrides)
     return model_from_state_dict(tensors, architecture, name=name, source=str(path))
 
 

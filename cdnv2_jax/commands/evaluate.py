@@ -12,7 +12,7 @@ from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.models.registry import architecture_of, model_entry
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.torch_io.read import Weights
@@ -73,7 +73,8 @@ def _print_cost_and_published(console: Console, network: CondenseNet, data: Data
     published = model_entry(network.name).published
     dataset = data.source if data.source.startswith("cifar") else "imagenet"
     # Any image folder may be ImageNet; that of another data set has other classes than the published networks.
-    comparable = data.source not in ("digits", "synthetic") and network.architecture.num_classes == CLASSES[dataset]
+    same = network.architecture == architecture_of(network.name, CLASSES[dataset])
+    comparable = same and data.source not in ("digits", "synthetic")
     if published is not None and comparable and dataset in published.top1_error:
         error = published.top1_error[dataset]
         console.print(f"published {NAMES[dataset]} top-1: {100 - error:.2f}% ({published.source})")

@@ -81,7 +81,7 @@ def _condense(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument(
         "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
     )
-    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: the model's usual)")
+    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
     verb.add_argument(
         "--halve-classifier",
         action="store_true",

@@ -78,6 +78,8 @@ def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
 def keep_compiled(directory: Path | None) -> None:
     """Compiled programs are kept in `directory` and found there again by later runs."""
     if directory is not None:
+        if directory.exists() and not directory.is_dir():  # JAX would go on without a word
+            raise UserError(f"--compilation-cache {directory} is no directory")
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

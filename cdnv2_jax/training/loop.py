@@ -1,5 +1,6 @@
 """The training loop: batches → steps, pruning between them, evaluation, checkpoints."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -128,7 +129,7 @@ class Training:
         self._check_losses()
         description = {
             "step": step,
-            "seed": self.experiment.config.seed,
+            "config": dataclasses.asdict(self.experiment.config),
             "broken_images": {str(index): name for index, name in self.broken.found.items()},
             "devices": self.experiment.devices.count,
             "versions": {package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
