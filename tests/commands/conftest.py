@@ -10,6 +10,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cdnv2_jax.commands.main import main
+from tests.commands.interrupted import RUN
 from tests.commands.shell import DIGITS, Shell
 
 
@@ -51,4 +52,13 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.redirect_stdout(printed):
         assert main(["train", "--config", DIGITS, "--workdir", str(workdir)]) == 0
     (workdir.parent / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of a run of `RUN` that nothing happened to. To be read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(["train", *RUN, "--workdir", str(workdir)]) == 0
     return workdir

@@ -11,37 +11,26 @@ from PIL import Image
 from cdnv2_jax import load
 from cdnv2_jax.checkpoint.model import load_metadata
 from tests.checkpoint.networks import assert_same_network, contents
+from tests.commands.runs import records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
 
 FILES = {
-    "checkpoints",
-    "condensed",
-    "config.json",
-    "learning_curves.png",
-    "masked",
-    "metrics.jsonl",
-    "sparsity.png",
-    "summary.json",
+    *("best", "checkpoints", "condensed", "masked", "tensorboard"),
+    *("config.json", "metrics.jsonl", "per_class.csv", "summary.json"),
+    *("learning_curves.png", "sparsity.png"),
 }
-
-
-def _summary(workdir: Path) -> dict:
-    return json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
-
-
-def _records(workdir: Path) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_files(smoke_run: Path) -> None:
     assert {entry.name for entry in smoke_run.iterdir()} == FILES
 
 
-def test_summary(smoke_run: Path) -> None:
-    summary = _summary(smoke_run)
-    assert list(summary) == ["masked", "condensed", "max_logit_difference", "stages_passed"]
+def testsummary_of(smoke_run: Path) -> None:
+    summary = summary_of(smoke_run)
+    assert list(summary) == ["masked", "condensed", "live", "max_logit_difference", "stages_passed"]
+    assert list(summary["live"]) == ["accuracy", "top5", "loss"]
     for form in ("masked", "condensed"):
-        assert list(summary[form]) == ["accuracy", "flops", "params", "ms_per_image"]
+        assert list(summary[form]) == ["accuracy", "top5", "loss", "flops", "params", "ms_per_image"]
         assert 0 <= summary[form]["accuracy"] <= 1
         assert isinstance(summary[form]["flops"], int) and isinstance(summary[form]["params"], int)
         assert summary[form]["ms_per_image"] > 0
@@ -51,7 +40,7 @@ def test_summary(smoke_run: Path) -> None:
 
 def test_two_steps_pass_all_three_stages(smoke_run: Path) -> None:
     """As short as it is: no stage is left out."""
-    assert _summary(smoke_run)["stages_passed"] == 3
+    assert summary_of(smoke_run)["stages_passed"] == 3
     masked = load(smoke_run / "masked")
     assert all(np.asarray(conv.mask[...]).mean() == 0.25 for conv in masked.masked_convs())
 
@@ -66,7 +55,7 @@ def test_plots(name: str, smoke_run: Path) -> None:
 
 
 def test_metrics(smoke_run: Path) -> None:
-    records = _records(smoke_run)
+    records = records_of(smoke_run)
     assert [(record["kind"], record["step"]) for record in records] == [
         ("train", 1),
         ("stage", 1),
@@ -75,7 +64,32 @@ def test_metrics(smoke_run: Path) -> None:
     ]
     assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
     assert records[1]["stage"] == 3
-    assert records[-1]["top1"] == _summary(smoke_run)["masked"]["accuracy"]
+    assert records[-1]["top1"] == summary_of(smoke_run)["masked"]["accuracy"]
+    assert records[-1]["weights"] == "EMA"
+
+
+def test_tensorboard_holds_the_same(smoke_run: Path) -> None:
+    expected = {
+        (f"{record['kind']}/{name}", record["step"]): pytest.approx(value, rel=1e-6)  # they are of single precision
+        for record in records_of(smoke_run)
+        for name, value in record.items()
+        if name not in ("kind", "step", "weights")
+    }
+    assert scalars_of(smoke_run) == expected
+    assert ("train/loss", 2) in expected and ("eval/top1", 2) in expected
+
+
+def test_live_weights_are_those_of_a_run_without_averages(shell: Shell) -> None:
+    """The average follows the weights and does nothing to them: both runs train the same network."""
+    for workdir, decay in (("averaged", 0.9), ("plain", 0.0)):
+        arguments = (*TINY, "--workdir", workdir, f"--config.ema_decay={decay}")
+        shell.succeeds("main.py", "train", "--config", DIGITS, *arguments)
+    averaged, plain = summary_of(Path("averaged")), summary_of(Path("plain"))
+    assert "live" not in plain
+    assert averaged["live"]["loss"] == pytest.approx(plain["masked"]["loss"], rel=1e-5)
+    assert averaged["live"]["accuracy"] == plain["masked"]["accuracy"]
+    assert averaged["masked"]["loss"] != averaged["live"]["loss"]
+    assert records_of(Path("plain"), "eval")[-1]["weights"] == "live"
 
 
 def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
@@ -83,12 +97,20 @@ def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
         kept = load_metadata(smoke_run / form)
         assert kept["name"] == "cdnv2_cifar_110"
         assert kept["form"]["condensed"] == (form == "condensed")
-        assert kept["metadata"]["accuracy"] == _summary(smoke_run)[form]["accuracy"]
+        assert kept["metadata"]["accuracy"] == summary_of(smoke_run)[form]["accuracy"]
 
 
 def test_what_is_printed(smoke_run: Path) -> None:
     printed = (smoke_run.parent / "printed.txt").read_text(encoding="utf-8")
-    for line in ("2 steps, 3 condensation stages", "stage 3 of 3 passed", "75.0%", "held-out accuracy", "summary: "):
+    printed = " ".join(printed.split())  # lines are broken where they are too long
+    for line in (
+        "2 steps of 480 images",
+        "3 condensation stages",
+        "stage 3 of 3 passed",
+        "75.0%",
+        "held-out accuracy",
+        "summary: ",
+    ):
         assert line in printed
 
 
@@ -97,12 +119,12 @@ def test_eval_agrees_with_the_summary(form: str, smoke_run: Path, shell: Shell) 
     """From the loaded checkpoint, by way of another batch size: the same accuracy."""
     arguments = ("--config", DIGITS, "--checkpoint", smoke_run / form, "--output", "logits.npz")
     printed = shell.succeeds("main.py", "eval", *arguments, "--config.data.eval_batch_size=77")
-    accuracy = _summary(smoke_run)[form]["accuracy"]
+    accuracy = summary_of(smoke_run)[form]["accuracy"]
     with np.load("logits.npz") as saved:
         assert saved["logits"].shape == (360, 10)
         assert (saved["logits"].argmax(1) == saved["labels"]).mean() == accuracy
     assert f"top-1 {accuracy:.4%}" in printed
-    assert f"{_summary(smoke_run)[form]['params']:,} parameters" in printed
+    assert f"{summary_of(smoke_run)[form]['params']:,} parameters" in printed
 
 
 def test_condense_agrees_with_the_run(smoke_run: Path, shell: Shell) -> None:
@@ -133,6 +155,6 @@ def test_overwriting_a_finished_run(smoke_run: Path, shell: Shell) -> None:
     (workdir / "notes.txt").write_text("mine")
     shell.succeeds("main.py", "train", "--config", DIGITS, "--workdir", "run", "--overwrite", *TINY)
     assert {entry.name for entry in workdir.iterdir()} == {*FILES, "notes.txt"}
-    assert [record["step"] for record in _records(workdir) if record["kind"] == "train"] == [1, 2]
+    assert [record["step"] for record in records_of(workdir) if record["kind"] == "train"] == [1, 2]
     assert load(workdir / "masked").architecture.stages == (1,)
     assert json.loads((workdir / "config.json").read_text())["data"]["image_size"] == 8

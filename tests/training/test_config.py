@@ -6,7 +6,8 @@ import pytest
 
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.training.config import TrainConfig, parse_config
+from cdnv2_jax.models.registry import MODELS
+from cdnv2_jax.training.config import OptimizerConfig, TrainConfig, parse_config
 
 MINIMAL = {
     "model": {"name": "cdnv2_a", "num_classes": 10},
@@ -45,12 +46,21 @@ def test_mistakes_are_named(values: dict, complaint: str):
     assert complaint in str(error.value)
 
 
+CIFAR = (50, 74, 86, 98, 110, 122, 182)
 CONFIGS = [
     "configs/digits.py",
     "configs/digits.py:smoke",
     *(
-        f"configs/imagenet.py:{name}"
+        f"configs/{file}.py:{name}{smoke}"
+        for file in ("imagenet", "finetune")
         for name in ("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
+        for smoke in ("", ",smoke")
+    ),
+    *(
+        f"configs/cifar.py:{name},{dataset}{smoke}"
+        for name in (*(f"condensenet_{depth}" for depth in CIFAR), "cdnv2_cifar_110", "cdnv2_cifar_146")
+        for dataset in ("cifar10", "cifar100")
+        for smoke in ("", ",smoke")
     ),
 ]
 
@@ -58,7 +68,14 @@ CONFIGS = [
 @pytest.mark.parametrize("spec", CONFIGS)
 def test_every_config_file_fits_the_schema(spec: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    assert read_config(spec, []).model.name
+    config = read_config(spec, [])
+    variant = spec.partition(":")[2].split(",")
+    if variant[0] in MODELS:
+        assert config.model.name == variant[0]
+    if "smoke" not in variant and "imagenet.py" in spec:
+        assert config.model.num_classes == 1000
+    if "smoke" not in variant and "cifar100" in variant:
+        assert (config.model.num_classes, config.data.source) == (100, "cifar100")
 
 
 def test_no_config_file_is_left_out():
@@ -66,7 +83,30 @@ def test_no_config_file_is_left_out():
     assert files == {spec.split(":")[0] for spec in CONFIGS}
 
 
+def test_no_model_is_left_out():
+    """Whatever the registry has can be trained with a config file."""
+    used = {spec.partition(":")[2].split(",")[0] for spec in CONFIGS if ":" in spec}
+    assert used >= set(MODELS)
+
+
+@pytest.mark.parametrize(
+    "spec", ["configs/cifar.py:condensenet_86", "configs/cifar.py:condensenet_86,cifar10,smoke,now"]
+)
+def test_variants_that_there_are_none_of(spec: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(UserError, match="MODEL,DATASET"):
+        read_config(spec, [])
+
+
 def test_overrides_change_single_fields(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     config = read_config("configs/digits.py", ["--config.data.batch_size=32", "--config.optimizer.learning_rate=0.2"])
     assert (config.data.batch_size, config.optimizer.learning_rate) == (32, 0.2)
+
+
+def test_rates_are_scaled_with_the_batch():
+    """Both of them, in proportion; without a reference they are as they are."""
+    scaled = OptimizerConfig(0.4, warmup_from=0.1, reference_batch=1024).scaled_to(256)
+    assert (scaled.learning_rate, scaled.warmup_from) == (0.1, 0.025)
+    plain = OptimizerConfig(0.4, warmup_from=0.1)
+    assert plain.scaled_to(256) == plain

@@ -1,0 +1,100 @@
+"""Runs of nine steps that are interrupted in some way, and what they must end like."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdnv2_jax import load
+from cdnv2_jax.checkpoint.model import load_metadata
+from cdnv2_jax.training.progress import RunLog
+from tests.checkpoint.networks import assert_same_network
+from tests.commands.runs import checkpoints_of, records_of, summary_of
+from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
+
+STEPS = 9
+RUN = (
+    *("--config", DIGITS, *TINY, "--config.data.batch_size=479", "--config.epochs=3"),
+    *("--config.checkpoint_every_epochs=1", "--config.eval_every_epochs=1"),
+)
+"""Three epochs of three steps, an evaluation and a checkpoint after each epoch."""
+
+SLOWLY = """
+import sys, time
+from cdnv2_jax.commands.main import main
+from cdnv2_jax.training.progress import RunLog
+
+write = RunLog.train
+
+def slowly(log, **record):
+    write(log, **record)
+    time.sleep(0.5)
+
+RunLog.train = slowly
+sys.exit(main(sys.argv[1:]))
+"""
+"""`main.py`, but with half a second to each step: time enough for others to do something to it."""
+
+
+def in_a_process_of_its_own(*arguments: str | Path, before: str = "") -> subprocess.Popen[str]:
+    """A training process; what it prints is kept. `before` is code that it runs first."""
+    return subprocess.Popen(
+        [sys.executable, "-c", before + SLOWLY, "train", *RUN, *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(process: subprocess.Popen[str], workdir: Path, steps: int) -> None:
+    """Returns once that many steps are written down."""
+    deadline = time.monotonic() + 200
+    metrics = workdir / "metrics.jsonl"
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count('"train"') >= steps:
+            return
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())
+
+
+def run_until(after: int, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in `run` that Ctrl-C ends once the record of step `after` is written."""
+    write = RunLog.train
+
+    def stop(log: RunLog, **record: Any) -> None:
+        write(log, **record)
+        if record["step"] == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "train", stop)
+        assert shell.run("main.py", "train", *RUN, "--workdir", "run").status == 130
+    assert not Path("run/summary.json").exists()
+
+
+def timeless_records(workdir: Path) -> list[dict[str, Any]]:
+    """The metrics, without what depends on the clock; of a step's records the last, as its reader takes them."""
+    records = {(record["kind"], record["step"]): record for record in records_of(workdir)}
+    for record in records.values():
+        record.pop("images_per_second", None)
+        record.pop("input_wait", None)
+    return [records[key] for key in sorted(records)]
+
+
+def assert_ends_like(workdir: Path, uninterrupted: Path) -> None:
+    """The same networks bit for bit, the same metrics and figures, the same checkpoints kept."""
+    for network in ("masked", "condensed", "best"):
+        assert_same_network(load(workdir / network), load(uninterrupted / network))
+    assert load_metadata(workdir / "best")["metadata"] == load_metadata(uninterrupted / "best")["metadata"]
+    assert timeless_records(workdir) == timeless_records(uninterrupted)
+    assert checkpoints_of(workdir) == checkpoints_of(uninterrupted)
+    ours, theirs = summary_of(workdir), summary_of(uninterrupted)
+    for summary in (ours, theirs):
+        for form in ("masked", "condensed"):
+            del summary[form]["ms_per_image"]
+    assert ours == theirs

@@ -1,0 +1,95 @@
+"""Flags about processes, compiling and profiling: what they leave behind, and what is refused in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
+
+TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
+
+
+def test_profile_and_compilation_cache(shell: Shell) -> None:
+    """In a process of its own: JAX decides once where it keeps what it has compiled."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    arguments = ("--profile", "2:4", "--compilation-cache", "cache", "--config.data.batch_size=239")
+    finished = subprocess.run(
+        [sys.executable, REPOSITORY / TRAIN[0], *TRAIN[1:], *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert any(file.stat().st_size for file in Path("run/profile").rglob("*.xplane.pb"))
+    assert list(Path("cache").iterdir())  # the step takes more than the second from which programs are kept
+
+
+def test_no_profile_unasked(smoke_run: Path) -> None:
+    assert not (smoke_run / "profile").exists()
+
+
+@pytest.mark.parametrize("window", ["4:2", "2:2", "3", "a:b", "-1:2", "1:2:3", ""])
+def test_windows_that_are_none(window: str, shell: Shell) -> None:
+    complaint = shell.refuses(*TRAIN, f"--profile={window}")
+    assert "--profile" in complaint and "FIRST:LAST" in complaint
+
+
+def test_compilation_cache_that_is_a_file(shell: Shell) -> None:
+    Path("file").write_text("mine")
+    assert "--compilation-cache file" in shell.refuses(*TRAIN, "--compilation-cache", "file")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever starts these tests, they are nobody's tasks."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_")) or name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["--processes=2"], "--coordinator, --process missing"),
+        (["--processes=2", "--process=0"], "--coordinator missing"),
+        (["--coordinator=localhost:1234"], "--processes, --process missing"),
+    ],
+)
+def test_some_flags_missing(verb: str, given: list[str], missing: str, shell: Shell) -> None:
+    where = {"train": ("--workdir", "run"), "eval": ("--checkpoint", "network")}[verb]
+    assert missing in shell.refuses("main.py", verb, "--config", DIGITS, *where, *given)
+
+
+def test_environment_that_is_no_number(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    assert "JAX_NUM_PROCESSES must be a number, got 'two'" in shell.refuses(*TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variables"),
+    [
+        ("SLURM", {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4"}),
+        ("Open MPI", {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}),
+    ],
+)
+def test_one_of_several_tasks(
+    launcher: str, variables: dict[str, str], shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four runs in one work directory would be nobody's wish."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    complaint = shell.refuses(*TRAIN)
+    assert f"{launcher} started this as task 1 of 4: add --distributed" in complaint
+
+
+def test_the_only_task(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one task needs no flag: the mistake reported is another."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert "config.epochs" in shell.refuses(*TRAIN, "--config.epochs=0")
