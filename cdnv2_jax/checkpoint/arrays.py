@@ -15,8 +15,9 @@ from flax import nnx
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 
-# Orbax reports every file it touches; a user who saved a network wants to hear about it once, from us.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports every file it touches and every failure with a traceback; users hear about each once, from us.
+for _library in ("absl", "asyncio"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
 def flat_arrays(state: nnx.State) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 when another process is lost."""
+    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess."""
     try:
         action()
     except UserError as error:

@@ -1,6 +1,7 @@
 """`main.py train`."""
 
 import dataclasses
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ BOOKKEEPING = (
 """Fields that may change between two parts of a run without changing its result."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @dataclasses.dataclass(frozen=True)
 class Workdir:
     """How a run may use its work directory.
@@ -53,19 +57,28 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     config = read_config(spec, overrides)
     devices = Devices.all()
     experiment = Experiment(config, devices)
-    console = Console(quiet=not is_first_process())
+    console = Console(quiet=not is_first_process(), soft_wrap=True)
     training = Training(experiment, workdir.path, console, Profile(workdir.path, *profile))
     if is_first_process():
         claim_workdir(workdir, config)
     devices.wait_for_all("work directory")
+    if not (workdir.path / CONFIG_FILE).is_file():
+        raise UserError(f"--workdir {workdir.path} is not the same directory for all processes: give a shared one")
     console.print(_greeting(experiment, workdir.path))
     try:
         state = training.run()
+        live = training.live_model(state) if config.ema_decay else None
+        finish(training.final_model(state), live, config, training.held_out, workdir.path, console)
     except Stopped as stopped:
         console.print(str(stopped))
         return
-    live = training.live_model(state) if config.ema_decay else None
-    finish(training.final_model(state), live, config, training.held_out, workdir.path, console)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"--workdir {workdir.path}: {error.strerror}; checkpoints are intact: make room and start the same command "
+            f"again"
+        ) from error
     console.print(f"summary: {workdir.path / SUMMARY_FILE}, plots: {workdir.path}/*.png")
 
 
@@ -73,7 +86,7 @@ def _greeting(experiment: Experiment, workdir: Path) -> str:
     config, devices = experiment.config, experiment.devices
     rate = config.optimizer.scaled_to(config.data.batch_size).learning_rate
     return (
-        f"{config.model.name}, {experiment.total_steps:,} steps of {config.data.batch_size} images on {devices}, "
+        f"{config.model.name}, {experiment.total_steps:,} × {config.data.batch_size} images on {devices}, "
         f"learning rate {rate:g}, {experiment.stages} condensation stages → {workdir}"
     )
 
@@ -82,6 +95,8 @@ def claim_workdir(workdir: Workdir, config: TrainConfig) -> None:
     """Makes the directory ready for this config's run; refuses one that holds something else or a finished run."""
     ours = json.loads(json.dumps(dataclasses.asdict(config)))
     path, config_file = workdir.path, workdir.path / CONFIG_FILE
+    if ":" in path.parts[0]:
+        raise UserError(f"--workdir {path} looks like a bucket's address: mount the bucket and give the directory")
     try:
         if workdir.resume and not config_file.is_file():
             raise UserError(f"--resume: --workdir {path} holds no run to go on with")

@@ -174,5 +174,5 @@ class BrokenImages:
             reason = f"{sample.name} cannot be read as an image"
         except BrokenImage as error:
             reason = str(error)
-        allowed = f"{self._limit} such images are allowed" if self._limit else "none is allowed"
+        allowed = f"at most {self._limit} may be broken" if self._limit else "none may be"
         raise UserError(f"{reason} ({allowed}: config.data.max_broken_images)")

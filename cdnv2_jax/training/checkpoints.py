@@ -1,5 +1,6 @@
 """Checkpoints of a run in progress: all of its state, the newest few of them, and the best network so far."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.state import TrainState
 from cdnv2_jax.training.stopping import Stopped
+
+SPARE_BYTES = 16 * 2**20  # for what is stored beside the arrays, and for the run's other files
 
 
 class RunCheckpoints:
@@ -55,12 +58,24 @@ class RunCheckpoints:
         """
         if step in self._manager.all_steps():
             return
+        if is_first_process():
+            self.check_room(state)
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(dict(enumerate_leaves(state))),
             description=self._ocp.args.JsonSave(description),
         )
         with self._telling_what_failed():
             self._manager.save(step, args=args)
+
+    def check_room(self, state: TrainState) -> None:
+        """UserError when the disk has no room for a state: better said before than halfway."""
+        needed = SPARE_BYTES + sum(array.nbytes for array in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise UserError(
+                f"{self.directory}: a checkpoint needs {needed / 2**20:,.1f} MiB, spare included, and the disk has "
+                f"{free / 2**20:,.1f}; the ones before it are intact: make room and start the same command again"
+            )
 
     def wait(self) -> None:
         """Returns once all is on disk; UserError as for `save`."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class Training:
         e, config = self.experiment, self.experiment.config
         with RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints, StopSignal() as stop:
             state = self._starting_state(checkpoints)
+            checkpoints.check_room(state)
             first = int(fetch(state.step))
             pruning = Pruning(e, state)
             rows = host_batches(e.row, first, e.total_steps, config.data.workers)
@@ -91,6 +93,11 @@ class Training:
         state, description = checkpoints.restore(state, self.experiment.devices)
         self.broken.found = {int(index): name for index, name in description["broken_images"].items()}
         self.console.print(f"resuming after step {int(fetch(state.step)):,}")
+        before, now = description["devices"], self.experiment.devices.count
+        if self.experiment.config.batch_norm == "replica" and before != now:
+            self.console.print(
+                f"{before} devices before, {now} now: each normalises another part of the batch from here"
+            )
         return state
 
     def _next(self, batches: Iterator[HostBatch], meter: Meter, log: RunLog, step: int) -> HostBatch:
@@ -127,6 +134,12 @@ class Training:
 
     def _save(self, checkpoints: RunCheckpoints, step: int, state: TrainState) -> None:
         self._check_losses()
+        # The losses were measured before the updates, the last of which may have spoilt the weights.
+        if not fetch(all_finite((state.params, state.stats, state.ema_params))):
+            raise UserError(
+                f"weights are not finite after step {step}, batch of {self._images_of(step)}: the run stops, its last "
+                f"checkpoint is kept; try a smaller config.optimizer.learning_rate"
+            )
         description = {
             "step": step,
             "config": dataclasses.asdict(self.experiment.config),
@@ -175,6 +188,8 @@ class Training:
         self._check_losses()
         model = self.final_model(state)
         result = self.held_out.evaluate(model)
+        for name in self.held_out.newly_broken():
+            log.broken_image(step=step, name=name)
         log.evaluation(
             step=step,
             epoch=step / self.experiment.steps_per_epoch,
@@ -184,6 +199,13 @@ class Training:
             weights="EMA" if self.experiment.config.ema_decay else "live",
         )
         self.best.offer(model, step=step, top1=result.top1)
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no floating-point array of a tree holds NaN or infinity."""
+    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.array([jnp.isfinite(x).all() for x in numbers]).all()
 
 
 def device_part(batch: HostBatch) -> HostBatch:

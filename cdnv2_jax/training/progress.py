@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cdnv2_jax.devices import is_first_process
+from cdnv2_jax.training.tensorboard import Scalars
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -24,13 +25,11 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
-        from tensorboardX import SummaryWriter
-
         self._file = self._events = None
         if is_first_process():
             self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
             drop_half_a_record(self._file)
-            self._events = SummaryWriter(str(workdir / EVENTS), purge_step=first_step + 1)
+            self._events = Scalars(workdir / EVENTS, first_step + 1)
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -81,18 +80,17 @@ class RunLog:
         )
 
     def broken_image(self, *, step: int, name: str) -> None:
-        """An image could not be read; another takes its place."""
+        """An image could not be read: in training another takes its place, in evaluation it is left out."""
         self._write("broken_image", {"step": step, "name": name})
-        self._console.print(f"{name} cannot be read: another image takes its place")
+        self._console.print(f"{name} cannot be read: it is left out")
 
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._file is None or self._events is None:
             return
         self._file.write(json.dumps({"kind": kind, **record}) + "\n")
         self._file.flush()
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                self._events.add_scalar(f"{kind}/{name}", value, record["step"])
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
+        self._events.write(record["step"], {f"{kind}/{name}": value for name, value in numbers.items()})
 
 
 def drop_half_a_record(file: TextIO) -> None:

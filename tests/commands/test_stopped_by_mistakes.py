@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -70,6 +71,20 @@ def test_no_room_for_a_checkpoint(uninterrupted: Path, shell: Shell, monkeypatch
     assert len(ours) == 1 and "run/checkpoints: a checkpoint cannot be written" in ours[0]
     assert contents(Path("run/checkpoints/3")) == before
     assert "resuming after step 3" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
+    assert_ends_like(Path("run"), uninterrupted)
+
+
+def test_disk_that_is_almost_full(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noticed before anything is written, so that no library has anything to add."""
+    run_until(5, shell, monkeypatch)
+    before = contents(Path("run/checkpoints"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        outcome = shell.run("main.py", "train", *RUN, "--workdir", "run")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "run/checkpoints: a checkpoint needs" in outcome.err and "the disk has 0.0" in outcome.err
+    assert contents(Path("run/checkpoints")) == before
+    shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
 
 

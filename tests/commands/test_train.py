@@ -104,7 +104,7 @@ def test_what_is_printed(smoke_run: Path) -> None:
     printed = (smoke_run.parent / "printed.txt").read_text(encoding="utf-8")
     printed = " ".join(printed.split())  # lines are broken where they are too long
     for line in (
-        "2 steps of 480 images",
+        "2 × 480 images",
         "3 condensation stages",
         "stage 3 of 3 passed",
         "75.0%",

@@ -23,7 +23,7 @@ RUN = (
         "--config.eval_every_epochs=99",
     ),
 )
-"""58 steps of the smallest network. In float64, as training multiplies rounding errors: in float32 runs part by 1e-2."""
+"""58 steps of the smallest network. In float64, as training multiplies rounding errors: float32 runs part by 1e-2."""
 
 STEPS = 58
 PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy

@@ -28,7 +28,7 @@ class Setup:
     step: Any  # a TrainStep; Any, because the tests look into its compilation cache
 
 
-def make_setup(**objective: float) -> Setup:
+def make_setup(**objective: Any) -> Setup:
     model = create_model(
         "cdnv2_cifar_110", rngs=nnx.Rngs(0), stages=(1, 1), growth=(4, 4), groups=2, lgc_factor=4, sfr_factor=2
     )
