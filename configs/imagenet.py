@@ -76,6 +76,7 @@ def _v2(config: Any) -> None:
 def _v1(config: Any) -> None:
     config.epochs = 120
     config.group_lasso = 1e-5
+    config.data.interpolation = "bilinear"
     config.data.batch_size = 256
     config.optimizer.learning_rate = 0.1
     config.optimizer.reference_batch = 256

@@ -110,7 +110,7 @@ def telling_of_lost_processes() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # this device's own lack of memory
             raise
         raise LostProcess(
             f"process {jax.process_index()} stops, as another process of this run has stopped or cannot be reached "

@@ -40,6 +40,7 @@ class DataConfig:
       batch_size: images per update, over all devices. eval_batch_size: the same for evaluation, no effect on results.
       crop: "random_resized" (evaluation: the centre of the resized image), "shift" by up to `shift` pixels each way
         with black coming in, or "none" (evaluation with either: the image as it is).
+      interpolation: of random resized crops; "random": bilinear or bicubic, evenly.
       flip: mirror half of the training images.
       rand_augment: in timm's notation, such as "rand-m9-mstd0.5"; "" for none.
       erase_probability: of random erasing. erase_on: where its noise is drawn; "auto": on the host for a CPU,
@@ -58,6 +59,7 @@ class DataConfig:
     directory: str = ""
     crop: Literal["none", "shift", "random_resized"] = "none"
     shift: int = 0
+    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     flip: bool = False
     rand_augment: str = ""
     erase_probability: float = 0.0

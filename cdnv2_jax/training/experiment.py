@@ -112,6 +112,7 @@ def training_row(config: TrainConfig, source: Source) -> TrainingRow:
         image_size=data.image_size,
         crop=data.crop,
         shift=data.shift,
+        interpolation=data.interpolation,
         flip=data.flip,
         rand_augment=data.rand_augment,
         erase_probability=data.erase_probability,

@@ -2,6 +2,13 @@
 
 import time
 from pathlib import Path
+from typing import Any
+
+from tensorboardX.proto import event_pb2 as _event_pb2
+from tensorboardX.proto import summary_pb2 as _summary_pb2
+
+event_pb2: Any = _event_pb2  # protobuf makes its classes when it is imported, unseen by type checkers
+summary_pb2: Any = _summary_pb2
 
 
 class Scalars:
@@ -13,20 +20,17 @@ class Scalars:
 
     def __init__(self, directory: Path, first_step: int):
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"))
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One event with all the values of a step."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        summary = summary_pb2.Summary(value=scalars)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ def test_erasing_on_the_host_has_the_rectangles_of_the_device() -> None:
     assert left["image"].dtype == np.uint8 and done["image"].dtype == np.float32
     erased = 0
     for pixels, finished, (top, start, height, width) in zip(left["image"], done["image"], left["erase"], strict=True):
-        expected = (np.float32(pixels) / 255 - np.float32(mean)) / np.float32(std)
+        expected = (pixels.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
         inside = np.zeros((SIZE, SIZE), bool)
         inside[top : top + height, start : start + width] = True
         np.testing.assert_array_equal(finished[~inside], expected[~inside])

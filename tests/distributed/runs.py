@@ -68,7 +68,12 @@ class Processes:
 
 
 def start(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) -> Processes:
-    """Starts `main.py train`, in `processes` processes with `devices` devices each; TMPDIR-independent."""
+    """Starts `main.py train`, in `processes` processes with `devices` devices each."""
+    return start_command(workdir, "train", "--workdir", str(workdir), *overrides, processes=processes, devices=devices)
+
+
+def start_command(workdir: Path, verb: str, *arguments: str, processes: int = 1, devices: int = 1) -> Processes:
+    """Starts any verb of `main.py` with the run's config; logs lie beside `workdir`."""
     environment = {
         **os.environ,
         "JAX_ENABLE_X64": "1",
@@ -79,10 +84,10 @@ def start(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) 
     port = _free_port()
     handles, logs = [], []
     for process in range(processes):
-        command = [sys.executable, "main.py", "train", *RUN, *overrides, "--workdir", str(workdir)]
+        command = [sys.executable, "main.py", verb, *RUN, *arguments]
         if processes > 1:
             command += ["--coordinator", f"localhost:{port}", "--processes", f"{processes}", "--process", f"{process}"]
-        logs.append(workdir.parent / f"{workdir.name}.{process}.log")
+        logs.append(workdir.parent / f"{workdir.name}.{verb}.{process}.log")
         with logs[-1].open("wb") as log:
             handles.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log))
     return Processes(handles, logs, workdir)

@@ -1,5 +1,6 @@
 """Several real processes that talk over the loopback device, as hosts of a cluster would over the network."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from cdnv2_jax import load
 from tests.checkpoint.networks import assert_same_network
-from tests.distributed.runs import STEPS, Processes, finished, losses, start
+from tests.distributed.runs import STEPS, Processes, finished, losses, start, start_command
 
 # Each run is several processes that start JAX, find one another and compile: ten seconds and more.
 pytestmark = pytest.mark.slow
@@ -87,6 +88,15 @@ def _assert_ends_like(workdir: Path, two: Path) -> None:
     np.testing.assert_array_equal(losses(workdir), losses(two))
     for form in ("masked", "condensed"):
         assert_same_network(load(workdir / form), load(two / form))
+
+
+def test_evaluation(two: Path) -> None:
+    """Each process reads half of the 360 images; figures are those of all, printed once."""
+    run = start_command(two, "eval", "--checkpoint", str(two / "condensed"), processes=2)
+    run.succeed()
+    accuracy = json.loads((two / "summary.json").read_text())["condensed"]["accuracy"]
+    assert "360 images of digits" in run.log(0) and f"top-1 {accuracy:.4%}" in run.log(0)
+    assert "top-1" not in run.log(1)
 
 
 def test_processes_that_fail_do_not_wait_for_the_others(two: Path) -> None:

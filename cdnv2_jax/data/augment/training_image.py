@@ -28,6 +28,7 @@ class Augmentation:
       image_size: side of what comes out, pixels.
       crop: "random_resized"; "shift": moved by up to `shift` pixels each way, black coming in; "none". The latter two
         want images of that size.
+      interpolation: of the random resized crop; "random": bilinear or bicubic, evenly.
       flip: left and right exchanged in one image of two.
       rand_augment: as timm writes it ("rand-m9-mstd0.5"); "" for none.
       erase_probability: of random erasing, whose rectangle is only drawn here: it comes after normalising.
@@ -36,6 +37,7 @@ class Augmentation:
     image_size: int
     crop: Literal["none", "shift", "random_resized"] = "none"
     shift: int = 0
+    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
     flip: bool = False
     rand_augment: str = ""
     erase_probability: float = 0.0
@@ -80,9 +82,15 @@ def _cropped(pixels: np.ndarray, name: str, rng: np.random.Generator, augmentati
     (height, width), size = pixels.shape[:2], augmentation.image_size
     if augmentation.crop == "random_resized":
         box = draw_box(height, width, rng)
-        return crop_and_resize(pixels, box, size, "bicubic" if rng.random() < 0.5 else "bilinear")
+        return crop_and_resize(pixels, box, size, _interpolation(augmentation, rng))
     if (height, width) != (size, size):
         raise UserError(
             f"{name} is {width} × {height} pixels, not {size} × {size}: resize it, or crop with 'random_resized'"
         )
     return shift(pixels, *draw_shift(augmentation.shift, rng)) if augmentation.crop == "shift" else pixels
+
+
+def _interpolation(augmentation: Augmentation, rng: np.random.Generator) -> Literal["bilinear", "bicubic"]:
+    if augmentation.interpolation == "random":
+        return "bicubic" if rng.random() < 0.5 else "bilinear"
+    return augmentation.interpolation

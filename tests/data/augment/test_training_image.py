@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax.data.augment.erasing import NOTHING
+from cdnv2_jax.data.augment.random_resized_crop import crop_and_resize, draw_box
 from cdnv2_jax.data.augment.training_image import Augmentation, training_image
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.errors import UserError
@@ -104,3 +106,18 @@ def test_broken_file_is_named() -> None:
 def test_bad_policy_is_met_early() -> None:
     with pytest.raises(UserError, match="is no such policy"):
         Augmentation(224, rand_augment="rand-m12")
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "random"])
+def test_interpolation_of_crops(interpolation: Literal["random", "bilinear", "bicubic"]) -> None:
+    """Over many draws: always the one that is asked for, or each in about half of them."""
+    flower, augmentation = photographs()[1], Augmentation(32, "random_resized", interpolation=interpolation)
+    bicubic = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        box = draw_box(flower.shape[0], flower.shape[1], np.random.default_rng(seed))
+        made = training_image(flower, "flower", rng, augmentation).pixels
+        methods = [m for m in ("bilinear", "bicubic") if np.array_equal(made, crop_and_resize(flower, box, 32, m))]
+        assert len(methods) == 1
+        bicubic += methods == ["bicubic"]
+    assert {"bilinear": bicubic == 0, "bicubic": bicubic == 60, "random": 15 < bicubic < 45}[interpolation]
