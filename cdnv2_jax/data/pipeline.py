@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from cdnv2_jax.data.evaluation_image import evaluation_image
 from cdnv2_jax.data.normalise import normalise
 from cdnv2_jax.data.order import Share, sample_random, shuffled_index
 from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.worker_processes import starting_workers
 from cdnv2_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
@@ -126,7 +128,6 @@ def host_batches(
     rows = row.share.rows
     batches = grain.MapDataset.range(last * rows).map(row).batch(rows)[first:]
     if workers:
-        _absl_flags_parsed()
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
         iterator = iter(batches.to_iter_dataset(read).mp_prefetch(options))
@@ -134,17 +135,11 @@ def host_batches(
         read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)
         iterator = iter(batches.to_iter_dataset(read))
     try:
-        yield iterator
+        with starting_workers() if workers else contextlib.nullcontext():
+            ahead = list(itertools.islice(iterator, 1))  # the first batch that is asked for starts the processes
+        yield itertools.chain(ahead, iterator)
     finally:
         iterator.close()
-
-
-def _absl_flags_parsed() -> None:
-    # Grain starts its processes through absl, which insists on flags that only absl's own programs parse.
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
 
 
 class BrokenImages:

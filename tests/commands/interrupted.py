@@ -41,13 +41,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 def in_a_process_of_its_own(*arguments: str | Path, before: str = "") -> subprocess.Popen[str]:
-    """A training process; what it prints is kept. `before` is code that it runs first."""
+    """A training process, a job of its own; what it prints is kept. `before` is code that it runs first."""
     return subprocess.Popen(
         [sys.executable, "-c", before + SLOWLY, "train", *RUN, *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

@@ -1,6 +1,8 @@
 """A run that was interrupted ends exactly as one that was not: the same networks, bit for bit."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -114,4 +116,18 @@ def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
     printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert f"resuming after step {done}" in printed
     assert len(records_of(Path("run"), "train")) == STEPS  # none of them twice
+    assert_ends_like(Path("run"), uninterrupted)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_to_the_whole_job(number: signal.Signals, status: int, uninterrupted: Path, shell: Shell) -> None:
+    """Shells and clusters signal all processes of a job: those that read images leave it to the one that trains."""
+    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2") as process:
+        wait_until(process, Path("run"), 4)
+        os.killpg(process.pid, number)
+        printed, complaint = process.communicate()
+    assert process.returncode == status, complaint
+    assert ("asked to stop: saved after step" in printed) == (number == signal.SIGTERM)
+    assert complaint == ("" if number == signal.SIGTERM else "main.py train: interrupted\n")
+    shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
