@@ -10,7 +10,7 @@ quickstart: $(VENV)/.core  ## train, prune and condense a small network on real 
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
 
 test: $(VENV)/.dev check  ## everything: style, types, all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "slow or not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The smoke variant of every config file: a single step, then pruned, condensed, measured and written down."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import load
+from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.models.registry import architecture_of
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import REPOSITORY, Shell
 
@@ -20,18 +23,31 @@ FOUR = (V1[0], *(model for model in CIFAR if model.startswith("condensenet")))
 CONDENSATION = {**dict.fromkeys((*V2, *V1, *CIFAR), 8), **dict.fromkeys(FOUR, 4), "cdnv2_b": 6}
 """Model → its condensation factor."""
 
-QUICK = {
-    "cifar.py:condensenet_50,cifar10,smoke",
+TRAINED = (
+    *(f"imagenet.py:{model},smoke" for model in V2 + V1),
+    "finetune.py:cdnv2_a,smoke",
+    *("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:condensenet_182,cifar100,smoke"),
     "cifar.py:cdnv2_cifar_110,cifar10,smoke",
+)
+QUICK = ("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:cdnv2_cifar_110,cifar10,smoke")
+SAME = {
+    **{f"cifar.py:condensenet_{n},cifar10,smoke": TRAINED[6] for n in (74, 86, 98, 110, 122)},
+    "cifar.py:cdnv2_cifar_146,cifar10,smoke": TRAINED[8],
 }
+"""Config → one that is the same but for the model's name, as networks that differ in depth alone shrink to one."""
 
 
 def _specs() -> list[Any]:
-    specs = [f"{file}.py:{model},smoke" for file in ("imagenet", "finetune") for model in V2 + V1]
-    specs += [f"cifar.py:{model},cifar10,smoke" for model in CIFAR]
-    specs += [f"cifar.py:{model},cifar100,smoke" for model in ("condensenet_86", "condensenet_182", "cdnv2_cifar_146")]
     # Each is a network of its own to compile, for training and twice for evaluation: minutes for all of them.
-    return [pytest.param(spec, marks=[] if spec in QUICK else [pytest.mark.slow]) for spec in specs]
+    return [pytest.param(spec, marks=[] if spec in QUICK else [pytest.mark.slow]) for spec in TRAINED]
+
+
+@pytest.mark.parametrize("spec", SAME)
+def test_same_step_as_another(spec: str) -> None:
+    ours, theirs = (read_config(f"{REPOSITORY}/configs/{one}", []) for one in (spec, SAME[spec]))
+    assert dataclasses.replace(ours, model=theirs.model) == theirs
+    networks = [architecture_of(one.model.name, one.model.num_classes, one.model.overrides) for one in (ours, theirs)]
+    assert networks[0] == networks[1]
 
 
 @pytest.mark.parametrize("spec", _specs())

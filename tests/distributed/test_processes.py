@@ -30,10 +30,11 @@ def test_two_processes_are_two_devices(two: Path) -> None:
     assert_same_masks(two, one)
 
 
-def test_four_processes_are_four_devices(tmp_path: Path) -> None:
-    four, one = finished(tmp_path / "four", processes=4), finished(tmp_path / "one_with_4", devices=4)
-    np.testing.assert_allclose(losses(four), losses(one), rtol=1e-10)
-    assert_same_masks(four, one)
+def test_four_processes_with_a_device_each(two: Path) -> None:
+    """The batch is one, however it is split: as two processes, which are as two devices."""
+    four = finished(two.parent / "four", processes=4)
+    np.testing.assert_allclose(losses(four), losses(two), rtol=1e-10)
+    assert_same_masks(four, two)
 
 
 def assert_same_masks(run: Path, other: Path) -> None:
