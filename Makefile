@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test soak check bench clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
 
-test: $(VENV)/.dev check  ## everything: style, types, all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "slow or not slow"
+test: $(VENV)/.dev check  ## style, types and the tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"
+
+soak: $(VENV)/.dev  ## what takes minutes: photographs at full size, more networks, a run killed again and again
+	$(BIN)/python -m pytest -q -m soak
+	$(BIN)/python -m tests.kill_often --kills 30
+	$(BIN)/python -m tests.kill_often --kills 30 --signal TERM
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

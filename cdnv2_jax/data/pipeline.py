@@ -15,7 +15,7 @@ from cdnv2_jax.data.evaluation_image import evaluation_image
 from cdnv2_jax.data.normalise import normalise
 from cdnv2_jax.data.order import Share, sample_random, shuffled_index
 from cdnv2_jax.data.source import Sample, Source
-from cdnv2_jax.data.worker_processes import starting_workers
+from cdnv2_jax.data.worker_processes import end_with_parent, starting_workers
 from cdnv2_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
@@ -130,7 +130,7 @@ def host_batches(
     if workers:
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
-        iterator = iter(batches.to_iter_dataset(read).mp_prefetch(options))
+        iterator = iter(batches.to_iter_dataset(read).mp_prefetch(options, end_with_parent))
     else:
         read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)
         iterator = iter(batches.to_iter_dataset(read))

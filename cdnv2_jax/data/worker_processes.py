@@ -1,10 +1,13 @@
 """Starting the processes that read images."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -20,6 +23,18 @@ def starting_workers() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(worker: int, workers: int) -> None:
+    """To be called in a worker: it ends when the training process is gone, even if that was killed on the spot."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _start_resource_tracker() -> None:

@@ -22,7 +22,10 @@ class Scalars:
         from tensorboardX.event_file_writer import EventsWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(directory / "events"))
+        # Numbered, as TensorBoard reads files in the order of their names; these go on with the second, which two
+        # starts of a run may share.
+        number = len(list(directory.glob("*.tfevents.*")))
+        self._writer = EventsWriter(str(directory / f"events.{number:04d}"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
 

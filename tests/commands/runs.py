@@ -29,7 +29,7 @@ def scalars_of(workdir: Path) -> dict[tuple[str, int], float]:
     """{(tag, step): value} of all TensorBoard events, read without TensorBoard; of several the last."""
     return {
         (value.tag, event.step): value.simple_value
-        for file in sorted((workdir / "tensorboard").glob("events.out.tfevents.*"))
+        for file in sorted((workdir / "tensorboard").glob("*.tfevents.*"))
         for event in _events(file.read_bytes())
         for value in event.summary.value
     }

@@ -56,7 +56,7 @@ def _interrupt(patch: pytest.MonkeyPatch, after: int) -> None:
     patch.setattr(RunLog, "train", stop)
 
 
-@pytest.mark.slow  # compiles the train step of a real network, some forty seconds, and trains it at 224 pixels
+@pytest.mark.soak  # compiles the train step of a real network, some forty seconds, and trains it at 224 pixels
 def test_photographs(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_folder(Path("photographs"))
     with monkeypatch.context() as patch:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,23 @@ def test_signals_to_the_whole_job(number: signal.Signals, status: int, uninterru
     assert complaint == ("" if number == signal.SIGTERM else "main.py train: interrupted\n")
     shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
+
+
+def test_workers_end_with_a_killed_run(shell: Shell) -> None:
+    """Nobody is left to tell those that read images: they must notice."""
+    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2") as process:
+        wait_until(process, Path("run"), 2)
+        assert len(_members(process.pid)) > 2
+        process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 20
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _members(process.pid)
+
+
+def _members(group: int) -> list[str]:
+    """The processes of a process group that are alive (not zombies)."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    fields = [line.split(None, 2) for line in listed.splitlines()]
+    return [line[-1] for line in fields if line[0] == str(group) and not line[1].startswith("Z")]

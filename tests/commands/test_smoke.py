@@ -30,6 +30,7 @@ TRAINED = (
     "cifar.py:cdnv2_cifar_110,cifar10,smoke",
 )
 QUICK = ("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:cdnv2_cifar_110,cifar10,smoke")
+LONG = tuple(f"imagenet.py:{model},smoke" for model in ("cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4"))
 SAME = {
     **{f"cifar.py:condensenet_{n},cifar10,smoke": TRAINED[6] for n in (74, 86, 98, 110, 122)},
     "cifar.py:cdnv2_cifar_146,cifar10,smoke": TRAINED[8],
@@ -39,7 +40,10 @@ SAME = {
 
 def _specs() -> list[Any]:
     # Each is a network of its own to compile, for training and twice for evaluation: minutes for all of them.
-    return [pytest.param(spec, marks=[] if spec in QUICK else [pytest.mark.slow]) for spec in TRAINED]
+    marks = {
+        spec: [] if spec in QUICK else [pytest.mark.soak if spec in LONG else pytest.mark.slow] for spec in TRAINED
+    }
+    return [pytest.param(spec, marks=marks[spec]) for spec in TRAINED]
 
 
 @pytest.mark.parametrize("spec", SAME)

@@ -11,8 +11,7 @@ from cdnv2_jax import load
 from tests.checkpoint.networks import assert_same_network
 from tests.distributed.runs import STEPS, Processes, finished, losses, start, start_command
 
-# Each run is several processes that start JAX, find one another and compile: ten seconds and more.
-pytestmark = pytest.mark.slow
+SLOW = pytest.mark.slow  # each run is several processes that start JAX, find one another and compile
 
 CHECKPOINTS = "--config.checkpoint_every_epochs=1"
 
@@ -23,6 +22,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("processes") / "two", processes=2)
 
 
+@SLOW
 def test_two_processes_are_two_devices(two: Path) -> None:
     one = finished(two.parent / "one_with_2", devices=2)
     assert len(losses(one)) == STEPS
@@ -30,6 +30,7 @@ def test_two_processes_are_two_devices(two: Path) -> None:
     assert_same_masks(two, one)
 
 
+@pytest.mark.soak  # more processes than most machines that test have cores
 def test_four_processes_with_a_device_each(two: Path) -> None:
     """The batch is one, however it is split: as two processes, which are as two devices."""
     four = finished(two.parent / "four", processes=4)
@@ -42,6 +43,7 @@ def assert_same_masks(run: Path, other: Path) -> None:
         np.testing.assert_array_equal(ours.mask[...], theirs.mask[...])
 
 
+@SLOW
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_is_killed(victim: int, two: Path) -> None:
     """The other ends with a clear error; started again, the run ends like one that was left alone."""
@@ -59,6 +61,7 @@ def test_one_is_killed(victim: int, two: Path) -> None:
     _assert_ends_like(workdir, two)
 
 
+@SLOW
 def test_asked_to_stop(two: Path) -> None:
     """SIGTERM to one of them: both save the same step and end well; the run goes on from there."""
     workdir = two.parent / "asked"
@@ -73,6 +76,7 @@ def test_asked_to_stop(two: Path) -> None:
     _assert_ends_like(workdir, two)
 
 
+@SLOW
 def test_interrupted_on_four_devices_resumed_on_two(two: Path) -> None:
     workdir = two.parent / "fewer"
     run = start(workdir, devices=4)
@@ -91,6 +95,7 @@ def _assert_ends_like(workdir: Path, two: Path) -> None:
         assert_same_network(load(workdir / form), load(two / form))
 
 
+@SLOW
 def test_evaluation(two: Path) -> None:
     """Each process reads half of the 360 images; figures are those of all, printed once."""
     run = start_command(two, "eval", "--checkpoint", str(two / "condensed"), processes=2)
@@ -100,6 +105,7 @@ def test_evaluation(two: Path) -> None:
     assert "top-1" not in run.log(1)
 
 
+@SLOW
 def test_processes_that_fail_do_not_wait_for_the_others(two: Path) -> None:
     """The same run started again, which is refused as finished: every process must end, not only the first."""
     run = start(two, processes=2)
