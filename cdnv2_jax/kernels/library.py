@@ -10,7 +10,15 @@ import jax
 
 from cdnv2_jax.kernels import build
 
-TARGETS = ("CondensedBlock",)
+TARGETS = (
+    "CondensedBlock",
+    "PointwiseForward",
+    "PointwiseBackward",
+    "ConvForward",
+    "ConvBackward",
+    "PoolForward",
+    "PoolBackward",
+)
 """The custom calls of the library; XLA knows them as "cdnv2." and the name."""
 
 _log = logging.getLogger("cdnv2_jax")

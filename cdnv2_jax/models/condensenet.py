@@ -13,7 +13,7 @@ from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
-from cdnv2_jax.models import kernel_path
+from cdnv2_jax.models import kernel_path, kernel_training
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer, Form
 
@@ -108,6 +108,9 @@ class CondenseNet(nnx.Module):
         if kernel_path.applies(self.dense_layers(), images):
             for x in kernel_path.block_outputs(self.stem, self.blocks, images):
                 yield x.transpose(0, 2, 3, 1)
+            return
+        if kernel_training.applies(self.dense_layers(), images):
+            yield from kernel_training.block_outputs(self.stem, self.blocks, images)
             return
         x = self.stem(images)
         for number, block in enumerate(self.blocks):

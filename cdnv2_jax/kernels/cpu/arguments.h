@@ -1,6 +1,7 @@
 // Reads the arguments of a call one after another, and checks that each is what it should be.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -10,6 +11,12 @@
 namespace cdnv2 {
 
 namespace ffi = xla::ffi;
+
+template <typename First, typename Second>
+bool same_shape(const First& first, const Second& second) {
+  const auto a = first.dimensions(), b = second.dimensions();
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 template <typename T>
 struct Tensor {

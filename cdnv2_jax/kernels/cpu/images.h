@@ -1,7 +1,6 @@
 // Shares the images of a batch out among threads.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "team.h"
@@ -12,7 +11,7 @@ namespace cdnv2 {
 // fewer images than threads, get several threads each.
 template <typename F>
 void for_images(xla::ffi::ThreadPool& pool, int64_t batch, const F& f) {
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t threads = threads_of(pool);
   const int64_t alone = batch / threads * threads, shared = batch - alone;
   if (alone) {
     Team team(pool, threads);

@@ -31,7 +31,7 @@ void learned_group_conv(const FlatMap& map, const GroupConv& lgc, const Affine& 
       for (int64_t j = 0, c = g * lgc.kept; j < lgc.kept; ++j, ++c)
         normalise<kind>(x + lgc.index[c] * map.stride + p0, lgc.norm.scale[c], lgc.norm.shift[c],
                         panel + j * kTileWidth, width);
-      product(lgc.outputs, 0, width, lgc.kernel + g * lgc.kept * lgc.outputs, lgc.outputs,
+      product(lgc.outputs, 0, width, Weights{lgc.kernel + g * lgc.kept * lgc.outputs, lgc.outputs},
               Rows{panel, kTileWidth, lgc.kept}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
                 const int64_t c = o * lgc.groups + g;
                 sums = activate<kind>(sums * next_norm.scale[c] + next_norm.shift[c]);
@@ -61,7 +61,7 @@ inline void conv3x3(const FlatMap& map, const Conv3x3& conv, const float* hidden
                     int64_t begin, int64_t end) {
   const float* first = hidden + g * conv.inputs * map.padded_stride + map.lead;
   float* to = features + g * conv.outputs * map.stride;
-  product(conv.outputs, begin, end, conv.kernel + g * conv.outputs, conv.channels(),
+  product(conv.outputs, begin, end, Weights{conv.kernel + g * conv.outputs, conv.channels()},
           Taps{first, map.pitch, map.padded_stride, conv.inputs},
           [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
             store(to + o * map.stride + p, masked(sums, map.inside() + p));
@@ -112,7 +112,7 @@ void reactivate(const FlatMap& map, const Reactivation& sfr, const float* featur
         normalise<kind>(features + c * map.stride + p0, sfr.norm.scale[c], sfr.norm.shift[c],
                         panel + m * kTileWidth, width);
       const int32_t* updated = sfr.index + g * sfr.kept;
-      product(sfr.kept, 0, width, sfr.kernel + g * sfr.members * sfr.kept, sfr.kept,
+      product(sfr.kept, 0, width, Weights{sfr.kernel + g * sfr.members * sfr.kept, sfr.kept},
               Rows{panel, kTileWidth, sfr.members}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
                 float* row = x + updated[o] * map.stride + p0 + p;
                 store(row, load<decltype(sums)>(row) + sums);

@@ -1,6 +1,7 @@
 // A few threads of XLA's pool that work through one phase after another.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -32,6 +33,8 @@ class Patience {
   static constexpr int kSpins = 2000;
   int waited_ = 0;
 };
+
+inline int64_t threads_of(const xla::ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
 
 // The caller and up to threads − 1 helpers. Helpers that come late or never are not waited for: the caller takes on
 // all tasks that nobody else has claimed, so that a pool with nobody free costs time but cannot lock up.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #define CDNV2_INLINE inline __attribute__((always_inline))
+#define CDNV2_LAMBDA __attribute__((always_inline))
 
 namespace cdnv2 {
 
