@@ -50,7 +50,7 @@ def condensed_block(
       pooled: the block begins with a 2×2 average pool of stride 2, which halves H and W.
 
     Raises:
-      jax.errors.JaxRuntimeError: when it runs, if shapes do not fit or an index is out of range.
+      ValueError, jax.errors.JaxRuntimeError: when it runs, if shapes do not fit or an index is out of range.
     """
     batch, channels, height, width = x.shape
     channels += sum(layer.conv_kernel.shape[-1] for layer in layers)

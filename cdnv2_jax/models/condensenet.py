@@ -105,7 +105,7 @@ class CondenseNet(nnx.Module):
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
         self.architecture.check_image(*images.shape[1:3])
-        if kernel_path.applies(self.dense_layers(), images):
+        if kernel_path.applies(self.architecture, self.dense_layers(), images):
             for x in kernel_path.block_outputs(self.stem, self.blocks, images):
                 yield x.transpose(0, 2, 3, 1)
             return

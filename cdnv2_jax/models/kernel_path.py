@@ -1,5 +1,6 @@
 """A condensed network's way through the CPU kernels: maps are [batch, channels, height, width] here."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,20 +12,36 @@ from cdnv2_jax.kernels import library
 from cdnv2_jax.kernels.condensed_block import Layer, Norm, condensed_block
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.lowering import Shape, choose
 from cdnv2_jax.layers.platform import traced_platform
+from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer
 
 
-def applies(layers: Iterable[DenseLayer], images: jax.Array) -> bool:
-    """Whether the kernels may take the place of these dense layers: condensed, in evaluation mode, float32, one CPU."""
+def applies(architecture: Architecture, layers: Iterable[DenseLayer], images: jax.Array) -> bool:
+    """Whether the kernels take the place of these dense layers for these images.
+
+    They can for condensed layers in evaluation mode that compute in float32 on one CPU; they do if the table of
+    lowerings says so and there is a compiler.
+    """
     return (
         traced_platform() == "cpu"
         # XLA cannot divide a call among devices: each would compute the whole batch.
         and jax.device_count() == 1
         and images.dtype == jnp.float32
+        # A program exported for batches of any size is meant to run elsewhere.
+        and all(isinstance(side, int) for side in images.shape)
         and all(map(_fits, layers))
+        and choose("condensed_block", _shape(architecture, images)) == "kernel"
         and library.available()
     )
+
+
+def _shape(a: Architecture, images: jax.Array) -> Shape:
+    """Of all blocks together, by which the table knows a network: from the first map's side to the last's channels."""
+    batch, height, width, _ = images.shape
+    side = math.sqrt(a.map_side(0, height) * a.map_side(0, width))
+    return Shape(batch, side, a.stem_channels, a.out_channels, a.lgc_groups)
 
 
 def _fits(layer: DenseLayer) -> bool:
