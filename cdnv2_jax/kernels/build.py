@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jaxlib
+import jaxlib.version
 
 SOURCES = Path(__file__).parent / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
@@ -77,7 +77,7 @@ def _is_ours(path: Path) -> bool:
 def _key(compiler: Sequence[str], flags: Sequence[str]) -> str:
     """Names what goes into the library: another compiler, processor or jaxlib gives another key."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    parts = [*flags, jaxlib.__version__, _processor()]
+    parts = [*flags, jaxlib.version.__version__, _processor()]
     parts += [source.name + source.read_text(encoding="utf-8") for source in sorted(SOURCES.iterdir())]
     return hashlib.sha256("\0".join(parts).encode() + version).hexdigest()[:24]
 

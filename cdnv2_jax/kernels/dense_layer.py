@@ -53,13 +53,15 @@ class LayerStatistics(NamedTuple):
     sfr: Statistics | None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def dense_layer(
     map: Map, conv_groups: int, x: jax.Array, parameters: Parameters, masks: Masks
 ) -> tuple[jax.Array, LayerStatistics]:
     """Features [N, n, P] → those after the layer, [N, n + k, P], and the statistics (which have no gradient)."""
-    (features, statistics), _ = _forward(map, conv_groups, x, parameters, masks)
-    return features, statistics
+    return _dense_layer(map, conv_groups, x, parameters, masks)
+
+
+def _result(*arguments: Any) -> tuple[jax.Array, LayerStatistics]:
+    return _forward(*arguments)[0]
 
 
 def _forward(map: Map, conv_groups: int, x: jax.Array, parameters: Parameters, masks: Masks):
@@ -104,7 +106,8 @@ def _backward(map: Map, conv_groups: int, saved: Any, cotangents: tuple[jax.Arra
     return dx, Parameters(dlgc, dconv, dse, dsfr), nothing
 
 
-dense_layer.defvjp(_forward, _backward)
+_dense_layer: Any = jax.custom_vjp(_result, nondiff_argnums=(0, 1))
+_dense_layer.defvjp(_forward, _backward)
 
 
 def _excited(map: Map, x: jax.Array, se: Excitation) -> jax.Array:

@@ -3,7 +3,7 @@
 Position (y, x) of an H × W map lies at y · (W + 1) + x; the column W, and what fills up to a multiple of 8, is zero.
 """
 
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ def positions(height: int, width: int) -> int:
 
 
 def to_flat(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] → [N, C, positions]."""
-    batch, height, width, channels = x.shape
-    rows = jnp.pad(x.transpose(0, 3, 1, 2), ((0, 0), (0, 0), (0, 0), (0, 1)))
+    """[N, C, H, W] → [N, C, positions]."""
+    batch, channels, height, width = x.shape
+    rows = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
     flat = rows.reshape(batch, channels, height * (width + 1))
     return jnp.pad(flat, ((0, 0), (0, 0), (0, positions(height, width) - flat.shape[2])))
 
@@ -32,21 +32,25 @@ def from_flat(x: jax.Array, height: int, width: int) -> jax.Array:
     return rows[..., :width].transpose(0, 2, 3, 1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
     """2×2 average pool of stride 2 of flat H × W maps, float32; an odd last row or column is left out."""
+    return _average_pool(x, height, width)
+
+
+def _pooled(x: jax.Array, height: int, width: int) -> jax.Array:
     return _pool("PoolForward", x, positions(height // 2, width // 2), height, width)
 
 
 def _forward(x: jax.Array, height: int, width: int) -> tuple[jax.Array, None]:
-    return average_pool(x, height, width), None
+    return _pooled(x, height, width), None
 
 
 def _backward(height: int, width: int, _: None, dy: jax.Array) -> tuple[jax.Array]:
     return (_pool("PoolBackward", dy, positions(height, width), height, width),)
 
 
-average_pool.defvjp(_forward, _backward)
+_average_pool: Any = jax.custom_vjp(_pooled, nondiff_argnums=(1, 2))
+_average_pool.defvjp(_forward, _backward)
 
 
 def _pool(target: str, x: jax.Array, size: int, height: int, width: int) -> jax.Array:

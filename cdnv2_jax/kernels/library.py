@@ -12,6 +12,8 @@ from cdnv2_jax.kernels import build
 
 TARGETS = (
     "CondensedBlock",
+    "Head",
+    "Stem",
     "PointwiseForward",
     "PointwiseBackward",
     "ConvForward",

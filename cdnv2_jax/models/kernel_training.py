@@ -1,51 +1,43 @@
 """A masked network's way through the CPU kernels in training: feature maps are flat (`kernels.flat_maps`) here."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cdnv2_jax.kernels import library
 from cdnv2_jax.kernels.dense_layer import Excitation, Masks, Parameters, dense_layer
 from cdnv2_jax.kernels.flat_maps import average_pool, from_flat, to_flat
+from cdnv2_jax.kernels.stem import stem
 from cdnv2_jax.kernels.training_ops import Map, NormConv, Statistics
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.lowering import choose
 from cdnv2_jax.layers.masked_conv import MaskedConv
-from cdnv2_jax.layers.platform import traced_platform
+from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer
+from cdnv2_jax.models.kernel_path import fits, network_shape
 
 
-def applies(layers: Iterable[DenseLayer], images: jax.Array) -> bool:
-    """Whether the kernels may take the place of these dense layers: masked, in training mode, float32, one CPU."""
+def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
+    """Whether the kernels take the place of a masked network's modules for these images.
+
+    They can in training mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
+    compiler.
+    """
     return (
-        traced_platform() == "cpu"
-        # XLA cannot divide a call among devices: each would compute the whole batch.
-        and jax.device_count() == 1
-        and images.dtype == jnp.float32
+        fits(modules, images, use_running_average=False)
         and images.shape[0] > 0
-        and all(map(_fits, layers))
+        and choose("training_block", network_shape(architecture, images), "gradient") == "kernel"
         and library.available()
     )
 
 
-def _fits(layer: DenseLayer) -> bool:
-    floats = (a for a in jax.tree.leaves(nnx.state(layer)) if jnp.issubdtype(a.dtype, jnp.floating))
-    norms = [layer.lgc.norm, layer.conv.norm, *([] if layer.sfr is None else [layer.sfr.norm])]
-    return (
-        isinstance(layer.lgc, MaskedConv)
-        and layer.lgc.dtype in (None, jnp.float32)
-        and all(array.dtype == jnp.float32 for array in floats)
-        and not any(norm.use_running_average for norm in norms)
-    )
-
-
-def block_outputs(
-    stem: Callable[[jax.Array], jax.Array], blocks: Iterable[nnx.List], images: jax.Array
-) -> Iterator[jax.Array]:
+def block_outputs(stem_conv: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
     """Each dense block's output [b, h, w, c], before the average pool that leads to the next block."""
-    x = stem(images)
-    height, width = x.shape[1:3]
+    x = _stem(images, stem_conv.kernel[...], int(np.ravel(stem_conv.strides)[0]))
+    height, width = x.shape[2:]
     x = to_flat(x)
     for number, block in enumerate(blocks):
         if number:
@@ -54,6 +46,22 @@ def block_outputs(
         for layer in block:
             x = _layer(layer, x, height, width)
         yield from_flat(x, height, width)
+
+
+def _stem_forward(images: jax.Array, kernel: jax.Array, stride: int):
+    return stem(images, kernel, stride), (images, kernel)
+
+
+def _stem_backward(stride: int, saved: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        padding, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
+
+    return jax.vjp(plain, *saved)[1](d.transpose(0, 2, 3, 1))
+
+
+_stem: Any = jax.custom_vjp(stem, nondiff_argnums=(2,))
+_stem.defvjp(_stem_forward, _stem_backward)
 
 
 def _layer(layer: DenseLayer, x: jax.Array, height: int, width: int) -> jax.Array:
