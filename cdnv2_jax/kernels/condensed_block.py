@@ -1,11 +1,14 @@
 """A whole condensed dense block in evaluation mode as one call of the CPU kernel."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Pooling = Literal["none", "before", "after"]
+"""Where in a block a 2×2 average pool of stride 2 is."""
 
 
 class Norm(NamedTuple):
@@ -36,9 +39,11 @@ class Layer(NamedTuple):
 
 
 def condensed_block(
-    x: jax.Array, layers: Sequence[Layer], *, conv_groups: int, hard_swish: bool, pooled: bool
+    x: jax.Array, layers: Sequence[Layer], *, conv_groups: int, hard_swish: bool, pooling: Pooling
 ) -> jax.Array:
     """Features float32 [N, C, H, W] → those after all layers of the block, [N, C + Σ k, H, W].
+
+    With pooling, before the layers or after them, the result is [N, C + Σ k, H / 2, W / 2], rounded down.
 
     Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
 
@@ -47,14 +52,14 @@ def condensed_block(
       layers: one or more, all with or all without SE and SFR.
       conv_groups: groups of the 3×3 convolutions.
       hard_swish: the activation; ReLU otherwise.
-      pooled: the block begins with a 2×2 average pool of stride 2, which halves H and W.
+      pooling: "none", "before" or "after".
 
     Raises:
       ValueError, jax.errors.JaxRuntimeError: when it runs, if shapes do not fit or an index is out of range.
     """
     batch, channels, height, width = x.shape
     channels += sum(layer.conv_kernel.shape[-1] for layer in layers)
-    step = 2 if pooled else 1
+    step = 1 if pooling == "none" else 2
     result = jax.ShapeDtypeStruct((batch, channels, height // step, width // step), jnp.float32)
     call = jax.ffi.ffi_call("cdnv2.CondensedBlock", result, vmap_method="sequential")
     return call(
@@ -65,5 +70,5 @@ def condensed_block(
         hard_swish=hard_swish,
         se=layers[0].squeeze is not None,
         sfr=layers[0].sfr_index is not None,
-        pooled=pooled,
+        pooling=pooling,
     )

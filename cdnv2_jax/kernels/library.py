@@ -10,7 +10,7 @@ import jax
 
 from cdnv2_jax.kernels import build
 
-TARGETS = ("CondensedBlock",)
+TARGETS = ("Stem", "CondensedBlock", "Head")
 """The custom calls of the library; XLA knows them as "cdnv2." and the name."""
 
 _log = logging.getLogger("cdnv2_jax")

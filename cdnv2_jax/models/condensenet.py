@@ -80,11 +80,13 @@ class CondenseNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
-        *_, x = self.block_outputs(images)
-        x = jax.nn.relu(self.norm_last(x)).mean((1, 2), keepdims=True)
+        if self._by_kernel(images):
+            x = kernel_path.pooled_features(self.stem, self.blocks, self.norm_last, images)
+        else:
+            *_, last = self.block_outputs(images)
+            x = jax.nn.relu(self.norm_last(last)).mean((1, 2))
         if self.se_last is not None:
-            x = self.se_last(x)
-        x = x[:, 0, 0]
+            x = self.se_last(x[:, None, None])[:, 0, 0]
         if self.fc is not None:
             x = jax.nn.hard_swish(self.fc(x))
         return self.classifier(x)
@@ -102,10 +104,7 @@ class CondenseNet(nnx.Module):
 
     def block_outputs(self, images: jax.Array) -> Iterator[jax.Array]:
         """Each dense block's output, before the average pool that leads to the next block."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
-        self.architecture.check_image(*images.shape[1:3])
-        if kernel_path.applies(self.architecture, self.dense_layers(), images):
+        if self._by_kernel(images):
             for x in kernel_path.block_outputs(self.stem, self.blocks, images):
                 yield x.transpose(0, 2, 3, 1)
             return
@@ -116,6 +115,14 @@ class CondenseNet(nnx.Module):
             for layer in block:
                 x = layer(x)
             yield x
+
+    def _by_kernel(self, images: jax.Array) -> bool:
+        """Whether the CPU kernels take the layers' place for these images, which are checked first."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
+        self.architecture.check_image(*images.shape[1:3])
+        modules = [self.stem, *self.dense_layers(), self.norm_last]
+        return self.form.condensed and kernel_path.applies(self.architecture, modules, images)
 
     def dense_layers(self) -> Iterator[DenseLayer]:
         """All dense layers, from the stem to the head."""

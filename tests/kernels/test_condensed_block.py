@@ -32,7 +32,7 @@ def block() -> Layer:
 
 def call(layer: Layer, channels: int = 8) -> np.ndarray:
     x = jnp.ones((1, channels, 3, 4))
-    return np.asarray(condensed_block(x, [layer], conv_groups=2, hard_swish=False, pooled=False))
+    return np.asarray(condensed_block(x, [layer], conv_groups=2, hard_swish=False, pooling="none"))
 
 
 def test_a_right_call() -> None:

@@ -63,7 +63,7 @@ def test_in_remat_and_scan(model: CondenseNet) -> None:
 
     def loss(images: jax.Array) -> jax.Array:
         forward = jax.checkpoint(lambda image: nnx.merge(graph, state)(image[None]))
-        return jax.lax.scan(lambda total, image: (total + forward(image).sum(), None), 0.0, images)[0]
+        return jax.lax.scan(lambda total, image: (total + forward(image).sum(), None), jnp.zeros(()), images)[0]
 
     assert_same(jax.value_and_grad(loss), IMAGES)
 

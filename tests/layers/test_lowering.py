@@ -1,6 +1,7 @@
 """The table of lowerings: its choice by shape and back end, and what overrides it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ SMALL, LARGE = Shape(1, 7, 64, 16, 8), Shape(32, 112, 64, 16, 8)
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Two shapes measured on a CPU: grouped wins the small one, block-diagonal the large one and all gradients."""
     small = {"batch": 1, "side": 7, "inputs": 64, "outputs": 16, "groups": 8}
     gradient = {"grouped": 5, "block_diagonal": 4}

@@ -25,6 +25,7 @@ class Block {
       panel_ = std::max({panel_, layer.lgc.kept, layer.has_sfr ? layer.sfr.members : 0});
       if (layer.has_se) gates_ = std::max(gates_, 2 * layer.se.channels + layer.se.hidden);
     }
+    gates_ = round_up(gates_, kLanes);  // so that the panels begin where vectors do
     panel_ *= kTileWidth;
   }
 

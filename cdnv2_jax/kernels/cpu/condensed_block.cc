@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -62,9 +63,16 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
   return layer;
 }
 
+// 2×2 average pooling of stride 2: of what the block reads, or of what it gives.
+enum class Pooling { kNone, kBefore, kAfter };
+
 struct Shapes {
-  int64_t batch, channels_in, channels_out, height, width;
-  bool pooled;
+  int64_t batch, channels_in, channels_out, height, width;  // of the features that are read
+  Pooling pooling;
+
+  FlatMap map() const { return pooling == Pooling::kBefore ? FlatMap(height / 2, width / 2) : FlatMap(height, width); }
+  int64_t out_height() const { return pooling == Pooling::kNone ? height : height / 2; }
+  int64_t out_width() const { return pooling == Pooling::kNone ? width : width / 2; }
 };
 
 // One image: reads its channels, runs the block, writes all channels.
@@ -76,15 +84,21 @@ bool run_image(Team& team, const Block<kind>& block, const FlatMap& map, const S
   float* x = features.data();
   team.parallel(s.channels_in, [&](int64_t c) {
     const float* channel = from + c * s.height * s.width;
-    if (s.pooled) {
+    if (s.pooling == Pooling::kBefore) {
       map.read_pooled(channel, s.width, x + c * map.stride);
     } else {
       map.read(channel, x + c * map.stride);
     }
   });
   block.run(team, x, work.data());
-  team.parallel(s.channels_out,
-                [&](int64_t c) { map.write(x + c * map.stride, to + c * map.height * map.width); });
+  team.parallel(s.channels_out, [&](int64_t c) {
+    float* channel = to + c * s.out_height() * s.out_width();
+    if (s.pooling == Pooling::kAfter) {
+      map.write_pooled(x + c * map.stride, channel);
+    } else {
+      map.write(x + c * map.stride, channel);
+    }
+  });
   return true;
 }
 
@@ -95,7 +109,7 @@ bool run_batch(ffi::ThreadPool& pool, const std::vector<DenseLayer>& layers, con
   std::atomic<bool> enough_memory{true};
   for_images(pool, s.batch, [&](Team& team, int64_t i) {
     if (!run_image(team, block, map, s, from + i * s.channels_in * s.height * s.width,
-                   to + i * s.channels_out * map.height * map.width))
+                   to + i * s.channels_out * s.out_height() * s.out_width()))
       enough_memory = false;
   });
   return enough_memory;
@@ -103,24 +117,25 @@ bool run_batch(ffi::ThreadPool& pool, const std::vector<DenseLayer>& layers, con
 
 ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi::RemainingArgs rest,
                            ffi::Result<ffi::BufferR4<ffi::F32>> out, int64_t layer_count, int64_t conv_groups,
-                           bool hard_swish, bool se, bool sfr, bool pooled) {
+                           bool hard_swish, bool se, bool sfr, std::string_view pooling) {
   const auto in = x.dimensions(), result = out->dimensions();
   Arguments arguments(rest);
   arguments.require(layer_count >= 1 && conv_groups >= 1, "a block has layers, a convolution groups");
-  Shapes s{in[0], in[1], in[1], in[2], in[3], pooled};
+  arguments.require(pooling == "none" || pooling == "before" || pooling == "after", "pooling is none, before or after");
+  Shapes s{in[0], in[1], in[1], in[2], in[3],
+           pooling == "before" ? Pooling::kBefore : pooling == "after" ? Pooling::kAfter : Pooling::kNone};
   std::vector<DenseLayer> layers;
   for (int64_t i = 0; i < layer_count && !arguments.failed(); ++i) {
     layers.push_back(read_layer(arguments, s.channels_out, conv_groups, se, sfr));
     s.channels_out += layers.back().growth();
   }
   arguments.require(arguments.at_end(), "there are more arguments than layers");
-  const int64_t step = pooled ? 2 : 1;
-  arguments.require(result[0] == s.batch && result[1] == s.channels_out && result[2] == s.height / step &&
-                        result[3] == s.width / step,
+  arguments.require(result[0] == s.batch && result[1] == s.channels_out && result[2] == s.out_height() &&
+                        result[3] == s.out_width(),
                     "the result has the wrong shape");
   if (arguments.failed()) return arguments.error();
   if (out->element_count() == 0) return ffi::Error::Success();
-  const FlatMap map(s.height / step, s.width / step);
+  const FlatMap map = s.map();
   const auto run = hard_swish ? run_batch<Activation::kHardSwish> : run_batch<Activation::kRelu>;
   if (run(pool, layers, map, s, x.typed_data(), out->typed_data())) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
@@ -140,4 +155,4 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CondensedBlock, cdnv2::condensed_block,
                                   .Attr<bool>("hard_swish")
                                   .Attr<bool>("se")
                                   .Attr<bool>("sfr")
-                                  .Attr<bool>("pooled"));
+                                  .Attr<std::string_view>("pooling"));

@@ -17,7 +17,7 @@ void for_images(xla::ffi::ThreadPool& pool, int64_t batch, const F& f) {
   if (alone) {
     Team team(pool, threads);
     team.parallel(alone, [&](int64_t i) {
-      Team one(pool, 1);
+      Team one;
       f(one, i);
     });
   }

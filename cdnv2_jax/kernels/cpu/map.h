@@ -53,11 +53,18 @@ class FlatMap {
     for (int64_t y = 0; y < height; ++y) {
       const float *above = from + 2 * y * source_width, *below = above + source_width;
       float* row = to + y * pitch;
-      for (int64_t x = 0; x < width; ++x)
-        row[x] = 0.25f * (above[2 * x] + above[2 * x + 1] + below[2 * x] + below[2 * x + 1]);
+      for (int64_t x = 0; x < width; ++x) row[x] = mean_of_square(above + 2 * x, below + 2 * x);
       row[width] = 0;
     }
     std::fill(to + height * pitch, to + positions, 0.0f);
+  }
+
+  // One flat channel → [H / 2, W / 2], the means of 2 × 2 squares.
+  void write_pooled(const float* from, float* to) const {
+    for (int64_t y = 0; y < height / 2; ++y) {
+      const float *above = from + 2 * y * pitch, *below = above + pitch;
+      for (int64_t x = 0; x < width / 2; ++x) *to++ = mean_of_square(above + 2 * x, below + 2 * x);
+    }
   }
 
   // One flat channel → [H, W].
@@ -74,6 +81,10 @@ class FlatMap {
   }
 
  private:
+  static float mean_of_square(const float* above, const float* below) {
+    return 0.25f * (above[0] + above[1] + below[0] + below[1]);
+  }
+
   static constexpr int64_t kLine = 16;  // floats in a cache line
   std::vector<int32_t> inside_;
 };

@@ -37,6 +37,7 @@ class Patience {
 // all tasks that nobody else has claimed, so that a pool with nobody free costs time but cannot lock up.
 class Team {
  public:
+  Team() : threads_(1) {}  // the caller alone
   Team(xla::ffi::ThreadPool& pool, int64_t threads) : threads_(threads) {
     for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { help(*shared); });
   }

@@ -26,7 +26,7 @@ CDNV2_INLINE void tile(int64_t p, const float* weights, int64_t stride, const Wa
   walk(p, [&](const float* from) __attribute__((always_inline)) {
     Vector x[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) x[v] = load<Vector>(from + v * lanes);
+    for (int v = 0; v < V; ++v) hold(x[v] = load<Vector>(from + v * lanes));
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o)
 #pragma GCC unroll 8

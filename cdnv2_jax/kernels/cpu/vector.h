@@ -48,6 +48,18 @@ CDNV2_INLINE void store(float* to, Vector v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// Holds v in a register. Compilers believe that reading memory anew at every use is free; unaligned, it is not.
+template <typename Vector>
+CDNV2_INLINE void hold(Vector& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__AVX__)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
 // v where the mask is −1, +0 where it is 0, whatever v is (NaN too).
 template <typename Vector>
 CDNV2_INLINE Vector masked(Vector v, const int32_t* mask) {
