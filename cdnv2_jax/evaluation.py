@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def compiled_forward(model: CondenseNet) -> Forward:
 
 
 @lru_cache(maxsize=16)
-def _forward(graph: nnx.GraphDef, structure: jax.tree_util.PyTreeDef) -> Callable[..., jax.Array]:
+def _forward(graph: nnx.GraphDef, structure: Any) -> Callable[..., jax.Array]:
     """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
     flattening a network at every call would take as long as computing it."""
     return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(structure, arrays))(images))

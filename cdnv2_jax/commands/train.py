@@ -13,6 +13,7 @@ from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
+from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.training.config import TrainConfig
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.finish import PER_CLASS_FILE, SUMMARY_FILE, finish
@@ -54,6 +55,7 @@ class Workdir:
 
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
     """Trains as the config says, or goes on with the interrupted run that the work directory holds."""
+    keep_freed_memory()
     config = read_config(spec, overrides)
     devices = Devices.all()
     experiment = Experiment(config, devices)
