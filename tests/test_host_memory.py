@@ -35,9 +35,7 @@ def test_a_block_that_was_freed_is_not_fetched_again() -> None:
 
 @pytest.mark.parametrize(("platforms", "expected"), [("cpu", True), ("cuda,cpu", False), ("tpu", False)])
 def test_only_where_the_cpu_computes(monkeypatch: pytest.MonkeyPatch, platforms: str, expected: bool) -> None:
-    monkeypatch.setattr(
-        host_memory, "jax", type("Jax", (), {"config": type("Config", (), {"jax_platforms": platforms})})
-    )
+    monkeypatch.setattr(host_memory, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=platforms)))
     assert host_memory._only_the_cpu() is expected
 
 
