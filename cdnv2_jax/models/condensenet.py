@@ -24,6 +24,8 @@ class CondenseNet(nnx.Module):
     Attributes:
       architecture, form: what it is made of.
       name: its name in the registry.
+      remat: whether the backward pass computes what is inside of dense layers again instead of keeping it: less memory,
+        a second forward pass. False at first; set it before training. CPUs ignore it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class CondenseNet(nnx.Module):
         self.form = form or Form()
         self.name = name
         self.dtype = dtype
+        self.remat = False
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = nnx.Conv(
@@ -112,11 +115,12 @@ class CondenseNet(nnx.Module):
             yield from kernel_training.block_outputs(self.stem, self.blocks, images)
             return
         x = self.stem(images)
+        run = nnx.remat(_run) if self.remat else _run
         for number, block in enumerate(self.blocks):
             if number:
                 x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
             for layer in block:
-                x = layer(x)
+                x = run(layer, x)
             yield x
 
     def _by_kernel(self, images: jax.Array) -> bool:
@@ -140,6 +144,10 @@ class CondenseNet(nnx.Module):
             for conv in (layer.lgc, layer.sfr):
                 if isinstance(conv, MaskedConv):
                     yield conv
+
+
+def _run(layer: DenseLayer, x: jax.Array) -> jax.Array:
+    return layer(x)
 
 
 def abstract_network(

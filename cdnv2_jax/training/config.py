@@ -108,6 +108,8 @@ class TrainConfig:
       epochs: length of the run; the first half of it prunes.
       batch_norm: statistics of the "global" batch, or of each device's part of it ("replica", as the official code).
       accumulate: parts that a batch is worked through in, one after the other, before the update.
+      remat: compute what is inside of dense layers again in the backward pass instead of keeping it: less memory, a
+        second forward pass, the same result. CPUs ignore it (XLA merges the two computations).
       label_smoothing: probability given to all classes evenly.
       ema_decay: of the moving average of weights and BN statistics that evaluation uses; 0 for none.
       group_lasso: weight of the group lasso (0 for none).
@@ -122,6 +124,7 @@ class TrainConfig:
     seed: int = 0
     batch_norm: Literal["global", "replica"] = "global"
     accumulate: int = 1
+    remat: bool = False
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     group_lasso: float = 0.0

@@ -55,6 +55,7 @@ class Experiment:
         self.schedule = learning_rate_schedule(optimizer, self.total_steps, self.steps_per_epoch)
         self.optimizer: optax.GradientTransformation = make_optimizer(optimizer, self.schedule)
         model = starting_network(config)
+        model.remat = config.remat
         self._check_images(model)
         self.stages = 0 if model.form.condensed else model.architecture.condensation_stages
         self.graph, self._state = create_state(model, self.optimizer)
