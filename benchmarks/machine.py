@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "onnx", "numpy")
 
@@ -46,17 +47,17 @@ def machine_kind() -> str:
     return re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
 
 
-def measured_rates(*, gemm_side: int = 1536, copy_bytes: int = 2**28) -> dict[str, float]:
+def measured_rates() -> dict[str, float]:
     """The denominators of the floors, for results files."""
     return {
-        "gemm_multiply_adds_per_second": measured_gemm_rate(gemm_side),
-        "copied_bytes_per_second": measured_copy_rate(copy_bytes),
+        "gemm_multiply_adds_per_second": measured_gemm_rate(),
+        "copied_bytes_per_second": measured_copy_rate(),
     }
 
 
-def measured_gemm_rate(side: int = 1536, rounds: int = 7) -> float:
-    """Multiply-adds per second of a float32 matrix product in JAX: the compute floor's denominator."""
-    matrix = jnp.ones((side, side), jnp.float32)
+def measured_gemm_rate(side: int = 1536, rounds: int = 7, dtype: DTypeLike = jnp.float32) -> float:
+    """Multiply-adds per second of a matrix product in JAX: the compute floor's denominator."""
+    matrix = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
     return side**3 / _best_seconds(lambda: product(matrix, matrix), rounds)
 

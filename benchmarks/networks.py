@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cdnv2_jax import create_model, prune, to_torch_state_dict
 from cdnv2_jax.models.condensenet import CondenseNet
@@ -15,9 +16,12 @@ Form = Literal["masked", "condensed"]
 FORMS: tuple[Form, ...] = ("condensed", "masked")
 
 
-def pruned_pair(name: str) -> tuple[CondenseNet, CondenseNetTwin]:
-    """A fully pruned masked network with random weights, and its twin, both in evaluation mode."""
-    model = create_model(name, rngs=nnx.Rngs(0))
+def pruned_pair(name: str, dtype: DTypeLike | None = None) -> tuple[CondenseNet, CondenseNetTwin]:
+    """A fully pruned masked network with random weights, and its twin, both in evaluation mode.
+
+    `dtype` is what ours computes in; weights are float32.
+    """
+    model = create_model(name, rngs=nnx.Rngs(0), dtype=dtype)
     model.eval()
     prune(model, model.architecture.condensation_stages)
     return model, twin_of(model).eval()

@@ -38,8 +38,8 @@ from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import make_optimizer
-from cdnv2_jax.training.state import create_state
-from cdnv2_jax.training.step import Objective, make_train_step
+from cdnv2_jax.training.state import TrainState, create_state
+from cdnv2_jax.training.step import Batch, Objective, TrainStep, make_train_step
 
 SCRIPT = "training"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=4e-5)
@@ -71,10 +71,19 @@ def training_entry(
 
 def our_step(model: CondenseNet, images: np.ndarray, labels: np.ndarray) -> Call:
     """A call that makes one step and returns the loss before it, a number, when all of the step is done."""
+    return step_call(*our_program(model, images, labels))
+
+
+def our_program(model: CondenseNet, images: np.ndarray, labels: np.ndarray) -> tuple[TrainStep, TrainState, Batch]:
+    """The jitted step and what to call it with."""
     optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
     graph, state = create_state(model, optimizer)
     step = make_train_step(graph, optimizer, Objective(label_smoothing=SMOOTHING))
-    batch = jax.device_put({"image": images, "label": labels.astype(np.int32)})
+    return step, state, jax.device_put({"image": images, "label": labels.astype(np.int32)})
+
+
+def step_call(step: TrainStep, state: TrainState, batch: Batch) -> Call:
+    """See `our_step`; each call goes on from the last one's state."""
 
     def call() -> float:
         nonlocal state
