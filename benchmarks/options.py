@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.results import OWN
+from benchmarks.results import COMMITTED, OWN
 from cdnv2_jax.commands.guard import OneLineParser, guarded
 from cdnv2_jax.models.registry import model_entry
 
@@ -31,6 +31,18 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         default=OWN,
         metavar="DIRECTORY",
         help="results go to a file in its folder for this kind of machine, replacing older ones (default: runs/bench)",
+    )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """--results."""
+    default = COMMITTED / "cpu_2_cores"
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=default,
+        metavar="DIRECTORY",
+        help="with the files to read (default: benchmarks/results/cpu_2_cores)",
     )
 
 

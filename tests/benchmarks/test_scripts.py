@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import inference, sweep, training
+from benchmarks import accelerator, compile_time, inference, lowerings, sweep, training
 from benchmarks.machine import machine_kind
 
 Main = Callable[[Sequence[str] | None], int]
-SCRIPTS: dict[str, Main] = {"inference": inference.main, "training": training.main, "sweep": sweep.main}
+SCRIPTS: dict[str, Main] = {
+    "inference": inference.main,
+    "training": training.main,
+    "sweep": sweep.main,
+    "compile_time": compile_time.main,
+    "lowerings": lowerings.main,
+    "accelerator": accelerator.main,
+}
 
 
 def written(directory: Path, script: str) -> dict[str, Any]:
@@ -36,11 +43,12 @@ def test_inference(tiny: str, quick: list[str], tmp_path: Path, capsys: pytest.C
 
 
 def test_training(tiny: str, quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert training.main(["--work", f"{tiny}:4", "--peers", "torch", *quick]) == 0
-    entries = written(tmp_path, "training")["entries"]
-    assert [e["form"] for e in entries] == ["nothing pruned", "fully pruned"]
-    assert all(set(e["ratios"]) == {"torch"} and not e["refused"] for e in entries)
-    assert f"{tiny} fully pruned" in capsys.readouterr().out
+    assert training.main(["--work", f"{tiny}:4", "--pruned", "no", "--peers", "torch", *quick]) == 0
+    (entry,) = written(tmp_path, "training")["entries"]
+    assert entry["form"] == "nothing pruned"
+    assert set(entry["ratios"]) == {"torch"}
+    assert not entry["refused"]
+    assert f"{tiny} nothing pruned" in capsys.readouterr().out
 
 
 def test_sweep(tiny: str, quick: list[str], tmp_path: Path) -> None:
@@ -60,6 +68,10 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "unknown trainer": ("training", ["--peers", "onnx"], "onnx"),
     "unknown model to sweep": ("sweep", ["--model", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "images too small": ("sweep", ["--sizes", "8"], "--sizes: a 8×8 image is too small"),
+    "unknown model to compile": ("compile_time", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown model's shapes": ("lowerings", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown model on a GPU": ("accelerator", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown side": ("accelerator", ["--sides", "onnx"], "onnx"),
     "unknown flag": ("sweep", ["--batch", "3"], "--batch"),
 }
 
