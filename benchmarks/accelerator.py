@@ -44,6 +44,7 @@ TRAINING_BATCHES = [256, 512, 1024, 2048]
 INFERENCE_BATCHES = [1, 8, 64, 256, 1024]
 
 TOLERANCE = 0.1
+GIVEN_ENVIRONMENT = dict(os.environ)
 BFLOAT16_BYTES = 2
 
 
@@ -88,7 +89,7 @@ def measured(task: Task, seconds: float) -> Iterator[Entry]:
 
 def environment(side: Side) -> dict[str, str]:
     """For PyTorch's processes JAX, which draws the weights, keeps off the accelerator and its memory."""
-    return {**os.environ, **({} if side == "ours" else {"JAX_PLATFORMS": "cpu"})}
+    return {**GIVEN_ENVIRONMENT, **({} if side == "ours" else {"JAX_PLATFORMS": "cpu"})}
 
 
 def with_shares(entry: Entry, rates: dict[str, float]) -> Entry:
@@ -139,7 +140,7 @@ def accelerator(options: argparse.Namespace, console: Console) -> None:
     entries: list[Entry] = read_results(path)["entries"] if options.resume and path.is_file() else []
     rates = next(printed_by("benchmarks.accelerator_side", ["rates"], budget.left(), environment("ours")), None)
     if rates is None:
-        raise UserError(f"--budget {options.budget} is too little even to measure the machine's rates")
+        raise UserError(f"the machine's rates could not be measured within --budget {options.budget} seconds")
     for task in list(tasks(options, entries)):
         if budget.left() <= 0:
             break
@@ -151,7 +152,7 @@ def accelerator(options: argparse.Namespace, console: Console) -> None:
     for task in tasks(options, entries):
         console.print(f"not measured: {task.model}, {task.work}, {task.side}, batches {task.batches}")
     console.print(f"written to {path}")
-    if options.lowerings_batch and budget.left() > 0:
+    if not options.no_lowerings and budget.left() > 0:
         run_lowerings(options, budget, console)
 
 
@@ -199,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="whom to measure")
     add("--training-batches", nargs="+", type=positive, default=TRAINING_BATCHES, metavar="N", help="images per step")
     add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="per prediction")
-    add("--lowerings-batch", type=int, default=256, metavar="N", help="for benchmarks.lowerings; 0 leaves it out")
+    add("--no-lowerings", action="store_true", help="leave benchmarks.lowerings out")
+    add("--lowerings-batch", type=positive, default=256, metavar="N", help="images for it (default 256)")
     add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default 500)")
     add("--resume", action="store_true", help="keep the results that are there and measure what is missing")
     add("--smoke", action="store_true", help="a small network in tiny batches, to try it out on any machine")

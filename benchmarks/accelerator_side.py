@@ -4,7 +4,7 @@
     python -m benchmarks.accelerator_side SIDE WORK MODEL BATCH …
 
 SIDE: "ours", "torch" or "torch_compile" (both channels_last, under autocast). WORK: "training", "condensed", "masked".
-Computes in bfloat16. A batch that does not fit into memory is told as such, and no larger one is tried.
+Computes in bfloat16. A batch that does not fit into memory is told as such, and larger ones are not tried.
 """
 
 import json
@@ -45,16 +45,17 @@ OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
 def measure(side: Side, work: Work, name: str, batches: Sequence[int]) -> Iterator[Entry]:
     """One entry for each batch, ascending: see `_measured`, or "failed" with the reason."""
     prepare = _trainer(side, name) if work == "training" else _predictor(side, work, name)
+    full = False
     for batch in sorted(batches):
+        if full:
+            yield {"batch": batch, "failed": "not tried: a smaller one did not fit into memory"}
+            continue
         try:
             yield {"batch": batch, **_measured(prepare, work, name, batch)}
         # Each framework has errors of its own for what it cannot do; they are results here.
         except Exception as error:
-            reason = one_line(error)
             full = any(words in str(error).lower() for words in OUT_OF_MEMORY)
-            yield {"batch": batch, "failed": "out of memory" if full else reason}
-            if full:
-                return
+            yield {"batch": batch, "failed": "out of memory" if full else one_line(error)}
 
 
 Prepare = Callable[[np.ndarray, np.ndarray], tuple[Call, dict[str, Any]]]

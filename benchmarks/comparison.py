@@ -1,7 +1,6 @@
 """One entry of a comparison: ours and its peers timed in turn, once they are known to give the same results."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -54,9 +53,6 @@ def compared(calls: Mapping[str, Call], refused: Mapping[str, str], floor: Floor
         "milliseconds": {name: spread(values)._asdict() for name, values in times.items()},
         "ratios": {name: ratio_spread(ours, values)._asdict() for name, values in times.items() if name != OURS},
         "refused": dict(refused),
-        **_floor(floor),
+        "multiply_adds": floor.multiply_adds,
+        "floor_bytes": floor.bytes,
     }
-
-
-def _floor(floor: Floor) -> dict[str, Any]:
-    return {"multiply_adds": floor.multiply_adds, "floor_bytes": floor.bytes}

@@ -13,7 +13,7 @@ from benchmarks.machine import machine_kind
 from benchmarks.processes import printed_by
 from benchmarks.results import Entry
 
-FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch", "--lowerings-batch", "0"]
+FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch", "--no-lowerings"]
 BATCHES = ["--training-batches", "2", "--inference-batches", "1"]
 
 
@@ -65,7 +65,7 @@ def test_accelerator(
     assert len(json.loads(file.read_text())["entries"]) == len(entries)
 
 
-def test_what_does_not_fit_is_told_and_no_larger_one_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_told_and_larger_ones_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
     def full(_: object, work: str, name: str, batch: int) -> Entry:
@@ -76,7 +76,9 @@ def test_what_does_not_fit_is_told_and_no_larger_one_tried(monkeypatch: pytest.M
 
     monkeypatch.setattr(accelerator_side, "_measured", full)
     entries = list(accelerator_side.measure("ours", "training", "cdnv2_a", [16, 4, 8]))
-    assert entries == [{"batch": 4, "milliseconds": {}}, {"batch": 8, "failed": "out of memory"}]
+    assert entries[:2] == [{"batch": 4, "milliseconds": {}}, {"batch": 8, "failed": "out of memory"}]
+    assert [e["batch"] for e in entries] == [4, 8, 16]
+    assert "not tried" in entries[2]["failed"]
     assert tried == [4, 8]
 
 

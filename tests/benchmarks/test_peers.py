@@ -1,6 +1,9 @@
 """Every peer gives the logits of ours before it may be timed; who does not is refused."""
 
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +27,15 @@ IMAGES = [example_images(batch, TINY_SIZE) for batch in (1, 3)]
 LABELS = example_labels(3, 7)
 
 
+COMPILER = shutil.which("g++") and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
+COMPILED = [
+    pytest.mark.slow,  # inductor's first compilation in a process takes most of a minute, whatever the network
+    pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler and Python's headers"),
+]
+
+
 def _marked(name: str, *values: str) -> object:
-    # Inductor's first compilation in a process takes most of a minute, whatever the network.
-    return pytest.param(name, *values, marks=[pytest.mark.slow] if "compile" in name else [])
+    return pytest.param(name, *values, marks=COMPILED if "compile" in name else [])
 
 
 @pytest.fixture(scope="module")
