@@ -1,4 +1,4 @@
-"""A model small enough to measure in a test."""
+"""Models small enough to measure in a test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,18 +6,29 @@ from pathlib import Path
 import pytest
 
 from benchmarks import machine
+from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.registry import MODELS, ModelEntry
 from tests.twin_models import SMALL_V2
 
-TINY_SIZE = 32
+IMAGE_SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[str]:
+    """The name of a small CondenseNetV2 with all its parts, which the registry has for one module of tests."""
+    yield from _registered("small", SMALL_V2)
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[str]:
-    """The name of a tiny CondenseNetV2 that the registry has for one module of tests."""
+    """Likewise of one with a single dense layer, which is compiled sooner."""
+    yield from _registered("tiny", SMALL_V2.override({"stages": (1,), "growth": (8,)}))
+
+
+def _registered(name: str, architecture: Architecture) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS, "tiny", ModelEntry(SMALL_V2, TINY_SIZE))
-        yield "tiny"
+        patch.setitem(MODELS, name, ModelEntry(architecture, IMAGE_SIZE))
+        yield name
 
 
 @pytest.fixture

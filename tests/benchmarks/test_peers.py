@@ -18,12 +18,12 @@ from benchmarks.timing import Call
 from benchmarks.training import OPTIMIZER, SMOOTHING, first_losses, our_step
 from cdnv2_jax import condense
 from cdnv2_jax.evaluation import compiled_forward
-from tests.benchmarks.conftest import TINY_SIZE
+from tests.benchmarks.conftest import IMAGE_SIZE
 from tests.torch_twin import CondenseNetTwin, converted
 from tests.torch_twin.layers import CondensedSfr
 
 PAIRS = [(name, form) for name, peer in PEERS.items() for form in FORMS if form in peer.forms]
-IMAGES = [example_images(batch, TINY_SIZE) for batch in (1, 3)]
+IMAGES = [example_images(batch, IMAGE_SIZE) for batch in (1, 3)]
 LABELS = example_labels(3, 7)
 
 
@@ -39,22 +39,22 @@ def _marked(name: str, *values: str) -> object:
 
 
 @pytest.fixture(scope="module")
-def twin(tiny: str) -> CondenseNetTwin:
-    return pruned_pair(tiny)[1]
+def twin(small: str) -> CondenseNetTwin:
+    return pruned_pair(small)[1]
 
 
 @pytest.fixture(scope="module")
-def logits(tiny: str) -> dict[Form, list[np.ndarray]]:
+def logits(small: str) -> dict[Form, list[np.ndarray]]:
     """Ours, of all IMAGES."""
-    masked, _ = pruned_pair(tiny)
+    masked, _ = pruned_pair(small)
     forwards = {"masked": compiled_forward(masked), "condensed": compiled_forward(condense(masked))}
     return {form: [np.asarray(forwards[form](images)) for images in IMAGES] for form in FORMS}
 
 
 @pytest.fixture(scope="module")
-def losses(tiny: str) -> np.ndarray:
+def losses(small: str) -> np.ndarray:
     """Ours, of the first steps."""
-    return first_losses(our_step(pruned_pair(tiny)[0], IMAGES[1], LABELS))
+    return first_losses(our_step(pruned_pair(small)[0], IMAGES[1], LABELS))
 
 
 @pytest.mark.parametrize(("name", "form"), [_marked(*pair) for pair in PAIRS])
@@ -81,9 +81,9 @@ def test_folded_reactivation(twin: CondenseNetTwin) -> None:
 
 
 @pytest.mark.parametrize("name", [_marked(name) for name in TRAINERS])
-def test_same_losses(name: str, tiny: str, losses: np.ndarray) -> None:
+def test_same_losses(name: str, small: str, losses: np.ndarray) -> None:
     """Forward, backward and update agree over the first steps; the loss falls."""
-    own_twin = twin_of(pruned_pair(tiny)[0])
+    own_twin = twin_of(pruned_pair(small)[0])
     check_same(losses, first_losses(TRAINERS[name].start(own_twin, IMAGES[1], LABELS, OPTIMIZER, SMOOTHING)), 1e-5)
     assert losses[-1] < losses[0]
 
