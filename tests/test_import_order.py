@@ -1,4 +1,4 @@
-"""Imports run one way: layers ← models ← condensation ← what uses networks; data knows no network."""
+"""Imports run one way: kernels ← layers ← models ← condensation ← what uses networks; data knows no network."""
 
 import ast
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 EVERYBODY = {"errors", "files"}
-NETWORKS = {"layers", "models", "condensation"}
+NETWORKS = {"kernels", "layers", "models", "condensation"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},
-    "layers": set(),
-    "models": {"layers"},
+    "kernels": set(),
+    "layers": {"kernels"},
+    "models": {"kernels", "layers"},
     "condensation": {"layers", "models"},
     "data": set(),
     "devices": set(),

@@ -32,14 +32,13 @@ def join_processes(*, distributed: bool, coordinator: str | None, processes: int
       UserError: some of the last three are missing, the others are not found, or this was started as one of several
         tasks and nothing was asked for, in which case all of them would write to the same directory.
     """
-    given = {
-        "--coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
-        "--processes": processes if processes is not None else _number_in("JAX_NUM_PROCESSES"),
-        "--process": process if process is not None else _number_in("JAX_PROCESS_ID"),
-    }
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    processes = processes if processes is not None else _number_in("JAX_NUM_PROCESSES")
+    process = process if process is not None else _number_in("JAX_PROCESS_ID")
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     missing = [flag for flag, value in given.items() if value is None]
     if distributed or not missing:
-        _initialize(given)
+        _initialize(coordinator, processes, process)
     elif len(missing) < len(given):
         raise UserError(f"{', '.join(missing)} missing: a run of several processes needs {', '.join(given)}")
     else:
@@ -53,12 +52,12 @@ def _number_in(variable: str) -> int | None:
     return None if value is None else int(value)
 
 
-def _initialize(given: Mapping[str, object]) -> None:
+def _initialize(coordinator: str | None, processes: int | None, process: int | None) -> None:
     try:
         jax.distributed.initialize(
-            given["--coordinator"],  # type: ignore[arg-type]
-            given["--processes"],  # type: ignore[arg-type]
-            given["--process"],  # type: ignore[arg-type]
+            coordinator,
+            processes,
+            process,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )

@@ -38,11 +38,12 @@ class BatchNorm(nnx.Module):
             axes = tuple(range(x.ndim - 1))
             mean = wide.mean(axes)
             var = jnp.square(wide - mean).mean(axes)
-            self._track(mean, var, count=x.size // self.features)
+            self.track(mean, var, count=x.size // self.features)
         factor = self.scale[...] * jax.lax.rsqrt(var + EPSILON)
         return ((wide - mean) * factor + self.bias[...]).astype(x.dtype)
 
-    def _track(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+    def track(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        """Lets the mean and biased variance [features] of `count` values per channel into the running statistics."""
         # One value per channel has no unbiased variance; PyTorch refuses to train on it, and so do we.
         if count < 2:
             raise ValueError(f"batch normalisation in training needs more than 1 value per channel, got {count}")

@@ -51,7 +51,7 @@ class CondensedGroupConv(nnx.Module):
         gathered = jnp.take(x, self.index.reshape(-1), axis=-1)
         h = activation_function(self.activation)(self.norm(gathered))
         h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
-        return grouped_pointwise(h, kernel)
+        return grouped_pointwise(h, kernel, training=not self.norm.use_running_average)
 
 
 class CondensedReactivation(nnx.Module):

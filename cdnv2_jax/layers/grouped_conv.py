@@ -1,11 +1,4 @@
-"""Grouped 3×3 convolution and the ways to lower it.
-
-Back ends differ wildly in how well they run `feature_group_count > 1`: on a CPU, XLA takes up to 15 times as long as
-for a dense convolution whose kernel is zero outside the diagonal blocks, with the backward pass up to 120 times as
-long, although the dense one multiplies G times as much.
-"""
-
-from typing import Literal
+"""Grouped 3×3 convolution and the ways to lower it."""
 
 import jax
 import jax.numpy as jnp
@@ -13,45 +6,53 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
+from cdnv2_jax.layers import lowering as lowerings
 from cdnv2_jax.layers.activation import ActivationName, activation_function
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
-from cdnv2_jax.layers.platform import traced_platform
-
-Lowering = Literal["grouped", "block_diagonal"]
 
 
-def choose_lowering(platform: str, groups: int) -> Lowering:
-    """The faster lowering for `groups` groups.
+def possible_lowerings(groups: int) -> dict[str, int]:
+    """Lowering → how many neighbouring groups it makes one of, filling the kernel up with zeros.
 
-    CPU: block-diagonal. Measured in float32 on 2 AVX-512 cores, 8 groups, batch 16, grouped against block-diagonal:
-    64 → 16 channels at 56 px 78 ms against 5 forward and 2,880 ms against 23 with the backward pass, 512 → 128 at 7 px
-    3.0 against 2.9 and 173 against 11; grouped wins only single images on the smallest maps, by a fifth of a
-    millisecond. Elsewhere the back end's own grouped convolution, not measured against the other here.
+    "grouped" leaves all as they are; "pairs" and "quads" merge 2 and 4, where these divide the groups;
+    "block_diagonal" ends in a dense convolution.
     """
-    return "block_diagonal" if platform == "cpu" and groups > 1 else "grouped"
+    merged = {"grouped": 1, "pairs": 2, "quads": 4, "block_diagonal": groups}
+    return {name: count for name, count in merged.items() if groups % count == 0}
 
 
-def block_diagonal_kernel(kernel: jax.Array, groups: int) -> jax.Array:
-    """[h, w, in / groups, out] → [h, w, in, out], zero outside the groups' blocks."""
+def block_diagonal_kernel(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
+    """[h, w, in / groups, out] → [h, w, merged · in / groups, out]: that of groups / merged groups.
+
+    Zero wherever an output would read an input that was not in its own group.
+    """
     height, width, group_in, out = kernel.shape
-    blocks = kernel.reshape(height, width, 1, group_in, groups, out // groups)
-    diagonal = jnp.eye(groups, dtype=kernel.dtype).reshape(1, 1, groups, 1, groups, 1)
-    return (blocks * diagonal).reshape(height, width, group_in * groups, out)
+    blocks = kernel.reshape(height, width, 1, group_in, groups // merged, merged, out // groups)
+    diagonal = jnp.eye(merged, dtype=kernel.dtype).reshape(1, 1, merged, 1, 1, merged, 1)
+    return (blocks * diagonal).reshape(height, width, merged * group_in, out)
 
 
-def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, lowering: Lowering | None = None) -> jax.Array:
+def grouped_conv(
+    x: jax.Array, kernel: jax.Array, groups: int, *, training: bool = False, lowering: str | None = None
+) -> jax.Array:
     """Grouped convolution, stride 1, same size.
 
     Args:
       x: feature map [batch, height, width, in].
       kernel: [k, k, in / groups, out], k odd; output channels ordered group by group.
       groups: number of groups; divides in and out.
-      lowering: how to compute it; None chooses by back end (`choose_lowering`). Same result either way.
+      training: whether to choose a lowering that is fast with the gradient.
+      lowering: one of `possible_lowerings(groups)`; None for the choice of the table. Same result whichever.
     """
-    lowering = lowering or choose_lowering(traced_platform(), groups)
-    if lowering == "block_diagonal":
-        kernel, groups = block_diagonal_kernel(kernel, groups), 1
+    possible = possible_lowerings(groups)
+    if lowering is None:
+        shape = lowerings.shape_of(x, kernel.shape[-1], groups)
+        direction = "gradient" if training else "forward"
+        lowering = lowerings.choose("grouped_conv", shape, direction, among=tuple(possible))
+    merged = possible[lowering]
+    if merged > 1:
+        kernel = block_diagonal_kernel(kernel, groups, merged)
     pad = kernel.shape[0] // 2
     return jax.lax.conv_general_dilated(
         x,
@@ -59,7 +60,7 @@ def grouped_conv(x: jax.Array, kernel: jax.Array, groups: int, lowering: Lowerin
         window_strides=(1, 1),
         padding=((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
+        feature_group_count=groups // merged,
     )
 
 
@@ -87,4 +88,4 @@ class NormActConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
         h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
-        return grouped_conv(h, kernel, self.groups)
+        return grouped_conv(h, kernel, self.groups, training=not self.norm.use_running_average)

@@ -1,6 +1,5 @@
 """CondenseNet and CondenseNetV2, masked and condensed: one network, described by its `Architecture`."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,76 +9,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.grouped_conv import NormActConv
+from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
-from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
 from cdnv2_jax.layers.masked_conv import MaskedConv
-from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
+from cdnv2_jax.models import kernel_path, kernel_training
 from cdnv2_jax.models.architecture import Architecture
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """In which form a network is built.
-
-    Attributes:
-      condensed: learned convolutions store kept connections only (False: whole kernels with masks).
-      halved_classifier: the classifier reads half of its inputs, as in the official converted CondenseNet (v1).
-    """
-
-    condensed: bool = False
-    halved_classifier: bool = False
-
-
-class DenseLayer(nnx.Module):
-    """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right)."""
-
-    def __init__(
-        self,
-        architecture: Architecture,
-        block: int,
-        in_channels: int,
-        form: Form,
-        *,
-        dtype: DTypeLike | None,
-        param_dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        a = architecture
-        growth = a.growth[block]
-        wide = a.bottleneck * growth
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        common = {"activation": a.activation(block), **types}
-        self.lgc = self._lgc(a, in_channels, wide, form, common)
-        self.conv = NormActConv(wide, growth, groups=a.conv_groups, **common)
-        self.se = SqueezeExcite(growth, reduction=1, **types) if a.has_squeeze_excite(block) else None
-        self.sfr = self._sfr(a, growth, in_channels, form, common)
-
-    @staticmethod
-    def _lgc(a: Architecture, inputs: int, outputs: int, form: Form, common: dict[str, Any]):
-        if form.condensed:
-            return CondensedGroupConv(inputs, outputs, groups=a.lgc_groups, kept=inputs // a.lgc_factor, **common)
-        return LearnedGroupConv(inputs, outputs, groups=a.lgc_groups, condensation_factor=a.lgc_factor, **common)
-
-    @staticmethod
-    def _sfr(a: Architecture, inputs: int, outputs: int, form: Form, common: dict[str, Any]):
-        if a.sfr_groups is None or a.sfr_factor is None:
-            return None
-        if form.condensed:
-            kept = outputs // a.sfr_factor
-            return CondensedReactivation(inputs, outputs, groups=a.sfr_groups, kept=kept, **common)
-        factor = a.sfr_factor
-        return SparseFeatureReactivation(inputs, outputs, groups=a.sfr_groups, condensation_factor=factor, **common)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = self.conv(self.lgc(x))
-        if self.se is not None:
-            h = self.se(h)
-        if self.sfr is not None:
-            x = x + self.sfr(h)
-        return jnp.concatenate([x, h], axis=-1)
+from cdnv2_jax.models.dense_layer import DenseLayer, Form
 
 
 class CondenseNet(nnx.Module):
@@ -144,11 +80,13 @@ class CondenseNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
-        *_, x = self.block_outputs(images)
-        x = jax.nn.relu(self.norm_last(x)).mean((1, 2), keepdims=True)
+        if self._by_kernel(images):
+            x = kernel_path.pooled_features(self.stem, self.blocks, self.norm_last, images)
+        else:
+            *_, last = self.block_outputs(images)
+            x = jax.nn.relu(self.norm_last(last)).mean((1, 2))
         if self.se_last is not None:
-            x = self.se_last(x)
-        x = x[:, 0, 0]
+            x = self.se_last(x[:, None, None])[:, 0, 0]
         if self.fc is not None:
             x = jax.nn.hard_swish(self.fc(x))
         return self.classifier(x)
@@ -166,9 +104,13 @@ class CondenseNet(nnx.Module):
 
     def block_outputs(self, images: jax.Array) -> Iterator[jax.Array]:
         """Each dense block's output, before the average pool that leads to the next block."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
-        self.architecture.check_image(*images.shape[1:3])
+        if self._by_kernel(images):
+            for x in kernel_path.block_outputs(self.stem, self.blocks, images):
+                yield x.transpose(0, 2, 3, 1)
+            return
+        if not self.form.condensed and kernel_training.applies(self.architecture, self._kernel_modules(), images):
+            yield from kernel_training.block_outputs(self.stem, self.blocks, images)
+            return
         x = self.stem(images)
         for number, block in enumerate(self.blocks):
             if number:
@@ -176,6 +118,16 @@ class CondenseNet(nnx.Module):
             for layer in block:
                 x = layer(x)
             yield x
+
+    def _by_kernel(self, images: jax.Array) -> bool:
+        """Whether the CPU kernels take the layers' place for these images, which are checked first."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
+        self.architecture.check_image(*images.shape[1:3])
+        return self.form.condensed and kernel_path.applies(self.architecture, self._kernel_modules(), images)
+
+    def _kernel_modules(self) -> list[nnx.Module]:
+        return [self.stem, *self.dense_layers(), self.norm_last]
 
     def dense_layers(self) -> Iterator[DenseLayer]:
         """All dense layers, from the stem to the head."""

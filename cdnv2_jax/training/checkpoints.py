@@ -1,6 +1,8 @@
 """Checkpoints of a run in progress: all of its state, the newest few of them, and the best network so far."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +104,14 @@ class RunCheckpoints:
         leaves = [restored["state"][name] for name, _ in enumerate_leaves(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), dict(restored["description"])
 
-    def _telling_what_failed(self) -> "_SaveErrors":
-        return _SaveErrors(self.directory)
-
-
-class _SaveErrors:
-    """Turns what Orbax raises when it cannot write into a UserError."""
-
-    def __init__(self, directory: Path):
-        self._directory = directory
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | RuntimeError | ValueError) and not isinstance(error, UserError):
+    @contextlib.contextmanager
+    def _telling_what_failed(self) -> Iterator[None]:
+        """Turns what Orbax raises when it cannot write into a UserError."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"{self._directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are "
+                f"{self.directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are "
                 f"intact: make room and start the same command again"
             ) from error
 

@@ -1,5 +1,6 @@
 """What a config stands for: its network, its data, its length; all that does not change while it trains."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -108,15 +109,8 @@ def training_row(config: TrainConfig, source: Source) -> TrainingRow:
     """What makes this process's rows of training batches."""
     data = config.data
     on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
-    augmentation = Augmentation(
-        image_size=data.image_size,
-        crop=data.crop,
-        shift=data.shift,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        rand_augment=data.rand_augment,
-        erase_probability=data.erase_probability,
-    )
+    # The config's fields of the same names.
+    augmentation = Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)})
     return TrainingRow(
         source,
         augmentation,

@@ -80,11 +80,11 @@ class Training:
 
     def final_model(self, state: TrainState) -> CondenseNet:
         """The network to evaluate and keep: averaged weights if the run averages, else the live ones."""
-        return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, fetch(state))
+        return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, state)
 
     def live_model(self, state: TrainState) -> CondenseNet:
         """The network with the weights being trained."""
-        return live_model(self.experiment.graph, fetch(state))
+        return live_model(self.experiment.graph, state)
 
     def _starting_state(self, checkpoints: RunCheckpoints) -> TrainState:
         state = self.experiment.initial_state()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cdnv2_jax.devices import fetch
 from cdnv2_jax.layers.condensed import ConnectionIndex
 from cdnv2_jax.layers.masked_conv import ConnectionMask
 from cdnv2_jax.models.condensenet import CondenseNet
@@ -66,7 +67,7 @@ def ema_model(graph: nnx.GraphDef, state: TrainState) -> CondenseNet:
 
 
 def _evaluation_model(graph: nnx.GraphDef, *states: nnx.State) -> CondenseNet:
-    model = nnx.merge(graph, *_copied(states))
+    model = nnx.merge(graph, *_copied(fetch(states)))
     model.eval()
     return model
 

@@ -1,4 +1,4 @@
-"""Grouped convolution, by either lowering, against torch.nn.functional.conv2d; the choice between the two."""
+"""Grouped convolution, by every lowering, against torch.nn.functional.conv2d."""
 
 from typing import Any
 
@@ -11,13 +11,8 @@ import torch.nn.functional as F
 from flax import nnx
 
 from cdnv2_jax.layers.activation import ActivationName
-from cdnv2_jax.layers.grouped_conv import (
-    Lowering,
-    NormActConv,
-    block_diagonal_kernel,
-    choose_lowering,
-    grouped_conv,
-)
+from cdnv2_jax.layers.grouped_conv import NormActConv, block_diagonal_kernel, grouped_conv, possible_lowerings
+from cdnv2_jax.layers.lowering import KINDS, override
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, nhwc
@@ -25,7 +20,7 @@ from tests.twin_models import assert_near, nhwc
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("lowering", ["grouped", "block_diagonal"])
+@pytest.mark.parametrize("lowering", KINDS["grouped_conv"])
 @pytest.mark.parametrize(
     ("shape", "outputs", "groups", "side"),
     [
@@ -35,11 +30,14 @@ pytestmark = pytest.mark.usefixtures("x64")
         pytest.param((1, 6, 4, 5), 12, 6, 3, id="one input per group"),
         pytest.param((3, 4, 3, 2), 2, 2, 1, id="1x1 kernel"),
         pytest.param((1, 4, 3, 6), 4, 2, 5, id="kernel larger than the map"),
+        pytest.param((2, 16, 3, 2), 8, 8, 3, id="pairs and quads are not all groups"),
     ],
 )
 def test_output_and_gradients(
-    shape: tuple[int, int, int, int], outputs: int, groups: int, side: int, lowering: Lowering
+    shape: tuple[int, int, int, int], outputs: int, groups: int, side: int, lowering: str
 ) -> None:
+    if lowering not in possible_lowerings(groups):
+        pytest.skip("neighbours cannot be merged so")
     x = random_input(shape).requires_grad_()
     weight = random_input((outputs, shape[1] // groups, side, side), seed=1).requires_grad_()
     expected = F.conv2d(x, weight, padding=side // 2, groups=groups)
@@ -49,7 +47,7 @@ def test_output_and_gradients(
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
-        output, transpose = jax.vjp(lambda x, kernel: grouped_conv(x, kernel, groups, lowering), x, kernel)
+        output, transpose = jax.vjp(lambda x, kernel: grouped_conv(x, kernel, groups, lowering=lowering), x, kernel)
         return output, *transpose(cotangent)
 
     output, x_gradient, kernel_gradient = run(nhwc(x), hwio(weight), nhwc(cotangent))
@@ -66,29 +64,34 @@ def hwio(weight: torch.Tensor) -> np.ndarray:
 def test_block_diagonal_kernel_by_hand() -> None:
     """4 inputs, 2 outputs, 2 groups: output 0 reads inputs 0 and 1, output 1 reads 2 and 3."""
     kernel = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 1, 2, 2)
-    dense = block_diagonal_kernel(kernel, groups=2)
+    dense = block_diagonal_kernel(kernel, groups=2, merged=2)
     np.testing.assert_array_equal(dense[0, 0], [[1, 0], [3, 0], [0, 2], [0, 4]])
 
 
+def test_pairs_by_hand() -> None:
+    """4 inputs, 4 outputs, 4 groups: of each two that are merged, each output still reads its own input."""
+    kernel = jnp.asarray([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+    np.testing.assert_array_equal(block_diagonal_kernel(kernel, groups=4, merged=2)[0, 0], [[1, 0, 3, 0], [0, 2, 0, 4]])
+
+
 @pytest.mark.parametrize(
-    ("platform", "groups", "expected"),
+    ("groups", "possible"),
     [
-        ("cpu", 2, "block_diagonal"),
-        ("cpu", 1, "grouped"),
-        ("gpu", 8, "grouped"),
-        ("tpu", 4, "grouped"),
+        (1, ["grouped", "block_diagonal"]),
+        (3, ["grouped", "block_diagonal"]),
+        (6, ["grouped", "pairs", "block_diagonal"]),
+        (8, ["grouped", "pairs", "quads", "block_diagonal"]),
     ],
 )
-def test_choice(platform: str, groups: int, expected: Lowering) -> None:
-    assert choose_lowering(platform, groups) == expected
+def test_possible_lowerings(groups: int, possible: list[str]) -> None:
+    assert list(possible_lowerings(groups)) == possible
 
 
-@pytest.mark.parametrize(("platform", "groups"), [("cpu", 1), ("gpu", 2)])
-def test_the_back_end_decides(monkeypatch: pytest.MonkeyPatch, platform: str, groups: int) -> None:
-    """Seen in the traced program: block-diagonal is a convolution of one group."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    x, kernel = jnp.ones((1, 5, 3, 4)), jnp.ones((3, 3, 2, 4))
-    program = jax.make_jaxpr(lambda x, kernel: grouped_conv(x, kernel, 2))(x, kernel)
+@pytest.mark.parametrize(("lowering", "groups"), [("grouped", 8), ("pairs", 4), ("quads", 2), ("block_diagonal", 1)])
+def test_groups_of_the_traced_convolution(lowering: str, groups: int) -> None:
+    x, kernel = jnp.ones((1, 5, 3, 16)), jnp.ones((3, 3, 2, 8))
+    with override(grouped_conv=lowering):
+        program = jax.make_jaxpr(lambda x, kernel: grouped_conv(x, kernel, 8))(x, kernel)
     (conv,) = [line for line in program.eqns if line.primitive.name == "conv_general_dilated"]
     assert conv.params["feature_group_count"] == groups
 

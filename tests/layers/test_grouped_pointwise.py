@@ -1,4 +1,4 @@
-"""Grouped 1×1 convolution, by either lowering, against PyTorch's with its channel shuffle; the choice between them."""
+"""Grouped 1×1 convolution, by either lowering, against PyTorch's with its channel shuffle."""
 
 from typing import Any
 
@@ -9,14 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cdnv2_jax.layers.grouped_pointwise import PointwiseLowering, choose_pointwise_lowering, grouped_pointwise
+from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
+from cdnv2_jax.layers.lowering import KINDS, override
 from tests.layers.twin_layers import random_input
 from tests.twin_models import assert_near, nhwc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("lowering", ["batched", "block_diagonal"])
+@pytest.mark.parametrize("lowering", KINDS["grouped_pointwise"])
 @pytest.mark.parametrize(
     ("shape", "outputs", "groups"),
     [
@@ -26,9 +27,7 @@ pytestmark = pytest.mark.usefixtures("x64")
         pytest.param((2, 5, 2, 3), 7, 1, id="one group"),
     ],
 )
-def test_output_and_gradients(
-    shape: tuple[int, int, int, int], outputs: int, groups: int, lowering: PointwiseLowering
-) -> None:
+def test_output_and_gradients(shape: tuple[int, int, int, int], outputs: int, groups: int, lowering: str) -> None:
     x = random_input(shape).requires_grad_()
     weight = random_input((outputs, shape[1] // groups, 1, 1), seed=1).requires_grad_()
     expected = F.channel_shuffle(F.conv2d(x, weight, groups=groups), groups)
@@ -38,7 +37,7 @@ def test_output_and_gradients(
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Any:
-        output, transpose = jax.vjp(lambda x, kernel: grouped_pointwise(x, kernel, lowering), x, kernel)
+        output, transpose = jax.vjp(lambda x, kernel: grouped_pointwise(x, kernel, lowering=lowering), x, kernel)
         return output, *transpose(cotangent)
 
     output, x_gradient, kernel_gradient = run(nhwc(x), by_group(weight, groups), nhwc(cotangent))
@@ -52,28 +51,12 @@ def by_group(weight: torch.Tensor, groups: int) -> np.ndarray:
     return weight.detach().numpy().reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize(
-    ("platform", "in_channels", "out_channels", "expected"),
-    [
-        ("cpu", 32, 32, "block_diagonal"),
-        ("cpu", 256, 128, "block_diagonal"),
-        ("cpu", 258, 128, "batched"),
-        ("cpu", 1552, 512, "batched"),
-        ("gpu", 32, 32, "batched"),
-        ("tpu", 32, 32, "batched"),
-    ],
-)
-def test_choice(platform: str, in_channels: int, out_channels: int, expected: PointwiseLowering) -> None:
-    """On a CPU, small products only: the measurements beside the function rank 272 → 128 either way alike."""
-    assert choose_pointwise_lowering(platform, in_channels, out_channels) == expected
-
-
-@pytest.mark.parametrize(("platform", "members", "batched"), [("cpu", 2, False), ("cpu", 128, True), ("gpu", 2, True)])
-def test_back_end_and_size_decide(monkeypatch: pytest.MonkeyPatch, platform: str, members: int, batched: bool) -> None:
-    """Seen in the traced program: the groups are a batch dimension of the product, or are not."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    x, kernel = jnp.ones((1, 2, 2, 2 * members)), jnp.ones((2, members, 65))
-    program = jax.make_jaxpr(lambda x, kernel: grouped_pointwise(x, kernel))(x, kernel)
+@pytest.mark.parametrize("lowering", KINDS["grouped_pointwise"])
+def test_the_traced_product(lowering: str) -> None:
+    """The groups are a batch dimension of the product, or are not."""
+    x, kernel = jnp.ones((1, 2, 2, 6)), jnp.ones((2, 3, 5))
+    with override(grouped_pointwise=lowering):
+        program = jax.make_jaxpr(lambda x, kernel: grouped_pointwise(x, kernel))(x, kernel)
     (product,) = [line for line in program.eqns if line.primitive.name == "dot_general"]
     _, batch_dimensions = product.params["dimension_numbers"]
-    assert batch_dimensions == (((0,), (0,)) if batched else ((), ()))
+    assert batch_dimensions == (((0,), (0,)) if lowering == "batched" else ((), ()))

@@ -1,0 +1,90 @@
+// Reads the arguments of a call one after another, and checks that each is what it should be.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace cdnv2 {
+
+namespace ffi = xla::ffi;
+
+template <typename First, typename Second>
+bool same_shape(const First& first, const Second& second) {
+  const auto a = first.dimensions(), b = second.dimensions();
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
+
+template <typename T>
+struct Tensor {
+  const T* data = nullptr;
+  std::vector<int64_t> shape;
+
+  int64_t operator[](int axis) const { return shape[axis]; }
+  int64_t size() const {
+    int64_t product = 1;
+    for (int64_t n : shape) product *= n;
+    return product;
+  }
+};
+
+// After the first mistake everything read is empty, with sides of 1; ask error() before using any of it.
+class Arguments {
+ public:
+  explicit Arguments(const ffi::RemainingArgs& arguments) : arguments_(arguments) {}
+
+  // float32, as many axes as `rank`, none of them empty.
+  Tensor<float> floats(int rank) { return next<float, ffi::F32>(rank); }
+
+  // float32 [n].
+  const float* vector(int64_t n) {
+    const Tensor<float> found = floats(1);
+    require(found[0] == n, "a vector has the wrong length");
+    return found.data;
+  }
+
+  // int32 [groups, kept], every entry in [0, below).
+  Tensor<int32_t> index(int64_t below) {
+    Tensor<int32_t> found = next<int32_t, ffi::S32>(2);
+    if (!failed_)
+      for (int64_t i = 0; i < found.size(); ++i)
+        require(found.data[i] >= 0 && found.data[i] < below, "an index is out of range");
+    return found;
+  }
+
+  void require(bool condition, const char* otherwise) {
+    if (!condition) fail(otherwise);
+  }
+  bool failed() const { return failed_; }
+  bool at_end() const { return at_ == arguments_.size(); }
+  ffi::Error error() const { return ffi::Error::InvalidArgument(what_); }
+
+ private:
+  template <typename T, ffi::DataType dtype>
+  Tensor<T> next(int rank) {
+    const Tensor<T> nothing{nullptr, std::vector<int64_t>(rank, 1)};
+    auto buffer = arguments_.get<ffi::Buffer<dtype>>(at_++);
+    if (!buffer.has_value()) return fail("an argument is missing or has the wrong dtype"), nothing;
+    const auto shape = buffer->dimensions();
+    if (static_cast<int>(shape.size()) != rank) return fail("has the wrong number of axes"), nothing;
+    for (int64_t n : shape)
+      if (n < 1) return fail("is empty"), nothing;
+    if (failed_) return nothing;
+    return {buffer->typed_data(), {shape.begin(), shape.end()}};
+  }
+
+  void fail(const std::string& what) {
+    if (!failed_) what_ = "argument " + std::to_string(at_) + ": " + what;
+    failed_ = true;
+  }
+
+  const ffi::RemainingArgs& arguments_;
+  size_t at_ = 0;
+  bool failed_ = false;
+  std::string what_;
+};
+
+}  // namespace cdnv2

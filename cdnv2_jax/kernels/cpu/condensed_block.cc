@@ -1,0 +1,158 @@
+// The XLA custom call CondensedBlock: features [N, C, H, W] → those after all layers of a condensed dense block.
+//
+// Arguments after the features, layer by layer, as read in `read_layer`; BatchNorms are scale, bias, mean, variance.
+// Everything is checked before it is used: a wrong call is an error, never a wild read.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "arguments.h"
+#include "block.h"
+#include "images.h"
+#include "layer.h"
+#include "map.h"
+#include "scratch.h"
+#include "team.h"
+
+namespace cdnv2 {
+namespace {
+
+Affine read_norm(Arguments& arguments, int64_t channels) {
+  const float* gamma = arguments.vector(channels);
+  const float* beta = arguments.vector(channels);
+  const float* mean = arguments.vector(channels);
+  const float* variance = arguments.vector(channels);
+  return arguments.failed() ? Affine() : Affine(gamma, beta, mean, variance, channels);
+}
+
+DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups, bool se, bool sfr) {
+  DenseLayer layer{};
+  layer.inputs = inputs;
+  {
+    const auto index = arguments.index(inputs);
+    const auto kernel = arguments.floats(3);
+    arguments.require(kernel[0] == index[0] && kernel[1] == index[1], "kernel and index of LGC differ");
+    layer.lgc = {index[0], index[1], kernel[2], index.data, kernel.data, read_norm(arguments, index.size())};
+  }
+  const int64_t hidden = layer.lgc.channels();
+  Affine norm = read_norm(arguments, hidden);
+  const auto kernel = arguments.floats(4);
+  const int64_t growth = kernel[3];
+  arguments.require(kernel[0] == 3 && kernel[1] == 3 && kernel[2] * conv_groups == hidden && growth % conv_groups == 0,
+                    "not the kernel of a grouped 3×3 convolution of what LGC gives");
+  layer.conv = {conv_groups, kernel[2], growth / conv_groups, kernel.data, std::move(norm)};
+  layer.has_se = se;
+  if (se) {
+    const auto squeeze = arguments.floats(2), excite = arguments.floats(2);
+    arguments.require(squeeze[0] == growth && excite[1] == growth && squeeze[1] == excite[0],
+                      "kernels of squeeze-and-excitation do not fit");
+    layer.se = {growth, squeeze[1], squeeze.data, excite.data};
+  }
+  layer.has_sfr = sfr;
+  if (sfr) {
+    const auto index = arguments.index(inputs);
+    const auto kernel = arguments.floats(3);
+    arguments.require(kernel[0] == index[0] && kernel[2] == index[1] && kernel[0] * kernel[1] == growth,
+                      "kernel and index of SFR differ");
+    layer.sfr = {index[0], kernel[1], index[1], index.data, kernel.data, read_norm(arguments, growth)};
+  }
+  return layer;
+}
+
+// 2×2 average pooling of stride 2: of what the block reads, or of what it gives.
+enum class Pooling { kNone, kBefore, kAfter };
+
+struct Shapes {
+  int64_t batch, channels_in, channels_out, height, width;  // of the features that are read
+  Pooling pooling;
+
+  FlatMap map() const { return pooling == Pooling::kBefore ? FlatMap(height / 2, width / 2) : FlatMap(height, width); }
+  int64_t out_height() const { return pooling == Pooling::kNone ? height : height / 2; }
+  int64_t out_width() const { return pooling == Pooling::kNone ? width : width / 2; }
+};
+
+// One image: reads its channels, runs the block, writes all channels.
+template <Activation kind>
+bool run_image(Team& team, const Block<kind>& block, const FlatMap& map, const Shapes& s, const float* from,
+               float* to) {
+  const Scratch features(s.channels_out * map.stride), work(block.work(team.threads()));
+  if (!features.data() || !work.data()) return false;
+  float* x = features.data();
+  team.parallel(s.channels_in, [&](int64_t c) {
+    const float* channel = from + c * s.height * s.width;
+    if (s.pooling == Pooling::kBefore) {
+      map.read_pooled(channel, s.width, x + c * map.stride);
+    } else {
+      map.read(channel, x + c * map.stride);
+    }
+  });
+  block.run(team, x, work.data());
+  team.parallel(s.channels_out, [&](int64_t c) {
+    float* channel = to + c * s.out_height() * s.out_width();
+    if (s.pooling == Pooling::kAfter) {
+      map.write_pooled(x + c * map.stride, channel);
+    } else {
+      map.write(x + c * map.stride, channel);
+    }
+  });
+  return true;
+}
+
+template <Activation kind>
+bool run_batch(ffi::ThreadPool& pool, const std::vector<DenseLayer>& layers, const FlatMap& map, const Shapes& s,
+               const float* from, float* to) {
+  const Block<kind> block(map, layers);
+  std::atomic<bool> enough_memory{true};
+  for_images(pool, s.batch, [&](Team& team, int64_t i) {
+    if (!run_image(team, block, map, s, from + i * s.channels_in * s.height * s.width,
+                   to + i * s.channels_out * s.out_height() * s.out_width()))
+      enough_memory = false;
+  });
+  return enough_memory;
+}
+
+ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi::RemainingArgs rest,
+                           ffi::Result<ffi::BufferR4<ffi::F32>> out, int64_t layer_count, int64_t conv_groups,
+                           bool hard_swish, bool se, bool sfr, std::string_view pooling) {
+  const auto in = x.dimensions(), result = out->dimensions();
+  Arguments arguments(rest);
+  arguments.require(layer_count >= 1 && conv_groups >= 1, "a block has layers, a convolution groups");
+  arguments.require(pooling == "none" || pooling == "before" || pooling == "after", "pooling is none, before or after");
+  Shapes s{in[0], in[1], in[1], in[2], in[3],
+           pooling == "before" ? Pooling::kBefore : pooling == "after" ? Pooling::kAfter : Pooling::kNone};
+  std::vector<DenseLayer> layers;
+  for (int64_t i = 0; i < layer_count && !arguments.failed(); ++i) {
+    layers.push_back(read_layer(arguments, s.channels_out, conv_groups, se, sfr));
+    s.channels_out += layers.back().growth();
+  }
+  arguments.require(arguments.at_end(), "there are more arguments than layers");
+  arguments.require(result[0] == s.batch && result[1] == s.channels_out && result[2] == s.out_height() &&
+                        result[3] == s.out_width(),
+                    "the result has the wrong shape");
+  if (arguments.failed()) return arguments.error();
+  if (out->element_count() == 0) return ffi::Error::Success();
+  const FlatMap map = s.map();
+  const auto run = hard_swish ? run_batch<Activation::kHardSwish> : run_batch<Activation::kRelu>;
+  if (run(pool, layers, map, s, x.typed_data(), out->typed_data())) return ffi::Error::Success();
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+}
+
+}  // namespace
+}  // namespace cdnv2
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CondensedBlock, cdnv2::condensed_block,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<xla::ffi::BufferR4<xla::ffi::F32>>()
+                                  .RemainingArgs()
+                                  .Ret<xla::ffi::BufferR4<xla::ffi::F32>>()
+                                  .Attr<int64_t>("layers")
+                                  .Attr<int64_t>("conv_groups")
+                                  .Attr<bool>("hard_swish")
+                                  .Attr<bool>("se")
+                                  .Attr<bool>("sfr")
+                                  .Attr<std::string_view>("pooling"));

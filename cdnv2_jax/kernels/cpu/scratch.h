@@ -1,0 +1,82 @@
+// Working memory that is lent from call to call: the system's fresh pages cost more than what is computed in them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace cdnv2 {
+
+// `floats` floats of undefined value for as long as it lives, aligned to cache lines; data() is null if there are none.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) {
+    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + kLine - 1) / kLine * kLine + kLine;
+    block_ = shelf().take(bytes);
+    if (!block_.data) block_ = {std::aligned_alloc(kLine, bytes), bytes};
+  }
+  ~Scratch() { shelf().put_back(block_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  float* data() const { return static_cast<float*>(block_.data); }
+
+ private:
+  static constexpr size_t kLine = 64;
+
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  // Blocks that nobody uses at the moment, 64 MiB at most altogether.
+  class Shelf {
+   public:
+    // The smallest block that is large enough and not far too large; an empty one if there is none.
+    Block take(size_t bytes) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      Block* best = nullptr;
+      for (Block& block : blocks_)
+        if (block.bytes >= bytes && block.bytes <= 4 * bytes && (!best || block.bytes < best->bytes)) best = &block;
+      if (!best) return {};
+      std::swap(*best, blocks_.back());
+      const Block found = blocks_.back();
+      blocks_.pop_back();
+      kept_ -= found.bytes;
+      return found;
+    }
+
+    void put_back(Block block) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (block.data && block.bytes <= kMost) {
+        blocks_.push_back(block);
+        kept_ += block.bytes;
+        block = {};
+      }
+      std::free(block.data);
+      while (kept_ > kMost) {  // the oldest go first
+        kept_ -= blocks_.front().bytes;
+        std::free(blocks_.front().data);
+        blocks_.erase(blocks_.begin());
+      }
+    }
+
+   private:
+    static constexpr size_t kMost = size_t{64} << 20;
+    std::mutex mutex_;
+    std::vector<Block> blocks_;
+    size_t kept_ = 0;
+  };
+
+  static Shelf& shelf() {
+    static Shelf* one = new Shelf;  // never destroyed: pool threads may outlive static objects
+    return *one;
+  }
+
+  Block block_;
+};
+
+}  // namespace cdnv2

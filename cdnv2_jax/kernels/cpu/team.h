@@ -1,0 +1,111 @@
+// A few threads of XLA's pool that work through one phase after another.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+
+#include "xla/ffi/api/ffi.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace cdnv2 {
+
+// Waits for something that is near: first without giving the core away, then with.
+class Patience {
+ public:
+  void wait() {
+    if (++waited_ > kSpins) {
+      std::this_thread::yield();
+      return;
+    }
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+ private:
+  static constexpr int kSpins = 2000;
+  int waited_ = 0;
+};
+
+inline int64_t threads_of(const xla::ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
+
+// The caller and up to threads − 1 helpers. Helpers that come late or never are not waited for: the caller takes on
+// all tasks that nobody else has claimed, so that a pool with nobody free costs time but cannot lock up.
+class Team {
+ public:
+  Team() : threads_(1) {}  // the caller alone
+  Team(xla::ffi::ThreadPool& pool, int64_t threads) : threads_(threads) {
+    for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { help(*shared); });
+  }
+  ~Team() { shared_->number.store(kOver); }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  int64_t threads() const { return threads_; }
+
+  // f(i) for i in [0, tasks), in any order and on any thread; returns once all are done.
+  template <typename F>
+  void parallel(int64_t tasks, const F& f) {
+    if (threads_ == 1 || tasks <= 1) {
+      for (int64_t i = 0; i < tasks; ++i) f(i);
+      return;
+    }
+    Phase phase{[](const void* f, int64_t i) { (*static_cast<const F*>(f))(i); }, &f, tasks};
+    shared_->phase.store(&phase);
+    shared_->number.fetch_add(1);
+    phase.work();
+    // From here on nobody enters; those inside finish the tasks they have claimed.
+    shared_->phase.store(nullptr);
+    for (Patience patience; shared_->inside.load() != 0;) patience.wait();
+  }
+
+ private:
+  struct Phase {
+    void (*call)(const void* f, int64_t task);
+    const void* f;
+    int64_t tasks;
+    std::atomic<int64_t> next{0};
+
+    void work() {
+      for (int64_t i; (i = next.fetch_add(1)) < tasks;) call(f, i);
+    }
+  };
+
+  // Outlives the team: a helper may be scheduled after it is gone.
+  struct Shared {
+    std::atomic<Phase*> phase{nullptr};
+    std::atomic<int64_t> number{0}, inside{0};
+  };
+
+  static constexpr int64_t kOver = -1;
+
+  static void help(Shared& shared) {
+    Patience patience;
+    for (int64_t seen = 0;;) {
+      const int64_t number = shared.number.load();
+      if (number == kOver) return;
+      if (number == seen) {
+        patience.wait();
+        continue;
+      }
+      seen = number;
+      patience = Patience();
+      // Entered before looking: the caller either sees somebody inside, or has withdrawn the phase already.
+      shared.inside.fetch_add(1);
+      if (Phase* phase = shared.phase.load()) phase->work();
+      shared.inside.fetch_sub(1);
+    }
+  }
+
+  const int64_t threads_;
+  std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
+};
+
+}  // namespace cdnv2

@@ -1,0 +1,99 @@
+// Vectors of floats, as wide as the processor has them, and the elementwise functions of a dense layer.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define CDNV2_INLINE inline __attribute__((always_inline))
+#define CDNV2_LAMBDA __attribute__((always_inline))
+
+namespace cdnv2 {
+
+using Float8 = float __attribute__((vector_size(32)));
+using Int8 = int32_t __attribute__((vector_size(32)));
+
+#if defined(__AVX512F__)
+using Float16 = float __attribute__((vector_size(64)));
+using Int16 = int32_t __attribute__((vector_size(64)));
+using Floats = Float16;
+#else
+using Floats = Float8;
+#endif
+
+// Floats in a full vector, and in the narrowest one: every range of positions is a multiple of kGrain.
+constexpr int kLanes = sizeof(Floats) / sizeof(float);
+constexpr int kGrain = 8;
+
+template <typename Vector>
+struct IntsOf;
+template <>
+struct IntsOf<Float8> {
+  using Type = Int8;
+};
+#if defined(__AVX512F__)
+template <>
+struct IntsOf<Float16> {
+  using Type = Int16;
+};
+#endif
+
+template <typename Vector>
+CDNV2_INLINE Vector load(const float* from) {
+  Vector v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <typename Vector>
+CDNV2_INLINE void store(float* to, Vector v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+// Holds v in a register. Compilers believe that reading memory anew at every use is free; unaligned, it is not.
+template <typename Vector>
+CDNV2_INLINE void hold(Vector& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__AVX__)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
+// v where the mask is −1, +0 where it is 0, whatever v is (NaN too).
+template <typename Vector>
+CDNV2_INLINE Vector masked(Vector v, const int32_t* mask) {
+  typename IntsOf<Vector>::Type bits, kept;
+  std::memcpy(&bits, &v, sizeof v);
+  std::memcpy(&kept, mask, sizeof v);
+  bits &= kept;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+enum class Activation { kRelu, kHardSwish };
+
+// ReLU, or x · min(max(x + 3, 0), 6) / 6. Comparisons are so put that NaN stays NaN.
+template <Activation kind, typename Vector>
+CDNV2_INLINE Vector activate(Vector x) {
+  const Vector zero{};
+  if constexpr (kind == Activation::kRelu) return x < zero ? zero : x;
+  const Vector six = zero + 6.0f;
+  Vector gate = x + 3.0f;
+  gate = gate < zero ? zero : gate;
+  gate = gate > six ? six : gate;
+  return x * gate * (1.0f / 6.0f);
+}
+
+// Calls f(p, vector type) for all of [0, width), a multiple of kGrain: full vectors, then perhaps a narrow one.
+template <typename F>
+CDNV2_INLINE void for_vectors(int64_t width, F&& f) {
+  int64_t p = 0;
+  for (; p + kLanes <= width; p += kLanes) f(p, Floats{});
+  if constexpr (kLanes > kGrain) {
+    if (p < width) f(p, Float8{});
+  }
+}
+
+}  // namespace cdnv2

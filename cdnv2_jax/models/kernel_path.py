@@ -1,0 +1,157 @@
+"""A condensed network's way through the CPU kernels: maps are [batch, channels, height, width] here."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdnv2_jax.kernels import library
+from cdnv2_jax.kernels.condensed_block import Layer, Norm, Pooling, condensed_block
+from cdnv2_jax.kernels.head import head
+from cdnv2_jax.kernels.stem import stem
+from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.lowering import Shape, choose
+from cdnv2_jax.layers.platform import traced_platform
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.dense_layer import DenseLayer
+
+
+def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
+    """Whether the kernels take the place of a condensed network's modules for these images.
+
+    They can in evaluation mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
+    compiler.
+    """
+    return (
+        fits(modules, images, use_running_average=True)
+        and choose("condensed_block", network_shape(architecture, images)) == "kernel"
+        and library.available()
+    )
+
+
+def fits(modules: Iterable[nnx.Module], images: jax.Array, *, use_running_average: bool) -> bool:
+    """Whether there are kernels for such modules: float32, BatchNorms in the mode that is meant, on one CPU."""
+    return (
+        traced_platform() == "cpu"
+        # XLA cannot divide a call among devices: each would compute the whole batch.
+        and jax.device_count() == 1
+        and images.dtype == jnp.float32
+        # A program exported for batches of any size is meant to run elsewhere.
+        and all(isinstance(side, int) for side in images.shape)
+        and all(_module_fits(module, use_running_average) for module in modules)
+    )
+
+
+def _module_fits(module: nnx.Module, use_running_average: bool) -> bool:
+    floats = (a for a in jax.tree.leaves(nnx.state(module)) if jnp.issubdtype(a.dtype, jnp.floating))
+    parts = [part for _, part in nnx.iter_modules(module)]
+    return (
+        all(array.dtype == jnp.float32 for array in floats)
+        and all(getattr(part, "dtype", None) in (None, jnp.float32) for part in parts)
+        and all(part.use_running_average == use_running_average for part in parts if isinstance(part, BatchNorm))
+    )
+
+
+def network_shape(a: Architecture, images: jax.Array) -> Shape:
+    """Of all blocks together, by which the table knows a network: from the first map's side to the last's channels."""
+    batch, height, width, _ = images.shape
+    side = math.sqrt(a.map_side(0, height) * a.map_side(0, width))
+    return Shape(batch, side, a.stem_channels, a.out_channels, a.lgc_groups)
+
+
+def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
+    """Each dense block's output [b, c, h, w], before the average pool that leads to the next block."""
+    x = _stem(stem, images)
+    for number, block in enumerate(blocks):
+        x = _block(block, x, "before" if number else "none")
+        yield x
+
+
+def pooled_features(stem: nnx.Conv, blocks: Sequence[nnx.List], norm: BatchNorm, images: jax.Array) -> jax.Array:
+    """[b, c]: the last block's output after BatchNorm, ReLU and the mean over the map."""
+    x = _stem(stem, images)
+    for block in blocks[:-1]:
+        x = _block(block, x, "after")  # what is pooled at once is written and read a quarter as much
+    return _head(norm, _block(blocks[-1], x, "none"))
+
+
+def _stem(module: nnx.Conv, images: jax.Array) -> jax.Array:
+    def kernel(module: nnx.Conv, images: jax.Array) -> jax.Array:
+        return stem(images, module.kernel[...], stride=int(np.ravel(module.strides)[0]))
+
+    return _differentiated_as(lambda module, images: _channels_first(module(images)), kernel, module, images)
+
+
+def _block(block: nnx.List, x: jax.Array, pooling: Pooling) -> jax.Array:
+    def kernel(block: nnx.List, x: jax.Array) -> jax.Array:
+        conv = block[0].conv
+        hard_swish = conv.activation == "hard_swish"
+        arrays = [_arrays(layer) for layer in block]
+        return condensed_block(x, arrays, conv_groups=conv.groups, hard_swish=hard_swish, pooling=pooling)
+
+    def plain(block: nnx.List, x: jax.Array) -> jax.Array:
+        x = x.transpose(0, 2, 3, 1)
+        if pooling == "before":
+            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+        for layer in block:
+            x = layer(x)
+        if pooling == "after":
+            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+        return _channels_first(x)
+
+    return _differentiated_as(plain, kernel, block, x)
+
+
+def _head(norm: BatchNorm, x: jax.Array) -> jax.Array:
+    def plain(norm: BatchNorm, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(norm(x.transpose(0, 2, 3, 1))).mean((1, 2))
+
+    return _differentiated_as(plain, lambda norm, x: head(x, _norm(norm)), norm, x)
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    return x.transpose(0, 3, 1, 2)
+
+
+def _differentiated_as(
+    plain: Callable[[Any, jax.Array], jax.Array],
+    kernel: Callable[[Any, jax.Array], jax.Array],
+    module: nnx.Module,
+    x: jax.Array,
+) -> jax.Array:
+    """kernel(module, x), whose derivatives, of any order and mode, are those of plain(module, x)."""
+    graph, state = nnx.split(module)
+    function = jax.custom_jvp(lambda state, x: kernel(nnx.merge(graph, state), x))
+
+    @function.defjvp
+    def _derivative(primals: tuple[nnx.State, jax.Array], tangents: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        return jax.jvp(lambda state, x: plain(nnx.merge(graph, state), x), primals, tangents)
+
+    return function(state, x)
+
+
+def _arrays(layer: DenseLayer) -> Layer:
+    assert isinstance(layer.lgc, CondensedGroupConv)
+    se, sfr = layer.se, layer.sfr
+    assert sfr is None or isinstance(sfr, CondensedReactivation)
+    return Layer(
+        lgc_index=layer.lgc.index[...],
+        lgc_kernel=layer.lgc.kernel[...],
+        lgc_norm=_norm(layer.lgc.norm),
+        conv_norm=_norm(layer.conv.norm),
+        conv_kernel=layer.conv.kernel[...],
+        squeeze=None if se is None else se.squeeze.kernel[...],
+        excite=None if se is None else se.excite.kernel[...],
+        sfr_index=None if sfr is None else sfr.index[...],
+        sfr_kernel=None if sfr is None else sfr.kernel[...],
+        sfr_norm=None if sfr is None else _norm(sfr.norm),
+    )
+
+
+def _norm(norm: BatchNorm) -> Norm:
+    return Norm(norm.scale[...], norm.bias[...], norm.mean[...], norm.var[...])

@@ -1,0 +1,106 @@
+"""Condensed networks by kernel, by layers, and masked: the same logits."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cdnv2_jax import condense, create_model, prune
+from cdnv2_jax.models.condensenet import CondenseNet
+from tests.kernels.networks import (
+    V2,
+    condensed_network,
+    masked_network,
+    program,
+    random_architecture,
+    random_images,
+    run,
+    run_with,
+)
+from tests.twin_models import assert_near
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_architectures(seed: int) -> None:
+    architecture = random_architecture(seed)
+    masked = masked_network(architecture, seed)
+    condensed = condense(masked)
+    side = 4 * architecture.block_strides[-1]
+    images = random_images(1 + seed % 3, side, side + seed % 5)
+    by_layers = run(condensed, images, condensed_block="layers")
+    assert_near(by_layers, run(masked, images), TOLERANCE, f"{architecture}")
+    assert_near(run(condensed, images, condensed_block="kernel"), by_layers, TOLERANCE, f"{architecture}")
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"),
+    [(1, 4, 4), (1, 5, 4), (0, 8, 8), (2, 7, 11), (3, 10, 10), (1, 33, 12), (2, 4, 61), (5, 9, 4)],
+)
+def test_odd_maps(batch: int, height: int, width: int) -> None:
+    """Down to maps of 1 × 1 after two average pools, and batches that do not divide among threads."""
+    images, model = random_images(batch, height, width), condensed_network()
+    assert_near(run(model, images, condensed_block="kernel"), run(model, images, condensed_block="layers"), TOLERANCE)
+
+
+@pytest.mark.parametrize("side", [(1, 1), (1, 33), (2, 3), (3, 2), (7, 1)])
+def test_one_block_on_the_smallest_maps(side: tuple[int, int]) -> None:
+    model = condensed_network(V2.override({"stages": (3,), "growth": (8,), "squeeze_excite_from": 0}))
+    images = random_images(2, *side)
+    assert_near(run(model, images, condensed_block="kernel"), run(model, images, condensed_block="layers"), TOLERANCE)
+
+
+def test_features() -> None:
+    """Maps of every block from stride 4 on, as the layers give them."""
+    model, images = condensed_network(), random_images(2, 20, 13)
+    maps = [
+        run_with(model, lambda model, images: model.features(images), images, condensed_block=lowering)
+        for lowering in ("kernel", "layers")
+    ]
+    assert list(maps[0]) == list(maps[1]) == [4]
+    assert_near(maps[0][4], maps[1][4], TOLERANCE)
+    blocks = [
+        run_with(model, lambda model, images: list(model.block_outputs(images)), images, condensed_block=lowering)
+        for lowering in ("kernel", "layers")
+    ]
+    for ours, theirs in zip(*blocks, strict=True):
+        assert_near(ours, theirs, TOLERANCE)
+
+
+# Compiling the layers takes ten to forty seconds each.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_50"])
+def test_networks_of_the_registry(name: str) -> None:
+    model = create_model(name, rngs=nnx.Rngs(0))
+    model.eval()
+    prune(model, model.architecture.condensation_stages)
+    model = condense(model)
+    images = random_images(1, 64, 96)
+    assert_near(run(model, images, condensed_block="kernel"), run(model, images, condensed_block="layers"), TOLERANCE)
+
+
+def uses_kernel(model: CondenseNet, images: jnp.ndarray) -> bool:
+    return "cdnv2." in program(model, images)
+
+
+def test_when_kernels_are_used() -> None:
+    model, images = condensed_network(), random_images(1, 8, 8)
+    assert uses_kernel(model, images)
+    assert not uses_kernel(masked_network(V2), images)
+    model.train()
+    assert not uses_kernel(model, random_images(2, 8, 8))
+    half = CondenseNet(V2, model.form, name="half", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    half.eval()
+    assert not uses_kernel(half, images)
+
+
+def test_one_image_is_the_same_alone_and_in_a_batch() -> None:
+    """Bit for bit, on however many threads it is computed."""
+    model, images = condensed_network(), random_images(7, 20, 24)
+    together = run(model, images, condensed_block="kernel")
+    for number in range(7):
+        alone = run(model, images[number : number + 1], condensed_block="kernel")
+        np.testing.assert_allclose(alone, together[number : number + 1], rtol=1e-6, atol=1e-6)
