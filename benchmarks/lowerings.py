@@ -1,149 +1,111 @@
-"""Which way to compute a grouped convolution is fastest where? Per shape, forward alone and with the backward pass.
+"""Which way to compute an operation is fastest where? Per shape, forward alone and with the gradient.
 
-    python -m benchmarks.lowerings [--models cdnv2_a cdnv2_c] [--batch 16] [--dtype bfloat16]
+    python -m benchmarks.lowerings [--models cdnv2_a cdnv2_c] [--batch 16] [--dtype bfloat16] [--write-table]
 
-Ways: those that `cdnv2_jax/layers/grouped_conv.py` and `grouped_pointwise.py` name. Shapes: the last dense layer of
-each block. All ways of one shape are timed in turn; one that fails here, or gives another result, is refused.
+Operations and ways: those that `cdnv2_jax/layers/lowering.py` chooses among: the grouped convolutions of the last dense
+layer of each block and, on a CPU in float32, predictions and training steps of whole networks, by kernels or by layers.
+All ways of one shape are timed in turn; one that fails here, or gives another result, is refused. With --write-table
+the medians become the table that layers choose by, in the place of what it had for this back end.
 """
 
 import argparse
+import dataclasses
+import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison import admitted
-from benchmarks.machine import measured_rates
+from benchmarks.lowered_operations import Operation, convolutions, networks
+from benchmarks.machine import describe
 from benchmarks.options import add_measuring, check_models, make_parser, positive, run
 from benchmarks.results import Entry, results_file, write_results
-from benchmarks.timing import Call, measure_in_turn, spread
-from cdnv2_jax.layers.grouped_conv import Lowering, grouped_conv
-from cdnv2_jax.layers.grouped_pointwise import PointwiseLowering, grouped_pointwise
-from cdnv2_jax.models.architecture import Architecture
+from benchmarks.timing import measure_in_turn, spread
+from cdnv2_jax.files import replacing
+from cdnv2_jax.layers import lowering
 from cdnv2_jax.models.registry import model_entry
 
 SCRIPT = "lowerings"
-DIRECTIONS = ("forward", "with backward")
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far results of two ways may be apart, relative to the largest."""
 
 
-class Operation(NamedTuple):
-    """A grouped convolution of one layer.
-
-    Attributes:
-      name: "3×3" or "1×1".
-      function: (x [batch, side, side, in], kernel, way) → the result.
-      ways: names of the lowerings.
-      side: of the map. groups, inputs, outputs: of all groups together.
-      kernel: its shape.
-    """
-
-    name: str
-    function: Callable[[jax.Array, jax.Array, Any], jax.Array]
-    ways: Sequence[str]
-    side: int
-    groups: int
-    inputs: int
-    outputs: int
-    kernel: tuple[int, ...]
-
-
-def operations(a: Architecture, size: int) -> Iterator[Operation]:
-    """Both grouped convolutions of each block's last layer, for images of `size` pixels' side."""
-    last = {block: (channels, growth) for block, _, channels, growth in a.dense_layers()}
-    for block, (channels, growth) in last.items():
-        side, wide = a.map_side(block, size), a.bottleneck * growth
-        kept = channels // a.lgc_factor  # per group
-        yield Operation(
-            *("1×1", grouped_pointwise, get_args(PointwiseLowering), side, a.lgc_groups, a.lgc_groups * kept, wide),
-            (a.lgc_groups, kept, wide // a.lgc_groups),
-        )
-        three = partial(_grouped_conv, groups=a.conv_groups)
-        kernel = (3, 3, wide // a.conv_groups, growth)
-        yield Operation("3×3", three, get_args(Lowering), side, a.conv_groups, wide, growth, kernel)
-
-
-def _grouped_conv(x: jax.Array, kernel: jax.Array, way: Lowering, *, groups: int) -> jax.Array:
-    return grouped_conv(x, kernel, groups, way)
-
-
-def lowering_entries(operation: Operation, batch: int, dtype: str, rounds: int, seconds: float) -> Iterator[Entry]:
-    """Times all ways of one operation, in each direction."""
-    random = np.random.default_rng(0)
-    shape = (batch, operation.side, operation.side, operation.inputs)
-    x, kernel = (jnp.asarray(random.normal(size=s), dtype) for s in (shape, operation.kernel))
-    for direction in DIRECTIONS:
-        ways = {way: partial(_prepared, operation, way, direction, x, kernel) for way in operation.ways}
-        expected = _float32(_prepared(operation, None, direction, x, kernel)())
-        calls, refused = admitted(ways, expected, probe=lambda call: _float32(call()), tolerance=TOLERANCE[dtype])
+def measured(operation: Operation, dtype: str, rounds: int, seconds: float) -> Entry:
+    """Times all ways of one operation: `Spread`s of milliseconds by way for each direction, and who was refused."""
+    entry: Entry = {"kind": operation.kind, "shape": dataclasses.asdict(operation.shape), "dtype": dtype, "refused": {}}
+    for direction in operation.directions:
+        ways = {way: partial(operation.prepare, way, direction) for way in operation.ways}
+        expected = operation.probe(operation.prepare(operation.ways[0], direction))
+        calls, refused = admitted(ways, expected, probe=operation.probe, tolerance=TOLERANCE[dtype])
         times = measure_in_turn(calls, rounds=rounds, seconds=seconds)
-        milliseconds = {way: spread(values)._asdict() for way, values in times.items()}
-        yield {
-            "operation": operation.name,
-            "direction": direction,
-            "batch": batch,
-            "dtype": dtype,
-            **{name: getattr(operation, name) for name in ("side", "groups", "inputs", "outputs")},
-            "milliseconds": milliseconds,
-            "fastest": min(milliseconds, key=lambda way: milliseconds[way]["median"], default=None),
-            "refused": refused,
-        }
+        entry[direction] = {way: spread(values)._asdict() for way, values in times.items()}
+        entry["refused"] |= refused
+    return entry
 
 
-def _prepared(operation: Operation, way: str | None, direction: str, x: jax.Array, kernel: jax.Array) -> Call:
-    """A call of the compiled operation; `way` None is what the layer chooses by itself."""
-
-    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return operation.function(x, kernel, way)
-
-    def gradients(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # A pull-back of ones would let the compiler leave out multiplications.
-        output, pull_back = jax.vjp(forward, x, kernel)
-        return pull_back(output)
-
-    compiled = jax.jit(forward if direction == "forward" else gradients)
-    return lambda: compiled(x, kernel)
+def table_row(entry: Entry) -> dict[str, Any]:
+    """An entry as the table of lowerings has it: medians to three digits."""
+    medians = {
+        direction: {way: float(f"{spread['median']:.3g}") for way, spread in entry[direction].items()}
+        for direction in ("forward", "gradient")
+        if direction in entry
+    }
+    return {"kind": entry["kind"], "shape": entry["shape"], **medians}
 
 
-def _float32(result: Any) -> np.ndarray:
-    """What is compared, as one row: the result or, of gradients, the kernel's, which sums over all places."""
-    return np.asarray(jax.tree.leaves(result)[-1], np.float32).ravel()
+def write_table(entries: list[Entry]) -> None:
+    """Replaces this back end's part of the table that layers choose by."""
+    table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
+    machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
+    table[jax.default_backend()] = {"machine": machine, "rows": [table_row(entry) for entry in entries]}
+    with replacing(lowering.TABLE) as file:
+        file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def operations(names: Sequence[str], batch: int, dtype: str) -> Iterator[Operation]:
+    """All that is to be measured."""
+    for name in names:
+        entry = model_entry(name)
+        yield from convolutions(entry.architecture, entry.image_size, batch, dtype)
+        if jax.default_backend() == "cpu" and dtype == "float32":
+            yield from networks(name, batch)
 
 
 def lowerings(options: argparse.Namespace, console: Console) -> None:
     """Measures, prints, writes."""
     check_models(options.models)
     path = results_file(options.output, SCRIPT)
-    rates = measured_rates()
     entries: list[Entry] = []
-    for name in options.models:
-        entry = model_entry(name)
-        console.print(f"{name} …")
-        for operation in operations(entry.architecture, entry.image_size):
-            for found in lowering_entries(operation, options.batch, options.dtype, options.rounds, options.seconds):
-                entries.append({"model": name, **found})
-                write_results(path, SCRIPT, rates, entries)
+    for operation in operations(options.models, options.batch, options.dtype):
+        entries.append(measured(operation, options.dtype, options.rounds, options.seconds))
+        write_results(path, SCRIPT, {}, entries)
     print_lowerings(entries, console)
     console.print(f"written to {path}")
+    if options.write_table:
+        write_table(entries)
+        console.print(f"written to {lowering.TABLE}")
 
 
 def print_lowerings(entries: list[Entry], console: Console) -> None:
     """One row for each shape and direction."""
-    table = Table(title="Milliseconds of grouped convolutions, the fastest way first")
-    for column in ("network", "operation", "shape", "direction", "ways"):
+    table = Table(title="Milliseconds, the fastest way first")
+    for column in ("operation", "shape", "direction", "ways"):
         table.add_column(column)
-    for e in entries:
-        medians = sorted((spread["median"], way) for way, spread in e["milliseconds"].items())
-        shape = f"{e['batch']} × {e['side']}², {e['inputs']} → {e['outputs']}, {e['groups']} groups"
-        ways = ", ".join(f"{way} {median:.2f}" for median, way in medians)
-        table.add_row(e["model"], e["operation"], shape, e["direction"], ways)
+    for entry in entries:
+        s = entry["shape"]
+        shape = f"{s['batch']} × {s['side']:.0f}², {s['inputs']} → {s['outputs']}, {s['groups']} groups"
+        for direction in ("forward", "gradient"):
+            medians = sorted((spread["median"], way) for way, spread in entry.get(direction, {}).items())
+            if medians:
+                ways = ", ".join(f"{way} {median:.2f}" for median, way in medians)
+                table.add_row(entry["kind"], shape, direction, ways)
+        for way, reason in entry["refused"].items():
+            table.add_row(entry["kind"], shape, "refused", f"{way}: {reason}")
     console.print(table)
 
 
@@ -153,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_c"], metavar="NAME", help="whose shapes")
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="images (default 16)")
     parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32", help="(default float32)")
+    parser.add_argument("--write-table", action="store_true", help="also write cdnv2_jax/layers/lowerings.json")
     add_measuring(parser)
     return run(parser, lowerings, arguments)
 
