@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +49,16 @@ class Evaluation:
 def compiled_forward(model: CondenseNet) -> Forward:
     """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
     graph, state = nnx.split(model)
-    state = jax.tree.map(lambda array: array, state)  # variables of its own: the model's may be set anew
-    return lambda images: _forward(graph, state, jnp.asarray(images))
+    arrays, structure = jax.tree.flatten(state)
+    forward = _forward(graph, structure)
+    return lambda images: forward(arrays, jnp.asarray(images))
 
 
-@partial(jax.jit, static_argnums=0)
-def _forward(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
-    return nnx.merge(graph, state)(images)
+@lru_cache(maxsize=16)
+def _forward(graph: nnx.GraphDef, structure: jax.tree_util.PyTreeDef) -> Callable[..., jax.Array]:
+    """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
+    flattening a network at every call would take as long as computing it."""
+    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(structure, arrays))(images))
 
 
 def evaluate(

@@ -82,7 +82,8 @@ def pooled_features(stem: nnx.Conv, blocks: Sequence[nnx.List], norm: BatchNorm,
 
 def _stem(module: nnx.Conv, images: jax.Array) -> jax.Array:
     def kernel(module: nnx.Conv, images: jax.Array) -> jax.Array:
-        return stem(images, module.kernel[...], stride=int(np.ravel(module.strides)[0]))
+        stride, _ = np.broadcast_to(module.strides or 1, 2)
+        return stem(images, module.kernel[...], int(stride))
 
     return _differentiated_as(lambda module, images: _channels_first(module(images)), kernel, module, images)
 

@@ -36,7 +36,8 @@ def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: j
 
 def block_outputs(stem_conv: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
     """Each dense block's output [b, h, w, c], before the average pool that leads to the next block."""
-    x = _stem(images, stem_conv.kernel[...], int(np.ravel(stem_conv.strides)[0]))
+    stride, _ = np.broadcast_to(stem_conv.strides or 1, 2)
+    x = _stem(images, stem_conv.kernel[...], int(stride))
     height, width = x.shape[2:]
     x = to_flat(x)
     for number, block in enumerate(blocks):

@@ -30,32 +30,54 @@ class Block {
   }
 
   // Floats of working memory that one image takes beside its features, done by so many threads.
-  int64_t work(int64_t threads) const { return hidden_ * map_.padded_stride + gates_ + panels(threads) * panel_; }
+  int64_t work(int64_t threads) const {
+    int64_t panels = chunks(threads);
+    if (!wide(threads))
+      for (const DenseLayer& layer : layers_) panels = std::max(panels, layer.lgc.groups * parts(threads, layer.lgc.groups));
+    return hidden_ * map_.padded_stride + gates_ + panels * panel_;
+  }
 
   // The features x: those of the first layer's inputs are there, all others are filled in.
   void run(Team& team, float* x, float* work) const {
-    float *hidden = work, *gates = hidden + hidden_ * map_.padded_stride, *panel = gates + gates_;
+    float *hidden = work, *gates = hidden + hidden_ * map_.padded_stride, *panels = gates + gates_;
     map_.clear_borders(hidden, hidden_);
     const DenseLayer* before = nullptr;
     for (const DenseLayer& layer : layers_) {
-      over_positions(team, [&](int64_t chunk, int64_t begin, int64_t end) {
-        if (before) finish(*before, x, gates, begin, end, panel + chunk * panel_);
-        learned_group_conv<kind>(map_, layer.lgc, layer.conv.norm, x, hidden, 0, layer.lgc.groups, begin, end,
-                                 panel + chunk * panel_);
-      });
+      read(team, before, layer, x, hidden, gates, panels);
       float* features = x + layer.inputs * map_.stride;
-      over_groups(team, layer.conv.groups, [&](int64_t g, int64_t begin, int64_t end) {
+      over_groups(team, layer.conv.groups, [&](int64_t, int64_t g, int64_t begin, int64_t end) {
         conv3x3(map_, layer.conv, hidden, features, g, begin, end);
       });
       if (layer.has_se) squeeze_excite(map_, layer.se, features, gates, gates + layer.se.channels);
       before = &layer;
     }
     over_positions(team, [&](int64_t chunk, int64_t begin, int64_t end) {
-      finish(*before, x, gates, begin, end, panel + chunk * panel_);
+      finish(*before, x, gates, begin, end, panels + chunk * panel_);
     });
   }
 
  private:
+  // The end of the layer before, then this one's learned group convolution. Neither looks at neighbours, so a chunk of
+  // positions goes through both while it is in the cache. Small maps have too few positions to share out: there the
+  // groups are, and with them the weights, each of which is then read by one thread only.
+  void read(Team& team, const DenseLayer* before, const DenseLayer& layer, float* x, float* hidden, const float* gates,
+            float* panels) const {
+    const bool together = wide(team.threads());
+    const int64_t groups = layer.lgc.groups;
+    if (together || before)
+      over_positions(team, [&](int64_t chunk, int64_t begin, int64_t end) {
+        float* panel = panels + chunk * panel_;
+        if (before) finish(*before, x, gates, begin, end, panel);
+        if (together)
+          learned_group_conv<kind>(map_, layer.lgc, layer.conv.norm, x, hidden, 0, groups, begin, end, panel);
+      });
+    if (!together)
+      over_groups(team, groups, [&](int64_t task, int64_t g, int64_t begin, int64_t end) {
+        learned_group_conv<kind>(map_, layer.lgc, layer.conv.norm, x, hidden, g, g + 1, begin, end,
+                                 panels + task * panel_);
+      });
+  }
+
   // What follows the 3×3 convolution: SE's factors, reactivation.
   void finish(const DenseLayer& layer, float* x, const float* gates, int64_t begin, int64_t end, float* panel) const {
     float* features = x + layer.inputs * map_.stride;
@@ -63,31 +85,36 @@ class Block {
     if (layer.has_sfr) reactivate<kind>(map_, layer.sfr, features, x, begin, end, panel);
   }
 
-  // How many chunks of positions there are work for: a few per thread, so that all finish together.
-  int64_t panels(int64_t threads) const {
-    return threads == 1 ? 1 : std::min(4 * threads, (map_.positions + kTileWidth - 1) / kTileWidth);
-  }
-
   // f(chunk, begin, end) for chunks of positions.
   template <typename F>
   void over_positions(Team& team, const F& f) const {
-    const int64_t chunks = panels(team.threads());
-    team.parallel(chunks, [&](int64_t i) { f(i, cut(i, chunks, kLanes), cut(i + 1, chunks, kLanes)); });
+    const int64_t count = chunks(team.threads());
+    team.parallel(count, [&](int64_t i) { f(i, cut(i, count), cut(i + 1, count)); });
   }
 
-  // f(group, begin, end) for groups and, where there are few, parts of the map.
+  // f(task, group, begin, end) for groups and, where there are few, parts of the map.
   template <typename F>
   void over_groups(Team& team, int64_t groups, const F& f) const {
-    const int64_t parts = team.threads() == 1 ? 1 : std::max<int64_t>(1, 4 * team.threads() / groups);
-    team.parallel(groups * parts, [&](int64_t i) {
-      f(i / parts, cut(i % parts, parts, kGrain), cut(i % parts + 1, parts, kGrain));
-    });
+    const int64_t count = parts(team.threads(), groups);
+    team.parallel(groups * count,
+                  [&](int64_t i) { f(i, i / count, cut(i % count, count), cut(i % count + 1, count)); });
   }
 
-  // Where the i-th of `parts` equal parts of the positions begins, up to a multiple of `unit`.
-  int64_t cut(int64_t i, int64_t parts, int64_t unit) const {
-    return std::min(map_.positions, round_up(map_.positions, unit) / unit * i / parts * unit);
+  // Whether chunks of positions are enough work for so many threads to finish together.
+  bool wide(int64_t threads) const { return threads == 1 || tiles() >= 8 * threads; }
+  int64_t chunks(int64_t threads) const {
+    if (threads == 1) return 1;
+    const int64_t each = wide(threads) ? 4 : tiles() >= 2 * threads ? 2 : 1;
+    return std::min(each * threads, map_.positions / kGrain);
   }
+  int64_t parts(int64_t threads, int64_t groups) const {
+    if (threads == 1) return 1;
+    return std::min((4 * threads + groups - 1) / groups, map_.positions / kGrain);
+  }
+  int64_t tiles() const { return (map_.positions + kTileWidth - 1) / kTileWidth; }
+
+  // Where the i-th of `count` equal shares of the positions begins.
+  int64_t cut(int64_t i, int64_t count) const { return map_.positions / kGrain * i / count * kGrain; }
 
   const FlatMap& map_;
   const std::vector<DenseLayer>& layers_;

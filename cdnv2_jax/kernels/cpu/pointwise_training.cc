@@ -169,8 +169,8 @@ template <Activation kind>
 void backward_tile(const Pointwise& op, const PackedBlocks& packed, const BatchNorm& norm, const float* x,
                    const float* dy, int64_t width, const KernelGradient& dkernel, int64_t slice, const Panels& panels) {
   const int64_t positions = op.map.positions;
-  const bool several = op.blocks.size() > 1;
-  if (several) std::fill_n(panels.gradient.data(), op.inputs * kTileWidth, 0.0f);
+  const bool partial = op.blocks.size() > 1 || static_cast<int64_t>(op.blocks[0].inputs.size()) < op.inputs;
+  if (partial) std::fill_n(panels.gradient.data(), op.inputs * kTileWidth, 0.0f);
   for (size_t b = 0; b < op.blocks.size(); ++b) {
     const ConnectionBlock& block = op.blocks[b];
     const int64_t inputs = block.inputs.size(), columns = KernelGradient::columns(block);
@@ -186,7 +186,7 @@ void backward_tile(const Pointwise& op, const PackedBlocks& packed, const BatchN
     packed_product(block.outputs.size(), inputs, width, packed.of_block[b], ChosenRows{dy, positions, block.outputs},
                    [&](int64_t i, int64_t p, auto sums) CDNV2_LAMBDA {
                      float* at = panels.gradient.data() + block.inputs[i] * kTileWidth + p;
-                     if (several) sums += load<decltype(sums)>(at);
+                     if (partial) sums += load<decltype(sums)>(at);
                      store(at, sums);
                    });
   }
