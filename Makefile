@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
-.PHONY: quickstart test soak check bench clean
+.PHONY: quickstart test soak check bench bench-results clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
@@ -22,8 +22,18 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(VENV)/.dev  ## steps and inference beside PyTorch, on this machine
-	$(BIN)/python -m benchmarks.against_torch
+bench: $(VENV)/.dev  ## inference, training and compiling, beside others, on this machine; under 20 minutes
+	$(BIN)/python -m benchmarks.inference --models cdnv2_a cdnv2_c --peers torch torch_channels_last onnx onnx_folded
+	$(BIN)/python -m benchmarks.training --pruned no --peers torch torch_channels_last
+	$(BIN)/python -m benchmarks.compile_time --models cdnv2_a
+
+bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle machine: an hour or more
+	$(BIN)/python -m benchmarks.inference --rounds 11 --output benchmarks/results
+	$(BIN)/python -m benchmarks.training --rounds 11 --output benchmarks/results
+	$(BIN)/python -m benchmarks.sweep --output benchmarks/results
+	$(BIN)/python -m benchmarks.compile_time --output benchmarks/results
+	$(BIN)/python -m benchmarks.plots
+	$(BIN)/python -m benchmarks.readme_table
 
 clean:
 	rm -rf $(VENV)

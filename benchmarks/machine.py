@@ -1,25 +1,33 @@
-"""Where and with what a measurement was made, and how fast that machine multiplies."""
+"""Where and with what a measurement was made, and how fast that machine multiplies and copies."""
 
 import datetime
 import os
 import platform
+import re
 import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "onnx", "numpy")
 
 
-def describe() -> dict[str, Any]:
-    """Processor, cores, JAX device, versions, date: what a figure needs to be understood later."""
+def describe(threads: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Processor, cores, JAX device, versions, date: what a figure needs to be understood later.
+
+    Args:
+      threads: how many each framework computes with, by its name; JAX takes one for each core.
+    """
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "device": jax.devices()[0].device_kind,
+        "threads": dict(threads or {}),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
@@ -27,17 +35,57 @@ def describe() -> dict[str, Any]:
     }
 
 
-def measured_gemm_rate(side: int = 1536, rounds: int = 7) -> float:
-    """Multiply-adds per second of a float32 matrix product in JAX: the compute floor's denominator."""
-    matrix = jnp.ones((side, side), jnp.float32)
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine_kind() -> str:
+    """A name that machines alike have in common, fit for a directory: "cpu_2_cores", "nvidia_h100_80gb_hbm3"."""
+    if jax.default_backend() == "cpu":
+        return f"cpu_{cores()}_cores"
+    return re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
+
+
+def measured_rates() -> dict[str, float]:
+    """The denominators of the floors, for results files."""
+    return {
+        "gemm_multiply_adds_per_second": measured_gemm_rate(),
+        "copied_bytes_per_second": measured_copy_rate(),
+    }
+
+
+def measured_gemm_rate(side: int = 1536, rounds: int = 7, dtype: DTypeLike = jnp.float32) -> float:
+    """Multiply-adds per second of a matrix product in JAX: the compute floor's denominator."""
+    matrix = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()
+    return side**3 / _best_seconds(lambda: product(matrix, matrix), rounds)
+
+
+def measured_copy_rate(size: int = 2**28, rounds: int = 7) -> float:
+    """Bytes read and written per second by an elementwise pass over `size` bytes: the memory floor's denominator.
+
+    In place, so that neither new pages nor reading what will be overwritten is counted.
+    """
+    state = jnp.zeros(size // 4, jnp.float32)
+    negate = jax.jit(jnp.negative, donate_argnums=0)
+
+    def pass_over() -> jax.Array:
+        nonlocal state
+        state = negate(state)
+        return state
+
+    return 2 * size / _best_seconds(pass_over, rounds)
+
+
+def _best_seconds(call: Callable[[], jax.Array], rounds: int) -> float:
+    call().block_until_ready()
     best = float("inf")
     for _ in range(rounds):
         start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
+        call().block_until_ready()
         best = min(best, time.perf_counter() - start)
-    return side**3 / best
+    return best
 
 
 def _processor() -> str:

@@ -1,0 +1,221 @@
+"""How many images per second does a GPU train on and predict, beside PyTorch, and how near is it to its memory's rate?
+
+    python -m benchmarks.accelerator [--models cdnv2_a] [--work training condensed] [--budget 500] [--resume]
+
+Ours: the steps and forward passes that runs use, computing in bfloat16. Peers: the twin of the tests with the same
+weights, channels_last, under autocast to bfloat16: torch, eager, and torch_compile, by inductor (predictions as CUDA
+graphs and, condensed, with the official conversion's `index` folded away). Training: one step, nothing pruned;
+predictions: fully pruned. Each side works in processes of its own, as each wants the memory for itself. Sizes that do
+not fit into memory are recorded as such. A peer is refused when a sample of its results, losses of the first steps or
+logits, differs from ours by more than bfloat16 explains.
+
+Floors: `share_of_floor` is the least number of bytes that must move (`benchmarks/floors.py`: maps between dense layers
+written once and read once, two bytes a value; in training three times) at the measured copy rate, over the measured
+time. `share_of_program` is the same of the bytes that XLA counts in our compiled step ("bytes accessed"): near 1, the
+program is bound by memory, and would have to move less to be faster.
+
+At the end comes `benchmarks.lowerings` for the shapes of these models. All of it ends within the budget, in seconds:
+what does not fit is left out, for another call with --resume. Results are written after every entry. On a CPU it runs,
+slowly, to try it out: --smoke, a small network in tiny batches.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import lowerings
+from benchmarks.accelerator_side import SIDES, WORKS, Side, Work
+from benchmarks.floors import Floor, inference_floor, training_floor
+from benchmarks.options import add_output, check_models, make_parser, positive, run
+from benchmarks.processes import printed_by
+from benchmarks.results import Entry, read_results, results_file, write_results
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.registry import model_entry
+
+SCRIPT = "accelerator"
+TRAINING_BATCHES = [256, 512, 1024, 2048]
+INFERENCE_BATCHES = [1, 8, 64, 256, 1024]
+
+TOLERANCE = 0.1
+GIVEN_ENVIRONMENT = dict(os.environ)
+BFLOAT16_BYTES = 2
+
+
+class Task(NamedTuple):
+    """What one process measures."""
+
+    work: Work
+    model: str
+    side: Side
+    batches: list[int]
+
+
+class Budget:
+    """Seconds that may pass."""
+
+    def __init__(self, seconds: float):
+        self._end = time.perf_counter() + seconds
+
+    def left(self) -> float:
+        return self._end - time.perf_counter()
+
+
+def tasks(options: argparse.Namespace, done: list[Entry]) -> Iterator[Task]:
+    """All that is to be measured and not done yet; sides that are compared follow each other."""
+    finished = {(e["work"], e["model"], e["side"], e["batch"]) for e in done}
+    for work in options.work:
+        batches = options.training_batches if work == "training" else options.inference_batches
+        for name in options.models:
+            for side in options.sides:
+                left = [batch for batch in batches if (work, name, side, batch) not in finished]
+                if left:
+                    yield Task(work, name, side, left)
+
+
+def measured(task: Task, seconds: float) -> Iterator[Entry]:
+    """The entries of one process, as they come."""
+    arguments = [task.side, task.work, task.model, *map(str, task.batches)]
+    what = {"work": task.work, "model": task.model, "side": task.side}
+    for entry in printed_by("benchmarks.accelerator_side", arguments, seconds, environment(task.side)):
+        yield what | entry
+
+
+def environment(side: Side) -> dict[str, str]:
+    """For PyTorch's processes JAX, which draws the weights, keeps off the accelerator and its memory."""
+    return {**GIVEN_ENVIRONMENT, **({} if side == "ours" else {"JAX_PLATFORMS": "cpu"})}
+
+
+def with_shares(entry: Entry, rates: dict[str, float]) -> Entry:
+    """The entry with its floor and what share of the measured time the floor is; see the module's docstring."""
+    if "milliseconds" not in entry:
+        return entry
+    seconds = entry["milliseconds"]["median"] / 1e3
+    copied = rates["copied_bytes_per_second"]
+    floor = floor_of(entry)
+    shares = {"floor_bytes": floor.bytes, "share_of_floor": floor.bytes / copied / seconds}
+    if entry.get("program_bytes"):
+        shares["share_of_program"] = entry["program_bytes"] / copied / seconds
+    return entry | shares
+
+
+def floor_of(entry: Entry) -> Floor:
+    """Of its work, in bfloat16."""
+    model = model_entry(entry["model"])
+    floor = training_floor if entry["work"] == "training" else inference_floor
+    return floor(model.architecture, entry["batch"], model.image_size, BFLOAT16_BYTES)
+
+
+def checked(entry: Entry, entries: list[Entry]) -> Entry:
+    """The entry, or in its place a refusal when its sample of results is not near that of ours."""
+    ours = next((e for e in entries if beside(e, entry) and e["side"] == "ours" and "sample" in e), None)
+    if ours is None or "sample" not in entry:
+        return entry
+    expected, found = np.array(ours["sample"]), np.array(entry["sample"])
+    difference = np.abs(expected - found).max() / np.abs(expected).max()
+    if difference <= TOLERANCE:
+        return entry
+    kept = {key: entry[key] for key in ("work", "model", "side", "batch")}
+    return kept | {"failed": f"results differ by {difference:.1e} of the largest"}
+
+
+def beside(a: Entry, b: Entry) -> bool:
+    """Whether two entries are of the same work."""
+    return all(a[key] == b[key] for key in ("work", "model", "batch"))
+
+
+def accelerator(options: argparse.Namespace, console: Console) -> None:
+    """Measures, prints, writes."""
+    check_models(options.models)
+    # This process only looks which device there is; the others want its memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    path = results_file(options.output, SCRIPT)
+    budget = Budget(options.budget)
+    entries: list[Entry] = read_results(path)["entries"] if options.resume and path.is_file() else []
+    rates = next(printed_by("benchmarks.accelerator_side", ["rates"], budget.left(), environment("ours")), None)
+    if rates is None:
+        raise UserError(f"the machine's rates could not be measured within --budget {options.budget} seconds")
+    for task in list(tasks(options, entries)):
+        if budget.left() <= 0:
+            break
+        console.print(f"{task.model}, {task.work}, {task.side} … ({budget.left():.0f} s left)")
+        for entry in measured(task, budget.left()):
+            entries.append(with_shares(checked(entry, entries), rates))
+            write_results(path, SCRIPT, rates, entries)
+    print_rates(entries, console)
+    for task in tasks(options, entries):
+        console.print(f"not measured: {task.model}, {task.work}, {task.side}, batches {task.batches}")
+    console.print(f"written to {path}")
+    if not options.no_lowerings and budget.left() > 0:
+        run_lowerings(options, budget, console)
+
+
+def run_lowerings(options: argparse.Namespace, budget: Budget, console: Console) -> None:
+    """`benchmarks.lowerings`, which writes its own file, for what is left of the budget."""
+    path = results_file(options.output, lowerings.SCRIPT)
+    flags = ["--models", *options.models, "--batch", str(options.lowerings_batch), "--dtype", "bfloat16"]
+    flags += ["--rounds", "5", "--seconds", "1", "--output", str(options.output)]
+    console.print(f"lowerings … ({budget.left():.0f} s left)")
+    for _ in printed_by("benchmarks.lowerings", flags, budget.left(), environment("ours")):
+        pass
+    if path.is_file():
+        lowerings.print_lowerings(read_results(path)["entries"], console)
+
+
+def print_rates(entries: list[Entry], console: Console) -> None:
+    """One row for each side of each work."""
+    table = Table(title="Images per second (ratio above 1: ours is faster)")
+    table.add_column("work")
+    for column in ("images/s", "ms", "ratio", "of floor", "of program"):
+        table.add_column(column, justify="right")
+    for entry in entries:
+        what = f"{entry['model']} {entry['work']}, batch {entry['batch']}, {entry['side']}"
+        table.add_row(what, *cells(entry, entries))
+    console.print(table)
+
+
+def cells(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
+    """Figures of a row, or why there are none."""
+    if "failed" in entry:
+        return (entry["failed"],)
+    ours = next((e for e in entries if beside(e, entry) and e["side"] == "ours" and "milliseconds" in e), entry)
+    median = entry["milliseconds"]["median"]
+    ratio = median / ours["milliseconds"]["median"]
+    shares = (f"{entry[key]:.2f}" if key in entry else "" for key in ("share_of_floor", "share_of_program"))
+    return f"{entry['images_per_second']:.0f}", f"{median:.1f}", f"{ratio:.2f}", *shares
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = make_parser(SCRIPT, __doc__)
+    add = parser.add_argument
+    add("--models", nargs="+", default=["cdnv2_a", "cdnv2_c", "cdnv2_b"], metavar="NAME", help="of ours")
+    add("--work", nargs="+", choices=WORKS, default=list(WORKS), help="what to measure, in this order")
+    add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="whom to measure")
+    add("--training-batches", nargs="+", type=positive, default=TRAINING_BATCHES, metavar="N", help="images per step")
+    add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="per prediction")
+    add("--no-lowerings", action="store_true", help="leave benchmarks.lowerings out")
+    add("--lowerings-batch", type=positive, default=256, metavar="N", help="images for it (default 256)")
+    add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default 500)")
+    add("--resume", action="store_true", help="keep the results that are there and measure what is missing")
+    add("--smoke", action="store_true", help="a small network in tiny batches, to try it out on any machine")
+    add_output(parser)
+    return run(parser, lambda options, console: accelerator(smoke(options), console), arguments)
+
+
+def smoke(options: argparse.Namespace) -> argparse.Namespace:
+    """The options, shrunk when that is asked for."""
+    if options.smoke:
+        tiny = {"models": ["condensenet_50"], "training_batches": [2], "inference_batches": [1], "lowerings_batch": 1}
+        return argparse.Namespace(**{**vars(options), **tiny})
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The operations that `cdnv2_jax/layers/lowering.py` chooses lowerings for, ready to be timed in each of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.inference import our_call
+from benchmarks.networks import example_images, example_labels, pruned_pair
+from benchmarks.timing import Call
+from benchmarks.training import first_losses, our_step
+from cdnv2_jax import condense, create_model
+from cdnv2_jax.layers.grouped_conv import grouped_conv, possible_lowerings
+from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
+from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
+from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.models.kernel_path import network_shape
+from cdnv2_jax.models.registry import model_entry
+
+BOTH: tuple[Direction, ...] = ("forward", "gradient")
+
+
+class Operation(NamedTuple):
+    """One kind of operation for one shape.
+
+    Attributes:
+      kind, shape: as in the table of lowerings.
+      ways: its lowerings.
+      directions: in which it is used.
+      prepare: (way, direction) → a call.
+      probe: of a call, what must be the same whichever way.
+    """
+
+    kind: str
+    shape: Shape
+    ways: Sequence[str]
+    directions: Sequence[Direction]
+    prepare: Callable[[str, Direction], Call]
+    probe: Callable[[Call], np.ndarray]
+
+
+def convolutions(a: Architecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
+    """Both grouped convolutions of each block's last layer, for `batch` images of `size` pixels' side."""
+    last = {block: (channels, growth) for block, _, channels, growth in a.dense_layers()}
+    for block, (channels, growth) in last.items():
+        side, wide = a.map_side(block, size), a.bottleneck * growth
+        kept = channels // a.lgc_factor  # inputs of each group
+        shape = Shape(batch, side, a.lgc_groups * kept, wide, a.lgc_groups)
+        kernel = (a.lgc_groups, kept, wide // a.lgc_groups)
+        ways = KINDS["grouped_pointwise"]
+        yield _convolution("grouped_pointwise", shape, kernel, ways, dtype, grouped_pointwise)
+        shape = Shape(batch, side, wide, growth, a.conv_groups)
+        kernel = (3, 3, wide // a.conv_groups, growth)
+        ways = list(possible_lowerings(a.conv_groups))
+        yield _convolution("grouped_conv", shape, kernel, ways, dtype, partial(grouped_conv, groups=a.conv_groups))
+
+
+def _convolution(
+    kind: str,
+    shape: Shape,
+    kernel_shape: tuple[int, ...],
+    ways: Sequence[str],
+    dtype: str,
+    function: Callable[..., Any],
+) -> Operation:
+    random = np.random.default_rng(0)
+    x_shape = (shape.batch, int(shape.side), int(shape.side), shape.inputs)
+    x, kernel = (jnp.asarray(random.normal(size=size), dtype) for size in (x_shape, kernel_shape))
+
+    def prepare(way: str, direction: Direction) -> Call:
+        def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return function(x, kernel, lowering=way)
+
+        def gradient(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # A pull-back of ones would let the compiler leave out multiplications.
+            output, pull_back = jax.vjp(forward, x, kernel)
+            return pull_back(output)
+
+        compiled = jax.jit(forward if direction == "forward" else gradient)
+        return lambda: compiled(x, kernel)
+
+    return Operation(kind, shape, ways, BOTH, prepare, _last_result)
+
+
+def _last_result(call: Call) -> np.ndarray:
+    """The result or, of gradients, the kernel's, which sums over all places."""
+    return np.asarray(jax.tree.leaves(call())[-1], np.float32)
+
+
+def networks(name: str, batch: int) -> Iterator[Operation]:
+    """A model's prediction, condensed, and its training step, as wholes; float32."""
+    entry = model_entry(name)
+    images = example_images(batch, entry.image_size)
+    labels = example_labels(batch, entry.architecture.num_classes)
+    shape = network_shape(entry.architecture, jnp.asarray(images))
+
+    def predict(way: str, _: Direction) -> Call:
+        return _within({"condensed_block": way}, our_call(condense(pruned_pair(name)[0]), images))
+
+    def train(way: str, _: Direction) -> Call:
+        return _within({"training_block": way}, our_step(create_model(name, rngs=nnx.Rngs(0)), images, labels))
+
+    def logits(call: Call) -> np.ndarray:
+        return np.asarray(call())
+
+    yield Operation("condensed_block", shape, KINDS["condensed_block"], ["forward"], predict, logits)
+    yield Operation("training_block", shape, KINDS["training_block"], ["gradient"], train, first_losses)
+
+
+def _within(lowerings: dict[str, str], call: Call) -> Call:
+    def overridden() -> Any:
+        with override(**lowerings):
+            return call()
+
+    return overridden

@@ -1,0 +1,124 @@
+"""Which way to compute an operation is fastest where? Per shape, forward alone and with the gradient.
+
+    python -m benchmarks.lowerings [--models cdnv2_a cdnv2_c] [--batch 16] [--dtype bfloat16] [--write-table]
+
+Operations and ways: those that `cdnv2_jax/layers/lowering.py` chooses among: the grouped convolutions of the last dense
+layer of each block and, on a CPU in float32, predictions and training steps of whole networks, by kernels or by layers.
+All ways of one shape are timed in turn; one that fails here, or gives another result, is refused. With --write-table
+the medians become the table that layers choose by, in the place of what it had for this back end.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.comparison import admitted
+from benchmarks.lowered_operations import Operation, convolutions, networks
+from benchmarks.machine import describe
+from benchmarks.options import add_measuring, check_models, make_parser, positive, run
+from benchmarks.results import Entry, results_file, write_results
+from benchmarks.timing import measure_in_turn, spread
+from cdnv2_jax.files import replacing
+from cdnv2_jax.layers import lowering
+from cdnv2_jax.models.registry import model_entry
+
+SCRIPT = "lowerings"
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""How far results of two ways may be apart, relative to the largest."""
+
+
+def measured(operation: Operation, dtype: str, rounds: int, seconds: float) -> Entry:
+    """Times all ways of one operation: `Spread`s of milliseconds by way for each direction, and who was refused."""
+    entry: Entry = {"kind": operation.kind, "shape": dataclasses.asdict(operation.shape), "dtype": dtype, "refused": {}}
+    for direction in operation.directions:
+        ways = {way: partial(operation.prepare, way, direction) for way in operation.ways}
+        expected = operation.probe(operation.prepare(operation.ways[0], direction))
+        calls, refused = admitted(ways, expected, probe=operation.probe, tolerance=TOLERANCE[dtype])
+        times = measure_in_turn(calls, rounds=rounds, seconds=seconds)
+        entry[direction] = {way: spread(values)._asdict() for way, values in times.items()}
+        entry["refused"] |= refused
+    return entry
+
+
+def table_row(entry: Entry) -> dict[str, Any]:
+    """An entry as the table of lowerings has it: medians to three digits."""
+    medians = {
+        direction: {way: float(f"{spread['median']:.3g}") for way, spread in entry[direction].items()}
+        for direction in ("forward", "gradient")
+        if direction in entry
+    }
+    return {"kind": entry["kind"], "shape": entry["shape"], **medians}
+
+
+def write_table(entries: list[Entry]) -> None:
+    """Replaces this back end's part of the table that layers choose by."""
+    table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
+    machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
+    table[jax.default_backend()] = {"machine": machine, "rows": [table_row(entry) for entry in entries]}
+    with replacing(lowering.TABLE) as file:
+        file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def operations(names: Sequence[str], batch: int, dtype: str) -> Iterator[Operation]:
+    """All that is to be measured."""
+    for name in names:
+        entry = model_entry(name)
+        yield from convolutions(entry.architecture, entry.image_size, batch, dtype)
+        if jax.default_backend() == "cpu" and dtype == "float32":
+            yield from networks(name, batch)
+
+
+def lowerings(options: argparse.Namespace, console: Console) -> None:
+    """Measures, prints, writes."""
+    check_models(options.models)
+    path = results_file(options.output, SCRIPT)
+    entries: list[Entry] = []
+    for operation in operations(options.models, options.batch, options.dtype):
+        entries.append(measured(operation, options.dtype, options.rounds, options.seconds))
+        write_results(path, SCRIPT, {}, entries)
+    print_lowerings(entries, console)
+    console.print(f"written to {path}")
+    if options.write_table:
+        write_table(entries)
+        console.print(f"written to {lowering.TABLE}")
+
+
+def print_lowerings(entries: list[Entry], console: Console) -> None:
+    """One row for each shape and direction."""
+    table = Table(title="Milliseconds, the fastest way first")
+    for column in ("operation", "shape", "direction", "ways"):
+        table.add_column(column)
+    for entry in entries:
+        s = entry["shape"]
+        shape = f"{s['batch']} × {s['side']:.0f}², {s['inputs']} → {s['outputs']}, {s['groups']} groups"
+        for direction in ("forward", "gradient"):
+            medians = sorted((spread["median"], way) for way, spread in entry.get(direction, {}).items())
+            if medians:
+                ways = ", ".join(f"{way} {median:.2f}" for median, way in medians)
+                table.add_row(entry["kind"], shape, direction, ways)
+        for way, reason in entry["refused"].items():
+            table.add_row(entry["kind"], shape, "refused", f"{way}: {reason}")
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = make_parser(SCRIPT, __doc__)
+    parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_c"], metavar="NAME", help="whose shapes")
+    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="images (default 16)")
+    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32", help="(default float32)")
+    parser.add_argument("--write-table", action="store_true", help="also write cdnv2_jax/layers/lowerings.json")
+    add_measuring(parser)
+    return run(parser, lowerings, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

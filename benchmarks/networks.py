@@ -1,0 +1,49 @@
+"""The networks that are compared: ours, the PyTorch twins with the same weights, and what both are given."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cdnv2_jax import create_model, prune, to_torch_state_dict
+from cdnv2_jax.models.condensenet import CondenseNet
+from tests.torch_twin import CondenseNetTwin, build_twin
+from tests.twin_models import twin_config
+
+Form = Literal["masked", "condensed"]
+FORMS: tuple[Form, ...] = ("condensed", "masked")
+
+
+def pruned_pair(name: str, dtype: DTypeLike | None = None) -> tuple[CondenseNet, CondenseNetTwin]:
+    """A fully pruned masked network with random weights, and its twin, both in evaluation mode.
+
+    `dtype` is what ours computes in; weights are float32.
+    """
+    model = create_model(name, rngs=nnx.Rngs(0), dtype=dtype)
+    model.eval()
+    prune(model, model.architecture.condensation_stages)
+    return model, twin_of(model).eval()
+
+
+def twin_of(model: CondenseNet) -> CondenseNetTwin:
+    """The PyTorch network with the same weights and masks."""
+    twin = build_twin(twin_config(model.architecture))
+    twin.load_state_dict({key: torch.tensor(array) for key, array in to_torch_state_dict(model).items()})
+    return twin
+
+
+def example_images(batch: int, size: int) -> np.ndarray:
+    """Random images, float32 [batch, size, size, 3]; the same ones whenever they are asked for."""
+    return np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
+
+
+def example_labels(batch: int, classes: int) -> np.ndarray:
+    """Labels int64 [batch]."""
+    return np.arange(batch) % classes
+
+
+def nchw(images: np.ndarray) -> np.ndarray:
+    """[b, h, w, c] → [b, c, h, w], contiguous."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -1,0 +1,76 @@
+"""The flags and manners that the benchmarks' command lines share: mistakes are one line and exit status 2."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.results import COMMITTED, OWN
+from cdnv2_jax.commands.guard import OneLineParser, guarded
+from cdnv2_jax.models.registry import model_entry
+
+Script = Callable[[argparse.Namespace, Console], None]
+
+
+def make_parser(script: str, doc: str | None) -> OneLineParser:
+    """A parser for `python -m benchmarks.<script>` whose help is the module's docstring."""
+    return OneLineParser(
+        prog=f"python -m benchmarks.{script}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """--output."""
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=OWN,
+        metavar="DIRECTORY",
+        help="results go to a file in its folder for this kind of machine, replacing older ones (default: runs/bench)",
+    )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """--results."""
+    default = COMMITTED / "cpu_2_cores"
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=default,
+        metavar="DIRECTORY",
+        help="with the files to read (default: benchmarks/results/cpu_2_cores)",
+    )
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """--output, --rounds and --seconds."""
+    add_output(parser)
+    parser.add_argument(
+        "--rounds", type=positive, default=7, metavar="N", help="visits to each (default 7, at least 5)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=60, metavar="N", help="per entry, then only five rounds (default 60)"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def check_models(names: Sequence[str]) -> None:
+    """UserError when one of the names is no model's."""
+    for name in names:
+        model_entry(name)
+
+
+def run(parser: OneLineParser, script: Script, arguments: Sequence[str] | None) -> int:
+    """Parses, runs, and turns the user's mistakes into one line; returns the exit status."""
+    options = parser.parse_args(arguments)
+    return guarded(lambda: script(options, Console(soft_wrap=True)), parser.prog)

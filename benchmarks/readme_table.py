@@ -1,0 +1,135 @@
+"""Writes the README's table of speeds from the results files, between its two comments.
+
+    python -m benchmarks.readme_table [--results benchmarks/results/cpu_2_cores] [--check]
+
+--check writes nothing and exits with status 1 if the README is not up to date.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.comparison import OURS
+from benchmarks.floors import Floor, floor_milliseconds
+from benchmarks.options import add_results, make_parser, run
+from benchmarks.results import Entry, read_results
+from benchmarks.tables import extremes, title_of
+from cdnv2_jax.errors import UserError
+
+SCRIPT = "readme_table"
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- speeds: python -m benchmarks.readme_table -->", "<!-- end of speeds -->"
+WORKS = {"inference": "{model} {form}", "training": "{model} training step, {form}"}
+"""Results file → what its entries are called."""
+
+
+class OutOfDate(Exception):
+    """The README does not say what the results files do."""
+
+
+def section(results: Path) -> str:
+    """What stands between the comments: the machine, and one table of all works."""
+    records = {work: read_results(results / f"{work}.json") for work in WORKS}
+    rows = [
+        (WORKS[work].format(**entry), entry, record["rates"])
+        for work, record in records.items()
+        for entry in record["entries"]
+    ]
+    others = _in_order([name for _, entry, _ in rows for name in entry["ratios"]])
+    header = ["work", "batch", *map(title_of, [OURS, *others]), "fastest other ÷ ours (lowest to highest)", "floor"]
+    lines = [header, ["---"] * len(header)]
+    lines += [[name, *_cells(entry, others, rates)] for name, entry, rates in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_machines(list(records.values()))}\n\n{table}"
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Each name once, in the order of first appearance."""
+    return list(dict.fromkeys(names))
+
+
+def _cells(entry: Entry, others: list[str], rates: dict[str, float]) -> list[str]:
+    medians = {name: spread["median"] for name, spread in entry["milliseconds"].items()}
+    floor = floor_milliseconds(Floor(entry["multiply_adds"], entry["floor_bytes"]), rates)
+    return [
+        str(entry["batch"]),
+        *(figure(medians[name]) if name in medians else "" for name in [OURS, *others]),
+        _beside_fastest(entry),
+        figure(max(floor)),
+    ]
+
+
+def _beside_fastest(entry: Entry) -> str:
+    """ "1.10 (0.92 to 2.01)", of whoever else has the lowest median."""
+    theirs = {name: entry["milliseconds"][name]["median"] for name in entry["ratios"] if name != "ours_masked"}
+    if not theirs:
+        return ""
+    ratio = entry["ratios"][min(theirs, key=lambda name: theirs[name])]
+    return f"{ratio['median']:.2f} ({extremes(ratio)})"
+
+
+def figure(milliseconds: float) -> str:
+    """Two or more digits that mean something: "0.4", "9.6", "27", "3312"."""
+    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
+
+
+def _machines(records: list[dict[str, Any]]) -> str:
+    """Where, with what and when: one line, or one each where the works differ."""
+    return "\n".join(_in_order([_machine(record["machine"]) for record in records]))
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    names = {"jax": "JAX", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+    found = {names[key]: version for key, version in machine["versions"].items() if key in names and version}
+    versions = [f"{name} {version.partition('+')[0]}" for name, version in found.items()]
+    where = f"{machine['cores']} cores of an {machine['processor']}"
+    return f"Milliseconds on {where} (float32, {', '.join(versions)}, {machine['date']}):"
+
+
+def updated(readme: str, section: str) -> str:
+    """The README's text with that section; UserError when its comments are not there."""
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise UserError(f"the README lacks the comments {START!r} and {END!r}, between which the table goes")
+    return f"{before}{START}\n{section}\n{END}{after}"
+
+
+def readme_table(options: argparse.Namespace, console: Console) -> None:
+    """Writes or checks."""
+    text = options.readme.read_text(encoding="utf-8")
+    new = updated(text, section(options.results))
+    if options.check:
+        if new != text:
+            raise OutOfDate
+        return
+    options.readme.write_text(new, encoding="utf-8")
+    console.print(f"written to {options.readme}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = make_parser(SCRIPT, __doc__)
+    add_results(parser)
+    parser.add_argument("--readme", type=existing_file, default=README, metavar="FILE", help="(default: the project's)")
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date, by the exit status")
+    try:
+        return run(parser, readme_table, arguments)
+    except OutOfDate:
+        print(f"README.md is not up to date: {parser.prog}", file=sys.stderr)
+        return 1
+
+
+def existing_file(text: str) -> Path:
+    """A path for argparse, of a file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Each benchmark's command, on a tiny model: it measures, prints and writes; mistakes are one line and status 2."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import accelerator, compile_time, inference, lowerings, sweep, training
+from benchmarks.machine import machine_kind
+
+Main = Callable[[Sequence[str] | None], int]
+SCRIPTS: dict[str, Main] = {
+    "inference": inference.main,
+    "training": training.main,
+    "sweep": sweep.main,
+    "compile_time": compile_time.main,
+    "lowerings": lowerings.main,
+    "accelerator": accelerator.main,
+}
+
+
+def written(directory: Path, script: str) -> dict[str, Any]:
+    return json.loads((directory / machine_kind() / f"{script}.json").read_text())
+
+
+def test_inference(tiny: str, quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--models", tiny, "--batches", "1", "2", "--peers", "torch", "onnx_folded"]
+    assert inference.main([*flags, *quick]) == 0
+    record = written(tmp_path, "inference")
+    assert {"machine", "rates", "entries"} < set(record)
+    whose = {(e["form"], e["batch"]): set(e["ratios"]) for e in record["entries"]}
+    condensed, masked = {"ours_masked", "torch", "onnx_folded"}, {"torch"}
+    assert whose == {
+        ("condensed", 1): condensed,
+        ("condensed", 2): condensed,
+        ("masked", 1): masked,
+        ("masked", 2): masked,
+    }
+    assert not any(e["refused"] for e in record["entries"])
+    assert "ONNX Runtime, index folded" in capsys.readouterr().out
+
+
+def test_training(tiny: str, quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["--work", f"{tiny}:4", "--pruned", "no", "--peers", "torch", *quick]) == 0
+    (entry,) = written(tmp_path, "training")["entries"]
+    assert entry["form"] == "nothing pruned"
+    assert set(entry["ratios"]) == {"torch"}
+    assert not entry["refused"]
+    assert f"{tiny} nothing pruned" in capsys.readouterr().out
+
+
+def test_sweep(tiny: str, quick: list[str], tmp_path: Path) -> None:
+    flags = ["--model", tiny, "--batches", "1", "--sizes", "24", "32", "--size-batch", "2", "--peers", "torch"]
+    assert sweep.main([*flags, *quick]) == 0
+    points = [(e["over"], e["batch"], e["image_size"]) for e in written(tmp_path, "sweep")["entries"]]
+    assert points == [("batch", 1, 32), ("image_size", 2, 24), ("image_size", 2, 32)]
+
+
+MISTAKES: dict[str, tuple[str, list[str], str]] = {
+    "unknown model": ("inference", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown peer": ("inference", ["--peers", "torhc"], "torhc"),
+    "unknown form": ("inference", ["--forms", "dense"], "dense"),
+    "no batch": ("inference", ["--batches", "0"], "'0' is not a whole number"),
+    "unknown model to train": ("training", ["--work", "cdnv2_aa:4"], "did you mean 'cdnv2_a'"),
+    "work without a batch": ("training", ["--work", "cdnv2_a"], "cdnv2_a:16"),
+    "unknown trainer": ("training", ["--peers", "onnx"], "onnx"),
+    "unknown model to sweep": ("sweep", ["--model", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "images too small": ("sweep", ["--sizes", "8"], "--sizes: a 8×8 image is too small"),
+    "unknown model to compile": ("compile_time", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown model's shapes": ("lowerings", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown model on a GPU": ("accelerator", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown side": ("accelerator", ["--sides", "onnx"], "onnx"),
+    "unknown flag": ("sweep", ["--batch", "3"], "--batch"),
+}
+
+
+@pytest.mark.parametrize(("script", "flags", "mention"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(
+    script: str, flags: list[str], mention: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_refused(script, [*flags, "--output", str(tmp_path)], mention, capsys)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_output_that_cannot_be(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Known before anything is measured."""
+    (tmp_path / "file").touch()
+    check_refused(script, ["--output", str(tmp_path / "file")], "cannot be written", capsys)
+
+
+def check_refused(script: str, flags: list[str], mention: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = SCRIPTS[script](flags)
+    except SystemExit as exit:
+        status = exit.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert mention in printed.err
+    assert printed.err.startswith(f"python -m benchmarks.{script}: ")
