@@ -8,6 +8,8 @@ weight decay on matrices): torch and torch_channels_last, eager, and torch_compi
 inductor. A peer whose first three losses differ from ours is refused. The network is masked; before the first pruning,
 and after the last (which changes values only).
 
+As in `main.py train`, the process keeps memory that it frees, which is to everybody's advantage.
+
 All are timed in turn in one process, A B C A B C …; ratio: the median of the peer's time over ours, round by round,
 with lowest and highest. Floors: `benchmarks/floors.py`. Times depend on the machine and what else it does; quote
 ratios. torch.compile takes minutes for every network.
@@ -34,6 +36,7 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import create_model
+from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.training.config import OptimizerConfig
@@ -124,6 +127,7 @@ def training(options: argparse.Namespace, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
+    keep_freed_memory()
     parser = make_parser(SCRIPT, __doc__)
     work = [("cdnv2_a", 16), ("cdnv2_cifar_110", 64)]
     parser.add_argument("--work", nargs="+", type=parse_work, default=work, metavar="NAME:BATCH", help="what to train")
