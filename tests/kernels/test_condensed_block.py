@@ -94,14 +94,16 @@ def test_the_same_bits_again_and_again() -> None:
 
 CODE = """
 import numpy as np
-from tests.kernels.networks import condensed_network, random_images, run
-model = condensed_network()
-logits = [run(model, random_images(batch, 26, 21), condensed_block="kernel") for batch in (1, 2, 5)]
-np.save({file!r}, np.concatenate(logits))
+from tests.kernels.networks import condensed_network, random_images, run_with
+maps = []
+for batch in (1, 2, 5):
+    images = random_images(batch, 26, 21)
+    maps += run_with(condensed_network(), lambda model, images: list(model.block_outputs(images)), images)
+np.save({file!r}, np.concatenate([np.ravel(m) for m in maps]))
 """
 
 
-def logits_of_a_process(file: Path, **environment: str) -> np.ndarray:
+def maps_of_a_process(file: Path, **environment: str) -> np.ndarray:
     code = CODE.format(file=str(file))
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, check=True)
     return np.load(file)
@@ -111,6 +113,6 @@ def logits_of_a_process(file: Path, **environment: str) -> np.ndarray:
 @pytest.mark.slow
 def test_the_same_bits_on_any_number_of_threads(tmp_path: Path) -> None:
     """More threads than cores among them: most helpers come when there is nothing left to do."""
-    one, *others = (logits_of_a_process(tmp_path / "logits.npy", NPROC=str(threads)) for threads in (1, 2, 5))
+    one, *others = (maps_of_a_process(tmp_path / "maps.npy", NPROC=str(threads)) for threads in (1, 2, 5))
     for other in others:
         np.testing.assert_array_equal(other, one)

@@ -100,7 +100,11 @@ def test_an_override_is_seen_by_functions_that_were_traced_before() -> None:
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
         jaxpr = jax.make_jaxpr(lambda x, kernel: grouped_conv(x, kernel, 2))(x, kernel)
-        groups.extend(line.params.get("feature_group_count") for line in jaxpr.eqns if "conv" in line.primitive.name)
+        groups.extend(
+            line.params.get("feature_group_count")
+            for line in jaxpr.eqns
+            if line.primitive.name == "conv_general_dilated"
+        )
         return grouped_conv(x, kernel, 2)
 
     x, kernel = jnp.ones((1, 3, 3, 4)), jnp.ones((3, 3, 2, 4))

@@ -34,11 +34,15 @@ CDNV2_INLINE void tile(int64_t p, Weights weights, const Walk& walk, const Put& 
   walk(p, [&](const float* from) __attribute__((always_inline)) {
     Vector x[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) hold(x[v] = load<Vector>(from + v * lanes));
+    for (int v = 0; v < V; ++v) {
+      x[v] = load<Vector>(from + v * lanes);
+      if constexpr (O < kRows) hold(x[v]);  // a full tile has so many uses for x that the compiler does by itself
+    }
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o)
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sums[o][v] += weights.first[o * weights.output] * x[v];
+      for (int v = 0; v < V; ++v)
+        sums[o][v] = multiply_add(weights.first[o * weights.output], x[v], sums[o][v]);
     weights.first += weights.term;
   });
 #pragma GCC unroll 8

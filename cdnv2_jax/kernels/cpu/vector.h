@@ -3,6 +3,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 #define CDNV2_INLINE inline __attribute__((always_inline))
 #define CDNV2_LAMBDA __attribute__((always_inline))
@@ -59,6 +62,19 @@ CDNV2_INLINE void hold(Vector& v) {
 #else
   (void)v;
 #endif
+}
+
+// a · x + sum in one rounding wherever the processor can. Left to themselves, compilers do so for some widths of
+// vectors and not for others, and results would depend on how a map is cut up.
+template <typename Vector>
+CDNV2_INLINE Vector multiply_add(float a, Vector x, Vector sum) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof x == 64) return _mm512_fmadd_ps(_mm512_set1_ps(a), x, sum);
+#endif
+#if defined(__FMA__)
+  if constexpr (sizeof x == 32) return _mm256_fmadd_ps(_mm256_set1_ps(a), x, sum);
+#endif
+  return a * x + sum;
 }
 
 // v where the mask is −1, +0 where it is 0, whatever v is (NaN too).
