@@ -10,6 +10,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ import jaxlib.version
 
 SOURCES = Path(__file__).parent / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-fPIC")
 # What -ffast-math has that is of use. The rest of it would change how the whole process treats denormals and NaN, or,
 # with -fno-signed-zeros, let 0 + a · b + c · d begin with either product: differently for wide and for narrow vectors.
 FLOATING_POINT = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -109,14 +110,22 @@ def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence
         # In a directory of its own, and moved when it is done: several processes may be building at once.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix=".building-")))
         built = scratch / "library.so"
-        sources = sorted(map(str, SOURCES.glob("*.cc")))
-        command = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), *sources, "-o", str(built)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise CannotBuild(f"{compiler[0]} did not finish within {PATIENCE} s") from None
-        if done.returncode or not built.exists():
-            said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
-            raise CannotBuild(f"{compiler[0]} failed: {said[0].strip()}")
+        compile_one = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), "-c"]
+        objects = {source: scratch / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.cc"))}
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            commands = [[*compile_one, str(source), "-o", str(target)] for source, target in objects.items()]
+            list(pool.map(_run, commands))
+        _run([*compiler, *flags, "-shared", *map(str, objects.values()), "-o", str(built)])
         built.chmod(0o700)
         return built.replace(directory / _name(key, built))
+
+
+def _run(command: Sequence[str]) -> None:
+    """Raises CannotBuild, with what the compiler said first, unless the command succeeds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise CannotBuild(f"{command[0]} did not finish within {PATIENCE} s") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["?"]
+        raise CannotBuild(f"{command[0]} failed: {said[0].strip()}")

@@ -28,7 +28,7 @@ _lock = threading.Lock()
 
 
 def available() -> bool:
-    """Whether there are kernels. The first call compiles them if need be, which takes some ten seconds.
+    """Whether there are kernels. The first call compiles them if need be, which takes some twenty seconds.
 
     Where they cannot be had, one warning is logged; the layers then do without.
     """
