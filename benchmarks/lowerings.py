@@ -3,8 +3,9 @@
     python -m benchmarks.lowerings                       # prints what it measures
     python -m benchmarks.lowerings --write               # and puts it into cdnv2_jax/layers/lowerings.json
 
-Peers: the lowerings of one operation (`cdnv2_jax.layers.lowering.KINDS`), timed in turn in one process, at the shapes of
-the last dense layer of every block; whole condensed networks by kernel and by layers. Rows of the other back ends stay.
+Peers: the lowerings of one operation (`cdnv2_jax.layers.lowering.KINDS`), timed in turn in one process, at the shapes
+of the last dense layer of every block; whole condensed networks by kernel and by layers. Rows of the other back ends
+stay.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,7 +59,7 @@ def operation_rows(kind: str, side: int, inputs: int, outputs: int, groups: int)
 
     def row(direction: str, batch: int, functions: dict[str, Callable[..., Any]]) -> Row:
         x = jnp.ones((batch, side, side, inputs))
-        calls = {name: lambda function=jax.jit(function): function(x, kernel) for name, function in functions.items()}
+        calls = {name: partial(jax.jit(function), x, kernel) for name, function in functions.items()}
         shape = {"batch": batch, "side": side, "inputs": inputs, "outputs": outputs, "groups": groups}
         return {"kind": kind, "shape": shape, direction: median_times(calls)}
 
@@ -94,7 +96,7 @@ def network_rows(name: str) -> Iterator[Row]:
                 return forward(images)
 
         names = KINDS["condensed_block"] if jax.default_backend() == "cpu" else ("layers",)
-        times = median_times({lowering: lambda lowering=lowering: call(lowering) for lowering in names})
+        times = median_times({lowering: partial(call, lowering) for lowering in names})
         side = a.map_side(0, entry.image_size)
         shape = {"batch": batch, "side": side, "inputs": a.stem_channels, "outputs": a.out_channels}
         yield {"kind": "condensed_block", "shape": {**shape, "groups": a.lgc_groups}, "forward": times}

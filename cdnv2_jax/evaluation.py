@@ -1,8 +1,9 @@
 """Exact evaluation: every sample once, whatever the batch size."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +56,10 @@ def compiled_forward(model: CondenseNet) -> Forward:
 
 
 @lru_cache(maxsize=16)
-def _forward(graph: nnx.GraphDef, structure: jax.tree_util.PyTreeDef) -> Callable[..., jax.Array]:
+def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
     """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
     flattening a network at every call would take as long as computing it."""
-    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(structure, arrays))(images))
+    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
 
 
 def evaluate(

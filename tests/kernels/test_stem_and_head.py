@@ -42,9 +42,10 @@ def test_stem_keeps_what_is_not_a_number_to_its_neighbourhood() -> None:
 @pytest.mark.parametrize("shape", [(1, 5, 1, 1), (2, 600, 7, 7), (3, 4, 2, 9), (0, 3, 2, 2)])
 def test_head(shape: tuple[int, ...]) -> None:
     x = normal(*shape)
-    norm = Norm(*(normal(shape[1]) for _ in range(3)), jnp.abs(normal(shape[1])) + 0.1)
-    scale = norm.scale / jnp.sqrt(norm.var + 1e-5)
-    activated = jax.nn.relu((x - norm.mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None])
+    scale, bias, mean, noise = (normal(shape[1]) for _ in range(4))
+    norm = Norm(scale, bias, mean, jnp.abs(noise) + 0.1)
+    factor = norm.scale / jnp.sqrt(norm.var + 1e-5)
+    activated = jax.nn.relu((x - norm.mean[:, None, None]) * factor[:, None, None] + norm.bias[:, None, None])
     assert_near(head(x, norm), activated.mean((2, 3)), 1e-5)
 
 
