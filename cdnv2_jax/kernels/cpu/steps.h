@@ -32,12 +32,13 @@ void learned_group_conv(const FlatMap& map, const GroupConv& lgc, const Affine& 
       for (int64_t j = 0, c = g * lgc.kept; j < lgc.kept; ++j, ++c)
         normalise<kind>(x + lgc.index[c] * map.stride + p0, lgc.norm.scale[c], lgc.norm.shift[c],
                         panel + j * kTileWidth, width);
+      const auto put = [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
+        const int64_t c = o * lgc.groups + g;
+        sums = activate<kind>(sums * next_norm.scale[c] + next_norm.shift[c]);
+        store(hidden + c * map.padded_stride + map.lead + p0 + p, masked(sums, inside + p));
+      };
       product(lgc.outputs, 0, width, lgc.kernel + g * lgc.kept * lgc.outputs, lgc.outputs,
-              Rows{panel, kTileWidth, lgc.kept}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
-                const int64_t c = o * lgc.groups + g;
-                sums = activate<kind>(sums * next_norm.scale[c] + next_norm.shift[c]);
-                store(hidden + c * map.padded_stride + map.lead + p0 + p, masked(sums, inside + p));
-              });
+              Rows{panel, kTileWidth, lgc.kept}, put);
     }
   }
 }
@@ -116,11 +117,12 @@ void reactivate(const FlatMap& map, const Reactivation& sfr, const float* featur
         normalise<kind>(features + c * map.stride + p0, sfr.norm.scale[c], sfr.norm.shift[c],
                         panel + m * kTileWidth, width);
       const int32_t* updated = sfr.index + g * sfr.kept;
+      const auto add = [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
+        float* row = x + updated[o] * map.stride + p0 + p;
+        store(row, load<decltype(sums)>(row) + sums);
+      };
       product(sfr.kept, 0, width, sfr.kernel + g * sfr.members * sfr.kept, sfr.kept,
-              Rows{panel, kTileWidth, sfr.members}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
-                float* row = x + updated[o] * map.stride + p0 + p;
-                store(row, load<decltype(sums)>(row) + sums);
-              });
+              Rows{panel, kTileWidth, sfr.members}, add);
     }
   }
 }
