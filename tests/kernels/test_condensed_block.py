@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cdnv2_jax.evaluation import compiled_forward
 from cdnv2_jax.kernels.condensed_block import Layer, condensed_block
 from cdnv2_jax.models.dense_layer import DenseLayer
 from cdnv2_jax.models.kernel_path import _arrays
@@ -90,6 +92,15 @@ def test_the_same_bits_again_and_again() -> None:
     first = run(model, images, condensed_block="kernel")
     for _ in range(5):
         np.testing.assert_array_equal(run(model, images, condensed_block="kernel"), first)
+
+
+def test_calls_from_several_threads_at_once() -> None:
+    """They share XLA's threads, and more helpers are asked for than there are."""
+    forward, images = compiled_forward(condensed_network()), random_images(1, 26, 21)
+    expected = np.asarray(forward(images))
+    with ThreadPoolExecutor(6) as pool:
+        for logits in pool.map(lambda _: np.asarray(forward(images)), range(60)):
+            np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 CODE = """

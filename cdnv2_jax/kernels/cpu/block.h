@@ -32,8 +32,8 @@ class Block {
   // Floats of working memory that one image takes beside its features, done by so many threads.
   int64_t work(int64_t threads) const {
     int64_t panels = chunks(threads);
-    if (!wide(threads))
-      for (const DenseLayer& layer : layers_) panels = std::max(panels, layer.lgc.groups * parts(threads, layer.lgc.groups));
+    for (const DenseLayer& layer : layers_)
+      if (!wide(threads)) panels = std::max(panels, layer.lgc.groups * parts(threads, layer.lgc.groups));
     return hidden_ * map_.padded_stride + gates_ + panels * panel_;
   }
 

@@ -59,11 +59,11 @@ struct Stem {
         }
     };
     const int64_t end = plane() - kGrain;
-    product(outputs, 0, end, Weights{kernel, outputs}, taps, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
-      float* to = features + (o * out_height + y) * out_width + p;
-      const int64_t left = out_width - p;
-      std::memcpy(to, &sums, left >= int64_t{sizeof sums / sizeof(float)} ? sizeof sums : left * sizeof(float));
-    });
+    const auto put = [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
+      const int64_t left = (out_width - p) * static_cast<int64_t>(sizeof(float));
+      std::memcpy(features + (o * out_height + y) * out_width + p, &sums, std::min<int64_t>(sizeof sums, left));
+    };
+    product(outputs, 0, end, Weights{kernel, outputs}, taps, put);
   }
 };
 

@@ -28,15 +28,17 @@ void learned_group_conv(const FlatMap& map, const GroupConv& lgc, const Affine& 
     const int64_t width = std::min<int64_t>(kTileWidth, end - p0);
     const int32_t* inside = map.inside() + p0;
     for (int64_t g = first; g < last; ++g) {
+      if (p0 == begin) prefetch(lgc.kernel + g * lgc.kept * lgc.outputs, lgc.kept * lgc.outputs);
       for (int64_t j = 0, c = g * lgc.kept; j < lgc.kept; ++j, ++c)
         normalise<kind>(x + lgc.index[c] * map.stride + p0, lgc.norm.scale[c], lgc.norm.shift[c],
                         panel + j * kTileWidth, width);
+      const auto put = [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
+        const int64_t c = o * lgc.groups + g;
+        sums = activate<kind>(sums * next_norm.scale[c] + next_norm.shift[c]);
+        store(hidden + c * map.padded_stride + map.lead + p0 + p, masked(sums, inside + p));
+      };
       product(lgc.outputs, 0, width, Weights{lgc.kernel + g * lgc.kept * lgc.outputs, lgc.outputs},
-              Rows{panel, kTileWidth, lgc.kept}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
-                const int64_t c = o * lgc.groups + g;
-                sums = activate<kind>(sums * next_norm.scale[c] + next_norm.shift[c]);
-                store(hidden + c * map.padded_stride + map.lead + p0 + p, masked(sums, inside + p));
-              });
+              Rows{panel, kTileWidth, lgc.kept}, put);
     }
   }
 }
@@ -61,6 +63,8 @@ inline void conv3x3(const FlatMap& map, const Conv3x3& conv, const float* hidden
                     int64_t begin, int64_t end) {
   const float* first = hidden + g * conv.inputs * map.padded_stride + map.lead;
   float* to = features + g * conv.outputs * map.stride;
+  for (int64_t row = 0; row < 9 * conv.inputs; ++row)
+    prefetch(conv.kernel + row * conv.channels() + g * conv.outputs, conv.outputs);
   product(conv.outputs, begin, end, Weights{conv.kernel + g * conv.outputs, conv.channels()},
           Taps{first, map.pitch, map.padded_stride, conv.inputs},
           [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
@@ -108,15 +112,17 @@ void reactivate(const FlatMap& map, const Reactivation& sfr, const float* featur
   for (int64_t p0 = begin; p0 < end; p0 += kTileWidth) {
     const int64_t width = std::min<int64_t>(kTileWidth, end - p0);
     for (int64_t g = 0; g < sfr.groups; ++g) {
+      if (p0 == begin) prefetch(sfr.kernel + g * sfr.members * sfr.kept, sfr.members * sfr.kept);
       for (int64_t m = 0, c = g; m < sfr.members; ++m, c += sfr.groups)
         normalise<kind>(features + c * map.stride + p0, sfr.norm.scale[c], sfr.norm.shift[c],
                         panel + m * kTileWidth, width);
       const int32_t* updated = sfr.index + g * sfr.kept;
+      const auto add = [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
+        float* row = x + updated[o] * map.stride + p0 + p;
+        store(row, load<decltype(sums)>(row) + sums);
+      };
       product(sfr.kept, 0, width, Weights{sfr.kernel + g * sfr.members * sfr.kept, sfr.kept},
-              Rows{panel, kTileWidth, sfr.members}, [&](int64_t o, int64_t p, auto sums) __attribute__((always_inline)) {
-                float* row = x + updated[o] * map.stride + p0 + p;
-                store(row, load<decltype(sums)>(row) + sums);
-              });
+              Rows{panel, kTileWidth, sfr.members}, add);
     }
   }
 }

@@ -42,7 +42,11 @@ class Team {
  public:
   Team() : threads_(1) {}  // the caller alone
   Team(xla::ffi::ThreadPool& pool, int64_t threads) : threads_(threads) {
-    for (int64_t i = 1; i < threads; ++i) pool.Schedule([shared = shared_] { help(*shared); });
+    for (int64_t i = 1; i < threads; ++i)
+      pool.Schedule([shared = shared_, caller = std::this_thread::get_id()] {
+        // A pool whose queue is full runs what it is given at once, in the caller, who would wait for itself.
+        if (std::this_thread::get_id() != caller) help(*shared);
+      });
   }
   ~Team() { shared_->number.store(kOver); }
   Team(const Team&) = delete;

@@ -52,6 +52,12 @@ CDNV2_INLINE void store(float* to, Vector v) {
   std::memcpy(to, &v, sizeof v);
 }
 
+// Asks for memory that will be read soon, all at once: weights are used once per image, and one miss after another
+// would take longer than the multiplications.
+CDNV2_INLINE void prefetch(const float* from, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Holds v in a register. Compilers believe that reading memory anew at every use is free; unaligned, it is not.
 template <typename Vector>
 CDNV2_INLINE void hold(Vector& v) {
