@@ -72,7 +72,9 @@ def test_features() -> None:
 
 # Compiling the layers takes ten to forty seconds each.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_50"])
+@pytest.mark.parametrize(
+    "name", ["cdnv2_a", pytest.param("cdnv2_b", marks=pytest.mark.soak), "cdnv2_c", "condensenet_50"]
+)
 def test_networks_of_the_registry(name: str) -> None:
     model = create_model(name, rngs=nnx.Rngs(0))
     model.eval()
