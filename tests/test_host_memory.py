@@ -32,13 +32,18 @@ def test_a_block_that_was_freed_is_not_fetched_again() -> None:
     assert (int(faults) < 100) == (kept == "True"), done.stdout
 
 
+def jax_with(platforms: str | None) -> SimpleNamespace:
+    """JAX as one that was told to use these platforms."""
+    return SimpleNamespace(config=SimpleNamespace(read={"jax_platforms": platforms}.__getitem__))
+
+
 @pytest.mark.parametrize(("platforms", "expected"), [("cpu", True), ("cuda,cpu", False), ("tpu", False)])
 def test_only_where_the_cpu_computes(monkeypatch: pytest.MonkeyPatch, platforms: str, expected: bool) -> None:
-    monkeypatch.setattr(host_memory, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=platforms)))
+    monkeypatch.setattr(host_memory, "jax", jax_with(platforms))
     assert host_memory._only_the_cpu() is expected
 
 
 def test_plugins_may_bring_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_memory, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=None)))
+    monkeypatch.setattr(host_memory, "jax", jax_with(None))
     monkeypatch.setattr(host_memory, "entry_points", lambda group: ["cuda"])
     assert not host_memory._only_the_cpu()
