@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
 
 def _only_the_cpu() -> bool:
     """Whether JAX will compute on the CPU, without starting it to find out."""
-    platforms: str | None = jax.config.read("jax_platforms")
+    platforms: str | None = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if platforms:
         return platforms == "cpu"
     return not entry_points(group="jax_plugins") and not find_spec("jax_plugins") and not find_spec("libtpu")

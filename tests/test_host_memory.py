@@ -34,7 +34,7 @@ def test_a_block_that_was_freed_is_not_fetched_again() -> None:
 
 def jax_with(platforms: str | None) -> SimpleNamespace:
     """JAX as one that was told to use these platforms."""
-    return SimpleNamespace(config=SimpleNamespace(read={"jax_platforms": platforms}.__getitem__))
+    return SimpleNamespace(config=SimpleNamespace(jax_platforms=platforms))
 
 
 @pytest.mark.parametrize(("platforms", "expected"), [("cpu", True), ("cuda,cpu", False), ("tpu", False)])
