@@ -29,7 +29,7 @@ LABELS = example_labels(3, 7)
 
 COMPILER = shutil.which("g++") and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 COMPILED = [
-    pytest.mark.slow,  # inductor's first compilation in a process takes most of a minute, whatever the network
+    pytest.mark.soak,  # inductor's first compilation in a process takes most of a minute, whatever the network
     pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler and Python's headers"),
 ]
 

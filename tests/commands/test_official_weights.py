@@ -19,9 +19,10 @@ from tests.twin_models import assert_near
 PUBLISHED = {"cdnv2_a": "64.40%", "cdnv2_b": "71.90%", "cdnv2_c": "75.90%"}
 
 # B and C: some 20 and 40 s of compiling and of building the twins; A goes through the same code.
-SLOW = {"cdnv2_b", "cdnv2_c"}
 MODELS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ("cdnv2_a", "cdnv2_b", "cdnv2_c")
+    "cdnv2_a",
+    pytest.param("cdnv2_b", marks=pytest.mark.soak),
+    pytest.param("cdnv2_c", marks=pytest.mark.slow),
 ]
 
 
