@@ -22,7 +22,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC")
 # What -ffast-math has that is of use. The rest of it would change how the whole process treats denormals and NaN, or,
 # with -fno-signed-zeros, let 0 + a · b + c · d begin with either product: differently for wide and for narrow vectors.
 FLOATING_POINT = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-PATIENCE = 300  # seconds; compiling takes some ten
+PATIENCE = 300  # seconds; compiling takes some twenty
 
 
 class CannotBuild(Exception):

@@ -76,9 +76,7 @@ struct BatchNorm {
 
   template <Activation kind>
   CDNV2_INLINE void forward(int64_t c, const float* x, float* to, int64_t width) const {
-    for_vectors(width, [&](int64_t p, auto v) CDNV2_LAMBDA {
-      store(to + p, activate<kind>(load<decltype(v)>(x + p) * factor[c] + shift[c]));
-    });
+    normalise<kind>(x, factor[c], shift[c], to, width);
   }
 };
 

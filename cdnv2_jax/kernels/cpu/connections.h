@@ -21,13 +21,13 @@ constexpr double kDense = 0.5;
 
 // The blocks of a [inputs, outputs] kernel. mask [groups, n] says which channels each group has kept: of the inputs,
 // if the outputs are what is divided into groups (LGC), or the other way round (SFR); channel c is in group
-// c mod groups. A kernel with few zeros, or without a mask, is one block.
+// c mod groups. A kernel with few zeros is one block.
 inline std::vector<ConnectionBlock> connection_blocks(const bool* mask, int64_t groups, bool outputs_grouped,
                                                       int64_t inputs, int64_t outputs) {
   const int64_t choices = outputs_grouped ? inputs : outputs, members = outputs_grouped ? outputs : inputs;
-  const int64_t connected = mask ? std::count(mask, mask + groups * choices, true) : 0;
+  const int64_t connected = std::count(mask, mask + groups * choices, true);
   std::vector<ConnectionBlock> blocks;
-  if (!mask || connected > kDense * static_cast<double>(groups * choices)) {
+  if (connected > kDense * static_cast<double>(groups * choices)) {
     blocks.emplace_back();
     for (int64_t i = 0; i < inputs; ++i) blocks[0].inputs.push_back(i);
     for (int64_t o = 0; o < outputs; ++o) blocks[0].outputs.push_back(o);

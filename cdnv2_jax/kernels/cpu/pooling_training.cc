@@ -14,18 +14,6 @@ namespace {
 
 using Maps = ffi::BufferR3<ffi::F32>;
 
-// The map after the pool, the pool's inputs' rows at their own pitch.
-void pool(const FlatMap& large, const FlatMap& small, const float* from, float* to) {
-  for (int64_t y = 0; y < small.height; ++y) {
-    const float *above = from + 2 * y * large.pitch, *below = above + large.pitch;
-    float* row = to + y * small.pitch;
-    for (int64_t x = 0; x < small.width; ++x)
-      row[x] = 0.25f * (above[2 * x] + above[2 * x + 1] + below[2 * x] + below[2 * x + 1]);
-    row[small.width] = 0;
-  }
-  std::fill(to + small.height * small.pitch, to + small.positions, 0.0f);
-}
-
 void unpool(const FlatMap& large, const FlatMap& small, const float* from, float* to) {
   std::fill_n(to, large.positions, 0.0f);
   for (int64_t y = 0; y < small.height; ++y) {
@@ -52,7 +40,7 @@ ffi::Error for_maps(ffi::ThreadPool& pool, Maps& from, ffi::Result<Maps>& to, in
 ffi::Error pool_forward(ffi::ThreadPool threads, Maps x, ffi::Result<Maps> out, int64_t height, int64_t width) {
   const FlatMap large(height, width), small(height / 2, width / 2);
   return for_maps(threads, x, out, large.positions, small.positions,
-                  [&](const float* from, float* to) { pool(large, small, from, to); });
+                  [&](const float* from, float* to) { small.read_pooled(from, large.pitch, to); });
 }
 
 ffi::Error pool_backward(ffi::ThreadPool threads, Maps dy, ffi::Result<Maps> dx, int64_t height, int64_t width) {

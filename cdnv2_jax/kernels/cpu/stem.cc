@@ -78,7 +78,7 @@ ffi::Error stem(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> images, ffi::Buffe
   const float* from = images.typed_data();
   float* to = out->typed_data();
   std::atomic<bool> enough_memory{true};
-  Team team(pool, std::max<int64_t>(1, pool.num_threads()));
+  Team team(pool, threads_of(pool));
   team.parallel(in[0] * s.bands(), [&](int64_t i) {
     const int64_t image = i / s.bands();
     const Scratch planes(s.work());

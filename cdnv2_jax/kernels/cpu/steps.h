@@ -11,14 +11,6 @@
 
 namespace cdnv2 {
 
-// activation(scale · x + shift) of `width` positions; width is a multiple of kGrain.
-template <Activation kind>
-CDNV2_INLINE void normalise(const float* x, float scale, float shift, float* to, int64_t width) {
-  for_vectors(width, [&](int64_t p, auto v) __attribute__((always_inline)) {
-    store(to + p, activate<kind>(load<decltype(v)>(x + p) * scale + shift));
-  });
-}
-
 // Features x (flat) → hidden (padded), normalised and activated for the 3×3 convolution; padding becomes zero.
 // `panel` has room for kept · kTileWidth floats. Groups [first, last) only.
 template <Activation kind>

@@ -118,4 +118,12 @@ CDNV2_INLINE void for_vectors(int64_t width, F&& f) {
   }
 }
 
+// activation(scale · x + shift) of `width` positions; width is a multiple of kGrain.
+template <Activation kind>
+CDNV2_INLINE void normalise(const float* x, float scale, float shift, float* to, int64_t width) {
+  for_vectors(width, [&](int64_t p, auto v) __attribute__((always_inline)) {
+    store(to + p, activate<kind>(load<decltype(v)>(x + p) * scale + shift));
+  });
+}
+
 }  // namespace cdnv2
