@@ -1,0 +1,1 @@
+"""Detection's pure functions: usable without any of the models."""

@@ -1,0 +1,37 @@
+"""The part of a canvas that an image covers, so that what pads it changes nothing."""
+
+import jax
+import jax.numpy as jnp
+
+MULTIPLE = 32
+"""Images count as padded to a multiple of this many pixels, the largest stride of a backbone."""
+
+
+def valid_mask(sizes: jax.Array, height: int, width: int) -> jax.Array:
+    """bool [b, height, width, 1]: where each image of a batch is, padded to a multiple of 32.
+
+    Args:
+      sizes: int [b, 2], height and width of each image, which lies at the top left of a canvas.
+      height, width: of the canvas, pixels.
+    """
+    padded = -(-sizes // MULTIPLE) * MULTIPLE
+    rows = jnp.arange(height)[None, :, None, None] < padded[:, 0, None, None, None]
+    columns = jnp.arange(width)[None, None, :, None] < padded[:, 1, None, None, None]
+    return rows & columns
+
+
+def halved(mask: jax.Array) -> jax.Array:
+    """The mask of the map that a stride of 2 gives: of n valid rows, ⌈n / 2⌉."""
+    return mask[:, ::2, ::2]
+
+
+def inside(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """x [b, h, w, c] with zeros where `mask` [b, h, w, 1] is False, as a convolution pads; None: x as it is."""
+    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def mean_inside(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """[b, 1, 1, c]: the mean of x [b, h, w, c] over its map, or over where `mask` [b, h, w, 1] is True."""
+    if mask is None:
+        return x.mean((1, 2), keepdims=True)
+    return inside(x, mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True).astype(x.dtype)
