@@ -27,15 +27,17 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 
 def plan(spec: str, overrides: list[str], *, compile_too: bool) -> dict[str, Any]:
     """The figures of a config's train step on all devices that this process has; see the module's docstring."""
+    from cdnv2_jax.classification.config import ClassificationConfig
+    from cdnv2_jax.classification.experiment import Experiment
     from cdnv2_jax.commands.config_flag import read_config
     from cdnv2_jax.devices import Devices
     from cdnv2_jax.layers.platform import tracing_for
-    from cdnv2_jax.training.experiment import Experiment
 
     # Generated images stand for the real ones: only their number and shape matter here. The noise of random erasing
     # belongs to the device on accelerators.
     generated = ["--config.data.source=synthetic", "--config.data.erase_on=device", "--config.data.workers=0"]
     config = read_config(spec, [*generated, *overrides])
+    assert isinstance(config, ClassificationConfig), "pods are planned for classification"
     devices = Devices.all()
     experiment = Experiment(config, devices)
     state, batch = _on(devices.everywhere, experiment.state_shapes()), _on(devices.split, _batch(config.data))

@@ -36,13 +36,14 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import create_model
+from cdnv2_jax.classification.objective import Objective
 from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import make_optimizer
 from cdnv2_jax.training.state import TrainState, create_state
-from cdnv2_jax.training.step import Batch, Objective, TrainStep, make_train_step
+from cdnv2_jax.training.step import Batch, TrainStep, make_train_step
 
 SCRIPT = "training"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=4e-5)

@@ -39,6 +39,23 @@ class Evaluation:
     labels: np.ndarray
     ranks: np.ndarray
 
+    score_name = "top1"
+
+    @property
+    def score(self) -> float:
+        """By which networks are compared."""
+        return self.top1
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """For the records of a run."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
+    @property
+    def headline(self) -> str:
+        """The same in a few words."""
+        return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}"
+
     def per_class(self) -> list[tuple[int, float, float]]:
         """(images, top-1, top-5) of every class; 0.0 for both where there are no images."""
         classes = self.logits.shape[1]

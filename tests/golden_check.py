@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, count_flops, prune, to_torch_state_dict
+from cdnv2_jax.classification.objective import Objective
 from cdnv2_jax.data.digits import digits_as_images
 from cdnv2_jax.evaluation import compiled_forward
 from cdnv2_jax.models.architecture import Architecture
@@ -28,7 +29,7 @@ from cdnv2_jax.torch_io.state_dict import model_from_state_dict
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import create_state, ema_model, live_model
-from cdnv2_jax.training.step import Objective, Pruner, make_train_step
+from cdnv2_jax.training.step import Pruner, make_train_step
 from tests.golden_format import (
     GoldenFile,
     architecture_config,

@@ -1,4 +1,5 @@
-"""Imports run one way: kernels ← layers ← models ← condensation ← what uses networks; data knows no network."""
+"""Imports run one way: kernels ← layers ← models ← condensation ← what uses networks; data knows no network, and
+training not what it trains."""
 
 import ast
 from collections.abc import Iterator
@@ -25,12 +26,24 @@ ALLOWED: dict[str, set[str]] = {
     "report": NETWORKS,
     "export": NETWORKS,
     "evaluation": NETWORKS | {"data", "devices", "preprocessing"},
-    "detection": NETWORKS | {"checkpoint", "data", "evaluation"},
-    "training": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report"},
+    "training": NETWORKS | {"checkpoint", "data", "devices"},
+    "classification": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report", "training"},
+    "detection": NETWORKS | {"checkpoint", "data", "devices", "preprocessing", "report", "training"},
     # The public API.
     "": NETWORKS | {"checkpoint", "report", "torch_io"},
     "commands": NETWORKS
-    | {"", "checkpoint", "data", "detection", "devices", "evaluation", "export", "preprocessing", "report"}
+    | {
+        "",
+        "checkpoint",
+        "classification",
+        "data",
+        "detection",
+        "devices",
+        "evaluation",
+        "export",
+        "preprocessing",
+        "report",
+    }
     | {"torch_io", "training"},
 }
 """Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""

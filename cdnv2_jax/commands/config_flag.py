@@ -7,12 +7,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from cdnv2_jax.commands.tasks import config_class
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.training.config import TrainConfig, parse_config, with_defaults
+from cdnv2_jax.training.config import RunConfig
+from cdnv2_jax.training.parse_config import parse_config, with_defaults
 
 
-def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
+def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
     """Loads a config file and applies overrides.
 
     Args:
@@ -28,14 +29,16 @@ def read_config(spec: str, overrides: Sequence[str]) -> TrainConfig:
         hint = f"; there are {', '.join(there)}" if there else ""
         raise UserError(f"--config {path}: no such file{hint}")
     try:
-        complete = ConfigDict(with_defaults(_load(spec).to_dict()))
+        given = _load(spec).to_dict()
+        cls = config_class(given)
+        complete = ConfigDict(with_defaults(given, cls))
         values = flags.FlagValues()
         arguments = ["main.py", *overrides]
         config_flags.DEFINE_config_dict("config", complete, flag_values=values, sys_argv=arguments)
         values(arguments)
         loaded: Any = values["config"].value
-        config = parse_config(loaded.to_dict())
-        architecture_of(config.model.name, config.model.num_classes, config.model.overrides)
+        config = parse_config(loaded.to_dict(), cls)
+        config.check()
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     except (Exception, SystemExit) as error:  # a config file is a program: it may end in any way

@@ -7,6 +7,8 @@ import numpy as np
 from rich.console import Console
 
 from cdnv2_jax.checkpoint.open import open_checkpoint
+from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
+from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
@@ -16,8 +18,6 @@ from cdnv2_jax.models.registry import architecture_of, model_entry
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.torch_io.read import Weights
-from cdnv2_jax.training.config import DataConfig
-from cdnv2_jax.training.held_out import HeldOut
 
 
 def evaluate_checkpoint(
@@ -35,6 +35,7 @@ def evaluate_checkpoint(
     for file in (output, per_class):
         if file is not None:
             refuse_existing(file, overwrite, file=True)
+    assert isinstance(config, ClassificationConfig)
     held_out = HeldOut(config, Devices.all())
     network = open_checkpoint(
         checkpoint,

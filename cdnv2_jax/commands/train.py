@@ -10,23 +10,21 @@ from typing import Any
 from rich.console import Console
 
 from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.commands.tasks import make_task
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
 from cdnv2_jax.host_memory import keep_freed_memory
-from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.experiment import Experiment
-from cdnv2_jax.training.finish import PER_CLASS_FILE, SUMMARY_FILE, finish
+from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.loop import BEST, CHECKPOINTS, Training
 from cdnv2_jax.training.profile import PROFILE, Profile
-from cdnv2_jax.training.progress import EVENTS, METRICS_FILE
+from cdnv2_jax.training.progress import EVENTS, METRICS_FILE, SUMMARY_FILE
 from cdnv2_jax.training.stopping import Stopped
+from cdnv2_jax.training.task import Task
 
 CONFIG_FILE = "config.json"
-RESULTS = (
-    *(CHECKPOINTS, BEST, "masked", "condensed", SUMMARY_FILE, PER_CLASS_FILE, METRICS_FILE, EVENTS, PROFILE),
-    *("learning_curves.png", "sparsity.png"),
-)
+RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE)
+"""What every run leaves; its task leaves more."""
 BOOKKEEPING = (
     *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
     *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
@@ -58,19 +56,19 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     keep_freed_memory()
     config = read_config(spec, overrides)
     devices = Devices.all()
-    experiment = Experiment(config, devices)
+    task = make_task(config, devices)
     console = Console(quiet=not is_first_process(), soft_wrap=True)
-    training = Training(experiment, workdir.path, console, Profile(workdir.path, *profile))
+    training = Training(task, workdir.path, console, Profile(workdir.path, *profile))
     if is_first_process():
-        claim_workdir(workdir, config)
+        claim_workdir(workdir, config, (*RESULTS, *task.results))
     devices.wait_for_all("work directory")
     if not (workdir.path / CONFIG_FILE).is_file():
         raise UserError(f"--workdir {workdir.path} is not the same directory for all processes: give a shared one")
-    console.print(_greeting(experiment, workdir.path))
+    console.print(_greeting(task, workdir.path))
     try:
         state = training.run()
         live = training.live_model(state) if config.ema_decay else None
-        finish(training.final_model(state), live, config, training.held_out, workdir.path, console)
+        task.finish(training.final_model(state), live, workdir.path, console)
     except Stopped as stopped:
         console.print(str(stopped))
         return
@@ -84,17 +82,20 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     console.print(f"summary: {workdir.path / SUMMARY_FILE}, plots: {workdir.path}/*.png")
 
 
-def _greeting(experiment: Experiment, workdir: Path) -> str:
-    config, devices = experiment.config, experiment.devices
+def _greeting(task: Task, workdir: Path) -> str:
+    config = task.config
     rate = config.optimizer.scaled_to(config.data.batch_size).learning_rate
     return (
-        f"{config.model.name}, {experiment.total_steps:,} × {config.data.batch_size} images on {devices}, "
-        f"learning rate {rate:g}, {experiment.stages} condensation stages → {workdir}"
+        f"{task.title}, {task.total_steps:,} × {config.data.batch_size} images on {task.devices}, "
+        f"learning rate {rate:g}, {task.stages} condensation stages → {workdir}"
     )
 
 
-def claim_workdir(workdir: Workdir, config: TrainConfig) -> None:
-    """Makes the directory ready for this config's run; refuses one that holds something else or a finished run."""
+def claim_workdir(workdir: Workdir, config: RunConfig, results: Sequence[str]) -> None:
+    """Makes the directory ready for this config's run; refuses one that holds something else or a finished run.
+
+    Starting anew removes the `results` of the run before.
+    """
     ours = json.loads(json.dumps(dataclasses.asdict(config)))
     path, config_file = workdir.path, workdir.path / CONFIG_FILE
     if ":" in path.parts[0]:
@@ -108,7 +109,7 @@ def claim_workdir(workdir: Workdir, config: TrainConfig) -> None:
             raise UserError(f"--workdir {path} holds files that are no run's: give an empty or a new directory")
         path.mkdir(parents=True, exist_ok=True)
         if workdir.overwrite:
-            for name in RESULTS:
+            for name in results:
                 remove(path / name)
         config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
     except OSError as error:

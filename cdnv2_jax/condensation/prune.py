@@ -1,6 +1,8 @@
 """Pruning a network: every learned convolution to the stage that is due."""
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,12 @@ from cdnv2_jax.condensation.masks import group_lasso, importance, remove_connect
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.masked_conv import ConnectionMask, MaskedConv
 from cdnv2_jax.models.condensenet import CondenseNet
+
+
+class Prunable(Protocol):
+    """What holds learned convolutions: a network, or a detector on top of one."""
+
+    def masked_convs(self) -> Iterable[MaskedConv]: ...
 
 
 def prune(model: CondenseNet, stage: int) -> None:
@@ -31,7 +39,7 @@ def prune(model: CondenseNet, stage: int) -> None:
     nnx.update(model, _pruned_masks(graph, masks, rest, stages))
 
 
-def prune_layers(model: CondenseNet, stages: dict[int, int] | dict[int, jax.Array]) -> None:
+def prune_layers(model: Prunable, stages: dict[int, int] | dict[int, jax.Array]) -> None:
     """Prunes every layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
     for conv in model.masked_convs():
         factor = conv.condensation_factor
@@ -52,14 +60,14 @@ def layer_stage(conv: MaskedConv) -> jax.Array:
     return stage_of(conv.mask[...], conv.condensation_factor)
 
 
-def stages_passed(model: CondenseNet) -> int:
+def stages_passed(model: Prunable) -> int:
     """The last stage that the whole network has passed, layers with fewer stages counting as done at their last."""
     stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in model.masked_convs()]
     unfinished = [stage for stage, last in stages if stage < last]
-    return min(unfinished, default=model.architecture.condensation_stages)
+    return min(unfinished, default=max((last for _, last in stages), default=0))
 
 
-def total_group_lasso(model: CondenseNet) -> jax.Array:
+def total_group_lasso(model: Prunable) -> jax.Array:
     """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
     total = jnp.zeros(())
     for conv in model.masked_convs():
@@ -68,7 +76,7 @@ def total_group_lasso(model: CondenseNet) -> jax.Array:
     return total
 
 
-def sparsity(model: CondenseNet) -> jax.Array:
+def sparsity(model: Prunable) -> jax.Array:
     """Share of learned 1×1 weights that are removed, in [0, 1]; 0 for a network without masks."""
     removed, weights = jnp.zeros(()), 0
     for conv in model.masked_convs():

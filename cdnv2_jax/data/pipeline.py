@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from cdnv2_jax.data.decode import BrokenImage, decode
 from cdnv2_jax.data.evaluation_image import evaluation_image
 from cdnv2_jax.data.normalise import normalise
 from cdnv2_jax.data.order import Share, sample_random, shuffled_index
-from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.source import Images, NamedImage, Sample, Source
 from cdnv2_jax.data.worker_processes import end_with_parent, starting_workers
 from cdnv2_jax.errors import UserError
 
@@ -24,6 +24,30 @@ HostBatch = dict[str, np.ndarray]
 NOT_BROKEN = -1
 READ_THREADS = 4
 BATCHES_AHEAD = 2
+
+
+class Row(Protocol):
+    """Makes rows of batches, each by its position in this host's share of the stream."""
+
+    @property
+    def share(self) -> Share: ...
+
+    def __call__(self, row: int) -> dict[str, Any]: ...
+
+
+class ShuffledRow(Row, Protocol):
+    """A row of training batches.
+
+    Attributes:
+      source: where samples come from.
+    """
+
+    @property
+    def source(self) -> Images: ...
+
+    def sample_index(self, row: int) -> int:
+        """Position in the source of the sample that `row` shows."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +143,7 @@ def _first_readable(source: Source, wanted: int, prepare: Callable[[Sample], Any
 
 
 @contextlib.contextmanager
-def host_batches(
-    row: TrainingRow | EvaluationRow, first: int, last: int, workers: int
-) -> Iterator[Iterator[HostBatch]]:
+def host_batches(row: Row, first: int, last: int, workers: int) -> Iterator[Iterator[HostBatch]]:
     """This host's batches `first` … `last` − 1; the same whatever the number of `workers` (processes; 0: threads)."""
     import grain
 
@@ -149,7 +171,7 @@ class BrokenImages:
       found: names of those met so far, without repetition.
     """
 
-    def __init__(self, source: Source, limit: int):
+    def __init__(self, source: Images, limit: int):
         self._source, self._limit = source, limit
         self.found: dict[int, str] = {}
 
@@ -163,7 +185,7 @@ class BrokenImages:
                 self._give_up(sample)
         return [self.found[index] for index in dict.fromkeys(new)]
 
-    def _give_up(self, sample: Sample) -> None:
+    def _give_up(self, sample: NamedImage) -> None:
         try:
             decode(sample.image if isinstance(sample.image, bytes) else b"", sample.name)
             reason = f"{sample.name} cannot be read as an image"

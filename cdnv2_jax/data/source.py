@@ -24,6 +24,23 @@ class Sample:
     name: str
 
 
+class NamedImage(Protocol):
+    """What samples of all kinds have: an image, encoded or as pixels, and a name for messages."""
+
+    @property
+    def image(self) -> bytes | np.ndarray: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Images(Protocol):
+    """Images in a fixed order, each found by its position alone; sent to worker processes by pickling."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> NamedImage: ...
+
+
 class Source(Protocol):
     """Labelled images in a fixed order, each found by its position alone; sent to worker processes by pickling.
 

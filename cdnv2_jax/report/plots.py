@@ -6,6 +6,7 @@ from typing import Any
 
 Record = dict[str, Any]
 
+PLOTS = ("learning_curves.png", "sparsity.png")
 TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
 
 
@@ -18,20 +19,22 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
     draw_learning_curves(curves, records)
     over_time = Figure(figsize=(8, 3.2), layout="constrained")
     draw_sparsity(over_time, records)
-    paths = [directory / "learning_curves.png", directory / "sparsity.png"]
+    paths = [directory / name for name in PLOTS]
     for figure, path in zip((curves, over_time), paths, strict=True):
         figure.savefig(path, dpi=130)
     return paths
 
 
 def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
-    """Loss above, accuracy below, over the steps; a dashed line where a condensation stage was passed."""
+    """Loss above, accuracy (of a detector: AP) below, over the steps; a dashed line where a condensation stage was
+    passed."""
     train, held_out = of_kind(records, "train"), of_kind(records, "eval")
+    detection = any("AP" in record for record in held_out)
     loss, accuracy = figure.subplots(2, 1, sharex=True)
     loss.set_title("Training and held-out performance")
     for axes, train_key, eval_key, label in (
         (loss, "loss", "loss", "loss"),
-        (accuracy, "accuracy", "top1", "accuracy"),
+        (accuracy, "accuracy", "AP" if detection else "top1", "AP" if detection else "accuracy"),
     ):
         mark_stages(axes, records, with_numbers=axes is loss)
         axes.plot(*series(train, train_key), color=TRAIN, lw=1, label="training batches")
@@ -39,7 +42,7 @@ def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
         axes.set_ylabel(label)
         axes.grid(alpha=0.2)
     accuracy.set_xlabel("step")
-    accuracy.legend(loc="lower right")
+    loss.legend(loc="upper right")
 
 
 def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
@@ -81,5 +84,6 @@ def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
 
 
 def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values."""
-    return [record["step"] for record in records], [record[key] for record in records]
+    """Steps and values of the records that have this one; a detector's evaluation has no loss."""
+    having = [record for record in records if key in record]
+    return [record["step"] for record in having], [record[key] for record in having]

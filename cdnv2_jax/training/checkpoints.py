@@ -2,17 +2,15 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cdnv2_jax.checkpoint.arrays import is_checkpoint
-from cdnv2_jax.checkpoint.model import load_metadata, save
+from cdnv2_jax.checkpoint.arrays import is_checkpoint, read_description
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.state import TrainState
 from cdnv2_jax.training.stopping import Stopped
 
@@ -122,15 +120,18 @@ def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
 
 
 class BestNetwork:
-    """The network with the best held-out accuracy of a run so far, as a checkpoint that every command opens."""
+    """The network with the best held-out score of a run so far, as a checkpoint that every command opens."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def offer(self, model: CondenseNet, *, step: int, top1: float) -> None:
-        """Keeps `model` if it is better than the one kept; a resumed run that passes a step again replaces its own."""
+    def offer(self, save: Callable[[Path, dict[str, Any]], None], *, step: int, name: str, score: float) -> None:
+        """Keeps a network, by `save` with metadata, if it is better than the one kept, by the score called `name`.
+
+        A resumed run that passes a step again replaces its own.
+        """
         if not is_first_process():
             return
-        kept = load_metadata(self.path)["metadata"] if is_checkpoint(self.path) else None
-        if kept is None or kept["step"] >= step or top1 > kept["top1"]:
-            save(self.path, model, metadata={"step": step, "top1": top1}, overwrite=True)
+        kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
+        if kept is None or kept["step"] >= step or score > kept[name]:
+            save(self.path, {"step": step, name: score})

@@ -14,10 +14,7 @@ from rich.console import Console
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.errors import UserError, shorten
-from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
-from cdnv2_jax.training.experiment import Experiment
-from cdnv2_jax.training.held_out import HeldOut
 from cdnv2_jax.training.meter import Meter
 from cdnv2_jax.training.profile import Profile
 from cdnv2_jax.training.progress import RunLog
@@ -25,6 +22,7 @@ from cdnv2_jax.training.pruning import Pruning
 from cdnv2_jax.training.state import TrainState, ema_model, live_model
 from cdnv2_jax.training.step import Metrics
 from cdnv2_jax.training.stopping import Stopped, StopSignal
+from cdnv2_jax.training.task import Task
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"
@@ -32,19 +30,19 @@ STEPS_AHEAD = 2  # steps given to the devices before the host waits for one: eno
 
 
 class Training:
-    """A run of an experiment in a work directory, from its newest checkpoint if it has one.
+    """A run of a task in a work directory, from its newest checkpoint if it has one.
 
     Attributes:
-      experiment, workdir: of the run.
+      task, workdir: of the run.
       pending: losses of steps not looked at yet; looking waits for the device.
     """
 
-    def __init__(self, experiment: Experiment, workdir: Path, console: Console, profile: Profile | None = None):
-        self.experiment, self.workdir, self.console = experiment, workdir, console
+    def __init__(self, task: Task, workdir: Path, console: Console, profile: Profile | None = None):
+        self.task, self.workdir, self.console = task, workdir, console
         self.profile = profile or Profile(workdir)
-        self.held_out = HeldOut(experiment.config, experiment.devices)
+        self.held_out = task.held_out
         self.best = BestNetwork(workdir / BEST)
-        self.broken = BrokenImages(experiment.train_source, experiment.config.data.max_broken_images)
+        self.broken = BrokenImages(task.row.source, task.config.data.max_broken_images)
         self.pending: list[tuple[int, jax.Array]] = []
 
     def run(self) -> TrainState:
@@ -54,47 +52,47 @@ class Training:
           Stopped: asked to by SIGTERM; a checkpoint of that very step is saved.
           UserError: the loss is no number, images cannot be read, the disk is full.
         """
-        e, config = self.experiment, self.experiment.config
+        task, config = self.task, self.task.config
         with RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints) as checkpoints, StopSignal() as stop:
             state = self._starting_state(checkpoints)
             checkpoints.check_room(state)
             first = int(fetch(state.step))
-            pruning = Pruning(e, state)
-            rows = host_batches(e.row, first, e.total_steps, config.data.workers)
-            with RunLog(self.workdir, e.total_steps, first, self.console) as log, rows as batches:
-                train_step = e.train_step()
+            pruning = Pruning(task, state)
+            rows = host_batches(task.row, first, task.total_steps, config.data.workers)
+            with RunLog(self.workdir, task.total_steps, first, self.console) as log, rows as batches:
+                train_step = task.train_step()
                 meter = Meter(config.data.batch_size, first)
-                for step in range(first, e.total_steps):
+                for step in range(first, task.total_steps):
                     if stop.due(step):
                         self._stop(checkpoints, step, state)
                     self.profile.before_step(step)
                     state = pruning.before_step(state, step, log)
                     batch = self._next(batches, meter, log, step)
-                    state, metrics = train_step(state, e.devices.put_batch(device_part(batch)))
+                    state, metrics = train_step(state, task.devices.put_batch(self._device_part(batch)))
                     self._after_step(step + 1, state, metrics, pruning, meter, log, checkpoints)
                 self.profile.end()
                 # A run so short that stages are due after its last step passes them now: none is ever skipped.
-                state = pruning.before_step(state, e.total_steps, log)
-                self._evaluate(state, e.total_steps, log)
+                state = pruning.before_step(state, task.total_steps, log)
+                self._evaluate(state, task.total_steps, log)
         return state
 
-    def final_model(self, state: TrainState) -> CondenseNet:
+    def final_model(self, state: TrainState) -> Any:
         """The network to evaluate and keep: averaged weights if the run averages, else the live ones."""
-        return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, state)
+        return (ema_model if self.task.config.ema_decay else live_model)(self.task.graph, state)
 
-    def live_model(self, state: TrainState) -> CondenseNet:
+    def live_model(self, state: TrainState) -> Any:
         """The network with the weights being trained."""
-        return live_model(self.experiment.graph, state)
+        return live_model(self.task.graph, state)
 
     def _starting_state(self, checkpoints: RunCheckpoints) -> TrainState:
-        state = self.experiment.initial_state()
+        state = self.task.initial_state()
         if checkpoints.latest_step is None:
             return state
-        state, description = checkpoints.restore(state, self.experiment.devices)
+        state, description = checkpoints.restore(state, self.task.devices)
         self.broken.found = {int(index): name for index, name in description["broken_images"].items()}
         self.console.print(f"resuming after step {int(fetch(state.step)):,}")
-        before, now = description["devices"], self.experiment.devices.count
-        if self.experiment.config.batch_norm == "replica" and before != now:
+        before, now = description["devices"], self.task.devices.count
+        if self.task.per_replica and before != now:
             self.console.print(
                 f"{before} devices before, {now} now: each normalises another part of the batch from here"
             )
@@ -118,17 +116,17 @@ class Training:
         checkpoints: RunCheckpoints,
     ) -> None:
         """What is due after `done` updates: waiting, logging, evaluation, a checkpoint."""
-        e, config = self.experiment, self.experiment.config
+        task, config = self.task, self.task.config
         self.pending.append((done, metrics["loss"]))
         if len(self.pending) > STEPS_AHEAD:
             self.pending[-1 - STEPS_AHEAD][1].block_until_ready()
-        last = done == e.total_steps
+        last = done == task.total_steps
         if done % config.log_every_steps == 0 or last:
             self._log(done, metrics, pruning, meter, log)
-        if done % (config.eval_every_epochs * e.steps_per_epoch) == 0 and not last:
+        if done % (config.eval_every_epochs * task.steps_per_epoch) == 0 and not last:
             with meter.paused():
                 self._evaluate(state, done, log)
-        if done % (config.checkpoint_every_epochs * e.steps_per_epoch) == 0 or last:
+        if done % (config.checkpoint_every_epochs * task.steps_per_epoch) == 0 or last:
             with meter.paused():
                 self._save(checkpoints, done, state)
 
@@ -142,9 +140,9 @@ class Training:
             )
         description = {
             "step": step,
-            "config": dataclasses.asdict(self.experiment.config),
+            "config": dataclasses.asdict(self.task.config),
             "broken_images": {str(index): name for index, name in self.broken.found.items()},
-            "devices": self.experiment.devices.count,
+            "devices": self.task.devices.count,
             "versions": {package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
         }
         checkpoints.save(step, state, description)
@@ -166,19 +164,21 @@ class Training:
         self.pending.clear()
 
     def _images_of(self, step: int) -> str:
-        row = self.experiment.row
+        row = self.task.row
         samples = [row.source[row.sample_index(r)] for r in range((step - 1) * row.share.rows, step * row.share.rows)]
         return shorten([sample.name for sample in samples], most=3)
 
+    def _device_part(self, batch: HostBatch) -> HostBatch:
+        return {name: batch[name] for name in self.task.device_fields if name in batch}
+
     def _log(self, step: int, metrics: Metrics, pruning: Pruning, meter: Meter, log: RunLog) -> None:
-        loss, accuracy = float(fetch(metrics["loss"])), float(fetch(metrics["accuracy"]))
+        values = {name: float(fetch(value)) for name, value in metrics.items()}
         self._check_losses()
         log.train(
             step=step,
-            epoch=step / self.experiment.steps_per_epoch,
-            loss=loss,
-            accuracy=accuracy,
-            learning_rate=float(jnp.asarray(self.experiment.schedule(step - 1))),
+            epoch=step / self.task.steps_per_epoch,
+            **values,
+            learning_rate=float(jnp.asarray(self.task.schedule(step - 1))),
             stage=pruning.stage,
             sparsity=pruning.sparsity,
             **meter.read(step),
@@ -191,14 +191,18 @@ class Training:
         for name in self.held_out.newly_broken():
             log.broken_image(step=step, name=name)
         log.evaluation(
+            result.headline,
             step=step,
-            epoch=step / self.experiment.steps_per_epoch,
-            loss=result.loss,
-            top1=result.top1,
-            top5=result.top5,
-            weights="EMA" if self.experiment.config.ema_decay else "live",
+            epoch=step / self.task.steps_per_epoch,
+            **result.figures,
+            weights="EMA" if self.task.config.ema_decay else "live",
         )
-        self.best.offer(model, step=step, top1=result.top1)
+        self.best.offer(
+            lambda path, metadata: self.task.save(path, model, metadata),
+            step=step,
+            name=result.score_name,
+            score=result.score,
+        )
 
 
 @jax.jit
@@ -206,8 +210,3 @@ def all_finite(tree: Any) -> jax.Array:
     """Whether no floating-point array of a tree holds NaN or infinity."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.array([jnp.isfinite(x).all() for x in numbers]).all()
-
-
-def device_part(batch: HostBatch) -> HostBatch:
-    """The fields of a training batch that the devices need."""
-    return {name: batch[name] for name in ("image", "label", "erase") if name in batch}

@@ -10,15 +10,26 @@ from cdnv2_jax.training.config import OptimizerConfig
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
     """step → learning rate.
 
-    During the warm-up, of t_w steps, linear from `warmup_from`; then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))).
+    During the warm-up, of t_w steps, linear from `warmup_from`; then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))), or,
+    with `decay_epochs`, lr multiplied by `decay_factor` after each of them (also where the warm-up is not over).
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = round(config.warmup_epochs * steps_per_epoch) + config.warmup_steps
     rate = config.learning_rate
+    decays = [epoch * steps_per_epoch for epoch in config.decay_epochs]
+
+    def by_steps(step: jax.typing.ArrayLike) -> jax.Array:
+        passed = sum((jnp.asarray(step) >= decay).astype(jnp.int32) for decay in decays)
+        return jnp.power(config.decay_factor, passed)
+
+    def by_cosine(step: jax.typing.ArrayLike) -> jax.Array:
+        return 0.5 * (1 + jnp.cos(jnp.pi * (step - warmup) / max(total_steps - warmup, 1)))
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         rising = config.warmup_from + (rate - config.warmup_from) * step / max(warmup, 1)
-        falling = 0.5 * rate * (1 + jnp.cos(jnp.pi * (step - warmup) / max(total_steps - warmup, 1)))
-        return jnp.where(jnp.asarray(step) < warmup, rising, falling)
+        warm = jnp.where(jnp.asarray(step) < warmup, rising, rate)
+        if decays:
+            return warm * by_steps(step)
+        return jnp.where(jnp.asarray(step) < warmup, rising, rate * by_cosine(step))
 
     return schedule
 

@@ -12,6 +12,7 @@ from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.training.tensorboard import Scalars
 
 METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
 EVENTS = "tensorboard"
 
 
@@ -19,9 +20,9 @@ class RunLog:
     """Appends records to `metrics.jsonl` and TensorBoard's events and keeps a progress bar (in a terminal) or a line
     per evaluation. Of several processes only the first writes and shows anything.
 
-    Records hold "kind": "train" (step, epoch, loss, accuracy, learning_rate, stage, sparsity, images_per_second,
-    input_wait, where known device_memory_gib), "stage" (step, stage, sparsity), "eval" (step, epoch, loss, top1, top5,
-    weights) or "broken_image" (step, name).
+    Records hold "kind": "train" (step, epoch, loss and the objective's other metrics, learning_rate, stage, sparsity,
+    images_per_second, input_wait, where known device_memory_gib), "stage" (step, stage, sparsity), "eval" (step, epoch,
+    the figures of the judgement, weights) or "broken_image" (step, name).
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
@@ -54,8 +55,9 @@ class RunLog:
     def train(self, **record: Any) -> None:
         """A training record; moves the bar."""
         self._write("train", record)
+        accuracy = f"accuracy {record['accuracy']:.1%}  " if "accuracy" in record else ""
         shown = (
-            f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  accuracy {record['accuracy']:.1%}  "
+            f"epoch {record['epoch']:.1f}  loss {record['loss']:.3f}  {accuracy}"
             f"stage {record['stage']}  sparsity {record['sparsity']:.0%}  "
             f"{record['images_per_second']:,.0f} images/s (input {record['input_wait']:.0%})"
         )
@@ -71,13 +73,10 @@ class RunLog:
             f"{record['sparsity']:.1%} of the learned 1×1 weights removed"
         )
 
-    def evaluation(self, **record: Any) -> None:
-        """An evaluation on the held-out images."""
+    def evaluation(self, headline: str, **record: Any) -> None:
+        """An evaluation on the held-out images; `headline` says in a few words what it found."""
         self._write("eval", record)
-        self._console.print(
-            f"epoch {record['epoch']:g}: held-out accuracy {record['top1']:.2%}, loss {record['loss']:.3f} "
-            f"({record['weights']} weights)"
-        )
+        self._console.print(f"epoch {record['epoch']:g}: held-out {headline} ({record['weights']} weights)")
 
     def broken_image(self, *, step: int, name: str) -> None:
         """An image could not be read: in training another takes its place, in evaluation it is left out."""

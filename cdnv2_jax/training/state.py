@@ -11,7 +11,6 @@ from flax import nnx
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.layers.condensed import ConnectionIndex
 from cdnv2_jax.layers.masked_conv import ConnectionMask
-from cdnv2_jax.models.condensenet import CondenseNet
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +35,7 @@ class TrainState:
     ema_stats: nnx.State
 
 
-def create_state(model: CondenseNet, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
+def create_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
     """(graph, state) of a fresh run; the graph is in training mode, `nnx.merge` makes a network of the two.
 
     The state owns copies of the model's arrays: the train step donates them, the model stays usable.
@@ -56,17 +55,17 @@ def create_state(model: CondenseNet, optimizer: optax.GradientTransformation) ->
     return graph, state
 
 
-def live_model(graph: nnx.GraphDef, state: TrainState) -> CondenseNet:
+def live_model(graph: nnx.GraphDef, state: TrainState) -> Any:
     """The network with the weights being trained, in evaluation mode; it owns copies of its arrays."""
     return _evaluation_model(graph, state.params, state.stats, state.masks)
 
 
-def ema_model(graph: nnx.GraphDef, state: TrainState) -> CondenseNet:
+def ema_model(graph: nnx.GraphDef, state: TrainState) -> Any:
     """The network with the averaged weights and statistics, in evaluation mode."""
     return _evaluation_model(graph, state.ema_params, state.ema_stats, state.masks)
 
 
-def _evaluation_model(graph: nnx.GraphDef, *states: nnx.State) -> CondenseNet:
+def _evaluation_model(graph: nnx.GraphDef, *states: nnx.State) -> Any:
     model = nnx.merge(graph, *_copied(fetch(states)))
     model.eval()
     return model

@@ -2,18 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cdnv2_jax.condensation.prune import layer_stage, prune_layers, total_group_lasso
+from cdnv2_jax.condensation.prune import layer_stage, prune_layers
 from cdnv2_jax.condensation.schedule import due_stages
 from cdnv2_jax.devices import AXIS, Devices, fetch
+from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.masked_conv import ConnectionMask
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -22,30 +23,32 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Gradients = Callable[[nnx.State, nnx.State, nnx.State, Batch], tuple[nnx.State, nnx.State, Metrics]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What a step minimises and averages; see `TrainConfig` for the fields."""
+class Objective(Protocol):
+    """What a step minimises and averages.
 
-    label_smoothing: float = 0.0
-    group_lasso: float = 0.0
-    ema_decay: float = 0.0
-    accumulate: int = 1
+    Attributes:
+      ema_decay: of the moving averages of weights and statistics. accumulate: parts that a batch is worked through in.
+    """
+
+    @property
+    def ema_decay(self) -> float: ...
+    @property
+    def accumulate(self) -> int: ...
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """What to minimise (a scalar), and scalars to show, "loss" among them."""
+        ...
 
 
-def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Mean over the batch of −Σ q · log softmax, q = (1 − smoothing) on the label + smoothing / classes on all."""
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
-    target = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
-    return -((1 - smoothing) * target + smoothing * log_probabilities.mean(-1)).mean()
-
-
-def batch_loss(logits: jax.Array, batch: Batch, smoothing: float) -> jax.Array:
-    """The smoothed cross-entropy; with mixup that of both labels, by their shares."""
-    loss = smoothed_cross_entropy(logits, batch["label"], smoothing)
-    if "other_label" not in batch:
-        return loss
-    share = batch["share"][0]  # the same for all
-    return share * loss + (1 - share) * smoothed_cross_entropy(logits, batch["other_label"], smoothing)
+def check_parts(config: RunConfig, devices: Devices) -> None:
+    """UserError unless every device gets equally many images of each part of a batch."""
+    batch_size = config.data.batch_size
+    devices.check_batch(batch_size, "config.data.batch_size")
+    if batch_size % (config.accumulate * devices.count):
+        raise UserError(
+            f"config.accumulate {config.accumulate} does not divide the {batch_size // devices.count} images "
+            f"that each of {devices.count} devices has of a batch"
+        )
 
 
 def make_train_step(
@@ -57,13 +60,11 @@ def make_train_step(
     devices: Devices | None = None,
     per_replica: bool = False,
 ) -> TrainStep:
-    """step(state, batch) → (state, {"loss", "accuracy"}); the state passed in is donated.
-
-    `loss` is the smoothed cross-entropy alone, measured before the update; the group lasso joins the gradient.
+    """step(state, batch) → (state, the objective's metrics, measured before the update); `state` is donated.
 
     Args:
       graph, optimizer, objective: of the run.
-      preprocess: (batch, step) → {"image": [b, h, w, 3], "label": int [b]}; None when batches are that already.
+      preprocess: (batch, step) → what the objective takes; None when batches are that already.
       devices: that the batch is split over; None for one.
       per_replica: every device normalises its own part of the batch, as with PyTorch's DistributedDataParallel, and
         gradients, running statistics and metrics are averaged. Otherwise the batch is one, however it is split.
@@ -96,14 +97,9 @@ def _gradients(graph: nnx.GraphDef, objective: Objective) -> Gradients:
     """(params, stats, masks, batch) → (gradient, statistics after it, metrics), in `objective.accumulate` parts."""
 
     def loss(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
-        model: CondenseNet = nnx.merge(graph, params, stats, masks, copy=True)
-        logits = model(batch["image"])
-        loss = batch_loss(logits, batch, objective.label_smoothing)
-        total = loss
-        if objective.group_lasso:
-            total += objective.group_lasso * total_group_lasso(model)
-        accuracy = (logits.argmax(-1) == batch["label"]).mean()
-        return total, (nnx.state(model, nnx.BatchStat), {"loss": loss, "accuracy": accuracy})
+        model = nnx.merge(graph, params, stats, masks, copy=True)
+        total, metrics = objective(model, batch)
+        return total, (nnx.state(model, nnx.BatchStat), metrics)
 
     def of_part(params: nnx.State, stats: nnx.State, masks: nnx.State, part: Batch):
         gradient, (stats, metrics) = jax.grad(loss, has_aux=True)(params, stats, masks, part)
@@ -171,7 +167,7 @@ class Pruner:
     """
 
     def __init__(self, graph: nnx.GraphDef, state: TrainState):
-        model: CondenseNet = nnx.merge(graph, state.params, state.stats, fetch(state.masks))
+        model = nnx.merge(graph, state.params, state.stats, fetch(state.masks))
         self.reached = {}
         for conv in model.masked_convs():
             factor, stage = conv.condensation_factor, int(layer_stage(conv))

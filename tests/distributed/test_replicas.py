@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from cdnv2_jax import load, to_torch_state_dict
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.data import source_of, training_row
+from cdnv2_jax.classification.experiment import starting_network
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.data.pipeline import HostBatch, host_batches
-from cdnv2_jax.training.config import OptimizerConfig, TrainConfig
-from cdnv2_jax.training.experiment import source_of, starting_network, training_row
+from cdnv2_jax.training.config import OptimizerConfig
 from tests.distributed.runs import RUN, STEPS, finished, losses
 from tests.torch_twin import CondenseNetTwin, build_twin, prune_to_progress
 from tests.twin_models import twin_config
@@ -28,6 +30,7 @@ def test_four_replicas(tmp_path: Path) -> None:
     """All losses, and every tensor after 58 steps and three pruning stages; parameters are float32 in ours."""
     workdir = finished(tmp_path / "replicas", *OVERRIDES, devices=REPLICAS)
     config = read_config(RUN[1], [*RUN[2:], *OVERRIDES])
+    assert isinstance(config, ClassificationConfig)
     expected, twin = _train_like_ddp(config)
     np.testing.assert_allclose(losses(workdir), expected, rtol=1e-6)
     ours = to_torch_state_dict(load(workdir / "masked"))
@@ -36,7 +39,7 @@ def test_four_replicas(tmp_path: Path) -> None:
             np.testing.assert_allclose(ours[key], tensor.numpy(), rtol=1e-2, atol=1e-4, err_msg=key)
 
 
-def _train_like_ddp(config: TrainConfig) -> tuple[list[float], CondenseNetTwin]:
+def _train_like_ddp(config: ClassificationConfig) -> tuple[list[float], CondenseNetTwin]:
     """The loss of every step, and the network after the last."""
     model = starting_network(config)
     twin = build_twin(twin_config(model.architecture))

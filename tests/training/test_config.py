@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.registry import MODELS
-from cdnv2_jax.training.config import OptimizerConfig, TrainConfig, parse_config
+from cdnv2_jax.training.config import OptimizerConfig
+from cdnv2_jax.training.parse_config import parse_config
 
 MINIMAL = {
     "model": {"name": "cdnv2_a", "num_classes": 10},
@@ -22,8 +24,7 @@ def changed(**values) -> dict:
 
 
 def test_defaults_fill_what_is_left_out():
-    config = parse_config(MINIMAL)
-    assert isinstance(config, TrainConfig)
+    config = parse_config(MINIMAL, ClassificationConfig)
     assert config.optimizer.momentum == 0.9 and config.model.overrides == {}
 
 
@@ -38,11 +39,14 @@ def test_defaults_fill_what_is_left_out():
         (changed(epochs=0), "config.epochs must be 1 or more"),
         (changed(label_smoothing=1.5), "at most 1"),
         (changed(model=None), "config.model must hold fields"),
+        (changed(task="segmentation"), "config.task must be one of classification"),
+        (changed(optimizer={"learning_rate": 1.0, "decay_epochs": (8, -1)}), "config.optimizer.decay_epochs must be 0"),
+        (changed(optimizer={"learning_rate": 1.0, "decay_epochs": 8}), "config.optimizer.decay_epochs must be numbers"),
     ],
 )
 def test_mistakes_are_named(values: dict, complaint: str):
     with pytest.raises(UserError) as error:
-        parse_config(values)
+        parse_config(values, ClassificationConfig)
     assert complaint in str(error.value)
 
 

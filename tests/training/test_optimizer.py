@@ -10,9 +10,9 @@ import optax
 import pytest
 import torch
 
+from cdnv2_jax.classification.objective import smoothed_cross_entropy
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cdnv2_jax.training.step import smoothed_cross_entropy
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -62,6 +62,15 @@ def test_schedule_table(x64: None):
     }
     for step, rate in table.items():
         assert rate_at(schedule, step) == pytest.approx(rate, abs=1e-15), step
+
+
+def test_schedule_by_steps(x64: None):
+    """Three epochs of 4 steps, a tenth after each of the first two; a warm-up of 2 steps from a thousandth on."""
+    config = OptimizerConfig(learning_rate=0.02, warmup_from=2e-5, warmup_steps=2, decay_epochs=(1, 2))
+    schedule = learning_rate_schedule(config, total_steps=12, steps_per_epoch=4)
+    table = {0: 2e-5, 1: 0.01001, 2: 0.02, 3: 0.02, 4: 0.002, 7: 0.002, 8: 0.0002, 11: 0.0002}
+    for step, rate in table.items():
+        assert rate_at(schedule, step) == pytest.approx(rate, rel=1e-12), step
 
 
 def test_schedule_without_warmup_starts_at_the_top():

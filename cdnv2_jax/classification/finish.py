@@ -9,6 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from cdnv2_jax.checkpoint.model import save
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.condensation.prune import stages_passed
 from cdnv2_jax.devices import is_first_process
@@ -17,20 +19,18 @@ from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.latency import median_milliseconds, milliseconds_per_call
 from cdnv2_jax.report.per_class import write_per_class
-from cdnv2_jax.report.plots import plot_run
+from cdnv2_jax.report.plots import PLOTS, plot_run
 from cdnv2_jax.report.table import comparison_table
-from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.held_out import HeldOut
-from cdnv2_jax.training.progress import read_metrics
+from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
 
-SUMMARY_FILE = "summary.json"
 PER_CLASS_FILE = "per_class.csv"
+RESULTS = ("masked", "condensed", PER_CLASS_FILE, *PLOTS)
 
 
 def finish(
     trained: CondenseNet,
     live: CondenseNet | None,
-    config: TrainConfig,
+    config: ClassificationConfig,
     held_out: HeldOut,
     workdir: Path,
     console: Console,

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.data import evaluation_row, normalisation_of, source_of
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.evaluation import Evaluation, evaluate
 from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.training.config import TrainConfig
-from cdnv2_jax.training.experiment import evaluation_row, normalisation_of, source_of
 
 
 class HeldOut:
@@ -18,7 +18,7 @@ class HeldOut:
       source: the images. broken: those of them that cannot be read; they are left out, as many as the config allows.
     """
 
-    def __init__(self, config: TrainConfig, devices: Devices):
+    def __init__(self, config: ClassificationConfig, devices: Devices):
         self._config, self._devices = config, devices
         self.source = source_of(config, "val")
         self._row = evaluation_row(config, self.source, devices)

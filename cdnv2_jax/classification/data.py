@@ -1,0 +1,60 @@
+"""From a config to the images of an experiment in classification."""
+
+import dataclasses
+
+import jax
+
+from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
+from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.order import Share
+from cdnv2_jax.data.pipeline import EvaluationRow, TrainingRow
+from cdnv2_jax.data.readers.open import open_source
+from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.devices import Devices
+from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.preprocessing import Normalisation
+
+
+def source_of(config: ClassificationConfig, split: Split) -> Source:
+    """The images of one split; UserError when they are not there or do not fit the network."""
+    data = config.data
+    return open_source(
+        data.source,
+        directory=data.directory,
+        split=split,
+        image_size=data.image_size,
+        num_classes=config.model.num_classes,
+        count=data.synthetic_images or None,
+    )
+
+
+def training_row(config: ClassificationConfig, source: Source) -> TrainingRow:
+    """What makes this process's rows of training batches."""
+    data = config.data
+    on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
+    # The config's fields of the same names.
+    augmentation = Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)})
+    return TrainingRow(
+        source,
+        augmentation,
+        Share(data.batch_size, jax.process_index(), jax.process_count()),
+        config.seed,
+        normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
+    )
+
+
+def evaluation_row(config: ClassificationConfig, source: Source, devices: Devices) -> EvaluationRow:
+    """What makes this process's rows of evaluation batches, prepared as the model's registry entry says."""
+    data = config.data
+    batch_size = -(-data.eval_batch_size // devices.count) * devices.count
+    return EvaluationRow(
+        source,
+        Share(batch_size, jax.process_index(), jax.process_count()),
+        data.image_size,
+        resized=data.crop == "random_resized",
+        interpolation=model_entry(config.model.name).interpolation,
+    )
+
+
+def normalisation_of(data: DataConfig) -> Normalisation:
+    return Normalisation(data.mean, data.std)

@@ -1,0 +1,128 @@
+"""What a config stands for: its network, its data, its length; all that does not change while it trains."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from rich.console import Console
+
+from cdnv2_jax.checkpoint.model import save
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.data import normalisation_of, source_of, training_row
+from cdnv2_jax.classification.finish import RESULTS, finish
+from cdnv2_jax.classification.held_out import HeldOut
+from cdnv2_jax.classification.objective import Objective
+from cdnv2_jax.classification.starting_point import network_from
+from cdnv2_jax.devices import Devices
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.registry import create_model
+from cdnv2_jax.preprocessing import TrainingPreprocessing
+from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.state import TrainState, create_state
+from cdnv2_jax.training.step import TrainStep, check_parts, make_train_step
+
+
+class Experiment:
+    """A config made ready to run on some devices: the `Task` (`training/task.py`) of classification.
+
+    Attributes:
+      train_source: the training images. optimizer: with its schedule, scaled to the batch.
+    """
+
+    device_fields: Sequence[str] = ("image", "label", "erase")
+    results: Sequence[str] = RESULTS
+
+    def __init__(self, config: ClassificationConfig, devices: Devices):
+        self.config, self.devices = config, devices
+        data = config.data
+        check_parts(config, devices)
+        self.train_source = source_of(config, "train")
+        self.row = training_row(config, self.train_source)
+        # Batches span epochs: an epoch is as many steps as it has whole batches.
+        self.steps_per_epoch = len(self.train_source) // data.batch_size
+        if not self.steps_per_epoch:
+            raise UserError(f"data.batch_size {data.batch_size} is more than the {len(self.train_source)} images")
+        self.total_steps = config.epochs * self.steps_per_epoch
+        optimizer = config.optimizer.scaled_to(data.batch_size)
+        self.schedule = learning_rate_schedule(optimizer, self.total_steps, self.steps_per_epoch)
+        self.optimizer: optax.GradientTransformation = make_optimizer(optimizer, self.schedule)
+        model = starting_network(config)
+        model.remat = config.remat
+        self._check_images(model)
+        self.stages = 0 if model.form.condensed else model.architecture.condensation_stages
+        self.graph, self._state = create_state(model, self.optimizer)
+        self.held_out = HeldOut(config, devices)
+
+    @property
+    def per_replica(self) -> bool:
+        return self.config.batch_norm == "replica"
+
+    @property
+    def title(self) -> str:
+        return self.config.model.name
+
+    def initial_state(self) -> TrainState:
+        """A state to start from, on all devices; a new copy each time."""
+        return self.devices.replicate(self._state)
+
+    def state_shapes(self) -> TrainState:
+        """The shapes and dtypes of a state."""
+        return jax.eval_shape(lambda state: state, self._state)
+
+    def train_step(self) -> TrainStep:
+        """The compiled step; takes the `device_fields` of batches as `row` makes them."""
+        config = self.config
+        return make_train_step(
+            self.graph,
+            self.optimizer,
+            Objective(config.label_smoothing, config.group_lasso, config.ema_decay, config.accumulate),
+            preprocess=TrainingPreprocessing(normalisation_of(config.data), config.seed, config.data.mixup),
+            devices=self.devices,
+            per_replica=self.per_replica,
+        )
+
+    def save(self, path: Path, model: CondenseNet, metadata: Mapping[str, Any]) -> None:
+        """As a checkpoint, in place of one that is there."""
+        save(path, model, metadata=metadata, overwrite=True)
+
+    def finish(self, trained: CondenseNet, live: CondenseNet | None, workdir: Path, console: Console) -> None:
+        """See `classification/finish.py`."""
+        finish(trained, live, self.config, self.held_out, workdir, console)
+
+    def _check_images(self, model: CondenseNet) -> None:
+        """UserError when images are too small for the network, or batches for its batch normalisation."""
+        config, a = self.config, model.architecture
+        a.check_image(config.data.image_size, config.data.image_size)
+        replicas = self.devices.count if self.per_replica else 1
+        images = config.data.batch_size // config.accumulate // replicas
+        if images * a.map_side(len(a.stages) - 1, config.data.image_size) ** 2 < 2:
+            raise UserError(
+                f"config.data.batch_size {config.data.batch_size} leaves batch normalisation one value per channel: "
+                f"use more"
+            )
+
+
+def starting_network(config: ClassificationConfig) -> CondenseNet:
+    """The network that training starts from: new, or the one of `config.model.checkpoint`."""
+    model = config.model
+    if model.checkpoint:
+        return network_from(
+            Path(model.checkpoint),
+            name=model.name,
+            num_classes=model.num_classes,
+            overrides=model.overrides,
+            dtype=jnp.dtype(model.dtype),
+            seed=config.seed,
+        )
+    return create_model(
+        model.name,
+        num_classes=model.num_classes,
+        rngs=nnx.Rngs(config.seed),
+        dtype=jnp.dtype(model.dtype),
+        **model.overrides,
+    )
