@@ -105,6 +105,15 @@ class Architecture:
         return max(self.lgc_factor, self.sfr_factor or 1) - 1
 
     @property
+    def feature_channels(self) -> dict[int, int]:
+        """Stride → channels of the maps that `features` gives: the blocks' outputs from stride 4 on."""
+        channels, found = self.stem_channels, {}
+        for stride, layers, growth in zip(self.block_strides, self.stages, self.growth, strict=True):
+            channels += layers * growth
+            found[stride] = channels
+        return {stride: count for stride, count in found.items() if stride >= 4}
+
+    @property
     def block_strides(self) -> tuple[int, ...]:
         """Stride of each block's feature map relative to the image."""
         return tuple(self.stem_stride * 2**block for block in range(len(self.stages)))
@@ -132,10 +141,14 @@ class Architecture:
         side = (image_side - 1) // self.stem_stride + 1
         return side // 2**block
 
+    def smallest_map(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the last feature map for an image of that size."""
+        last = len(self.stages) - 1
+        return self.map_side(last, height), self.map_side(last, width)
+
     def check_image(self, height: int, width: int) -> None:
         """Raises UserError when nothing would be left of an image after all strides."""
-        last = len(self.stages) - 1
-        if min(self.map_side(last, height), self.map_side(last, width)) < 1:
+        if min(self.smallest_map(height, width)) < 1:
             raise UserError(
                 f"a {height}×{width} image is too small: nothing is left of it after stride {self.block_strides[-1]}"
             )
