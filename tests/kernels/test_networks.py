@@ -73,7 +73,7 @@ def test_features() -> None:
 
 def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
     """The kernels take a map whole."""
-    model = condensed_network(V2.override({"stages": (1,), "growth": (4,)}))
+    model = condensed_network()
     images, sizes = random_images(2, 64, 32), jnp.asarray([(64, 32), (20, 20)])
     for arguments, by_kernel in (((images,), True), ((images, sizes), False)):
         graph, state = nnx.split(model)

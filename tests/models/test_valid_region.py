@@ -10,6 +10,7 @@ import pytest
 
 from cdnv2_jax.layers.valid_region import at_stride, valid_mask
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images
+from tests.plain_models import SMALL, plain_network
 from tests.twin_models import assert_near, call
 
 HEIGHT, WIDTH = 96, 128
@@ -20,6 +21,7 @@ FIVE_BLOCKS = V2.override({"stages": (1, 1, 1, 2, 1), "growth": (4, 4, 4, 8, 8),
 NETWORKS = {
     "masked": functools.partial(masked_network, FIVE_BLOCKS),
     "condensed": functools.partial(condensed_network, FIVE_BLOCKS),
+    **{name: functools.partial(plain_network, architecture) for name, architecture in SMALL.items()},
 }
 
 
