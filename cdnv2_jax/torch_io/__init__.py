@@ -1,1 +1,1 @@
-"""Official PyTorch checkpoints: safe reading, the map of keys, strict conversion both ways."""
+"""PyTorch checkpoints of the networks' authors and of torchvision: safe reading, the map of keys, strict conversion both ways."""
