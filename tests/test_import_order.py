@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": NETWORKS,
     "export": NETWORKS,
     "evaluation": NETWORKS | {"data", "devices", "preprocessing"},
-    "detection": NETWORKS | {"checkpoint", "data", "evaluation"},
+    "detection": NETWORKS | {"checkpoint", "data", "evaluation", "report"},
     "training": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report"},
     # The public API.
     "": NETWORKS | {"checkpoint", "report", "torch_io"},
