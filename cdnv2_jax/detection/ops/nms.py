@@ -1,0 +1,72 @@
+"""Non-maximum suppression: of boxes that overlap much, only the best stays."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cdnv2_jax.detection.ops.boxes import pairwise_iou
+
+
+def nms(
+    boxes: jax.Array,
+    scores: jax.Array,
+    iou_threshold: jax.Array | float,
+    *,
+    groups: jax.Array | None = None,
+    valid: jax.Array | None = None,
+) -> jax.Array:
+    """bool [n]: which boxes greedy suppression keeps, in the order in which they were given.
+
+    From the best score down, a box stays unless its IoU with one that stays, of the same group, exceeds the
+    threshold. Of equal scores the first counts as the better. It needs n² booleans of memory.
+
+    Args:
+      boxes: [n, 4]. scores: [n].
+      iou_threshold: may be traced.
+      groups: int [n], for example classes or levels: boxes of different groups leave each other alone; None: one.
+      valid: bool [n]: others are not kept and suppress nothing; None: all.
+    """
+    valid = jnp.ones(scores.shape, bool) if valid is None else valid
+    would_suppress = _would_suppress(lax.stop_gradient(boxes), lax.stop_gradient(scores), iou_threshold, groups)
+
+    # After k steps the best k boxes are settled for good, since a box depends on better ones alone: the fixpoint is
+    # unique and is what the greedy walk finds. Long chains of overlapping boxes are rare, so few steps reach it.
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        keep, _ = state
+        following = valid & ~(would_suppress & keep[:, None]).any(0)
+        return following, (following != keep).any()
+
+    keep, _ = lax.while_loop(lambda state: state[1], step, (valid, jnp.array(True)))
+    return keep
+
+
+def best_after_nms(
+    boxes: jax.Array,
+    scores: jax.Array,
+    iou_threshold: jax.Array | float,
+    count: int,
+    *,
+    groups: jax.Array | None = None,
+    valid: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(int32 [count], bool [count]): the indices of the best `count` boxes that `nms` keeps, best first.
+
+    The second array is False where there are fewer; the index there is 0.
+    """
+    keep = nms(boxes, scores, iou_threshold, groups=groups, valid=valid)
+    best = jnp.lexsort((-lax.stop_gradient(scores), ~keep))[:count]
+    found = keep[best]
+    missing = count - best.shape[0]
+    indices = jnp.pad(jnp.where(found, best, 0).astype(jnp.int32), (0, missing))
+    return indices, jnp.pad(found, (0, missing))
+
+
+def _would_suppress(
+    boxes: jax.Array, scores: jax.Array, iou_threshold: jax.Array | float, groups: jax.Array | None
+) -> jax.Array:
+    """bool [n, n]: whether box i, if it stays, suppresses box j."""
+    index = jnp.arange(scores.shape[0])
+    tie = (scores[:, None] == scores) & (index[:, None] < index)
+    better = (scores[:, None] > scores) | tie
+    overlapping = pairwise_iou(boxes, boxes) > iou_threshold
+    return better & overlapping if groups is None else better & overlapping & (groups[:, None] == groups)
