@@ -8,6 +8,8 @@ from rich.console import Console
 
 from benchmarks.results import COMMITTED, OWN
 from cdnv2_jax.commands.guard import OneLineParser, guarded
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.registry import model_entry
 
 Script = Callable[[argparse.Namespace, Console], None]
@@ -65,9 +67,10 @@ def positive(text: str) -> int:
 
 
 def check_models(names: Sequence[str]) -> None:
-    """UserError when one of the names is no model's."""
+    """UserError when one of the names is no model's, or one of another family than the benchmarks are for."""
     for name in names:
-        model_entry(name)
+        if not isinstance(model_entry(name).architecture, Architecture):
+            raise UserError(f"benchmarks are of CondenseNets, {name} is none")
 
 
 def run(parser: OneLineParser, script: Script, arguments: Sequence[str] | None) -> int:

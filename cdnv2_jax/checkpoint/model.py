@@ -13,16 +13,16 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.checkpoint import arrays
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet, Form, abstract_network
+from cdnv2_jax.models.condensenet import CondenseNet, Form
+from cdnv2_jax.models.families import FAMILIES, AnyNetwork, blank_network, family_of
 
 FORMAT = 1
 
 
 def save(
-    path: str | Path, model: CondenseNet, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
+    path: str | Path, model: AnyNetwork, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
-    """Saves a masked or condensed network as the directory `path`, all of it or nothing.
+    """Saves a network, masked, condensed or plain, as the directory `path`, all of it or nothing.
 
     Args:
       path: the directory to make.
@@ -33,16 +33,17 @@ def save(
     description = {
         "format": FORMAT,
         "name": model.name,
+        "family": family_of(model.architecture),
         "architecture": dataclasses.asdict(model.architecture),
-        "form": dataclasses.asdict(model.form),
-        "param_dtype": str(model.stem.kernel.dtype),
+        "form": dataclasses.asdict(model.form) if isinstance(model, CondenseNet) else {},
+        "param_dtype": str(np.dtype(model.param_dtype)),
         "metadata": dict(metadata or {}),
         "versions": {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")},
     }
     arrays.write(Path(path), arrays.flat_arrays(nnx.state(model)), description, overwrite=overwrite)
 
 
-def load(path: str | Path, *, dtype: DTypeLike | None = None) -> CondenseNet:
+def load(path: str | Path, *, dtype: DTypeLike | None = None) -> AnyNetwork:
     """Loads a network saved by `save`, in evaluation mode.
 
     Args:
@@ -58,8 +59,10 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> CondenseNet:
         param_dtype = np.dtype(description["param_dtype"])
         if description["format"] != FORMAT or not jnp.issubdtype(param_dtype, jnp.floating):
             raise ValueError(f"format {description['format']}, parameters of type {param_dtype}")
-        model = abstract_network(
-            Architecture(**description["architecture"]),
+        # Checkpoints from before there were others do not say that they hold a CondenseNet.
+        architecture = FAMILIES[description.get("family", "condensenet")]
+        model = blank_network(
+            architecture(**description["architecture"]),
             Form(**description["form"]),
             name=description["name"],
             dtype=dtype,

@@ -6,7 +6,7 @@ from typing import Any
 
 from cdnv2_jax.checkpoint.model import load
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyArchitecture, AnyNetwork, family_of
 from cdnv2_jax.models.registry import MODELS, architecture_of
 from cdnv2_jax.torch_io.read import Weights, read_checkpoint, select_state_dict
 from cdnv2_jax.torch_io.state_dict import model_from_state_dict, without_module_prefix
@@ -19,7 +19,7 @@ def open_checkpoint(
     weights: Weights = "auto",
     num_classes: int | None = None,
     overrides: dict[str, Any] | None = None,
-) -> CondenseNet:
+) -> AnyNetwork:
     """Our own checkpoint (a directory) or an official one (a file), in evaluation mode.
 
     Args:
@@ -35,15 +35,25 @@ def open_checkpoint(
     checkpoint = read_checkpoint(path)
     name = model or _name_in(checkpoint, path)
     tensors = select_state_dict(checkpoint, weights, str(path))
-    architecture = architecture_of(name, _classes_in(tensors) if num_classes is None else num_classes, overrides)
+    if num_classes is None:
+        num_classes = _classes_in(tensors, architecture_of(name))
+    architecture = architecture_of(name, num_classes, overrides)
     return model_from_state_dict(tensors, architecture, name=name, source=str(path))
 
 
-def _classes_in(tensors: Mapping[str, Any]) -> int | None:
-    """As many as the classifier has biases; None without a plausible one, which is then complained about elsewhere."""
-    for key in ("classifier.bias", "classifier.linear.bias"):  # the latter of converted CondenseNets (v1)
+CLASSIFIERS = {
+    "condensenet": ("classifier.bias", "classifier.linear.bias"),  # the latter of converted CondenseNets (v1)
+    "shufflenet_v2": ("fc.weight", "classifier.0.weight"),
+    "mobilenet_v2": ("classifier.1.weight",),
+}
+"""Family → tensors whose first axis is that of the classes, of which a file has one."""
+
+
+def _classes_in(tensors: Mapping[str, Any], architecture: AnyArchitecture) -> int | None:
+    """As many as the classifier has outputs; None without a plausible one, which is then complained about elsewhere."""
+    for key in CLASSIFIERS[family_of(architecture)]:
         shape = getattr(without_module_prefix(tensors).get(key), "shape", ())
-        if len(shape) == 1 and shape[0]:
+        if len(shape) in (1, 2) and shape[0]:
             return int(shape[0])
     return None
 

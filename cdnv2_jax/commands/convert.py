@@ -56,7 +56,7 @@ def _from_torch(options: argparse.Namespace) -> None:
         model = condense(model, halve_classifier=options.halve_classifier)
     metadata = {"converted_from": str(options.input), "weights": options.weights}
     save(options.output, model, metadata=metadata, overwrite=options.overwrite)
-    print(f"{model.name} ({'condensed' if model.form.condensed else 'masked'}): {options.output}")
+    print(f"{model.name} ({model.form_name}): {options.output}")
 
 
 def _to_torch(options: argparse.Namespace) -> None:
@@ -73,4 +73,4 @@ def _to_torch(options: argparse.Namespace) -> None:
     if options.condense:
         model = condense(model, halve_classifier=options.halve_classifier)
     save_torch_checkpoint(options.output, model)
-    print(f"{model.name} ({'condensed' if model.form.condensed else 'masked'}): {options.output}")
+    print(f"{model.name} ({model.form_name}): {options.output}")

@@ -9,9 +9,10 @@ from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.models.condensenet import CondenseNet, DenseLayer, Form, abstract_network
+from cdnv2_jax.models.network import Network
 
 
-def condense(model: CondenseNet, *, halve_classifier: bool = False) -> CondenseNet:
+def condense(model: Network, *, halve_classifier: bool = False) -> CondenseNet:
     """The condensed network of a fully pruned one; the same logits, `model` is left as it is.
 
     Args:
@@ -20,8 +21,10 @@ def condense(model: CondenseNet, *, halve_classifier: bool = False) -> CondenseN
         conversion of CondenseNet (v1) does without fine-tuning; this changes the logits.
 
     Raises:
-      UserError: already condensed, or not fully pruned (the first such layer is named).
+      UserError: already condensed, not fully pruned (the first such layer is named), or of another family.
     """
+    if not isinstance(model, CondenseNet):
+        raise UserError(f"{model.name} has nothing to condense: all of its connections are fixed")
     if model.form.condensed:
         raise UserError(f"{model.name} is condensed already")
     if halve_classifier and model.architecture.head_width is not None:

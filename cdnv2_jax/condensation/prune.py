@@ -10,9 +10,10 @@ from cdnv2_jax.condensation.masks import group_lasso, importance, remove_connect
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.masked_conv import ConnectionMask, MaskedConv
 from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.network import Network
 
 
-def prune(model: CondenseNet, stage: int) -> None:
+def prune(model: Network, stage: int) -> None:
     """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
 
     A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
@@ -21,6 +22,8 @@ def prune(model: CondenseNet, stage: int) -> None:
     Raises:
       UserError: the network has no masks, or no such stage.
     """
+    if not isinstance(model, CondenseNet):
+        raise UserError(f"{model.name} has nothing to prune: all of its connections are fixed")
     if model.form.condensed:
         raise UserError("a condensed network has nothing left to prune")
     last = model.architecture.condensation_stages

@@ -20,10 +20,10 @@ class BatchNorm(nnx.Module):
     enclosing model set `use_running_average`.
     """
 
-    def __init__(self, features: int, *, param_dtype: DTypeLike = jnp.float32):
+    def __init__(self, features: int, *, initial_bias: float = 0.0, param_dtype: DTypeLike = jnp.float32):
         self.features = features
         self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(features, param_dtype))
+        self.bias = nnx.Param(jnp.full(features, initial_bias, param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
         self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
         # How many batches the running statistics have seen: PyTorch's num_batches_tracked, kept for exact round trips.

@@ -10,6 +10,7 @@ from cdnv2_jax.layers import lowering as lowerings
 from cdnv2_jax.layers.activation import ActivationName, activation_function
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+from cdnv2_jax.layers.valid_region import inside
 
 
 def possible_lowerings(groups: int) -> dict[str, int]:
@@ -68,7 +69,10 @@ def grouped_conv(
 
 
 class NormActConv(nnx.Module):
-    """BatchNorm → activation → grouped 3×3 convolution without bias; [b, h, w, in] → [b, h, w, out]."""
+    """BatchNorm → activation → grouped 3×3 convolution without bias; [b, h, w, in] → [b, h, w, out].
+
+    Where a `mask` [b, h, w, 1] is given and False, the convolution reads zeros, as beyond the edges of the map.
+    """
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ class NormActConv(nnx.Module):
         init = kaiming_normal_fan_out(out_channels, receptive_field=9)
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels // groups, out_channels), param_dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = activation_function(self.activation)(self.norm(x))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        h = inside(activation_function(self.activation)(self.norm(x)), mask)
         h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
         return grouped_conv(h, kernel, self.groups, training=not self.norm.use_running_average)

@@ -18,6 +18,11 @@ def kaiming_normal_fan_out(out_channels: int, receptive_field: int = 1) -> nnx.I
     return partial(_initial, _normal, math.sqrt(2 / (out_channels * receptive_field)))
 
 
+def normal(deviation: float) -> nnx.Initializer:
+    """Normal, of that standard deviation."""
+    return partial(_initial, _normal, deviation)
+
+
 def torch_linear(in_features: int) -> nnx.Initializer:
     """PyTorch's default for the weight and the bias of a Linear: uniform within ±1/√in_features."""
     return partial(_initial, _uniform, 1 / math.sqrt(in_features))

@@ -6,12 +6,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.initializers import torch_linear
+from cdnv2_jax.layers.valid_region import mean_inside
 
 
 class SqueezeExcite(nnx.Module):
     """Scales every channel by sigmoid(W2 · relu(W1 · mean over the map)).
 
-    Input and output [batch, height, width, channels]; the hidden width is channels // reduction.
+    Input and output [batch, height, width, channels]; the hidden width is channels // reduction. The mean is that of
+    the whole map or, given `mask` [batch, height, width, 1], of where it is True.
     """
 
     def __init__(
@@ -41,6 +43,6 @@ class SqueezeExcite(nnx.Module):
         self.squeeze = linear(channels, hidden)
         self.excite = linear(hidden, channels)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        mean = x.mean((1, 2), keepdims=True)
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        mean = mean_inside(x, mask)
         return x * jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))

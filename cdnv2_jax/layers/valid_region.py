@@ -25,6 +25,11 @@ def halved(mask: jax.Array) -> jax.Array:
     return mask[:, ::2, ::2]
 
 
+def at_stride(mask: jax.Array | None, stride: int) -> jax.Array | None:
+    """The mask of the map of that stride, a divisor of 32; None of None."""
+    return None if mask is None else mask[:, ::stride, ::stride]
+
+
 def inside(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """x [b, h, w, c] with zeros where `mask` [b, h, w, 1] is False, as a convolution pads; None: x as it is."""
     return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))

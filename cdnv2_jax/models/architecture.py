@@ -1,12 +1,12 @@
 """What a network of the CondenseNet family is made of, as plain data."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.activation import ActivationName
+from cdnv2_jax.models.fields import check_whole, make_tuples, refuse_unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,7 @@ class Architecture:
     stem_stride: int = 2
 
     def __post_init__(self):
-        for name in ("stages", "growth"):
-            try:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-            except TypeError:
-                raise UserError(f"{name} must be a sequence of numbers, got {getattr(self, name)!r}") from None
+        make_tuples(self, ("stages", "growth"))
         if not self.stages or len(self.stages) != len(self.growth):
             raise UserError(
                 f"stages and growth need one number per block: got {len(self.stages)} and {len(self.growth)} numbers"
@@ -59,12 +55,8 @@ class Architecture:
     def _check_numbers(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            lowest = 0 if field.name in ("hard_swish_from", "squeeze_excite_from") else 1
-            for number in value if isinstance(value, tuple) else (value,):
-                if number is None and field.default is None:
-                    continue
-                if not isinstance(number, int) or isinstance(number, bool) or number < lowest:
-                    raise UserError(f"{field.name} must be {lowest} or more and whole, got {number!r}")
+            if value is not None or field.default is not None:
+                check_whole(field.name, value, 0 if field.name in ("hard_swish_from", "squeeze_excite_from") else 1)
 
     def _check_channels(self) -> None:
         """Refuses what could not be built, naming the layer, before any array is made."""
@@ -105,6 +97,15 @@ class Architecture:
         return max(self.lgc_factor, self.sfr_factor or 1) - 1
 
     @property
+    def feature_channels(self) -> dict[int, int]:
+        """Stride → channels of the maps that `features` gives: the blocks' outputs from stride 4 on."""
+        channels, found = self.stem_channels, {}
+        for stride, layers, growth in zip(self.block_strides, self.stages, self.growth, strict=True):
+            channels += layers * growth
+            found[stride] = channels
+        return {stride: count for stride, count in found.items() if stride >= 4}
+
+    @property
     def block_strides(self) -> tuple[int, ...]:
         """Stride of each block's feature map relative to the image."""
         return tuple(self.stem_stride * 2**block for block in range(len(self.stages)))
@@ -132,10 +133,14 @@ class Architecture:
         side = (image_side - 1) // self.stem_stride + 1
         return side // 2**block
 
+    def smallest_map(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the last feature map for an image of that size."""
+        last = len(self.stages) - 1
+        return self.map_side(last, height), self.map_side(last, width)
+
     def check_image(self, height: int, width: int) -> None:
         """Raises UserError when nothing would be left of an image after all strides."""
-        last = len(self.stages) - 1
-        if min(self.map_side(last, height), self.map_side(last, width)) < 1:
+        if min(self.smallest_map(height, width)) < 1:
             raise UserError(
                 f"a {height}×{width} image is too small: nothing is left of it after stride {self.block_strides[-1]}"
             )
@@ -153,11 +158,8 @@ class Architecture:
             "groups": ["lgc_groups", "conv_groups", *(["sfr_groups"] if has_sfr else [])],
             "condensation_factor": ["lgc_factor", *(["sfr_factor"] if has_sfr else [])],
         }
+        refuse_unknown(overrides, fields, shorthands)
         for name, value in overrides.items():
-            if name not in fields and name not in shorthands:
-                near = difflib.get_close_matches(name, [*fields, *shorthands], n=1)
-                hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(fields))}"
-                raise UserError(f"a network has no {name!r}{hint}")
             for field in shorthands.get(name, []):
                 changes.setdefault(field, value)
         changes.update({name: value for name, value in overrides.items() if name in fields})

@@ -1,7 +1,7 @@
 """CondenseNet and CondenseNetV2, masked and condensed: one network, described by its `Architecture`."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,11 @@ from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
+from cdnv2_jax.layers.valid_region import at_stride, inside
 from cdnv2_jax.models import kernel_path, kernel_training
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer, Form
+from cdnv2_jax.models.images import check_images, region_of
 
 
 class CondenseNet(nnx.Module):
@@ -83,6 +85,7 @@ class CondenseNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
+        check_images(self.architecture, images)
         if self._by_kernel(images):
             x = kernel_path.pooled_features(self.stem, self.blocks, self.norm_last, images)
         else:
@@ -94,41 +97,61 @@ class CondenseNet(nnx.Module):
             x = jax.nn.hard_swish(self.fc(x))
         return self.classifier(x)
 
-    def features(self, images: jax.Array) -> dict[int, jax.Array]:
+    def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
         """Feature maps by stride, from stride 4 on: the blocks' outputs, the last one after its BatchNorm and ReLU.
 
         {4: [b, h/4, w/4, c], 8: …, 16: …, 32: …} for the ImageNet networks; a network whose blocks end at a smaller
-        stride gives fewer.
+        stride gives fewer. The squeeze-and-excitation of the classifier's head is left out.
+
+        Args:
+          images: [b, h, w, 3], normalised.
+          sizes: int [b, 2], height and width of each image at the top left of its canvas. Each then has the maps that
+            it would have alone, padded to a multiple of 32 pixels; beyond those they are zero. (In training, batch
+            statistics are those of the whole canvas: freeze them.) None: the images fill the canvas.
+
+        Raises:
+          ValueError: images of another shape or, with `sizes`, a canvas that is no multiple of 32.
+          UserError: images that are too small.
         """
-        maps = dict(zip(self.architecture.block_strides, self.block_outputs(images), strict=True))
+        maps = dict(zip(self.architecture.block_strides, self.block_outputs(images, sizes), strict=True))
         last = self.architecture.block_strides[-1]
         maps[last] = jax.nn.relu(self.norm_last(maps[last]))
-        return {stride: x for stride, x in maps.items() if stride >= 4}
+        region = region_of(images, sizes, last)
+        return {stride: inside(x, at_stride(region, stride)) for stride, x in maps.items() if stride >= 4}
 
-    def block_outputs(self, images: jax.Array) -> Iterator[jax.Array]:
-        """Each dense block's output, before the average pool that leads to the next block."""
-        if self._by_kernel(images):
+    def block_outputs(self, images: jax.Array, sizes: jax.Array | None = None) -> Iterator[jax.Array]:
+        """Each dense block's output, before the average pool that leads to the next block; `sizes` as for `features`.
+
+        With `sizes` the values beyond an image's own padding are left as they come.
+        """
+        check_images(self.architecture, images)
+        if sizes is None and self._by_kernel(images):
             for x in kernel_path.block_outputs(self.stem, self.blocks, images):
                 yield x.transpose(0, 2, 3, 1)
-            return
-        if not self.form.condensed and kernel_training.applies(self.architecture, self._kernel_modules(), images):
+        elif sizes is None and self._by_training_kernel(images):
             yield from kernel_training.block_outputs(self.stem, self.blocks, images)
-            return
-        x = self.stem(images)
+        else:
+            yield from self._outputs_of_layers(images, sizes)
+
+    def _outputs_of_layers(self, images: jax.Array, sizes: jax.Array | None) -> Iterator[jax.Array]:
+        strides = self.architecture.block_strides
+        region = region_of(images, sizes, strides[-1])
+        x = self.stem(inside(images, region))
         run = nnx.remat(_run) if self.remat else _run
-        for number, block in enumerate(self.blocks):
-            if number:
+        for stride, block in zip(strides, self.blocks, strict=True):
+            if stride > strides[0]:
                 x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
             for layer in block:
-                x = run(layer, x)
+                x = run(layer, x, at_stride(region, stride))
             yield x
 
     def _by_kernel(self, images: jax.Array) -> bool:
-        """Whether the CPU kernels take the layers' place for these images, which are checked first."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
-        self.architecture.check_image(*images.shape[1:3])
+        """Whether the CPU kernels take the layers' place for these images."""
         return self.form.condensed and kernel_path.applies(self.architecture, self._kernel_modules(), images)
+
+    def _by_training_kernel(self, images: jax.Array) -> bool:
+        masked = not self.form.condensed
+        return masked and kernel_training.applies(self.architecture, self._kernel_modules(), images)
 
     def _kernel_modules(self) -> list[nnx.Module]:
         return [self.stem, *self.dense_layers(), self.norm_last]
@@ -138,6 +161,26 @@ class CondenseNet(nnx.Module):
         for block in self.blocks:
             yield from block
 
+    @property
+    def form_name(self) -> Literal["masked", "condensed"]:
+        """The form in a word."""
+        return "condensed" if self.form.condensed else "masked"
+
+    @property
+    def param_dtype(self) -> DTypeLike:
+        """Of the parameters."""
+        return self.stem.kernel.dtype
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        """Stride → channels of the maps that `features` gives."""
+        return self.architecture.feature_channels
+
+    @property
+    def condensation_stages(self) -> int:
+        """How many pruning stages the network passes; 0 for a condensed one."""
+        return 0 if self.form.condensed else self.architecture.condensation_stages
+
     def masked_convs(self) -> Iterator[MaskedConv]:
         """All learned convolutions, each layer's LGC before its SFR; nothing for a condensed network."""
         for layer in self.dense_layers():
@@ -146,8 +189,8 @@ class CondenseNet(nnx.Module):
                     yield conv
 
 
-def _run(layer: DenseLayer, x: jax.Array) -> jax.Array:
-    return layer(x)
+def _run(layer: DenseLayer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return layer(x, mask)
 
 
 def abstract_network(

@@ -30,7 +30,10 @@ class Form:
 
 
 class DenseLayer(nnx.Module):
-    """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right)."""
+    """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right).
+
+    With a `mask` [b, h, w, 1], what is on the map where it is False changes nothing where it is True.
+    """
 
     def __init__(
         self,
@@ -69,10 +72,10 @@ class DenseLayer(nnx.Module):
         factor = a.sfr_factor
         return SparseFeatureReactivation(inputs, outputs, groups=a.sfr_groups, condensation_factor=factor, **common)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = self.conv(self.lgc(x))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        h = self.conv(self.lgc(x), mask)
         if self.se is not None:
-            h = self.se(h)
+            h = self.se(h, mask)
         if self.sfr is not None:
             x = x + self.sfr(h)
         return jnp.concatenate([x, h], axis=-1)

@@ -12,10 +12,14 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyArchitecture, AnyNetwork, build_network
+from cdnv2_jax.models.mobilenet_v2 import MobileNetV2Architecture
+from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
 
 README_V2 = "README of the official CondenseNetV2 repository"
 README_V1 = "README of the official CondenseNet repository"
+README_SHUFFLENET = "README of ShuffleNetV2 in Megvii's ShuffleNet-Series"
+PAPER_MOBILENET_V2 = "MobileNetV2 (Sandler et al., CVPR 2018), table 4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ class ModelEntry:
       reconstruction: True where the authors never published the configuration and this is our nearest guess.
     """
 
-    architecture: Architecture
+    architecture: AnyArchitecture
     image_size: int
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     published: Published | None = None
@@ -100,6 +104,13 @@ def _v1(stages: tuple[int, ...], growth: str, groups: int, num_classes: int, ste
 
 def _cifar_v1(depth: int, growth: str = "8-16-32") -> Architecture:
     return _v1(((depth - 2) // 6,) * 3, growth, groups=4, num_classes=10, stem_stride=1)
+
+
+def _shufflenet_v2(stage_channels: str, top1_error: float, flops: str, params: str) -> ModelEntry:
+    architecture = ShuffleNetV2Architecture(stage_channels=_numbers(stage_channels))
+    return ModelEntry(
+        architecture, 224, published=Published(README_SHUFFLENET, {"imagenet": top1_error}, flops, params)
+    )
 
 
 def _numbers(dashed: str) -> tuple[int, ...]:
@@ -157,6 +168,15 @@ MODELS: dict[str, ModelEntry] = {
         224,
         published=Published(README_V1, {"imagenet": 29.0}, "274M", "2.9M"),
     ),
+    # Not of this family: the networks that the paper compares its own with as backbones of detectors.
+    "shufflenet_v2_x0_5": _shufflenet_v2("48-96-192", 38.9, "41M", "1.4M"),
+    "shufflenet_v2_x1_0": _shufflenet_v2("116-232-464", 30.6, "146M", "2.3M"),
+    "shufflenet_v2_x1_5": _shufflenet_v2("176-352-704", 27.4, "299M", "3.5M"),
+    "mobilenet_v2_x1_0": ModelEntry(
+        MobileNetV2Architecture(),
+        224,
+        published=Published(PAPER_MOBILENET_V2, {"imagenet": 28.0}, "300M", "3.4M"),
+    ),
 }
 
 
@@ -176,7 +196,7 @@ def model_entry(name: str) -> ModelEntry:
 
 def architecture_of(
     name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
-) -> Architecture:
+) -> AnyArchitecture:
     """The architecture `create_model` would build."""
     changes = dict(overrides or {})
     if num_classes is not None:
@@ -192,8 +212,8 @@ def create_model(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     **overrides: Any,
-) -> CondenseNet:
-    """Builds a masked network, nothing pruned yet: NHWC images → logits.
+) -> AnyNetwork:
+    """Builds a network, masked and with nothing pruned yet if it is a CondenseNet: NHWC images → logits.
 
     Args:
       name: one of `list_models()`.
@@ -201,11 +221,11 @@ def create_model(
       rngs: draws the initial weights, `nnx.Rngs(0)`.
       dtype: dtype of the computation, e.g. `jnp.bfloat16`; None computes in the dtype of parameters and images.
       param_dtype: dtype of the parameters.
-      **overrides: fields of `Architecture` to change (stages, growth, lgc_groups, …; `groups` and
+      **overrides: fields of the architecture to change (of a CondenseNet stages, growth, lgc_groups, …; `groups` and
         `condensation_factor` set all of their kind).
 
     Raises:
       UserError: unknown name or override (the nearest one is suggested), or numbers that do not fit together.
     """
     architecture = architecture_of(name, num_classes, overrides)
-    return CondenseNet(architecture, name=name, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return build_network(architecture, name=name, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

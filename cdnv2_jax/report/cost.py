@@ -5,6 +5,9 @@ import dataclasses
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet, Form
+from cdnv2_jax.models.families import AnyArchitecture, AnyNetwork
+from cdnv2_jax.models.mobilenet_v2 import MobileNetV2Architecture
+from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Cost:
     Attributes:
       flops: by the official convention, the one of all published tables: multiply-adds of convolutions and Linears,
         learned ones divided by the condensation factor; one per element for ReLU and hard-swish, two for sigmoid;
-        every value read by an average pool. BatchNorm counts nothing.
+        every value read by an average pool. BatchNorm counts nothing. Of ShuffleNetV2 and MobileNetV2 multiply-adds of
+        convolutions and Linears alone, as their papers count.
       params: by the official convention: all parameters, learned kernels divided by the condensation factor; masks,
         indices and running statistics none.
       multiply_adds: of the convolutions and Linears as they are stored: a masked kernel whole, zeros included, a
@@ -29,18 +33,26 @@ class Cost:
         return Cost(self.flops + other.flops, self.params + other.params, self.multiply_adds + other.multiply_adds)
 
 
-def count_flops(model: CondenseNet, image_size: int | tuple[int, int]) -> Cost:
+def count_flops(model: AnyNetwork, image_size: int | tuple[int, int]) -> Cost:
     """The cost of one image of that size (pixels, or height and width), masked or condensed as `model` is.
 
     Follows the official counting (`measure_model`) rule for rule; see `Cost` for what is counted.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     model.architecture.check_image(height, width)
-    return network_cost(model.architecture, model.form, height, width)
+    return network_cost(model.architecture, model.form if isinstance(model, CondenseNet) else Form(), height, width)
 
 
-def network_cost(a: Architecture, form: Form, height: int, width: int) -> Cost:
-    """`count_flops` of a network that need not exist."""
+def network_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cost:
+    """`count_flops` of a network that need not exist; `form` is that of a CondenseNet."""
+    if isinstance(a, ShuffleNetV2Architecture):
+        return _shufflenet_v2(a, height, width)
+    if isinstance(a, MobileNetV2Architecture):
+        return _mobilenet_v2(a, height, width)
+    return _condensenet(a, form, height, width)
+
+
+def _condensenet(a: Architecture, form: Form, height: int, width: int) -> Cost:
     if form.halved_classifier and a.head_width is not None:
         raise UserError("only CondenseNet (v1) has a halved classifier")
     area = a.map_side(len(a.stages) - 1, height) * a.map_side(len(a.stages) - 1, width)
@@ -86,6 +98,46 @@ def _head(a: Architecture, form: Form, area: int) -> Cost:
     cost += _squeeze_excite(features, features // a.head_reduction, area=1)
     cost += _linear(features, a.head_width, bias=True) + _elementwise(a.head_width)
     return cost + _linear(a.head_width, a.num_classes, bias=True)
+
+
+def _shufflenet_v2(a: ShuffleNetV2Architecture, height: int, width: int) -> Cost:
+    total = _conv_norm(3, a.stem_channels, _area(height, width, 2), kernel_area=9)
+    before = _area(height, width, 4)
+    for unit, stride in zip(a.units(), a.unit_strides, strict=True):
+        area = _area(height, width, stride)
+        total += _conv_norm(unit.read, unit.middle, before) + _depthwise(unit.middle, area)
+        total += _conv_norm(unit.middle, unit.outputs - unit.kept, area)
+        if unit.stride == 2:
+            total += _depthwise(unit.inputs, area) + _conv_norm(unit.inputs, unit.kept, area)
+        before = area
+    total += _conv_norm(a.stage_channels[-1], a.head_channels, before)
+    return total + _linear(a.head_channels, a.num_classes, bias=a.variant == "torchvision")
+
+
+def _mobilenet_v2(a: MobileNetV2Architecture, height: int, width: int) -> Cost:
+    before = _area(height, width, 2)
+    total = _conv_norm(3, a.stem_channels, before, kernel_area=9)
+    for unit, stride in zip(a.units(), a.unit_strides, strict=True):
+        area = _area(height, width, stride)
+        if unit.expanded != unit.inputs:
+            total += _conv_norm(unit.inputs, unit.expanded, before)
+        total += _depthwise(unit.expanded, area) + _conv_norm(unit.expanded, unit.outputs, area)
+        before = area
+    total += _conv_norm(a.channels[-1], a.head_channels, before)
+    return total + _linear(a.head_channels, a.num_classes, bias=True)
+
+
+def _area(height: int, width: int, stride: int) -> int:
+    return -(-height // stride) * -(-width // stride)
+
+
+def _conv_norm(inputs: int, outputs: int, area: int, *, kernel_area: int = 1, groups: int = 1) -> Cost:
+    scale_and_bias = Cost(params=2 * outputs)
+    return _convolution(inputs, outputs, area, kernel_area=kernel_area, groups=groups) + scale_and_bias
+
+
+def _depthwise(channels: int, area: int) -> Cost:
+    return _conv_norm(channels, channels, area, kernel_area=9, groups=channels)
 
 
 def _convolution(inputs: int, outputs: int, area: int, *, kernel_area: int, groups: int = 1) -> Cost:

@@ -1,1 +1,1 @@
-"""Official PyTorch checkpoints: safe reading, the map of keys, strict conversion both ways."""
+"""PyTorch checkpoints, the authors' and torchvision's: safe reading, the map of keys, strict conversion both ways."""

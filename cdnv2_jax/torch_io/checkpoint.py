@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.files import replacing
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.models.registry import architecture_of
 from cdnv2_jax.torch_io.read import Weights, import_torch, read_checkpoint, select_state_dict
 from cdnv2_jax.torch_io.state_dict import model_from_state_dict, to_torch_state_dict
@@ -17,8 +17,10 @@ def load_torch_checkpoint(
     weights: Weights = "auto",
     num_classes: int | None = None,
     **overrides: Any,
-) -> CondenseNet:
+) -> AnyNetwork:
     """Loads an official checkpoint file; masked or condensed, as the file is, in evaluation mode.
+
+    Of ShuffleNetV2 files of its authors and of torchvision are read, of MobileNetV2 those of torchvision.
 
     Args:
       path: what the official code saved: `state_dict` and perhaps `state_dict_ema`; keys with `module.` or without;
@@ -37,7 +39,7 @@ def load_torch_checkpoint(
     return model_from_state_dict(tensors, architecture, name=name, source=str(path))
 
 
-def save_torch_checkpoint(path: str | Path, model: CondenseNet) -> None:
+def save_torch_checkpoint(path: str | Path, model: AnyNetwork) -> None:
     """Writes `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
     torch = import_torch()
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}

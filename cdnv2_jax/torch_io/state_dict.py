@@ -7,9 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from cdnv2_jax.errors import UserError, one_line, shorten
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet, Form, abstract_network
+from cdnv2_jax.models.condensenet import CondenseNet, Form
+from cdnv2_jax.models.families import AnyArchitecture, AnyNetwork, blank_network
+from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
 from cdnv2_jax.torch_io.key_map import state_dict_slots
+from cdnv2_jax.torch_io.plain_key_map import shufflenet_variant
+from cdnv2_jax.torch_io.slots import COUNTER
 
 
 class TensorLike(Protocol):
@@ -19,21 +22,26 @@ class TensorLike(Protocol):
     def shape(self) -> Any: ...
 
 
-def to_torch_state_dict(model: CondenseNet) -> dict[str, np.ndarray]:
+def to_torch_state_dict(model: AnyNetwork) -> dict[str, np.ndarray]:
     """The model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
 
     The official classes load it (after `torch.from_numpy`) with strict=True. `_stage` and `_count` follow the masks.
+    MobileNetV2 has torchvision's layout, ShuffleNetV2 that of its variant.
 
     Raises:
       UserError: a condensed CondenseNet (v1) with its whole classifier, a form the official code does not have.
     """
-    v1 = model.architecture.head_width is None
-    if model.form.condensed and v1 and not model.form.halved_classifier:
+    if isinstance(model, CondenseNet) and _only_ours(model):
         raise UserError(
             "the official converted CondenseNet reads half of its classifier's inputs: "
             "use condense(model, halve_classifier=True) for a network that it can load"
         )
     return {key: slot.read() for key, slot in state_dict_slots(model).items()}
+
+
+def _only_ours(model: CondenseNet) -> bool:
+    v1 = model.architecture.head_width is None
+    return model.form.condensed and v1 and not model.form.halved_classifier
 
 
 def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,24 +50,24 @@ def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def form_of(keys: Mapping[str, Any]) -> Form:
-    """Masked or converted, told by the keys."""
+    """Masked or converted, told by the keys; that of plain networks, too."""
     condensed = any(key.endswith("conv_1.index") for key in keys)
     return Form(condensed, halved_classifier="classifier.linear.weight" in keys)
 
 
 def model_from_state_dict(
     tensors: Mapping[str, TensorLike],
-    architecture: Architecture,
+    architecture: AnyArchitecture,
     *,
     name: str,
     source: str = "state_dict",
     **dtypes: Any,
-) -> CondenseNet:
-    """Builds the masked or condensed network that an official state_dict holds, in evaluation mode.
+) -> AnyNetwork:
+    """Builds the network that an official state_dict holds, masked, condensed or plain, in evaluation mode.
 
     Args:
       tensors: official keys, with or without `module.`, → tensors.
-      architecture, name: of the network it must be.
+      architecture, name: of the network it must be. Of ShuffleNetV2 the keys tell the variant.
       source: what to call it in errors, usually the file.
       **dtypes: `dtype` and `param_dtype` as for `create_model`.
 
@@ -68,8 +76,13 @@ def model_from_state_dict(
         group, indices out of range.
     """
     tensors = without_module_prefix(tensors)
-    model = abstract_network(architecture, form_of(tensors), name=name, **dtypes)
+    if isinstance(architecture, ShuffleNetV2Architecture):
+        architecture = architecture.override({"variant": shufflenet_variant(tensors)})
+    model = blank_network(architecture, form_of(tensors), name=name, **dtypes)
     slots = state_dict_slots(model)
+    if not any(key.endswith(COUNTER) for key in tensors):
+        # PyTorch wrote no counters before 0.4.1, and reads such files as having counted nothing.
+        tensors |= {key: np.zeros((), np.int64) for key in slots if key.endswith(COUNTER)}
     expected = {key: slot.layout.shape for key, slot in slots.items()}
     if complaints := mismatches(tensors, expected):
         raise UserError(f"{source} is not a {name} with {architecture.num_classes} classes: {complaints}")

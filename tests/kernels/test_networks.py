@@ -1,5 +1,6 @@
 """Condensed networks by kernel, by layers, and masked: the same logits."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_features() -> None:
     ]
     for ours, theirs in zip(*blocks, strict=True):
         assert_near(ours, theirs, TOLERANCE)
+
+
+def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
+    """The kernels take a map whole."""
+    model = condensed_network()
+    images, sizes = random_images(2, 64, 32), jnp.asarray([(64, 32), (20, 20)])
+    graph, state = nnx.split(model)
+    features = jax.jit(lambda state, *inputs: nnx.merge(graph, state).features(*inputs))
+    blocks = jax.jit(lambda state, *inputs: list(nnx.merge(graph, state).block_outputs(*inputs)))
+    for arguments, by_kernel in (((images,), True), ((images, sizes), False)):
+        for function in (features, blocks):
+            assert ("cdnv2." in function.lower(state, *arguments).as_text()) == by_kernel
 
 
 # Compiling the layers takes ten to forty seconds each.

@@ -141,6 +141,8 @@ def test_derived_numbers() -> None:
     assert SMALL_V2.override({"sfr_factor": 1, "lgc_factor": 1}).condensation_stages == 0
     assert SMALL_V1.condensation_stages == 3
     assert (SMALL_V2.block_strides, SMALL_V1.block_strides) == ((2, 4, 8), (1, 2))
+    assert (SMALL_V2.feature_channels, SMALL_V1.feature_channels) == ({4: 32, 8: 48}, {})
+    assert SMALL_V2.smallest_map(16, 33) == (2, 4)
     assert SMALL_V1.dense_layers() == [(0, 0, 16, 8), (0, 1, 24, 8), (1, 0, 32, 16)]
     assert [SMALL_V2.activation(block) for block in range(3)] == ["relu", "hard_swish", "hard_swish"]
     assert [SMALL_V2.has_squeeze_excite(block) for block in range(3)] == [False, False, True]

@@ -29,6 +29,7 @@ def test_strides_and_channels(name: str, channels: list[int], form: Form) -> Non
         stride: (2, 96 // stride, 160 // stride, count) for stride, count in zip((4, 8, 16, 32), channels, strict=True)
     }
     assert {stride: x.shape for stride, x in maps.items()} == expected
+    assert architecture_of(name).feature_channels == dict(zip((4, 8, 16, 32), channels, strict=True))
 
 
 @pytest.mark.usefixtures("x64")

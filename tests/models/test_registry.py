@@ -21,14 +21,16 @@ V1 = [
     "condensenet_imagenet_74_c4",
     "condensenet_imagenet_74_c8",
 ]
+PLAIN = ["shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0"]
 
 
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("*", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "cdnv2_cifar_110", "cdnv2_cifar_146", *V1]),
+        ("*", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "cdnv2_cifar_110", "cdnv2_cifar_146", *V1, *PLAIN]),
         ("cdnv2_?", ["cdnv2_a", "cdnv2_b", "cdnv2_c"]),
         ("condensenet*", V1),
+        ("*net_v2_*", PLAIN),
         ("*_1[14]*", ["cdnv2_cifar_110", "cdnv2_cifar_146", "condensenet_110"]),
         ("cdnv2_c", ["cdnv2_c"]),
         ("CDNV2*", []),
@@ -48,6 +50,7 @@ def test_all_models_are_listed_without_a_pattern() -> None:
     [
         ("cdnv2_d", "no model is called 'cdnv2_d': did you mean 'cdnv2_"),
         ("condensnet_86", "did you mean 'condensenet_86'?"),
+        ("mobilenet_v2", "did you mean 'mobilenet_v2_x1_0'?"),
         ("vgg", "no model is called 'vgg': there are cdnv2_a, cdnv2_b"),
         ("", "no model is called ''"),
     ],
@@ -158,6 +161,10 @@ def test_published_figures() -> None:
         "condensenet_182": {"cifar10": 3.76, "cifar100": 18.47},
         "condensenet_imagenet_74_c4": {"imagenet": 26.2},
         "condensenet_imagenet_74_c8": {"imagenet": 29.0},
+        "shufflenet_v2_x0_5": {"imagenet": 38.9},
+        "shufflenet_v2_x1_0": {"imagenet": 30.6},
+        "shufflenet_v2_x1_5": {"imagenet": 27.4},
+        "mobilenet_v2_x1_0": {"imagenet": 28.0},
     }
     assert all(entry.published and entry.published.source for entry in MODELS.values())
 
@@ -165,7 +172,10 @@ def test_published_figures() -> None:
 def test_evaluation_preprocessing() -> None:
     sizes = {name: (entry.image_size, entry.interpolation) for name, entry in MODELS.items()}
     assert [sizes[f"cdnv2_{letter}"] for letter in "abc"] == [(224, "bicubic"), (224, "bicubic"), (224, "bilinear")]
+    assert {sizes[name] for name in PLAIN} == {(224, "bilinear")}
     for name, (size, _) in sizes.items():
+        if name in PLAIN:
+            continue
         assert size == (224 if architecture_of(name).stem_stride == 2 else 32), name
 
 

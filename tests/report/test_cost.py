@@ -1,6 +1,7 @@
 """Costs: the published tables to the unit, and both counts against what the PyTorch twin is seen to compute."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -13,9 +14,12 @@ from cdnv2_jax.condensation.prune import prune
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import Form, abstract_network
-from cdnv2_jax.models.registry import MODELS, list_models, model_entry
+from cdnv2_jax.models.families import blank_network
+from cdnv2_jax.models.registry import MODELS, architecture_of, list_models, model_entry
 from cdnv2_jax.report.cost import Cost, count_flops, network_cost
 from tests.golden_format import read_golden
+from tests.plain_models import SMALL as SMALL_PLAIN
+from tests.plain_models import plain_twin
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.torch_twin.layers import MaskedPointwise, SqueezeExcite
 from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, random_twin, twin_config
@@ -89,7 +93,7 @@ def multiply_adds(twin: nn.Module, height: int, width: int, device: str) -> int:
     return sum(flops for operation, flops in counts.items() if str(operation) != "aten.bmm") // 2
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [*list_models("cdnv2*"), *list_models("condensenet*")])
 def test_multiply_adds_of_all_masked_networks(name: str) -> None:
     """Shapes only, on PyTorch's meta device."""
     entry = model_entry(name)
@@ -97,6 +101,39 @@ def test_multiply_adds_of_all_masked_networks(name: str) -> None:
         twin = build_twin(twin_config(entry.architecture)).eval()
     expected = multiply_adds(twin, entry.image_size, entry.image_size, "meta")
     assert cost_of(name, MASKED).multiply_adds == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "millions", "params"),
+    [
+        ("shufflenet_v2_x0_5", "megvii", 40.5, 1_365_792),
+        ("shufflenet_v2_x1_0", "megvii", 145.8, 2_278_760),
+        ("shufflenet_v2_x1_5", "megvii", 299.0, 3_506_720),
+        ("shufflenet_v2_x0_5", "torchvision", 40.5, 1_366_792),
+        ("shufflenet_v2_x1_0", "torchvision", 144.9, 2_278_604),
+        ("shufflenet_v2_x1_5", "torchvision", 295.8, 3_503_624),
+        ("mobilenet_v2_x1_0", None, 300.8, 3_504_872),
+    ],
+)
+def test_plain_networks(name: str, variant: str | None, millions: float, params: int) -> None:
+    """At 224 pixels what the papers and torchvision print, and at an odd size what PyTorch counts."""
+    a = architecture_of(name, overrides={} if variant is None else {"variant": variant})
+    cost = network_cost(a, MASKED, 224, 224)
+    assert (round(cost.flops / 1e6, 1), cost.params) == (millions, params)
+    with torch.device("meta"):
+        twin = plain_twin(a)
+    assert sum(parameter.numel() for parameter in twin.parameters()) == params
+    for height, width in ((224, 224), (97, 45)):
+        cost = network_cost(a, MASKED, height, width)
+        assert cost.flops == cost.multiply_adds == multiply_adds(twin, height, width, "meta"), (height, width)
+
+
+@pytest.mark.parametrize("architecture", SMALL_PLAIN.values(), ids=SMALL_PLAIN)
+def test_of_a_plain_model(architecture: Any) -> None:
+    twin = plain_twin(architecture)
+    cost = count_flops(blank_network(architecture, MASKED, name="small"), (33, 64))
+    assert cost.flops == cost.multiply_adds == multiply_adds(twin, 33, 64, "cpu")
+    assert cost.params == sum(parameter.numel() for parameter in twin.parameters())
 
 
 def official_count(twin: CondenseNetTwin, height: int, width: int) -> tuple[int, int]:
