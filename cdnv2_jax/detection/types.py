@@ -38,3 +38,9 @@ class Detections:
     labels: jax.Array
     valid: jax.Array
     truncated: jax.Array
+
+
+def with_area(targets: Targets) -> Targets:
+    """The same without the objects of no area, which no box could be trained towards."""
+    width, height = (targets.boxes[..., 2 + axis] - targets.boxes[..., axis] for axis in (0, 1))
+    return dataclasses.replace(targets, valid=targets.valid & (width > 0) & (height > 0))

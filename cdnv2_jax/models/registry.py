@@ -108,7 +108,9 @@ def _cifar_v1(depth: int, growth: str = "8-16-32") -> Architecture:
 
 def _shufflenet_v2(stage_channels: str, top1_error: float, flops: str, params: str) -> ModelEntry:
     architecture = ShuffleNetV2Architecture(stage_channels=_numbers(stage_channels))
-    return ModelEntry(architecture, 224, published=Published(README_SHUFFLENET, {"imagenet": top1_error}, flops, params))
+    return ModelEntry(
+        architecture, 224, published=Published(README_SHUFFLENET, {"imagenet": top1_error}, flops, params)
+    )
 
 
 def _numbers(dashed: str) -> tuple[int, ...]:

@@ -86,9 +86,7 @@ class ShuffleNetV2Architecture(PlainArchitecture):
     @property
     def unit_strides(self) -> tuple[int, ...]:
         """The stride of each unit's output relative to the image."""
-        return tuple(
-            stride for stride, count in zip((8, 16, 32), self.stage_units, strict=True) for _ in range(count)
-        )
+        return tuple(stride for stride, count in zip((8, 16, 32), self.stage_units, strict=True) for _ in range(count))
 
     @property
     def feature_channels(self) -> dict[int, int]:

@@ -55,6 +55,12 @@ def network_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cos
 def _condensenet(a: Architecture, form: Form, height: int, width: int) -> Cost:
     if form.halved_classifier and a.head_width is not None:
         raise UserError("only CondenseNet (v1) has a halved classifier")
+    area = a.map_side(len(a.stages) - 1, height) * a.map_side(len(a.stages) - 1, width)
+    return body_cost(a, form, height, width) + _head(a, form, area)
+
+
+def body_cost(a: Architecture, form: Form, height: int, width: int) -> Cost:
+    """The part of `network_cost` that leads to the feature maps, up to the last BatchNorm and ReLU."""
     areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
     total = _convolution(3, a.stem_channels, areas[0], kernel_area=9)
     for block, _, channels, growth in a.dense_layers():
@@ -63,7 +69,7 @@ def _condensenet(a: Architecture, form: Form, height: int, width: int) -> Cost:
     for layers, growth, area in zip(a.stages[:-1], a.growth[:-1], areas[1:], strict=True):
         channels += layers * growth
         total += _elementwise(4 * channels * area)  # the 2×2 average pool between blocks
-    return total + _head(a, form, areas[-1])
+    return total + _norm_act(a.out_channels, areas[-1])
 
 
 def _dense_layer(a: Architecture, form: Form, block: int, channels: int, growth: int, area: int) -> Cost:
@@ -83,7 +89,7 @@ def _dense_layer(a: Architecture, form: Form, block: int, channels: int, growth:
 
 def _head(a: Architecture, form: Form, area: int) -> Cost:
     features = a.out_channels
-    cost = _norm_act(features, area) + _elementwise(features * area)  # the last pool reads every value once
+    cost = _elementwise(features * area)  # the last pool reads every value once
     if a.head_width is None:
         inputs = features // 2 if form.halved_classifier else features
         cost += _linear(inputs, a.num_classes, bias=True)

@@ -1,1 +1,1 @@
-"""PyTorch checkpoints of the networks' authors and of torchvision: safe reading, the map of keys, strict conversion both ways."""
+"""PyTorch checkpoints, the authors' and torchvision's: safe reading, the map of keys, strict conversion both ways."""

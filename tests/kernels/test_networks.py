@@ -75,10 +75,10 @@ def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
     """The kernels take a map whole."""
     model = condensed_network()
     images, sizes = random_images(2, 64, 32), jnp.asarray([(64, 32), (20, 20)])
+    graph, state = nnx.split(model)
+    features = jax.jit(lambda state, *inputs: nnx.merge(graph, state).features(*inputs))
+    blocks = jax.jit(lambda state, *inputs: list(nnx.merge(graph, state).block_outputs(*inputs)))
     for arguments, by_kernel in (((images,), True), ((images, sizes), False)):
-        graph, state = nnx.split(model)
-        features = jax.jit(lambda state, *inputs: nnx.merge(graph, state).features(*inputs))
-        blocks = jax.jit(lambda state, *inputs: list(nnx.merge(graph, state).block_outputs(*inputs)))
         for function in (features, blocks):
             assert ("cdnv2." in function.lower(state, *arguments).as_text()) == by_kernel
 

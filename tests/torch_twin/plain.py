@@ -1,6 +1,6 @@
 """ShuffleNetV2 in its authors' and in torchvision's form, and MobileNetV2, in PyTorch, from the facts of either.
 
-state_dict keys are those of the published files. Every network has `feature_maps(images)`: [map of stride 4, 8, 16, 32].
+state_dict keys are those of the published files. All have `feature_maps(images)`: the maps of strides 4, 8, 16, 32.
 """
 
 import torch

@@ -1,0 +1,39 @@
+"""A detector by its settings, and how it is set up for training."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cdnv2_jax.detection.faster_rcnn import FasterRCNN
+from cdnv2_jax.detection.pyramid_detector import Backbone, PyramidDetector
+from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detection.trainable import set_training_mode, trainable_parameters
+
+__all__ = [
+    "Backbone",
+    "DetectorSettings",
+    "PyramidDetector",
+    "build_detector",
+    "set_training_mode",
+    "trainable_parameters",
+]
+
+
+def build_detector(
+    settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+) -> RetinaNet | FasterRCNN:
+    """A detector with a fresh pyramid and fresh heads on `backbone`, which it takes over.
+
+    Args:
+      backbone: see `Backbone`; weights, statistics and masks are kept as they are.
+      dtype: in which pyramid and heads compute; their parameters, boxes and losses are float32.
+      rngs: `params` gives the initial values.
+
+    Raises:
+      UserError: the backbone has not the maps or not the stages that the settings ask for.
+    """
+    kind = RetinaNet if settings.kind == "retinanet" else FasterRCNN
+    return kind(settings, backbone, dtype=dtype, rngs=rngs)

@@ -1,0 +1,36 @@
+"""The losses of detectors, element by element: what is averaged over what is the heads' concern."""
+
+import jax
+import jax.numpy as jnp
+
+
+def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """−t · log p − (1 − t) · log(1 − p), p = sigmoid(logit), for each element; `targets` bool, of the same shape."""
+    return jax.nn.softplus(jnp.where(targets, -logits, logits))
+
+
+def focal_loss(logits: jax.Array, targets: jax.Array, *, alpha: float, gamma: float) -> jax.Array:
+    """Sigmoid focal loss (Lin et al. 2017, equation 5) for each element; `targets` bool, of the same shape.
+
+    α_t · (1 − p_t)^γ · (−log p_t), p_t the probability given to the target; α_t is α for True and 1 − α for False.
+    """
+    towards = jnp.where(targets, logits, -logits)
+    # (1 − p_t)^γ by its logarithm: a power of zero has no gradient for γ below 1.
+    modulation = jnp.exp(-gamma * jax.nn.softplus(towards))
+    return jnp.where(targets, alpha, 1 - alpha) * modulation * jax.nn.softplus(-towards)
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """[..., c], int [...] → [...]: −log softmax at the label."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+
+
+def sum_where(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """The sum of `values` where `mask` is True; the mask's axes are the first of the values'."""
+    mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    return jnp.where(mask, values, 0).sum()
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Losses and boxes are computed in float32, whatever the network computes in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
