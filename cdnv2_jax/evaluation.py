@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.preprocessing import Normalisation
 
 Forward = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -64,7 +64,7 @@ class Evaluation:
         return [(int(n), float(one), float(five)) for n, one, five in zip(images, first, among_five, strict=True)]
 
 
-def compiled_forward(model: CondenseNet) -> Forward:
+def compiled_forward(model: AnyNetwork) -> Forward:
     """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
     graph, state = nnx.split(model)
     arrays, structure = jax.tree.flatten(state)
@@ -80,7 +80,7 @@ def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Arra
 
 
 def evaluate(
-    model: CondenseNet, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
+    model: AnyNetwork, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
 ) -> Evaluation:
     """Runs all batches on all devices; every process gets the figures of the whole data set.
 

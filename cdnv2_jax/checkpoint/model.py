@@ -30,17 +30,8 @@ def save(
       metadata: JSON values to keep beside it, such as where its weights come from.
       overwrite: replace what is at `path`; otherwise that is a UserError.
     """
-    description = {
-        "format": FORMAT,
-        "name": model.name,
-        "family": family_of(model.architecture),
-        "architecture": dataclasses.asdict(model.architecture),
-        "form": dataclasses.asdict(model.form) if isinstance(model, CondenseNet) else {},
-        "param_dtype": str(np.dtype(model.param_dtype)),
-        "metadata": dict(metadata or {}),
-        "versions": {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")},
-    }
-    arrays.write(Path(path), arrays.flat_arrays(nnx.state(model)), description, overwrite=overwrite)
+    description = {"format": FORMAT, **describe_network(model), "metadata": dict(metadata or {})}
+    write_module(Path(path), model, description, overwrite=overwrite)
 
 
 def load(path: str | Path, *, dtype: DTypeLike | None = None) -> AnyNetwork:
@@ -55,29 +46,65 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> AnyNetwork:
     """
     path = Path(path)
     description = arrays.read_description(path)
+    if "kind" in description:
+        raise UserError(f"{path} holds a {description['kind']}, not a classifier")
     try:
-        param_dtype = np.dtype(description["param_dtype"])
-        if description["format"] != FORMAT or not jnp.issubdtype(param_dtype, jnp.floating):
-            raise ValueError(f"format {description['format']}, parameters of type {param_dtype}")
-        # Checkpoints from before there were others do not say that they hold a CondenseNet.
-        architecture = FAMILIES[description.get("family", "condensenet")]
-        model = blank_network(
-            architecture(**description["architecture"]),
-            Form(**description["form"]),
-            name=description["name"],
-            dtype=dtype,
-            param_dtype=param_dtype,
-        )
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']}")
+        model = described_network(description, dtype=dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
-    state = nnx.state(model)
+    fill_module(path, model, description)
+    return model
+
+
+def describe_network(model: AnyNetwork) -> dict[str, Any]:
+    """JSON values from which `described_network` makes a network of the same structure."""
+    return {
+        "name": model.name,
+        "family": family_of(model.architecture),
+        "architecture": dataclasses.asdict(model.architecture),
+        "form": dataclasses.asdict(model.form) if isinstance(model, CondenseNet) else {},
+        "param_dtype": str(np.dtype(model.param_dtype)),
+    }
+
+
+def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None) -> AnyNetwork:
+    """A network in evaluation mode whose variables have shapes but no values yet.
+
+    Raises KeyError, TypeError, ValueError or AttributeError for a description that is none.
+    """
+    param_dtype = np.dtype(description["param_dtype"])
+    if not jnp.issubdtype(param_dtype, jnp.floating):
+        raise ValueError(f"parameters of type {param_dtype}")
+    # Checkpoints from before there were others do not say that they hold a CondenseNet.
+    architecture = FAMILIES[description.get("family", "condensenet")]
+    return blank_network(
+        architecture(**description["architecture"]),
+        Form(**description["form"]),
+        name=description["name"],
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def write_module(path: Path, module: nnx.Module, description: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Writes a module's arrays and what it is made of as the directory `path`, all of it or nothing."""
+    versions = {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")}
+    arrays.write(
+        path, arrays.flat_arrays(nnx.state(module)), {**description, "versions": versions}, overwrite=overwrite
+    )
+
+
+def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) -> None:
+    """Fills a module of the right structure with the arrays at `path`; UserError when they are damaged or hold NaN."""
+    state = nnx.state(module)
     restored = arrays.read_arrays(path, arrays.flat_arrays(state), description.get("crc32", {}))
     for name, array in restored.items():
         if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
             raise UserError(f"{path}: {name} holds NaN or infinity")
     arrays.fill_state(state, restored)
-    nnx.update(model, state)
-    return model
+    nnx.update(module, state)
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:

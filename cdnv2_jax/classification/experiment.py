@@ -1,5 +1,6 @@
 """What a config stands for: its network, its data, its length; all that does not change while it trains."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from cdnv2_jax.classification.data import normalisation_of, source_of, training_
 from cdnv2_jax.classification.finish import RESULTS, finish
 from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.classification.starting_point import network_from
+from cdnv2_jax.checkpoint.starting_point import network_from
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.models.registry import create_model
 from cdnv2_jax.preprocessing import TrainingPreprocessing
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -54,7 +55,7 @@ class Experiment:
         model = starting_network(config)
         model.remat = config.remat
         self._check_images(model)
-        self.stages = 0 if model.form.condensed else model.architecture.condensation_stages
+        self.stages = model.condensation_stages
         self.graph, self._state = create_state(model, self.optimizer)
         self.held_out = HeldOut(config, devices)
 
@@ -86,28 +87,28 @@ class Experiment:
             per_replica=self.per_replica,
         )
 
-    def save(self, path: Path, model: CondenseNet, metadata: Mapping[str, Any]) -> None:
+    def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
         """As a checkpoint, in place of one that is there."""
         save(path, model, metadata=metadata, overwrite=True)
 
-    def finish(self, trained: CondenseNet, live: CondenseNet | None, workdir: Path, console: Console) -> None:
+    def finish(self, trained: AnyNetwork, live: AnyNetwork | None, workdir: Path, console: Console) -> None:
         """See `classification/finish.py`."""
         finish(trained, live, self.config, self.held_out, workdir, console)
 
-    def _check_images(self, model: CondenseNet) -> None:
+    def _check_images(self, model: AnyNetwork) -> None:
         """UserError when images are too small for the network, or batches for its batch normalisation."""
-        config, a = self.config, model.architecture
-        a.check_image(config.data.image_size, config.data.image_size)
+        config, size = self.config, self.config.data.image_size
+        model.architecture.check_image(size, size)
         replicas = self.devices.count if self.per_replica else 1
         images = config.data.batch_size // config.accumulate // replicas
-        if images * a.map_side(len(a.stages) - 1, config.data.image_size) ** 2 < 2:
+        if images * math.prod(model.architecture.smallest_map(size, size)) < 2:
             raise UserError(
                 f"config.data.batch_size {config.data.batch_size} leaves batch normalisation one value per channel: "
                 f"use more"
             )
 
 
-def starting_network(config: ClassificationConfig) -> CondenseNet:
+def starting_network(config: ClassificationConfig) -> AnyNetwork:
     """The network that training starts from: new, or the one of `config.model.checkpoint`."""
     model = config.model
     if model.checkpoint:

@@ -15,7 +15,7 @@ from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.condensation.prune import stages_passed
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.evaluation import Evaluation, compiled_forward
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.latency import median_milliseconds, milliseconds_per_call
 from cdnv2_jax.report.per_class import write_per_class
@@ -24,12 +24,12 @@ from cdnv2_jax.report.table import comparison_table
 from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
 
 PER_CLASS_FILE = "per_class.csv"
-RESULTS = ("masked", "condensed", PER_CLASS_FILE, *PLOTS)
+RESULTS = ("masked", "condensed", "plain", PER_CLASS_FILE, *PLOTS)
 
 
 def finish(
-    trained: CondenseNet,
-    live: CondenseNet | None,
+    trained: AnyNetwork,
+    live: AnyNetwork | None,
     config: ClassificationConfig,
     held_out: HeldOut,
     workdir: Path,
@@ -40,11 +40,14 @@ def finish(
     masked/ and condensed/ (checkpoints), learning_curves.png, sparsity.png, per_class.csv and, last, summary.json,
     which is also what is returned: {"masked": {"accuracy", "top5", "loss", "flops", "params", "ms_per_image"},
     "condensed": {the same}, "max_logit_difference", "stages_passed"}, with averaged weights "live": {"accuracy",
-    "top5", "loss"} of those not averaged; accuracy in [0, 1]. A run that trained a condensed network has no "masked".
+    "top5", "loss"} of those not averaged; accuracy in [0, 1]. A run that trained a condensed network has no "masked",
+    one whose network has nothing to condense has "plain" alone, as network and in the summary.
 
     Every process takes part in the evaluation; the first one measures and writes.
     """
-    networks = {"condensed": trained} if trained.form.condensed else {"masked": trained, "condensed": condense(trained)}
+    networks = {trained.form_name: trained}
+    if trained.form_name == "masked":
+        networks["condensed"] = condense(trained)
     results = {name: held_out.evaluate(network) for name, network in networks.items()}
     summary: dict[str, Any] = {name: _figures(result) for name, result in results.items()}
     if live is not None:
@@ -61,7 +64,7 @@ def finish(
         difference = np.abs(results["masked"].logits - results["condensed"].logits).max()
         summary["max_logit_difference"] = float(difference)
         summary["stages_passed"] = stages_passed(trained)
-    write_per_class(workdir / PER_CLASS_FILE, held_out.source.class_names, results["condensed"].per_class())
+    write_per_class(workdir / PER_CLASS_FILE, held_out.source.class_names, list(results.values())[-1].per_class())
     plot_run(read_metrics(workdir), workdir)
     (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     multiply_adds = {name: cost.multiply_adds for name, cost in costs.items()}
@@ -73,7 +76,7 @@ def _figures(result: Evaluation) -> dict[str, Any]:
     return {"accuracy": result.top1, "top5": result.top5, "loss": result.loss}
 
 
-def _latency(networks: dict[str, CondenseNet], images: np.ndarray) -> dict[str, float]:
+def _latency(networks: dict[str, AnyNetwork], images: np.ndarray) -> dict[str, float]:
     on_device = jax.numpy.asarray(images)
     forwards = {name: compiled_forward(network) for name, network in networks.items()}
     calls = {name: (lambda forward=forward: forward(on_device)) for name, forward in forwards.items()}

@@ -8,7 +8,7 @@ from cdnv2_jax.classification.data import evaluation_row, normalisation_of, sour
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.evaluation import Evaluation, evaluate
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 
 
 class HeldOut:
@@ -25,7 +25,7 @@ class HeldOut:
         self.broken = BrokenImages(self.source, config.data.max_broken_images)
         self._told = 0
 
-    def evaluate(self, model: CondenseNet) -> Evaluation:
+    def evaluate(self, model: AnyNetwork) -> Evaluation:
         """Figures of a network in evaluation mode, the same on every process.
 
         Raises:

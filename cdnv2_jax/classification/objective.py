@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cdnv2_jax.condensation.prune import total_group_lasso
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.training.step import Batch, Metrics
 
 
@@ -22,7 +22,7 @@ class Objective:
     ema_decay: float = 0.0
     accumulate: int = 1
 
-    def __call__(self, model: CondenseNet, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def __call__(self, model: AnyNetwork, batch: Batch) -> tuple[jax.Array, Metrics]:
         """What to minimise, and {"loss", "accuracy"}, for a batch of {"image", "label", …}."""
         logits = model(batch["image"])
         loss = batch_loss(logits, batch, self.label_smoothing)

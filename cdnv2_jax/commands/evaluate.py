@@ -10,10 +10,12 @@ from cdnv2_jax.checkpoint.open import open_checkpoint
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.commands.evaluate_detector import evaluate_detector
+from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.models.registry import architecture_of, model_entry
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.per_class import write_per_class
@@ -35,6 +37,9 @@ def evaluate_checkpoint(
     for file in (output, per_class):
         if file is not None:
             refuse_existing(file, overwrite, file=True)
+    if isinstance(config, DetectionConfig):
+        evaluate_detector(spec, config, checkpoint, output=output, per_class=per_class)
+        return
     assert isinstance(config, ClassificationConfig)
     held_out = HeldOut(config, Devices.all())
     network = open_checkpoint(
@@ -54,7 +59,7 @@ def evaluate_checkpoint(
     if not is_first_process():
         return
     console = Console()
-    form = "condensed" if network.form.condensed else "masked"
+    form = network.form_name
     console.print(f"{network.name} ({form}), {result.count:,} images of {config.data.source}")
     console.print(f"top-1 {result.top1:.4%}   top-5 {result.top5:.4%}   loss {result.loss:.6f}")
     if broken := held_out.broken.found:
@@ -68,7 +73,7 @@ def evaluate_checkpoint(
             write_per_class(temporary, held_out.source.class_names, result.per_class())
 
 
-def _print_cost_and_published(console: Console, network: CondenseNet, data: DataConfig) -> None:
+def _print_cost_and_published(console: Console, network: AnyNetwork, data: DataConfig) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published

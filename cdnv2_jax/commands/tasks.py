@@ -6,12 +6,17 @@ from typing import Any
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import Experiment
+from cdnv2_jax.detection.config import DetectionConfig
+from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.task import Task
 
-CONFIGS: Mapping[str, type[RunConfig]] = {"classification": ClassificationConfig}
+CONFIGS: Mapping[str, type[RunConfig]] = {
+    "classification": ClassificationConfig,
+    "detection": DetectionConfig,
+}
 
 
 def config_class(values: Mapping[str, Any]) -> type[RunConfig]:
@@ -26,5 +31,7 @@ def config_class(values: Mapping[str, Any]) -> type[RunConfig]:
 
 def make_task(config: RunConfig, devices: Devices) -> Task:
     """The experiment of a config, ready to run."""
+    if isinstance(config, DetectionConfig):
+        return DetectionExperiment(config, devices)
     assert isinstance(config, ClassificationConfig)
     return Experiment(config, devices)

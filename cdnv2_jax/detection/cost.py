@@ -17,6 +17,18 @@ class PartCost:
         return PartCost(self.multiply_adds + other.multiply_adds, self.params + other.params)
 
 
+def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, PartCost]:
+    """`detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
+    body = body_cost(detector.backbone, height, width)
+    return detector_cost(
+        detector.settings,
+        detector.backbone.feature_channels,
+        height,
+        width,
+        PartCost(body.multiply_adds, body.params),
+    )
+
+
 def detector_cost(
     settings: DetectorSettings, feature_channels: Mapping[int, int], height: int, width: int, body: PartCost
 ) -> dict[str, PartCost]:

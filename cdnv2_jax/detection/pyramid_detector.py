@@ -12,6 +12,7 @@ from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.stages import stage_paths
 from cdnv2_jax.detection.types import Detections, Targets
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.layers.valid_region import MULTIPLE
 
 
@@ -55,6 +56,10 @@ class PyramidDetector(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+
+    def masked_convs(self) -> Iterable[MaskedConv]:
+        """The backbone's learned convolutions, which may be pruned while the detector trains."""
+        return self.backbone.masked_convs()
 
     def losses(self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array) -> dict[str, jax.Array]:
         """The losses of a batch, scalars by name, to be added up; finite whatever the targets are.

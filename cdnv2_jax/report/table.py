@@ -8,10 +8,10 @@ from rich.table import Table
 
 def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int], batch_size: int) -> Table:
     """Masked beside condensed, or that alone: accuracy, FLOPs, parameters, time (of a run's summary)."""
-    names = [name for name in ("masked", "condensed") if name in summary]
+    names = [name for name in ("masked", "condensed", "plain") if name in summary]
     compared = "masked" in summary
     table = Table(
-        title="Masked and condensed network on the held-out images" if compared else "Condensed network",
+        title="Masked and condensed network on the held-out images" if compared else f"{names[0].capitalize()} network on the held-out images",
         caption=f"largest difference of logits {summary['max_logit_difference']:.1e}, "
         f"{summary['stages_passed']} condensation stages passed"
         if compared

@@ -25,6 +25,7 @@ RANGES = {
     "workers": (0, None),
     "max_broken_images": (0, None),
     "synthetic_images": (0, None),
+    "shapes_images": (0, None),
     "short_side": (1, None),
     "long_side": (1, None),
     "reference_batch": (0, None),

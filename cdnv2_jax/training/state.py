@@ -1,6 +1,7 @@
 """Everything that changes during training, as one pytree."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,12 +36,17 @@ class TrainState:
     ema_stats: nnx.State
 
 
-def create_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
+def create_state(
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    set_training_mode: Callable[[Any], None] = nnx.Module.train,
+) -> tuple[nnx.GraphDef, TrainState]:
     """(graph, state) of a fresh run; the graph is in training mode, `nnx.merge` makes a network of the two.
 
     The state owns copies of the model's arrays: the train step donates them, the model stays usable.
     """
-    model.train()
+    set_training_mode(model)
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, (ConnectionMask, ConnectionIndex))
     params, stats, masks = _copied(states)
     state = TrainState(

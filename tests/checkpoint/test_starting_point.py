@@ -9,7 +9,7 @@ from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
 from cdnv2_jax.checkpoint.arrays import flat_arrays
-from cdnv2_jax.classification.starting_point import network_from
+from cdnv2_jax.checkpoint.starting_point import network_from
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet

@@ -1,0 +1,60 @@
+"""Some held-out images with what was found on them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.data.decode import BrokenImage, decode
+from cdnv2_jax.detection.data.source import DetectionSource
+from cdnv2_jax.report.detections import detections_sheet, draw_detections
+
+LEAST_SCORE = 0.3
+"""Detections below are not drawn: they are many, and all but a few of them wrong."""
+
+PICTURES = 9
+SMALL = 320  # pixels of width; smaller images are enlarged, so that names can be read
+
+
+def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[str, Any]]) -> None:
+    """Writes a PNG of the first `PICTURES` images that can be read; true objects in white below the detections.
+
+    Args:
+      path: of the PNG.
+      source: the images.
+      results: detections on them, in COCO's form for results.
+    """
+    found = defaultdict(list)
+    for result in results:
+        if result["score"] >= LEAST_SCORE:
+            found[result["image_id"]].append(result)
+    pictures = []
+    for index in range(len(source)):
+        try:
+            pictures.append(_picture(source, index, found))
+        except BrokenImage:
+            continue
+        if len(pictures) == PICTURES:
+            break
+    if pictures:
+        detections_sheet(pictures, path)
+
+
+def _picture(source: DetectionSource, index: int, found: dict[int, list[dict[str, Any]]]) -> np.ndarray:
+    sample = source[index]
+    pixels = decode(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
+    results = found[sample.image_id]
+    corners = np.array([result["bbox"] for result in results]).reshape(-1, 4)
+    boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
+    labels = {number: label for label, number in enumerate(source.category_ids)}
+    return draw_detections(
+        pixels,
+        boxes,
+        np.array([labels[result["category_id"]] for result in results], np.int32),
+        np.array([result["score"] for result in results]),
+        source.class_names,
+        truth=(sample.boxes, sample.labels),
+        enlarge=max(1, -(-SMALL // pixels.shape[1])),
+    )
