@@ -12,12 +12,12 @@ from flax import nnx
 from rich.console import Console
 
 from cdnv2_jax.checkpoint.model import save
+from cdnv2_jax.checkpoint.starting_point import network_from
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.data import normalisation_of, source_of, training_row
 from cdnv2_jax.classification.finish import RESULTS, finish
 from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.checkpoint.starting_point import network_from
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.families import AnyNetwork

@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from cdnv2_jax.detection.pyramid_detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.models.condensenet import CondenseNet, Form
+from cdnv2_jax.report.cost import body_cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +22,12 @@ class PartCost:
 
 def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, PartCost]:
     """`detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
-    body = body_cost(detector.backbone, height, width)
+    backbone = detector.backbone
+    form = backbone.form if isinstance(backbone, CondenseNet) else Form()
+    body = body_cost(backbone.architecture, form, height, width)
     return detector_cost(
         detector.settings,
-        detector.backbone.feature_channels,
+        backbone.feature_channels,
         height,
         width,
         PartCost(body.multiply_adds, body.params),

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -23,13 +22,13 @@ __all__ = [
 
 
 def build_detector(
-    settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+    settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> RetinaNet | FasterRCNN:
     """A detector with a fresh pyramid and fresh heads on `backbone`, which it takes over.
 
     Args:
       backbone: see `Backbone`; weights, statistics and masks are kept as they are.
-      dtype: in which pyramid and heads compute; their parameters, boxes and losses are float32.
+      dtype: in which pyramid and heads compute, None for that of images; parameters, boxes and losses are float32.
       rngs: `params` gives the initial values.
 
     Raises:

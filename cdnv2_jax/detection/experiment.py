@@ -49,9 +49,7 @@ class DetectionExperiment:
         self.config, self.devices = config, devices
         data = config.data
         check_parts(config, devices)
-        self.train_source = open_source(
-            data.source, directory=data.directory, split="train", shapes=data.shapes_images
-        )
+        self.train_source = open_source(data.source, directory=data.directory, split="train", shapes=data.shapes_images)
         self._check_classes(len(self.train_source.class_names))
         share = Share(data.batch_size, jax.process_index(), jax.process_count())
         self.row = DetectionTrainingRow(

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
@@ -84,10 +85,16 @@ class HeldOutDetection:
                 fields = ("image", "size", "scale", "image_id", "real")
                 batch = self._devices.put_batch({name: rows[name] for name in fields})
                 found, batch = fetch(_found(graph, self._normalisation, self._devices.everywhere, state, batch))
-                real = batch["real"]
-                truncated += int(found.truncated[real].sum())
-                arrays = (found.boxes, found.scores, found.labels, found.valid, batch["scale"], batch["image_id"])
-                results += detections_to_results(*(array[real] for array in arrays), self.source.category_ids)
+                truncated += int((found.truncated & batch["real"]).sum())
+                results += detections_to_results(
+                    found.boxes,
+                    found.scores,
+                    found.labels,
+                    found.valid & batch["real"][:, None],
+                    batch["scale"],
+                    batch["image_id"],
+                    self.source.category_ids,
+                )
         score = coco_score(self.source.annotations(), results, self._looked_at())
         return DetectionJudgement(score.figures, score.per_class, results, truncated)
 

@@ -1,5 +1,6 @@
 """What both detectors have in common: a backbone, a feature pyramid on it, and what goes in and comes out."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import jax

@@ -10,13 +10,15 @@ def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int
     """Masked beside condensed, or that alone: accuracy, FLOPs, parameters, time (of a run's summary)."""
     names = [name for name in ("masked", "condensed", "plain") if name in summary]
     compared = "masked" in summary
-    table = Table(
-        title="Masked and condensed network on the held-out images" if compared else f"{names[0].capitalize()} network on the held-out images",
-        caption=f"largest difference of logits {summary['max_logit_difference']:.1e}, "
-        f"{summary['stages_passed']} condensation stages passed"
-        if compared
-        else None,
-    )
+    if compared:
+        title = "Masked and condensed network on the held-out images"
+        caption = (
+            f"largest difference of logits {summary['max_logit_difference']:.1e}, "
+            f"{summary['stages_passed']} condensation stages passed"
+        )
+    else:
+        title, caption = f"{names[0].capitalize()} network on the held-out images", None
+    table = Table(title=title, caption=caption)
     rows = {
         "accuracy": lambda name: f"{summary[name]['accuracy']:.2%}",
         "FLOPs (official count)": lambda name: f"{summary[name]['flops']:,}",
