@@ -72,6 +72,15 @@ def decode_fast(encoded: bytes, name: str) -> np.ndarray:
     return decode(encoded, name)
 
 
+def encoded_size(encoded: bytes, name: str) -> tuple[int, int]:
+    """(height, width) in pixels, from an image file's header alone; BrokenImage as `decode`."""
+    try:
+        image = _open(encoded)
+    except Exception as error:
+        raise BrokenImage(name, one_line(error)) from error
+    return image.height, image.width
+
+
 def _is_plain_jpeg(encoded: bytes) -> bool:
     """Whether this is a JPEG file with one scan that goes on to the end of the file, and nothing after it."""
     if not (encoded.startswith(b"\xff\xd8") and encoded.endswith(END_OF_IMAGE)):

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from cdnv2_jax.data.augment.erasing import erase
-from cdnv2_jax.data.augment.training_image import Augmentation, training_image
+from cdnv2_jax.data.augment.training_image import Augmentation, TrainingImage, training_image
 from cdnv2_jax.data.decode import BrokenImage, decode
 from cdnv2_jax.data.evaluation_image import evaluation_image
 from cdnv2_jax.data.normalise import normalise
@@ -20,6 +20,8 @@ from cdnv2_jax.errors import UserError
 
 HostBatch = dict[str, np.ndarray]
 """One host's rows of a batch, see `TrainingRow` and `EvaluationRow` for what is in it."""
+
+Made = TypeVar("Made")
 
 NOT_BROKEN = -1
 READ_THREADS = 4
@@ -51,9 +53,8 @@ class TrainingRow:
     def __call__(self, row: int) -> dict[str, Any]:
         position, wanted = self.share.position(int(row)), self.sample_index(int(row))
         random = sample_random(self.seed, position)
-        index, sample, (image, rectangle) = _first_readable(
-            self.source, wanted, lambda sample: training_image(sample.image, sample.name, random, self.augmentation)
-        )
+        after = (index % len(self.source) for index in range(wanted, wanted + len(self.source)))
+        index, (sample, (image, rectangle)) = first_readable(after, lambda index: self._prepared(index, random))
         broken = NOT_BROKEN if index == wanted else wanted
         made = {"label": np.int32(sample.label), "index": np.int64(index), "broken": np.int64(broken)}
         if self.normalise_with is not None:
@@ -61,6 +62,10 @@ class TrainingRow:
         if self.augmentation.erase_probability:
             made["erase"] = np.asarray(rectangle, np.int32)
         return made | {"image": image}
+
+    def _prepared(self, index: int, random: np.random.Generator) -> tuple[Sample, TrainingImage]:
+        sample = self.source[index]
+        return sample, training_image(sample.image, sample.name, random, self.augmentation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +114,31 @@ class EvaluationRow:
         return {"image": black, "label": np.int32(0), "real": np.bool_(False), "broken": np.int64(broken)}
 
 
-def _first_readable(source: Source, wanted: int, prepare: Callable[[Sample], Any]) -> tuple[int, Sample, Any]:
-    """The sample at `wanted` or the first after it that can be read: (its index, itself, what `prepare` made)."""
-    for index in range(wanted, wanted + len(source)):
-        sample = source[index % len(source)]
+def first_readable(indices: Iterable[int], prepare: Callable[[int], Made]) -> tuple[int, Made]:
+    """The first sample of `indices` that can be read: its index, and what `prepare` made of it.
+
+    Raises:
+      UserError: there is none.
+    """
+    tried = 0
+    for index in indices:
         with contextlib.suppress(BrokenImage):
-            return index % len(source), sample, prepare(sample)
-    raise UserError(f"none of the {len(source)} training images can be read")
+            return index, prepare(index)
+        tried += 1
+    raise UserError(f"none of the {tried} training images can be read")
+
+
+class BatchRow(Protocol):
+    """Makes the rows of batches, each by its position in the host's share; sent to worker processes by pickling."""
+
+    @property
+    def share(self) -> Share: ...
+
+    def __call__(self, row: int) -> dict[str, Any]: ...
 
 
 @contextlib.contextmanager
-def host_batches(
-    row: TrainingRow | EvaluationRow, first: int, last: int, workers: int
-) -> Iterator[Iterator[HostBatch]]:
+def host_batches(row: BatchRow, first: int, last: int, workers: int) -> Iterator[Iterator[HostBatch]]:
     """This host's batches `first` … `last` − 1; the same whatever the number of `workers` (processes; 0: threads)."""
     import grain
 
@@ -142,6 +159,22 @@ def host_batches(
         iterator.close()
 
 
+class NamedImage(Protocol):
+    """What is needed of a sample to say that it is broken: see `Sample`."""
+
+    @property
+    def image(self) -> bytes | np.ndarray: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class NamedImages(Protocol):
+    """Images found by their position in a source."""
+
+    def __getitem__(self, index: int) -> NamedImage: ...
+
+
 class BrokenImages:
     """Counts unreadable images over a run and gives up at the limit.
 
@@ -149,7 +182,7 @@ class BrokenImages:
       found: names of those met so far, without repetition.
     """
 
-    def __init__(self, source: Source, limit: int):
+    def __init__(self, source: NamedImages, limit: int):
         self._source, self._limit = source, limit
         self.found: dict[int, str] = {}
 
@@ -163,7 +196,7 @@ class BrokenImages:
                 self._give_up(sample)
         return [self.found[index] for index in dict.fromkeys(new)]
 
-    def _give_up(self, sample: Sample) -> None:
+    def _give_up(self, sample: NamedImage) -> None:
         try:
             decode(sample.image if isinstance(sample.image, bytes) else b"", sample.name)
             reason = f"{sample.name} cannot be read as an image"

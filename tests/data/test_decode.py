@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.decode import BrokenImage, decode, decode_fast
+from cdnv2_jax.data.decode import BrokenImage, decode, decode_fast, encoded_size
 from tests.data.photographs import encoded, photographs
 
 Decoder = Callable[[bytes, str], np.ndarray]
@@ -135,6 +135,15 @@ def test_bomb_that_pillow_only_warns_of(decoder: Decoder, monkeypatch: pytest.Mo
     for kind in ("PNG", "JPEG"):
         with pytest.raises(BrokenImage, match="decompression bomb"):
             decoder(encoded(_picture(), kind), "x")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_size_from_the_header(kind: str) -> None:
+    """Also of a file whose pixels are missing."""
+    whole = encoded(np.zeros((31, 47, 3), np.uint8), kind)
+    assert encoded_size(whole, "x") == encoded_size(whole[:-4], "x") == (31, 47)
+    with pytest.raises(BrokenImage, match="this one cannot be read"):
+        encoded_size(b"no image", "this one")
 
 
 def test_broken_image_is_the_users_and_can_be_pickled() -> None:

@@ -1,13 +1,15 @@
 """tf.train.Example, the form of a record in TensorFlow's data sets, written and read without TensorFlow.
 
 From tensorflow/core/example/{example,feature}.proto, in the encoding of protocol buffers: an Example's field 1 is its
-Features, whose field 1 repeats entries of a map (1: name, 2: Feature); a Feature's field 1 is a list of bytes, 3 one of
-integers (2, of floats, is not read); the values are field 1 of such a list.
+Features, whose field 1 repeats entries of a map (1: name, 2: Feature); a Feature's field 1 is a list of bytes, 2 one of
+floats, 3 one of integers; the values are field 1 of such a list.
 """
 
 from collections.abc import Iterator, Mapping
 
-BYTES_LIST, INT64_LIST = 1, 3
+import numpy as np
+
+BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
@@ -29,15 +31,25 @@ def decode_example(record: bytes) -> dict[str, bytes | int]:
     Raises:
       ValueError: the record is no Example.
     """
-    features: dict[str, bytes | int] = {}
+    values = ((name, _only_value(feature)) for name, feature in _features(record))
+    return {name: value for name, value in values if value is not None}
+
+
+def decode_lists(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
+    """All values of every feature: bytes in a list, integers as int64 [n], floats as float32 [n].
+
+    Raises:
+      ValueError: the record is no Example.
+    """
+    return {name: _all_values(feature) for name, feature in _features(record)}
+
+
+def _features(record: bytes) -> Iterator[tuple[str, memoryview]]:
     for part in _values(memoryview(record), 1):
         for entry in _values(part, 1):
             name = "".join(str(text, "utf-8") for text in _values(entry, 1))
             for feature in _values(entry, 2):
-                value = _only_value(feature)
-                if value is not None:
-                    features[name] = value
-    return features
+                yield name, feature
 
 
 def _only_value(feature: memoryview) -> bytes | int | None:
@@ -46,6 +58,18 @@ def _only_value(feature: memoryview) -> bytes | int | None:
     if len(texts) + len(numbers) != 1:
         return None
     return bytes(texts[0]) if texts else numbers[0]
+
+
+def _all_values(feature: memoryview) -> list[bytes] | np.ndarray:
+    for values in _values(feature, FLOAT_LIST):
+        # Whether packed or each in its own field, four bytes stand for every float.
+        return np.frombuffer(b"".join(_values(values, 1)), "<f4").astype(np.float32)
+    for values in _values(feature, INT64_LIST):
+        try:
+            return np.array(list(_integers(values)), np.int64)
+        except OverflowError as error:
+            raise ValueError("an integer of more than 64 bits") from error
+    return [bytes(text) for texts in _values(feature, BYTES_LIST) for text in _values(texts, 1)]
 
 
 def _integers(values: memoryview) -> Iterator[int]:

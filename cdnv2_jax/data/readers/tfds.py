@@ -65,12 +65,12 @@ def read_tfds(directory: Path, split: Split) -> TfdsSource:
     Raises:
       UserError: no such data set or more than one, another file format, no such split, files missing.
     """
-    found = _find(directory)
-    info, features = _json(found / INFO), _json(found / FEATURES)
+    found = find_data_set(directory)
+    info, features = read_json(found / INFO), read_json(found / FEATURES)
     try:
         image, label, classes = _features(info, features)
-        names = _class_names(found / f"{label}.labels.txt", classes)
-        files, lengths, split_name = _files(found, info, split)
+        names = read_class_names(found / f"{label}.labels.txt", classes)
+        files, lengths, split_name = split_files(found, info, split)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, UserError):
             raise
@@ -80,7 +80,8 @@ def read_tfds(directory: Path, split: Split) -> TfdsSource:
     return TfdsSource(ArrayRecords(files, lengths), names, image, label, f"{found} {split_name}")
 
 
-def _find(directory: Path) -> Path:
+def find_data_set(directory: Path) -> Path:
+    """Where dataset_info.json is: `directory`, or up to three levels below; UserError unless there is just one."""
     for levels in range(4):
         found = sorted(path.parent for path in directory.glob("*/" * levels + INFO))
         if len(found) > 1:
@@ -90,7 +91,8 @@ def _find(directory: Path) -> Path:
     raise UserError(f"{directory} holds no {INFO}: {LAYOUT}")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What such a file says; UserError when it is missing, no JSON, or no object."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is larger than any {path.name}: {LAYOUT}")
@@ -122,7 +124,8 @@ def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str
     return image, label, int(kinds[label]["classLabel"]["numClasses"])
 
 
-def _class_names(path: Path, classes: int) -> list[str]:
+def read_class_names(path: Path, classes: int) -> list[str]:
+    """The lines of a labels.txt, or numbers where there is none; UserError when it has another number of lines."""
     if not path.is_file():
         return [str(label) for label in range(classes)]
     names = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -131,7 +134,8 @@ def _class_names(path: Path, classes: int) -> list[str]:
     return names
 
 
-def _files(found: Path, info: Mapping[str, Any], split: Split) -> tuple[list[Path], list[int], str]:
+def split_files(found: Path, info: Mapping[str, Any], split: Split) -> tuple[list[Path], list[int], str]:
+    """The files of a split, how many records each has, and the split's own name; UserError when it has none."""
     if info.get("fileFormat") != "array_record":
         raise UserError(f"{found} is in {info.get('fileFormat')} files: make it anew with file_format='array_record'")
     splits = {entry["name"]: entry for entry in info["splits"]}
