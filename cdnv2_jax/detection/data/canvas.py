@@ -1,0 +1,68 @@
+"""Images and boxes resized, flipped and put on a canvas, so that batches have one of two shapes.
+
+The rules are those of mmdetection 2.11. Canvases are padded with zeros at the right and at the bottom; whoever
+normalises them on the device zeroes the padding again, since mmdetection pads after normalising.
+"""
+
+import cv2
+import numpy as np
+
+SHORT_SIDE, LONG_SIDE = 800, 1333
+"""An image is resized such that its shorter side has the one or, if that is less, its longer side the other."""
+
+MULTIPLE = 32
+"""The largest stride of a backbone; the sides of canvases are multiples of it."""
+
+
+def resized_size(height: int, width: int, short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> tuple[int, int]:
+    """(height, width) after resizing with one scale for both, each rounded by itself, at least 1."""
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def is_landscape(height: int, width: int) -> bool:
+    """Whether an image belongs on a landscape canvas; a square one counts as portrait."""
+    return width > height
+
+
+def canvas_size(landscape: bool, short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> tuple[int, int]:
+    """(height, width) of the canvas that holds every resized image of this orientation: 800 × 1344, 1344 × 800."""
+    low, high = (-(-side // MULTIPLE) * MULTIPLE for side in (short_side, long_side))
+    return (low, high) if landscape else (high, low)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear, without antialiasing.
+
+    Args:
+      image: uint8 [h, w, 3].
+      size: height and width wanted.
+
+    Returns:
+      uint8 [*size, 3], and float32 [2]: the scales of x and of y.
+    """
+    (height, width), (new_height, new_width) = image.shape[:2], size
+    scale = np.array([new_width / width, new_height / height], np.float32)
+    if (height, width) == size:
+        return image, scale
+    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR), scale
+
+
+def scale_boxes(boxes: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 [n, 4]: boxes (x1, y1, x2, y2) times `scale` [2] of x and y, clipped to an image of `size` (h, w)."""
+    height, width = size
+    limit = np.array([width, height, width, height], np.float32)
+    return np.clip(boxes.astype(np.float32) * np.tile(scale, 2).astype(np.float32), 0, limit)
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """[n, 4]: boxes (x1, y1, x2, y2) as they lie once left and right of an image of this width are exchanged."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)
+
+
+def on_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [*size, 3] with the image at the top left and zeros elsewhere."""
+    canvas = np.zeros((*size, 3), np.uint8)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas

@@ -1,0 +1,207 @@
+"""COCO as TensorFlow Datasets lays it out (coco/2017 and alike) in array_record files, read without TensorFlow.
+
+Its records hold whole numbers for areas, rounded down, and boxes as shares of the image's sides in 32 bits. Average
+precision by size may therefore differ in the last digits from that of COCO's own files.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.data.decode import encoded_size
+from cdnv2_jax.data.readers.array_cache import Arrays, cached_arrays
+from cdnv2_jax.data.readers.array_records import ArrayRecords
+from cdnv2_jax.data.readers.bar import progress_bar
+from cdnv2_jax.data.readers.tf_example import decode_lists
+from cdnv2_jax.data.readers.tfds import FEATURES, INFO, find_data_set, read_class_names, read_json, split_files
+from cdnv2_jax.data.source import Split
+from cdnv2_jax.detection.data.annotation_arrays import AnnotationArrays
+from cdnv2_jax.detection.data.source import DetectionSample
+from cdnv2_jax.errors import UserError, one_line
+
+LAYOUT = "let DIRECTORY be what tfds made of coco/2017, the folder with dataset_info.json in it"
+LABELS_FILE = "objects-label.labels.txt"
+COCO_CLASSES, UNUSED_IDS = 80, {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+"""COCO numbers its 80 categories from 1 to 90; the data set of TensorFlow keeps no more than their order."""
+
+SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
+    "image_ids": (np.int64, ()),
+    "sizes": (np.int32, (2,)),
+    "ends": (np.int64, ()),
+    "ids": (np.int64, ()),
+    "labels": (np.int32, ()),
+    "boxes": (np.float64, (4,)),
+    "areas": (np.float64, ()),
+    "crowd": (bool, ()),
+    "ignored": (bool, ()),
+}
+"""Of `AnnotationArrays`: type and shape of one item."""
+
+
+class TfdsCocoSource:
+    """Encoded images and boxes from tf.train.Examples.
+
+    Attributes:
+      class_names: as objects-label.labels.txt has them.
+      category_ids: COCO's own for 80 classes, otherwise from 1.
+    """
+
+    def __init__(self, records: ArrayRecords, arrays: AnnotationArrays, class_names: Sequence[str], where: str):
+        """`where` says in messages which data set and split this is."""
+        self.class_names = list(class_names)
+        self.category_ids = category_ids(len(class_names))
+        self._records, self._arrays, self._where = records, arrays, where
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self._arrays.sizes
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, index: int) -> DetectionSample:
+        """UserError when the record cannot be read."""
+        index = range(len(self))[index]
+        name = f"{self._where} image {index}"
+        encoded = _image(_lists(self._records[index], name), name)
+        (height, width), (boxes, labels) = self.sizes[index].tolist(), self._arrays.targets(index)
+        return DetectionSample(encoded, height, width, boxes, labels, int(self._arrays.image_ids[index]), name)
+
+    def training_indices(self) -> np.ndarray:
+        return self._arrays.training_indices()
+
+    def annotations(self) -> dict[str, Any]:
+        return self._arrays.coco_dict(self.class_names, self.category_ids)
+
+
+def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
+    """The records of "train" or, held out, of "validation".
+
+    The first time it reads all records once, for the images' sizes and boxes, and keeps those beside the files.
+
+    Args:
+      directory: with dataset_info.json in it, or up to three levels above it: …/coco/2017/1.1.0, …/coco.
+      split: which.
+
+    Raises:
+      UserError: no such data set or more than one, one without boxes, another file format, files missing or damaged.
+    """
+    found = find_data_set(directory)
+    info, features = read_json(found / INFO), read_json(found / FEATURES)
+    try:
+        names = read_class_names(found / LABELS_FILE, _classes(features))
+        files, lengths, split_name = split_files(found, info, split)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {LAYOUT}") from error
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{found} lacks {file.name}: make the data set anew")
+    where, records = f"{found} {split_name}", ArrayRecords(files, lengths)
+    arrays = cached_arrays(
+        files[0],
+        lambda: _scan(records, len(names), where),
+        lambda arrays: _is_right(arrays, len(records), len(names)),
+    )
+    return TfdsCocoSource(records, AnnotationArrays(**{key: arrays[key] for key in SHAPES}), names, where)
+
+
+def category_ids(classes: int) -> list[int]:
+    """Label → category id: COCO's, with their gaps, for 80 classes, otherwise 1, 2, 3, …"""
+    if classes != COCO_CLASSES:
+        return list(range(1, classes + 1))
+    return [number for number in range(1, COCO_CLASSES + len(UNUSED_IDS) + 1) if number not in UNUSED_IDS]
+
+
+def _classes(features: Mapping[str, Any]) -> int:
+    """UserError unless images have objects with boxes and labels."""
+    objects = features["featuresDict"]["features"].get("objects", {})
+    kinds = objects.get("sequence", {}).get("feature", {}).get("featuresDict", {}).get("features", {})
+    if not {"area", "bbox", "id", "is_crowd", "label"} <= set(kinds):
+        raise UserError(f"{FEATURES} has no objects with boxes as coco/2017 has them: {LAYOUT}")
+    return int(kinds["label"]["classLabel"]["numClasses"])
+
+
+def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
+    """The annotations of all records."""
+    found = []
+    with progress_bar(f"reading the boxes of {where}, {len(records)} images", len(records)) as advance:
+        for index in range(len(records)):
+            name = f"{where} image {index}"
+            found.append(_annotations(_lists(records[index], name), classes, name))
+            advance(1)
+    ends = np.cumsum([0, *(len(one["ids"]) for one in found)])
+    joined = {
+        key: np.concatenate([one[key] for one in found]).astype(kind)
+        for key, (kind, _) in SHAPES.items()
+        if key != "ends"
+    }
+    return joined | {"ends": ends.astype(np.int64)}
+
+
+def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, name: str) -> dict[str, np.ndarray]:
+    """Those of one image, as parts of the attributes of `AnnotationArrays`."""
+    size = encoded_size(_image(example, name), name)
+    image_id = _numbers(example, "image/id", 1, name)
+    ids, areas, labels, crowd = (
+        _numbers(example, f"objects/{key}", None, name) for key in ("id", "area", "label", "is_crowd")
+    )
+    corners = _numbers(example, "objects/bbox", 4 * len(ids), name).astype(np.float64).reshape(-1, 4)
+    if not len(ids) == len(areas) == len(labels) == len(crowd):
+        raise UserError(f"{name} has lists of different lengths for its objects: make the data set anew")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"{name} has labels beyond its {classes} classes: make the data set anew")
+    if not (np.abs(corners) < 100).all() or (corners[:, :2] > corners[:, 2:]).any():  # also NaN
+        raise UserError(f"{name} has a box that is none: make the data set anew")
+    low, high = corners[:, 1::-1] * size[::-1], corners[:, 3:1:-1] * size[::-1]  # from y, x to x, y
+    return {
+        "image_ids": image_id,
+        "sizes": np.array([size]),
+        "ids": ids,
+        "labels": labels,
+        "boxes": np.concatenate([low, high - low], axis=1),
+        "areas": areas,
+        "crowd": crowd.astype(bool),
+        "ignored": np.zeros(len(ids), bool),
+    }
+
+
+def _lists(record: bytes, name: str) -> dict[str, list[bytes] | np.ndarray]:
+    try:
+        return decode_lists(record)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is damaged ({one_line(error)}): make the data set anew") from error
+
+
+def _image(example: Mapping[str, list[bytes] | np.ndarray], name: str) -> bytes:
+    image = example.get("image")
+    if not isinstance(image, list) or len(image) != 1:
+        raise UserError(f"{name} has no 'image': make the data set anew")
+    return image[0]
+
+
+def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: int | None, name: str) -> np.ndarray:
+    """The numbers of a feature; a list without any may be of every kind or left out."""
+    values = example.get(key, [])
+    if isinstance(values, list) and not values:
+        values = np.zeros(0, np.int64)
+    if not isinstance(values, np.ndarray) or (count is not None and len(values) != count):
+        raise UserError(f"{name} has no {key!r} as coco/2017 has it: make the data set anew")
+    return values
+
+
+def _is_right(arrays: Arrays, images: int, classes: int) -> bool:
+    """Whether arrays from the cache fit together and to the records."""
+    if not set(SHAPES) <= set(arrays):
+        return False
+    if any(arrays[key].dtype != kind or arrays[key].shape[1:] != shape for key, (kind, shape) in SHAPES.items()):
+        return False
+    ends, labels = arrays["ends"], arrays["labels"]
+    if len(ends) != images + 1 or ends[0] != 0 or (np.diff(ends) < 0).any():
+        return False
+    per_image = ("image_ids", "sizes")
+    lengths_fit = all(len(arrays[key]) == (images if key in per_image else ends[-1]) for key in SHAPES if key != "ends")
+    return lengths_fit and bool((arrays["sizes"] > 0).all() and ((labels >= 0) & (labels < classes)).all())
