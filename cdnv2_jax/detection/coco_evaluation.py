@@ -1,0 +1,177 @@
+"""COCO's figures, computed by its own evaluation code, `pycocotools`."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.files import replacing
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""Average precision (over IoU .50 to .95, at .50, at .75; of small, medium and large objects) and average recall (with
+1, 10 and 100 detections per image; of small, medium and large objects), in the order of COCOeval's summary."""
+
+NONE = -1.0
+"""What a figure is where there is no such ground truth."""
+
+Result = dict[str, Any]
+"""One detection as COCO's results have it: image_id, category_id, bbox (x, y, width, height), score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoScore:
+    """Attributes: figures, each of `FIGURES` by its name; per_class, (name, AP) in the order of category ids."""
+
+    figures: dict[str, float]
+    per_class: list[tuple[str, float]]
+
+
+def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]) -> CocoScore:
+    """Scores detections of boxes.
+
+    Args:
+      annotations: the ground truth: "images", "annotations", "categories". It is left as it is; an annotation may lack
+        `iscrowd` (0 then) or `area` (its box's then).
+      results: detections in any order; there may be none.
+      image_ids: the images that were looked at, also those without a detection; no others count.
+
+    Returns:
+      figures in [0, 1], or −1 where there is no such ground truth, as `pycocotools` has it.
+
+    Raises:
+      UserError: `pycocotools` is not installed, or a result is of an image or a category that there is not.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise UserError("COCO's figures need pycocotools: pip install 'cdnv2-jax[detection]'") from error
+    images, categories = _ids(annotations["images"]), _ids(annotations["categories"])
+    looked_at = sorted({int(number) for number in image_ids})
+    _refuse_unknown(results, looked_at, images, categories)
+    both: tuple[Any, Any] = COCO(), COCO()
+    with contextlib.redirect_stdout(io.StringIO()):  # which tells of every step
+        for each, items in zip(both, (_truth(annotations["annotations"]), _found(results)), strict=True):
+            each.dataset = {"images": images, "categories": categories, "annotations": items}
+            each.createIndex()
+        evaluation = COCOeval(*both, "bbox")
+        evaluation.params.imgIds = looked_at
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+    return CocoScore(figures, _per_class(annotations["categories"], evaluation))
+
+
+def coco_figures(
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+) -> dict[str, float]:
+    """The twelve figures by their names, see `coco_score`."""
+    return coco_score(annotations, results, image_ids).figures
+
+
+def per_class_ap(
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+) -> list[tuple[str, float]]:
+    """(name, AP over IoU .50 to .95) of every class in the order of category ids, see `coco_score`."""
+    return coco_score(annotations, results, image_ids).per_class
+
+
+def detections_to_results(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+    scale: np.ndarray,
+    image_ids: np.ndarray,
+    category_ids: Sequence[int],
+) -> list[Result]:
+    """A batch of detections as COCO's results, in pixels of the original images.
+
+    Args:
+      boxes: [b, n, 4], x1, y1, x2, y2 in pixels of the resized images. scores: [b, n]. labels: [b, n], from 0.
+      valid: bool [b, n]; also False in rows that are no real images.
+      scale: [b, 2], by which x and y of the originals were multiplied.
+      image_ids: [b].
+      category_ids: label → category id.
+    """
+    corners = np.asarray(boxes, np.float64) / np.tile(np.asarray(scale, np.float64), 2)[:, None]
+    extents = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
+    rows, columns = np.nonzero(np.asarray(valid))
+    numbers = np.asarray(category_ids)[np.asarray(labels)[rows, columns]]
+    found = (
+        np.asarray(image_ids)[rows],
+        numbers,
+        extents[rows, columns],
+        np.asarray(scores, np.float64)[rows, columns],
+    )
+    return [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(*(column.tolist() for column in found), strict=True)
+    ]
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Writes the JSON file that COCO's evaluation server takes, all of it or nothing; UserError when it cannot."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(list(results), allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _ids(items: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:
+    return [{"id": item["id"]} for item in items]
+
+
+def _refuse_unknown(
+    results: Sequence[Result],
+    image_ids: Iterable[int],
+    images: Sequence[Mapping[str, int]],
+    categories: Sequence[Mapping[str, int]],
+) -> None:
+    """COCOeval would pass over what it does not know without a word."""
+    known, classes = {item["id"] for item in images}, {item["id"] for item in categories}
+    asked = [*(result["image_id"] for result in results), *image_ids]
+    strange = next((number for number in asked if number not in known), None)
+    if strange is not None:
+        raise UserError(f"results are of image {strange}, which the annotations lack: evaluate the same split")
+    strange = next((one["category_id"] for one in results if one["category_id"] not in classes), None)
+    if strange is not None:
+        raise UserError(f"results are of category {strange}, which the annotations lack: evaluate the same classes")
+
+
+def _truth(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies to work on, numbered from 1: COCOeval would take a match with an annotation of id 0 for none."""
+    return [
+        {
+            "id": number,
+            "image_id": item["image_id"],
+            "category_id": item["category_id"],
+            "bbox": item["bbox"],
+            "area": item.get("area", item["bbox"][2] * item["bbox"][3]),
+            "iscrowd": int(item.get("iscrowd", 0)),
+        }
+        for number, item in enumerate(items, 1)
+    ]
+
+
+def _found(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """What `COCO.loadRes` makes of results; it fails when there are none."""
+    return [
+        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for number, result in enumerate(results, 1)
+    ]
+
+
+def _per_class(categories: Sequence[Mapping[str, Any]], evaluation: Any) -> list[tuple[str, float]]:
+    names = {item["id"]: str(item["name"]) for item in categories}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all sizes, 100 detections
+    ap = []
+    for number, values in zip(evaluation.params.catIds, np.moveaxis(precision, -1, 0), strict=True):
+        known = values[values > NONE]
+        ap.append((names[int(number)], float(known.mean()) if known.size else NONE))
+    return ap
