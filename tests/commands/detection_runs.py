@@ -1,0 +1,21 @@
+"""Runs of the smallest detectors there are, on drawn shapes."""
+
+from tests.commands.shell import REPOSITORY
+
+SHAPES = f"{REPOSITORY}/configs/shapes.py"
+
+TINY_DETECTOR = (
+    "--config.data.directory=drawn",
+    "--config.data.short_side=64",
+    "--config.data.long_side=64",
+    "--config.model.overrides.growth=(8,8,8,8,8)",
+    "--config.model.overrides.squeeze_excite_from=4",
+    "--config.data.batch_size=4",
+)
+"""Both orientations on one canvas, 64 × 64: half as much to compile. Two steps to an epoch of eight images or more."""
+
+
+def train(detector: str, workdir: str, *more: str) -> tuple[str, ...]:
+    """The arguments of `main.py` for a run."""
+    config = f"{SHAPES}:{detector},cdnv2_a,smoke"
+    return ("train", "--config", config, *TINY_DETECTOR, "--workdir", workdir, *more)

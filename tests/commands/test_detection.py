@@ -1,0 +1,177 @@
+"""Training and evaluating detectors: the files of a run, its figures, resuming, and what is refused."""
+
+import contextlib
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from cdnv2_jax import condense, create_model, save
+from cdnv2_jax.checkpoint.arrays import flat_arrays
+from cdnv2_jax.commands.main import main
+from cdnv2_jax.detection.checkpoint import load_detector
+from cdnv2_jax.detection.coco_evaluation import FIGURES
+from cdnv2_jax.training.progress import RunLog
+from flax import nnx
+from tests.commands.detection_runs import SHAPES, TINY_DETECTOR, train
+from tests.commands.runs import records_of, summary_of
+from tests.commands.shell import Shell
+
+# Two compilations of a detector, for training and for evaluation, and one more of its condensed form.
+pytestmark = pytest.mark.slow
+
+FILES = {
+    *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "metrics.jsonl", "summary.json"),
+    *("learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
+}
+EPOCHS = "--config.epochs=2"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with finished runs, `retinanet` and `faster_rcnn`, and the images `drawn`. To be read only."""
+    directory = tmp_path_factory.mktemp("detection")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.chdir(directory)
+        for detector in ("retinanet", "faster_rcnn"):
+            assert main(list(train(detector, detector, EPOCHS))) == 0
+    return directory
+
+
+@pytest.fixture
+def beside(runs: Path, shell: Shell) -> Shell:
+    """A shell in an empty directory that sees the runs' images and networks."""
+    for name in ("drawn", "retinanet", "faster_rcnn"):
+        (shell.directory / name).symlink_to(runs / name)
+    return shell
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
+def test_files_and_figures(detector: str, runs: Path) -> None:
+    assert {entry.name for entry in (runs / detector).iterdir()} == FILES
+    summary = summary_of(runs / detector)
+    assert list(summary) == ["masked", "condensed", "live", "stages_passed"]
+    for form in ("masked", "condensed"):
+        assert list(summary[form]) == [*FIGURES, "truncated", "multiply_adds", "params", "ms_per_image"]
+    assert all(abs(summary["masked"][name] - summary["condensed"][name]) < 1e-3 for name in FIGURES)
+    assert summary["masked"]["multiply_adds"] > summary["condensed"]["multiply_adds"]
+    assert summary["stages_passed"] == 7
+    with Image.open(runs / detector / "detections.png") as picture:
+        assert len(picture.convert("RGB").getcolors(2**24) or []) > 100
+
+
+def test_metrics(runs: Path) -> None:
+    trained, evaluated = (records_of(runs / "faster_rcnn", kind) for kind in ("train", "eval"))
+    parts = ("rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss")
+    for record in trained:
+        assert record["loss"] == pytest.approx(sum(record[part] for part in parts), rel=1e-5)
+    assert all(np.isfinite(record["loss"]) for record in trained)
+    assert [record["AP"] for record in evaluated][-1] == summary_of(runs / "faster_rcnn")["masked"]["AP"]
+
+
+@pytest.mark.parametrize("detector", ["retinanet", "faster_rcnn"])
+def test_condensed_finds_the_same(detector: str, runs: Path) -> None:
+    """Box by box, on random images of which some fill the canvas and some do not."""
+    masked, condensed = (load_detector(runs / detector / form)[0] for form in ("masked", "condensed"))
+    assert condensed.backbone.form.condensed and not masked.backbone.form.condensed
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    sizes = np.array([[64, 64], [64, 64]], np.int32)
+    ours, theirs = (detector.detect(images, sizes) for detector in (masked, condensed))
+    np.testing.assert_array_equal(ours.valid, theirs.valid)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+def test_eval_prints_what_the_run_found(beside: Shell) -> None:
+    arguments = ("eval", "--config", f"{SHAPES}:retinanet,cdnv2_a,smoke", *TINY_DETECTOR)
+    arguments += ("--checkpoint", "retinanet/condensed", "--output", "found.json", "--per-class", "classes.csv")
+    printed = beside.succeeds("main.py", *arguments)
+    assert f"{summary_of(Path('retinanet'))['condensed']['AP']:.3f}" in printed
+    assert "multiply-adds for 64 × 64 pixels" in printed and "published" not in printed
+    found = json.loads(Path("found.json").read_text())
+    assert found == json.loads(Path("retinanet/detections.json").read_text())
+    with Path("classes.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["class", "AP"] and len(rows) == 6
+    assert "already exists" in beside.refuses("main.py", *arguments) or Path("found.json").exists()
+
+
+def test_results_are_what_pycocotools_reads(runs: Path) -> None:
+    """Its own program, from the files alone, comes to the figures of the summary."""
+    (truth,) = runs.glob("drawn/*/annotations/instances_val.json")
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO(str(truth))
+        evaluation = COCOeval(ground_truth, ground_truth.loadRes(str(runs / "faster_rcnn/detections.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    summary = summary_of(runs / "faster_rcnn")["condensed"]
+    assert [summary[name] for name in FIGURES] == pytest.approx(list(evaluation.stats))
+
+
+def test_resuming_changes_nothing(beside: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after the first epoch: the same weights bit for bit, the same figures."""
+    write = RunLog.train
+
+    def stop(log: RunLog, **record: Any) -> None:
+        write(log, **record)
+        if record["step"] == first_epoch + 1:
+            raise KeyboardInterrupt
+
+    first_epoch = len(records_of(Path("faster_rcnn"), "train")) // 2
+    arguments = (*train("faster_rcnn", "again", EPOCHS), "--config.checkpoint_every_epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "train", stop)
+        assert beside.run("main.py", *arguments).status == 130
+    assert f"resuming after step {first_epoch}" in beside.succeeds("main.py", *arguments)
+    ours, theirs = (
+        flat_arrays(nnx.state(load_detector(Path(run) / "masked")[0])) for run in ("again", "faster_rcnn")
+    )
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+    for form in ("masked", "condensed"):
+        again, before = (summary_of(Path(run))[form] for run in ("again", "faster_rcnn"))
+        assert {**again, "ms_per_image": 0} == {**before, "ms_per_image": 0}
+
+
+def test_starting_from_a_condensed_classifier(beside: Shell) -> None:
+    """It stays condensed: there is nothing to prune, and one network in the end."""
+    overrides = {"stages": (1,) * 5, "growth": (8,) * 5, "squeeze_excite_from": 4}
+    model = create_model("cdnv2_a", num_classes=3, rngs=nnx.Rngs(0), **overrides)
+    from cdnv2_jax import prune
+
+    prune(model, 7)
+    save("classifier", condense(model))
+    beside.succeeds("main.py", *train("retinanet", "run"), "--config.model.checkpoint=classifier")
+    assert list(summary_of(Path("run"))) == ["condensed", "live"]
+    trained = load_detector(Path("run/condensed"))[0]
+    assert trained.backbone.form.condensed
+
+
+def test_mistakes(beside: Shell) -> None:
+    def complaint(*more: str) -> str:
+        return beside.refuses("main.py", *train("retinanet", "new"), *more)
+
+    assert "did you mean 'shapes'?" in complaint("--config.data.source=shape")
+    assert "set config.model.num_classes to 5" in complaint("--config.model.num_classes=80")
+    assert "config.data.directory is empty" in complaint("--config.data.source=coco", "--config.data.directory=")
+    assert "nowhere" in complaint("--config.data.source=coco", "--config.data.directory=nowhere")
+    assert "frozen_stages must be 5 or less" in complaint("--config.model.settings.frozen_stages=9")
+    assert "no such file" in complaint("--config.model.checkpoint=missing")
+    assert "no model is called 'cdnv2_x'" in complaint("--config.model.backbone=cdnv2_x")
+
+
+def test_checkpoints_of_the_other_kind(beside: Shell) -> None:
+    save("classifier", create_model("cdnv2_a", num_classes=3, rngs=nnx.Rngs(0)))
+    arguments = ("eval", "--config", f"{SHAPES}:retinanet,cdnv2_a,smoke", *TINY_DETECTOR, "--checkpoint")
+    assert "holds a classifier, not a detector" in beside.refuses("main.py", *arguments, "classifier")
+    assert "holds a faster_rcnn on cdnv2_a" in beside.refuses("main.py", *arguments, "faster_rcnn/masked")
+    assert "holds a detector, not a classifier" in beside.refuses(
+        "main.py", "condense", "--checkpoint", "retinanet/masked", "--output", "new"
+    )
