@@ -16,9 +16,9 @@ def assign(
     iou: jax.Array,
     valid: jax.Array,
     *,
-    positive: float,
-    negative: float,
-    min_positive: float,
+    positive: float | jax.Array,
+    negative: float | jax.Array,
+    min_positive: float | jax.Array,
     low_quality: bool,
     candidates: jax.Array | None = None,
 ) -> jax.Array:
@@ -29,7 +29,7 @@ def assign(
 
     With `low_quality`, each box whose best overlap is at least `min_positive` then takes all of the anchors that
     share this best overlap, from whatever they had; where two boxes take the same one, the later has it. With a
-    `min_positive` of 0 this holds for a box without overlap too: it takes all of the anchors that do not touch it.
+    `min_positive` of 0 this holds for a box without overlap too: it takes all of the anchors, as none touches it.
 
     Args:
       iou: [m, n], each box's overlap with each anchor.

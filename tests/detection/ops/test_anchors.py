@@ -53,7 +53,9 @@ def test_counts_on_a_canvas(strides: tuple[int, ...], scales: tuple[float, ...],
 
 def test_grid_is_ordered_by_row_column_and_anchor() -> None:
     cell = cell_anchors(8, RETINANET, RATIOS)
-    expected = [anchor + np.float32([x * 8, y * 8] * 2) for y in range(3) for x in range(5) for anchor in cell]
+    expected = [
+        anchor + np.array([x * 8, y * 8] * 2, np.float32) for y in range(3) for x in range(5) for anchor in cell
+    ]
     np.testing.assert_array_equal(grid_anchors(cell, 3, 5, 8), expected)
 
 
