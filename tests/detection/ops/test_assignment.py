@@ -35,13 +35,14 @@ BY_HAND = {
 @pytest.mark.parametrize(("rules", "overlaps", "expected"), BY_HAND.values(), ids=BY_HAND)
 def test_by_hand(rules: str, overlaps: list[list[float]], expected: list[int]) -> None:
     """Rows of padding before and behind change nothing but the numbers of the boxes."""
-    found = assign(jnp.asarray(overlaps), jnp.ones(len(overlaps), bool), **RULES[rules])
+    compiled = jax.jit(partial(assign, **RULES[rules]))
+    found = compiled(jnp.asarray(overlaps), jnp.ones(len(overlaps), bool))
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == jnp.int32
     padded = jnp.pad(jnp.asarray(overlaps), ((1, 2), (0, 0)), constant_values=0.95)
     valid = jnp.asarray([False] + [True] * len(overlaps) + [False] * 2)
     shifted = [box + 1 if box >= 0 else box for box in expected]
-    np.testing.assert_array_equal(assign(padded, valid, **RULES[rules]), shifted)
+    np.testing.assert_array_equal(compiled(padded, valid), shifted)
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -49,16 +50,17 @@ def test_by_hand(rules: str, overlaps: list[list[float]], expected: list[int]) -
 def test_without_a_valid_box_all_are_negative(rules: str, boxes: int) -> None:
     """RetinaNet's least overlap of 0 included; what is no candidate stays ignored."""
     overlaps, valid = jnp.zeros((boxes, 4)), jnp.zeros(boxes, bool)
-    np.testing.assert_array_equal(assign(overlaps, valid, **RULES[rules]), [NEGATIVE] * 4)
+    compiled = jax.jit(partial(assign, **RULES[rules]))
+    np.testing.assert_array_equal(compiled(overlaps, valid), [NEGATIVE] * 4)
     candidates = jnp.asarray([True, False, True, True])
-    found = assign(overlaps, valid, **RULES[rules], candidates=candidates)
+    found = compiled(overlaps, valid, candidates=candidates)
     np.testing.assert_array_equal(found, [NEGATIVE, IGNORED, NEGATIVE, NEGATIVE])
 
 
 def test_candidates() -> None:
     """The best overlap of a box is that among candidates; without any, no box takes anything."""
     overlaps = jnp.asarray([[0.9, 0.4, 0.1]])
-    one = partial(assign, overlaps, jnp.ones(1, bool), **RULES["rpn"])
+    one = jax.jit(partial(assign, overlaps, jnp.ones(1, bool), **RULES["rpn"]))
     np.testing.assert_array_equal(one(candidates=jnp.asarray([False, True, True])), [IGNORED, 0, NEGATIVE])
     np.testing.assert_array_equal(one(candidates=jnp.zeros(3, bool)), [IGNORED] * 3)
 

@@ -200,10 +200,10 @@ def test_batch_equals_one_by_one() -> None:
     rng = np.random.default_rng(18)
     maps = [jnp.asarray(rng.normal(size=(3, *size, 2))) for size in SIZES]
     boxes = jnp.asarray(np.stack([anywhere(rng, 20) for _ in range(3)]))
-    levels = jax.vmap(lambda boxes: roi_levels(boxes, lowest_size=20))(boxes)
+    levels = jax.jit(jax.vmap(lambda boxes: roi_levels(boxes, lowest_size=20)))(boxes)
     gather = jax.jit(lambda maps, boxes, levels: roi_align(maps, STRIDES, boxes, levels))
     exact = jax.jit(partial(roi_align_exact, stride=8, most_samples=3))
-    gathered, exactly = jax.vmap(gather)(maps, boxes, levels), jax.vmap(exact)(maps[1], boxes)
+    gathered, exactly = jax.jit(jax.vmap(gather))(maps, boxes, levels), jax.jit(jax.vmap(exact))(maps[1], boxes)
     for image in range(3):
         one = gather([level[image] for level in maps], boxes[image], levels[image])
         np.testing.assert_allclose(gathered[image], one, rtol=1e-13, atol=1e-14)
