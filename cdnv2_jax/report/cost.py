@@ -1,6 +1,7 @@
 """FLOPs and parameters: the official convention, exact to the unit, and true multiply-adds beside it."""
 
 import dataclasses
+import math
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.architecture import Architecture
@@ -45,6 +46,11 @@ def count_flops(model: AnyNetwork, image_size: int | tuple[int, int]) -> Cost:
 
 def network_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cost:
     """`count_flops` of a network that need not exist; `form` is that of a CondenseNet."""
+    return body_cost(a, form, height, width) + _head(a, form, math.prod(a.smallest_map(height, width)))
+
+
+def body_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cost:
+    """The part of `network_cost` that leads to the feature maps of `features`."""
     if isinstance(a, ShuffleNetV2Architecture):
         return _shufflenet_v2(a, height, width)
     if isinstance(a, MobileNetV2Architecture):
@@ -53,14 +59,6 @@ def network_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cos
 
 
 def _condensenet(a: Architecture, form: Form, height: int, width: int) -> Cost:
-    if form.halved_classifier and a.head_width is not None:
-        raise UserError("only CondenseNet (v1) has a halved classifier")
-    area = a.map_side(len(a.stages) - 1, height) * a.map_side(len(a.stages) - 1, width)
-    return body_cost(a, form, height, width) + _head(a, form, area)
-
-
-def body_cost(a: Architecture, form: Form, height: int, width: int) -> Cost:
-    """The part of `network_cost` that leads to the feature maps, up to the last BatchNorm and ReLU."""
     areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
     total = _convolution(3, a.stem_channels, areas[0], kernel_area=9)
     for block, _, channels, growth in a.dense_layers():
@@ -87,7 +85,17 @@ def _dense_layer(a: Architecture, form: Form, block: int, channels: int, growth:
     return cost
 
 
-def _head(a: Architecture, form: Form, area: int) -> Cost:
+def _head(a: AnyArchitecture, form: Form, area: int) -> Cost:
+    if isinstance(a, Architecture):
+        return _condensenet_head(a, form, area)
+    bias = not isinstance(a, ShuffleNetV2Architecture) or a.variant == "torchvision"
+    cost = _conv_norm(a.units()[-1].outputs, a.head_channels, area)
+    return cost + _linear(a.head_channels, a.num_classes, bias=bias)
+
+
+def _condensenet_head(a: Architecture, form: Form, area: int) -> Cost:
+    if form.halved_classifier and a.head_width is not None:
+        raise UserError("only CondenseNet (v1) has a halved classifier")
     features = a.out_channels
     cost = _elementwise(features * area)  # the last pool reads every value once
     if a.head_width is None:
@@ -110,8 +118,7 @@ def _shufflenet_v2(a: ShuffleNetV2Architecture, height: int, width: int) -> Cost
         if unit.stride == 2:
             total += _depthwise(unit.inputs, area) + _conv_norm(unit.inputs, unit.kept, area)
         before = area
-    total += _conv_norm(a.stage_channels[-1], a.head_channels, before)
-    return total + _linear(a.head_channels, a.num_classes, bias=a.variant == "torchvision")
+    return total
 
 
 def _mobilenet_v2(a: MobileNetV2Architecture, height: int, width: int) -> Cost:
@@ -123,8 +130,7 @@ def _mobilenet_v2(a: MobileNetV2Architecture, height: int, width: int) -> Cost:
             total += _conv_norm(unit.inputs, unit.expanded, before)
         total += _depthwise(unit.expanded, area) + _conv_norm(unit.expanded, unit.outputs, area)
         before = area
-    total += _conv_norm(a.channels[-1], a.head_channels, before)
-    return total + _linear(a.head_channels, a.num_classes, bias=True)
+    return total
 
 
 def _area(height: int, width: int, stride: int) -> int:
