@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detection.levels import Maps
+from cdnv2_jax.layers.initializers import xavier_uniform
 from cdnv2_jax.layers.valid_region import inside
 
 
@@ -40,7 +41,7 @@ class FPN(nnx.Module):
                 (kernel, kernel),
                 strides=stride,
                 padding=kernel // 2,
-                kernel_init=nnx.initializers.xavier_uniform(),
+                kernel_init=xavier_uniform(inputs * kernel**2, channels * kernel**2),
                 dtype=dtype,
                 rngs=rngs,
             )

@@ -14,6 +14,7 @@ from cdnv2_jax.detection.ops.box_coder import encode
 from cdnv2_jax.detection.ops.boxes import pairwise_iou
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Targets
+from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import inside
 
 _PRIOR = 0.01
@@ -39,7 +40,7 @@ class RetinaNetHead(nnx.Module):
                 outputs,
                 (3, 3),
                 padding=1,
-                kernel_init=nnx.initializers.normal(0.01),
+                kernel_init=normal(0.01),
                 bias_init=nnx.initializers.constant(bias),
                 dtype=dtype,
                 rngs=rngs,

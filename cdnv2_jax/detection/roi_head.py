@@ -15,6 +15,7 @@ from cdnv2_jax.detection.ops.sampling import sample
 from cdnv2_jax.detection.rpn import Proposals
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Targets
+from cdnv2_jax.layers.initializers import normal, xavier_uniform
 
 
 class RoIHead(nnx.Module):
@@ -25,10 +26,10 @@ class RoIHead(nnx.Module):
             return nnx.Linear(inputs, outputs, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
 
         self.num_classes = num_classes
-        self.fc1 = linear(inputs, hidden, nnx.initializers.xavier_uniform())
-        self.fc2 = linear(hidden, hidden, nnx.initializers.xavier_uniform())
-        self.classes = linear(hidden, num_classes + 1, nnx.initializers.normal(0.01))
-        self.boxes = linear(hidden, 4 * num_classes, nnx.initializers.normal(0.001))
+        self.fc1 = linear(inputs, hidden, xavier_uniform(inputs, hidden))
+        self.fc2 = linear(hidden, hidden, xavier_uniform(hidden, hidden))
+        self.classes = linear(hidden, num_classes + 1, normal(0.01))
+        self.boxes = linear(hidden, 4 * num_classes, normal(0.001))
 
     def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., s, s, channels] → (class logits [..., c + 1], deltas [..., c, 4]), float32."""

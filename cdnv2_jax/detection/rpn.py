@@ -19,6 +19,7 @@ from cdnv2_jax.detection.ops.nms import nms
 from cdnv2_jax.detection.ops.sampling import sample
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Targets
+from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import inside
 
 
@@ -32,7 +33,7 @@ class RPNHead(nnx.Module):
                 outputs,
                 (kernel, kernel),
                 padding=kernel // 2,
-                kernel_init=nnx.initializers.normal(0.01),
+                kernel_init=normal(0.01),
                 dtype=dtype,
                 rngs=rngs,
             )

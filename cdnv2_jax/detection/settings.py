@@ -149,8 +149,8 @@ class DetectorSettings:
     def _check_number(self, name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
         if value is None and getattr(type(self), name, 0) is None:
             return
-        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not known or not least <= value <= most or (above and value == least):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (is_number and least <= value <= most) or (above and value == least):
             limits = f"above {least}" if above else f"{least} or more" if most == math.inf else f"in [{least}, {most}]"
             raise UserError(f"{name} must be a number {limits}, got {value!r}")
 

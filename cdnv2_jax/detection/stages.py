@@ -4,7 +4,7 @@ from typing import Any
 
 from cdnv2_jax.models.condensenet import CondenseNet
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
 
 
 def stage_paths(backbone: Any) -> list[list[Path]]:

@@ -23,6 +23,11 @@ def normal(deviation: float) -> nnx.Initializer:
     return partial(_initial, _normal, deviation)
 
 
+def xavier_uniform(fan_in: int, fan_out: int) -> nnx.Initializer:
+    """Uniform within ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010); a convolution's fans count its window."""
+    return partial(_initial, _uniform, math.sqrt(6 / (fan_in + fan_out)))
+
+
 def torch_linear(in_features: int) -> nnx.Initializer:
     """PyTorch's default for the weight and the bias of a Linear: uniform within ±1/√in_features."""
     return partial(_initial, _uniform, 1 / math.sqrt(in_features))

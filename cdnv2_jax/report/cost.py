@@ -46,23 +46,19 @@ def count_flops(model: AnyNetwork, image_size: int | tuple[int, int]) -> Cost:
 
 def network_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cost:
     """`count_flops` of a network that need not exist; `form` is that of a CondenseNet."""
-    if form.halved_classifier and a.head_width is not None:
-        raise UserError("only CondenseNet (v1) has a halved classifier")
-    area = math.prod(a.smallest_map(height, width))
-    head = _condensenet_head(a, form, area) if isinstance(a, Architecture) else _plain_head(a, area)
-    return body_cost(a, form, height, width) + head
+    return body_cost(a, form, height, width) + _head(a, form, math.prod(a.smallest_map(height, width)))
 
 
 def body_cost(a: AnyArchitecture, form: Form, height: int, width: int) -> Cost:
-    """The part of `network_cost` that leads to the feature maps; of a CondenseNet up to the last BatchNorm and ReLU."""
+    """The part of `network_cost` that leads to the feature maps of `features`."""
     if isinstance(a, ShuffleNetV2Architecture):
-        return _shufflenet_v2_body(a, height, width)
+        return _shufflenet_v2(a, height, width)
     if isinstance(a, MobileNetV2Architecture):
-        return _mobilenet_v2_body(a, height, width)
-    return _condensenet_body(a, form, height, width)
+        return _mobilenet_v2(a, height, width)
+    return _condensenet(a, form, height, width)
 
 
-def _condensenet_body(a: Architecture, form: Form, height: int, width: int) -> Cost:
+def _condensenet(a: Architecture, form: Form, height: int, width: int) -> Cost:
     areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
     total = _convolution(3, a.stem_channels, areas[0], kernel_area=9)
     for block, _, channels, growth in a.dense_layers():
@@ -89,7 +85,17 @@ def _dense_layer(a: Architecture, form: Form, block: int, channels: int, growth:
     return cost
 
 
+def _head(a: AnyArchitecture, form: Form, area: int) -> Cost:
+    if isinstance(a, Architecture):
+        return _condensenet_head(a, form, area)
+    bias = not isinstance(a, ShuffleNetV2Architecture) or a.variant == "torchvision"
+    cost = _conv_norm(a.units()[-1].outputs, a.head_channels, area)
+    return cost + _linear(a.head_channels, a.num_classes, bias=bias)
+
+
 def _condensenet_head(a: Architecture, form: Form, area: int) -> Cost:
+    if form.halved_classifier and a.head_width is not None:
+        raise UserError("only CondenseNet (v1) has a halved classifier")
     features = a.out_channels
     cost = _elementwise(features * area)  # the last pool reads every value once
     if a.head_width is None:
@@ -102,7 +108,7 @@ def _condensenet_head(a: Architecture, form: Form, area: int) -> Cost:
     return cost + _linear(a.head_width, a.num_classes, bias=True)
 
 
-def _shufflenet_v2_body(a: ShuffleNetV2Architecture, height: int, width: int) -> Cost:
+def _shufflenet_v2(a: ShuffleNetV2Architecture, height: int, width: int) -> Cost:
     total = _conv_norm(3, a.stem_channels, _area(height, width, 2), kernel_area=9)
     before = _area(height, width, 4)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
@@ -115,7 +121,7 @@ def _shufflenet_v2_body(a: ShuffleNetV2Architecture, height: int, width: int) ->
     return total
 
 
-def _mobilenet_v2_body(a: MobileNetV2Architecture, height: int, width: int) -> Cost:
+def _mobilenet_v2(a: MobileNetV2Architecture, height: int, width: int) -> Cost:
     before = _area(height, width, 2)
     total = _conv_norm(3, a.stem_channels, before, kernel_area=9)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
@@ -125,12 +131,6 @@ def _mobilenet_v2_body(a: MobileNetV2Architecture, height: int, width: int) -> C
         total += _depthwise(unit.expanded, area) + _conv_norm(unit.expanded, unit.outputs, area)
         before = area
     return total
-
-
-def _plain_head(a: ShuffleNetV2Architecture | MobileNetV2Architecture, area: int) -> Cost:
-    bias = isinstance(a, MobileNetV2Architecture) or a.variant == "torchvision"
-    last = list(a.feature_channels.values())[-1]
-    return _conv_norm(last, a.head_channels, area) + _linear(a.head_channels, a.num_classes, bias=bias)
 
 
 def _area(height: int, width: int, stride: int) -> int:

@@ -2,51 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-NEGATIVE, IGNORED = -1, -2
+from tests.detection.ops import oracles
+
+NEGATIVE, IGNORED = oracles.NEGATIVE, oracles.IGNORED
 
 
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """IoU of two boxes."""
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-    return float(width * height / max(union, 1e-6))
+Numbers = Sequence[float] | np.ndarray
 
 
-def assignment(
-    objects: np.ndarray,
-    anchors: np.ndarray,
-    counted: np.ndarray,
-    *,
-    positive: float,
-    negative: float,
-    min_positive: float,
-    low_quality: bool,
-) -> list[int]:
+def assignment(objects: np.ndarray, anchors: np.ndarray, counted: np.ndarray, **rules: Any) -> np.ndarray:
     """For each anchor the number of its object, NEGATIVE or IGNORED; anchors that are not counted are IGNORED."""
-    table = np.array([[np.float32(overlap(o, a)) for a in anchors] for o in objects]).reshape(len(objects), -1)
-    found = [IGNORED] * len(anchors)
-    numbers = [n for n in range(len(anchors)) if counted[n]]
-    for n in numbers:
-        best = table[:, n].max() if len(objects) else 0.0
-        if best < negative:
-            found[n] = NEGATIVE
-        if len(objects) and best >= positive:
-            found[n] = int(table[:, n].argmax())
-    if low_quality and numbers:
-        for number in range(len(objects)):
-            best = max(table[number, n] for n in numbers)
-            if best >= min_positive:
-                for n in numbers:
-                    if table[number, n] == best:
-                        found[n] = number
-    return found
+    # In float32, in which anchors that lie alike have the same overlap.
+    table = np.zeros((len(objects), len(anchors)), np.float32)
+    for number, place in np.ndindex(*table.shape):
+        table[number, place] = oracles.iou(objects[number].tolist(), anchors[place].tolist())
+    return np.array(oracles.assign(table, np.ones(len(objects), bool), counted, **rules))
 
 
-def code(anchor: Sequence[float], box: Sequence[float], deviations: Sequence[float] = (1, 1, 1, 1)) -> np.ndarray:
+def code(anchor: Numbers, box: Numbers, deviations: Numbers = (1, 1, 1, 1)) -> np.ndarray:
     """Deltas from an anchor to a box."""
     width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
     shift_x = ((box[0] + box[2]) - (anchor[0] + anchor[2])) / 2 / width
@@ -55,7 +32,7 @@ def code(anchor: Sequence[float], box: Sequence[float], deviations: Sequence[flo
     return np.array([shift_x, shift_y, *stretches]) / np.array(deviations)
 
 
-def decoded(anchor: Sequence[float], deltas: Sequence[float], size: Sequence[int]) -> np.ndarray:
+def decoded(anchor: Numbers, deltas: Numbers, size: Sequence[int]) -> np.ndarray:
     """The box that deltas make of an anchor, cut to an image of that (height, width)."""
     width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
     limit = math.log(1000 / 16)
@@ -68,11 +45,8 @@ def decoded(anchor: Sequence[float], deltas: Sequence[float], size: Sequence[int
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
     """Greedy non-maximum suppression: numbers of the boxes that stay, best first."""
-    kept: list[int] = []
-    for number in np.argsort(-scores, kind="stable"):
-        if all(overlap(boxes[number], boxes[other]) <= threshold for other in kept):
-            kept.append(int(number))
-    return kept
+    count = len(scores)
+    return oracles.nms(boxes, scores, threshold, np.zeros(count), np.ones(count, bool))
 
 
 def class_wise(

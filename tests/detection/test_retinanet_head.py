@@ -70,10 +70,8 @@ def test_losses_against_loops() -> None:
     class_sum, box_sum, positives, ignored = 0.0, 0.0, [], 0
     for image in range(3):
         objects = np.array(targets.boxes[image])[np.array(targets.valid[image])]
-        assigned = np.array(
-            reference.assignment(
-                objects, anchors, counted[image], positive=0.5, negative=0.4, min_positive=0, low_quality=True
-            )
+        assigned = reference.assignment(
+            objects, anchors, counted[image], positive=0.5, negative=0.4, min_positive=0, low_quality=True
         )
         used = assigned != reference.IGNORED
         wanted = np.zeros((len(anchors), 3), np.float32)

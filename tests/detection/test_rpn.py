@@ -77,10 +77,8 @@ def test_losses_where_all_anchors_are_sampled(batch) -> None:
     positives_of_images = []
     for image in range(3):
         objects = np.array(targets.boxes[image])[np.array(targets.valid[image])]
-        assigned = np.array(
-            reference.assignment(
-                objects, anchors, counted[image], positive=0.7, negative=0.3, min_positive=0.3, low_quality=True
-            )
+        assigned = reference.assignment(
+            objects, anchors, counted[image], positive=0.7, negative=0.3, min_positive=0.3, low_quality=True
         )
         used, positive = assigned != reference.IGNORED, assigned >= 0
         positives_of_images.append(positive.sum())

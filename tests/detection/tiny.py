@@ -14,6 +14,7 @@ from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.detection.types import Targets
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
 
 WIDTHS = (4, 4, 6, 6, 8)
@@ -26,10 +27,13 @@ class TinyBackbone(nnx.Module):
     def __init__(self, *, rngs: nnx.Rngs):
         inputs = (3, *WIDTHS[:-1])
         self.convs = nnx.List(
-            [nnx.Conv(i, o, (3, 3), strides=2, padding=1, rngs=rngs) for i, o in zip(inputs, WIDTHS, strict=True)]
+            [
+                nnx.Conv(i, o, (3, 3), strides=2, padding=1, kernel_init=normal((2 / (9 * i)) ** 0.5), rngs=rngs)
+                for i, o in zip(inputs, WIDTHS, strict=True)
+            ]
         )
         self.norms = nnx.List([BatchNorm(width) for width in WIDTHS])
-        self.classifier = nnx.Linear(WIDTHS[-1], 3, rngs=rngs)
+        self.classifier = nnx.Linear(WIDTHS[-1], 3, kernel_init=normal(0.3), rngs=rngs)
 
     @property
     def feature_channels(self) -> dict[int, int]:
@@ -88,10 +92,10 @@ def tiny_detector(
 
 
 def compiled(detector: nnx.Module, method: str) -> Callable[..., Any]:
-    """The detector's method under jit."""
+    """The detector's method under jit; with `of`, that of another one that differs in its weights alone."""
     graph, state = nnx.split(detector)
     run = jax.jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))
-    return lambda *inputs: run(state, *inputs)
+    return lambda *inputs, of=None: run(state if of is None else nnx.state(of), *inputs)
 
 
 def make_targets(images: Sequence[Sequence[tuple[Sequence[float], int]]], most: int) -> Targets:
