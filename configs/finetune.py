@@ -10,14 +10,18 @@ number of classes differs. A masked network that is not fully pruned is pruned o
 Expected: nothing is published; the figures depend on your data.
 Cost: on 2 CPU cores about 25 ms per training image with cdnv2_a at 224 pixels.
 
-`:cdnv2_a,smoke` is a single step from drawn weights, with one layer in each block, on eight generated images.
+`:cdnv2_a,smoke` is a single step from drawn weights, with one layer in each block, on eight generated images; also
+`:mobilenet_v2_x1_0,smoke`, whole.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-MODELS = ("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
+MODELS = (
+    *("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8"),
+    *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0"),
+)
 
 
 def get_config(variant: str = "cdnv2_a") -> ConfigDict:
@@ -62,7 +66,8 @@ def get_config(variant: str = "cdnv2_a") -> ConfigDict:
 
 
 def _shrink(config: Any) -> None:
-    config.model.overrides = ConfigDict({"stages": (1,) * 5})
+    if "condensenet" in config.model.name or "cdnv2" in config.model.name:
+        config.model.overrides = ConfigDict({"stages": (1,) * 5})
     config.model.num_classes = 8
     config.data.source = "synthetic"
     config.data.synthetic_images = 8

@@ -38,8 +38,15 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
-    # Weights are drawn, so that nothing of them is worth freezing; the images are small, and so may the detector be.
-    config.model.settings = ConfigDict({"norm": "trained", "frozen_stages": 0, "fpn_channels": 64, "hidden": 256})
+    # Weights are drawn, so that nothing of them is worth freezing; the images and objects are small, and so may the
+    # detector be.
+    config.model.settings = ConfigDict({"norm": "trained", "frozen_stages": 0, "fpn_channels": 64})
+    if detector == "retinanet":
+        config.model.settings.update({"head_convs": 2, "anchor_scale": 2.0})
+    else:
+        config.model.settings.update({"hidden": 256, "anchor_scale": 4.0, "rpn_samples": 64, "roi_samples": 64})
+        config.model.settings.update({"proposals_per_level_training": 200, "proposals_per_level": 100})
+        config.model.settings.proposals = 100
     config.model.overrides = ConfigDict()
 
     config.data = ConfigDict()
@@ -73,9 +80,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
 def _shrink(config: Any) -> None:
     if config.model.backbone.startswith("cdnv2"):
         config.model.overrides = ConfigDict({"stages": (1,) * 5})
-    config.model.settings.fpn_channels = 8
-    config.model.settings.hidden = 16
-    config.model.settings.head_convs = 1
+    config.model.settings.update({"fpn_channels": 8, "hidden": 16, "head_convs": 1})
     config.data.shapes_images = 8
     config.data.batch_size = config.data.eval_batch_size = 8
     config.epochs = 1

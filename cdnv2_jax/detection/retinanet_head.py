@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from cdnv2_jax.detection.initializers import head_kernel
 from cdnv2_jax.detection.levels import Maps
 from cdnv2_jax.detection.losses import at_least_float32, focal_loss, sum_where
 from cdnv2_jax.detection.ops.assignment import IGNORED, assign
@@ -14,7 +15,6 @@ from cdnv2_jax.detection.ops.box_coder import encode
 from cdnv2_jax.detection.ops.boxes import pairwise_iou
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Targets
-from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import inside
 
 _PRIOR = 0.01
@@ -40,7 +40,7 @@ class RetinaNetHead(nnx.Module):
                 outputs,
                 (3, 3),
                 padding=1,
-                kernel_init=normal(0.01),
+                kernel_init=head_kernel(channels),
                 bias_init=nnx.initializers.constant(bias),
                 dtype=dtype,
                 rngs=rngs,

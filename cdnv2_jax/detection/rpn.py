@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from cdnv2_jax.detection.candidates import top_k_and_next
+from cdnv2_jax.detection.initializers import head_kernel
 from cdnv2_jax.detection.levels import Maps
 from cdnv2_jax.detection.losses import at_least_float32, sigmoid_cross_entropy, sum_where
 from cdnv2_jax.detection.ops.assignment import assign
@@ -19,7 +20,6 @@ from cdnv2_jax.detection.ops.nms import nms
 from cdnv2_jax.detection.ops.sampling import sample
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Targets
-from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import inside
 
 
@@ -33,7 +33,7 @@ class RPNHead(nnx.Module):
                 outputs,
                 (kernel, kernel),
                 padding=kernel // 2,
-                kernel_init=normal(0.01),
+                kernel_init=head_kernel(channels),
                 dtype=dtype,
                 rngs=rngs,
             )

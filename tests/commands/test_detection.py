@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -19,7 +20,6 @@ from cdnv2_jax.commands.main import main
 from cdnv2_jax.detection.checkpoint import load_detector
 from cdnv2_jax.detection.coco_evaluation import FIGURES
 from cdnv2_jax.training.progress import RunLog
-from flax import nnx
 from tests.commands.detection_runs import SHAPES, TINY_DETECTOR, train
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell
@@ -130,9 +130,7 @@ def test_resuming_changes_nothing(beside: Shell, monkeypatch: pytest.MonkeyPatch
         patch.setattr(RunLog, "train", stop)
         assert beside.run("main.py", *arguments).status == 130
     assert f"resuming after step {first_epoch}" in beside.succeeds("main.py", *arguments)
-    ours, theirs = (
-        flat_arrays(nnx.state(load_detector(Path(run) / "masked")[0])) for run in ("again", "faster_rcnn")
-    )
+    ours, theirs = (flat_arrays(nnx.state(load_detector(Path(run) / "masked")[0])) for run in ("again", "faster_rcnn"))
     for name, array in theirs.items():
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
     for form in ("masked", "condensed"):

@@ -6,8 +6,8 @@ import pytest
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.detection.published import PUBLISHED
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.registry import MODELS
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.parse_config import parse_config
@@ -51,6 +51,7 @@ def test_mistakes_are_named(values: dict, complaint: str):
     assert complaint in str(error.value)
 
 
+PLAIN = ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0")
 CIFAR = (50, 74, 86, 98, 110, 122, 182)
 CONFIGS = [
     "configs/digits.py",
@@ -59,6 +60,19 @@ CONFIGS = [
         f"configs/{file}.py:{name}{smoke}"
         for file in ("imagenet", "finetune")
         for name in ("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
+        for smoke in ("", ",smoke")
+    ),
+    *(f"configs/finetune.py:{name}{smoke}" for name in PLAIN for smoke in ("", ",smoke")),
+    *(
+        f"configs/coco.py:{detector},{backbone}{smoke}"
+        for detector, backbones in PUBLISHED.items()
+        for backbone in backbones
+        for smoke in ("", ",smoke")
+    ),
+    *(
+        f"configs/shapes.py:{detector},{backbone}{smoke}"
+        for detector in PUBLISHED
+        for backbone in PUBLISHED["faster_rcnn"]
         for smoke in ("", ",smoke")
     ),
     *(
@@ -77,6 +91,8 @@ def test_every_config_file_fits_the_schema(spec: str, monkeypatch: pytest.Monkey
     variant = spec.partition(":")[2].split(",")
     if variant[0] in MODELS:
         assert config.model.name == variant[0]
+    if variant[0] in PUBLISHED:
+        assert (config.model.detector, config.model.backbone) == tuple(variant[:2])
     if "smoke" not in variant and "imagenet.py" in spec:
         assert config.model.num_classes == 1000
     if "smoke" not in variant and "cifar100" in variant:
@@ -89,17 +105,23 @@ def test_no_config_file_is_left_out():
 
 
 def test_no_model_is_left_out():
-    """Whatever CondenseNets the registry has can be trained with a config file; others are for comparison."""
+    """Whatever the registry has can be trained with a config file."""
     used = {spec.partition(":")[2].split(",")[0] for spec in CONFIGS if ":" in spec}
-    assert used >= {name for name, entry in MODELS.items() if isinstance(entry.architecture, Architecture)}
+    assert used - set(PUBLISHED) >= set(MODELS)
 
 
 @pytest.mark.parametrize(
-    "spec", ["configs/cifar.py:condensenet_86", "configs/cifar.py:condensenet_86,cifar10,smoke,now"]
+    ("spec", "there"),
+    [
+        ("configs/cifar.py:condensenet_86", "MODEL,DATASET"),
+        ("configs/cifar.py:condensenet_86,cifar10,smoke,now", "MODEL,DATASET"),
+        ("configs/coco.py:retinanet,cdnv2_a", "DETECTOR,BACKBONE"),
+        ("configs/shapes.py:retinanet", "DETECTOR,BACKBONE"),
+    ],
 )
-def test_variants_that_there_are_none_of(spec: str, monkeypatch: pytest.MonkeyPatch):
+def test_variants_that_there_are_none_of(spec: str, there: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    with pytest.raises(UserError, match="MODEL,DATASET"):
+    with pytest.raises(UserError, match=there):
         read_config(spec, [])
 
 
