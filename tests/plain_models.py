@@ -45,7 +45,7 @@ NAMES = {
 
 def plain_twin(architecture: AnyArchitecture) -> Any:
     """The PyTorch network of a plain architecture, in evaluation mode, PyTorch's own initial weights."""
-    a = architecture
+    a: Any = architecture
     if isinstance(a, MobileNetV2Architecture):
         stages = list(zip(a.expansions, a.channels, a.repeats, a.strides, strict=True))
         return TorchvisionMobileNetV2(a.stem_channels, stages, a.head_channels, a.num_classes).eval()

@@ -12,11 +12,12 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune
-from cdnv2_jax.models.condensenet import Form
+from cdnv2_jax.models.condensenet import CondenseNet, Form
 from cdnv2_jax.models.families import blank_network, build_network
+from cdnv2_jax.models.mobilenet_v2 import MobileNetV2
 from cdnv2_jax.models.network import Network
 from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.models.shufflenet_v2 import interleaved
+from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2, interleaved
 from cdnv2_jax.torch_io.key_map import state_dict_slots
 from cdnv2_jax.torch_io.state_dict import model_from_state_dict
 from tests.plain_models import SMALL, SMALL_MOBILENET, SMALL_SHUFFLENET, plain_twin, random_twin
@@ -57,8 +58,11 @@ def test_logits_in_float32(architecture: Any) -> None:
 
 
 @pytest.mark.usefixtures("x64")
-@EVERY
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "remat"),
+    [*((architecture, False) for architecture in SMALL.values()), (SMALL_SHUFFLENET, True)],
+    ids=[*SMALL, "computed again"],
+)
 def test_training_mode_gradients_and_statistics(architecture: Any, remat: bool) -> None:
     twin = random_twin(architecture).double().train()
     for module in twin.modules():
@@ -75,9 +79,12 @@ def test_training_mode_gradients_and_statistics(architecture: Any, remat: bool) 
     assert_near(found.output, logits.detach(), 1e-10)
     assert x.grad is not None
     assert_near(found.inputs, nhwc(x.grad), 1e-8)
+    gradients = {key: parameter.grad.numpy() for key, parameter in twin.named_parameters()}
+    # Biases before another batch normalisation have none but rounding errors.
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
     slots = state_dict_slots(found.parameters)
-    for key, parameter in twin.named_parameters():
-        assert_near(slots[key].read(), parameter.grad, 1e-8, key)
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(slots[key].read(), gradient, rtol=1e-8, atol=1e-12 * largest, err_msg=key)
     slots = state_dict_slots(found.stepped)
     for key, buffer in twin.named_buffers():
         assert_near(slots[key].read(), buffer, 1e-10, key)
@@ -88,7 +95,7 @@ def test_the_variants_are_different_functions() -> None:
     a = SMALL_SHUFFLENET.override({"stage_channels": (12, 24, 48)})
     twin = random_twin(a.override({"variant": "torchvision"}))
     model = ours(twin, a)
-    other = build_network(a, name="small", rngs=nnx.Rngs(0))
+    other: Any = build_network(a, name="small", rngs=nnx.Rngs(0))
     other.eval()
     nnx.update(other.stem, nnx.state(model.stem))
     nnx.update(other.units, nnx.state(model.units))
@@ -139,6 +146,11 @@ def test_what_training_and_detection_ask_of_a_network(architecture: Any) -> None
         model.architecture.check_image(0, 4)
 
 
+def networks(shuffle: ShuffleNetV2, mobile: MobileNetV2, condense: CondenseNet) -> list[Network]:
+    """For the type checker: all families are what training and detection ask for."""
+    return [shuffle, mobile, condense]
+
+
 @EVERY
 def test_nothing_to_prune_or_condense(architecture: Any) -> None:
     model = build_network(architecture, name="small", rngs=nnx.Rngs(0))
@@ -153,6 +165,7 @@ def test_nothing_to_prune_or_condense(architecture: Any) -> None:
 @EVERY
 def test_computation_in_bfloat16(architecture: Any) -> None:
     model = build_network(architecture, name="small", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    model.eval()
     assert nnx.eval_shape(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)).dtype == jnp.bfloat16
     floats = [leaf for leaf in jax.tree.leaves(nnx.state(model)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert {leaf.dtype for leaf in floats} == {jnp.dtype(jnp.float32)}
@@ -167,7 +180,7 @@ def test_other_ranks_and_layouts_are_refused(architecture: Any) -> None:
 
 
 def test_create_model_follows_overrides() -> None:
-    model = create_model("shufflenet_v2_x0_5", num_classes=3, rngs=nnx.Rngs(0), stage_units=[1, 1, 1])
+    model: Any = create_model("shufflenet_v2_x0_5", num_classes=3, rngs=nnx.Rngs(0), stage_units=[1, 1, 1])
     assert model.architecture == architecture_of("shufflenet_v2_x0_5", 3, {"stage_units": (1, 1, 1)})
     assert (model.name, len(model.units), model.classifier.kernel.shape) == ("shufflenet_v2_x0_5", 3, (1024, 3))
 
@@ -222,7 +235,8 @@ def test_initial_values_of_shufflenet() -> None:
         else:
             tail = key.rsplit(".", 1)[1]
             constant = {"weight": 1, "bias": 1e-4, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}[tail]
-            assert (mean, deviation) == (pytest.approx(0 if key == "fc.bias" else constant), 0), key
+            assert mean == pytest.approx(0 if key == "fc.bias" else constant), key
+            assert deviation < 1e-9, key
 
 
 def test_initial_values_of_mobilenet() -> None:
