@@ -14,7 +14,7 @@ from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
 from tests.torch_twin.plain import MegviiShuffleNetV2, TorchvisionMobileNetV2, TorchvisionShuffleNetV2
 
 SMALL_SHUFFLENET = ShuffleNetV2Architecture(
-    num_classes=5, stage_channels=(16, 20, 36), stage_units=(3, 2, 2), stem_channels=6, head_channels=12
+    num_classes=5, stage_channels=(16, 20, 36), stage_units=(3, 1, 1), stem_channels=6, head_channels=12
 )
 """Odd halves, a first stage that the two variants divide differently, more than one unit after a split."""
 
@@ -22,7 +22,7 @@ SMALL_MOBILENET = MobileNetV2Architecture(
     num_classes=5,
     expansions=(1, 6, 3, 2, 2),
     channels=(8, 6, 10, 12, 14),
-    repeats=(1, 2, 1, 2, 1),
+    repeats=(1, 2, 1, 1, 1),
     strides=(1, 2, 2, 2, 2),
     stem_channels=8,
     head_channels=20,

@@ -191,7 +191,7 @@ def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
         channels,
         window=3,
         stride=stride,
-        groups=channels,
+        depthwise=True,
         activation="linear",
         kernel_init=normal(1.0),
         norm_bias=NORM_BIAS,
