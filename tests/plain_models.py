@@ -8,6 +8,7 @@ from flax import nnx
 from torch import nn
 
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.conv_norm import ConvNorm
 from cdnv2_jax.models.families import AnyArchitecture, build_network
 from cdnv2_jax.models.mobilenet_v2 import MobileNetV2Architecture
 from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
@@ -82,13 +83,17 @@ def random_twin(architecture: AnyArchitecture) -> Any:
 
 
 def plain_network(architecture: AnyArchitecture) -> Any:
-    """Ours in evaluation mode, float32, with BatchNorms that make something of zeros."""
+    """Ours in evaluation mode, float32; BatchNorms make something of zeros, kernels keep sizes as they are."""
     model = build_network(architecture, name="small", rngs=nnx.Rngs(0))
     model.eval()
     random = np.random.default_rng(0)
-    for _, norm in nnx.iter_modules(model):
-        if isinstance(norm, BatchNorm):
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
             for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
-                variable = getattr(norm, name)
-                variable[...] = random.uniform(low, high, norm.features).astype(variable.dtype)
+                variable = getattr(module, name)
+                variable[...] = random.uniform(low, high, module.features).astype(variable.dtype)
+        elif isinstance(module, ConvNorm):
+            kernel = module.conv.kernel
+            spread = 1.5 / np.prod(kernel.shape[:3]) ** 0.5
+            kernel[...] = (spread * random.standard_normal(kernel.shape)).astype(kernel.dtype)
     return model
