@@ -22,7 +22,8 @@ def encode(anchors: jax.Array, boxes: jax.Array, stds: Sequence[float] = NO_SCAL
     """
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
     centres, sizes = _centres_and_sizes(boxes)
-    anchor_sizes, sizes = _with_extent(anchor_sizes), _with_extent(sizes)
+    # Before the division and the logarithm: after them, gradients would be NaN where the other side is taken.
+    anchor_sizes, sizes = jnp.maximum(anchor_sizes, SMALLEST_SIDE), jnp.maximum(sizes, SMALLEST_SIDE)
     shifts = (centres - anchor_centres) / anchor_sizes
     stretches = jnp.log(sizes / anchor_sizes)
     deltas = jnp.concatenate([shifts, stretches], -1)
@@ -48,8 +49,3 @@ def decode(anchors: jax.Array, deltas: jax.Array, stds: Sequence[float] = NO_SCA
 def _centres_and_sizes(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
     low, high = boxes[..., :2], boxes[..., 2:]
     return (low + high) / 2, high - low
-
-
-def _with_extent(sizes: jax.Array) -> jax.Array:
-    # where, not maximum: the floor itself must pass no gradient on.
-    return jnp.where(sizes > SMALLEST_SIDE, sizes, SMALLEST_SIDE)

@@ -126,7 +126,7 @@ def _positions(
     within_bin = (jnp.arange(most) + 0.5) / samples
     positions = start - 0.5 + (jnp.arange(bins)[:, None] + within_bin) * (size / bins)
     counts = (positions >= -1) & (positions <= length)
-    return jnp.where(counts, jnp.clip(positions, 0, length - 1), 0), counts
+    return jnp.clip(positions, 0, length - 1), counts
 
 
 def _neighbours(
@@ -151,14 +151,10 @@ def _neighbours(
 def _weighted_sum(flat: jax.Array, cells: jax.Array, weights: jax.Array) -> jax.Array:
     """Σ over t of weights[t] · flat[cells[t]]: flat [p, c], cells and weights [t, ...] → [..., c]."""
 
-    # Recomputed in the backward pass: a weight spread over the channels, kept for each t, would be as large as all
-    # of the samples at once.
-    @jax.checkpoint
-    def term(flat: jax.Array, cells: jax.Array, weights: jax.Array) -> jax.Array:
-        return flat.at[cells].get(mode="clip") * weights[..., None]
-
-    def add(total: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + term(flat, *at), None
+    # One t after another: all gathered cells at once would take t times the memory of the result.
+    def add(total: jax.Array, term: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        cells, weights = term
+        return total + flat.at[cells].get(mode="clip") * weights[..., None], None
 
     start = jnp.zeros((*cells.shape[1:], flat.shape[-1]), jnp.result_type(flat, weights))
     return lax.scan(add, start, (cells, weights))[0].astype(flat.dtype)

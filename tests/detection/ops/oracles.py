@@ -88,7 +88,8 @@ def roi_align(
 ) -> np.ndarray:
     """[bins, bins, c] of a map [h, w, c]."""
     result = np.zeros((bins, bins, feature_map.shape[-1]))
-    for p, q, row, column, weight in roi_align_terms(*feature_map.shape[:2], box.tolist(), stride, bins, ratio, most):
+    height, width, _ = feature_map.shape
+    for p, q, row, column, weight in roi_align_terms(height, width, box.tolist(), stride, bins, ratio, most):
         result[p, q] += weight * feature_map[row, column]
     return result
 

@@ -11,13 +11,16 @@ from cdnv2_jax.detection.ops.nms import best_after_nms, nms
 from tests.detection.ops import oracles
 from tests.detection.ops.test_boxes import DEGENERATE
 
+compiled_nms = jax.jit(nms)
+compiled_best = jax.jit(best_after_nms, static_argnums=3)
+
 BOXES = jnp.asarray([[6, 3, 8, 7], [3, 6, 9, 11], [3, 7, 10, 12], [1, 4, 13, 7]], jnp.float32)
 SCORES = jnp.asarray([0.6, 0.9, 0.7, 0.2])
 
 
 def test_known_value() -> None:
-    np.testing.assert_array_equal(nms(BOXES, SCORES, 0.3), [True, True, False, True])
-    indices, valid = best_after_nms(BOXES, SCORES, 0.3, 4)
+    np.testing.assert_array_equal(compiled_nms(BOXES, SCORES, 0.3), [True, True, False, True])
+    indices, valid = compiled_best(BOXES, SCORES, 0.3, 4)
     np.testing.assert_array_equal(indices, [1, 0, 3, 0])
     np.testing.assert_array_equal(valid, [True, True, True, False])
     assert indices.dtype == jnp.int32
@@ -26,7 +29,7 @@ def test_known_value() -> None:
 @pytest.mark.parametrize(("count", "expected"), [(1, [1]), (2, [1, 0]), (6, [1, 0, 3, 0, 0, 0])])
 def test_count(count: int, expected: list[int]) -> None:
     """Fewer than survive, and more than there are boxes."""
-    indices, valid = best_after_nms(BOXES, SCORES, 0.3, count)
+    indices, valid = compiled_best(BOXES, SCORES, 0.3, count)
     np.testing.assert_array_equal(indices, expected)
     np.testing.assert_array_equal(valid, np.arange(count) < 3)
 
@@ -35,30 +38,29 @@ def test_chain() -> None:
     """What is suppressed suppresses nothing: in a row where each overlaps the next, every second box stays."""
     left = jnp.arange(40.0)
     boxes = jnp.stack([left * 4, 0 * left, left * 4 + 10, 0 * left + 10], -1)
-    np.testing.assert_array_equal(nms(boxes, -left, 0.4), np.arange(40) % 2 == 0)
-    np.testing.assert_array_equal(nms(boxes, left, 0.4), np.arange(40) % 2 == 1)
+    np.testing.assert_array_equal(compiled_nms(boxes, -left, 0.4), np.arange(40) % 2 == 0)
+    np.testing.assert_array_equal(compiled_nms(boxes, left, 0.4), np.arange(40) % 2 == 1)
 
 
 def test_threshold_is_exceeded_not_reached() -> None:
     boxes = jnp.asarray([[0, 0, 4, 4], [0, 0, 4, 2]], jnp.float32)
     scores = jnp.asarray([1.0, 0.5])
-    suppressed = jax.jit(nms)
-    np.testing.assert_array_equal(suppressed(boxes, scores, 0.5), [True, True])
+    np.testing.assert_array_equal(compiled_nms(boxes, scores, 0.5), [True, True])
     np.testing.assert_array_equal(
-        suppressed(boxes, scores, np.nextafter(np.float32(0.5), np.float32(0))), [True, False]
+        compiled_nms(boxes, scores, np.nextafter(np.float32(0.5), np.float32(0))), [True, False]
     )
 
 
 def test_of_equal_scores_the_first_stays() -> None:
     boxes = jnp.asarray([[0, 0, 4, 4]] * 3, jnp.float32)
-    np.testing.assert_array_equal(nms(boxes, jnp.zeros(3), 0.5), [True, False, False])
-    np.testing.assert_array_equal(nms(boxes, jnp.asarray([0.0, 1, 1]), 0.5), [False, True, False])
+    np.testing.assert_array_equal(compiled_nms(boxes, jnp.zeros(3), 0.5), [True, False, False])
+    np.testing.assert_array_equal(compiled_nms(boxes, jnp.asarray([0.0, 1, 1]), 0.5), [False, True, False])
 
 
 def test_the_worst_valid_score_comes_before_what_is_suppressed_or_not_valid() -> None:
     boxes = jnp.asarray([[0, 0, 4, 4], [0, 0, 4, 4], [8, 8, 9, 9], [5, 5, 6, 6]], jnp.float32)
     scores = jnp.asarray([0.9, 0.8, -jnp.inf, 1.0])
-    indices, valid = best_after_nms(boxes, scores, 0.5, 3, valid=jnp.asarray([True, True, True, False]))
+    indices, valid = compiled_best(boxes, scores, 0.5, 3, valid=jnp.asarray([True, True, True, False]))
     np.testing.assert_array_equal(indices, [0, 2, 0])
     np.testing.assert_array_equal(valid, [True, True, False])
 
@@ -111,10 +113,10 @@ def test_boxes_without_area_and_gradients() -> None:
     """They neither suppress nor are suppressed, and what uses the mask can be differentiated."""
     boxes = jnp.asarray([*DEGENERATE, [0, 0, 9, 9]], jnp.float32)
     scores = jnp.arange(7.0)
-    np.testing.assert_array_equal(nms(boxes, scores, 0.0), [True] * 7)
+    np.testing.assert_array_equal(compiled_nms(boxes, scores, 0.0), [True] * 7)
 
     def total(boxes: jax.Array, scores: jax.Array) -> jax.Array:
-        indices, valid = best_after_nms(boxes, scores, 0.3, 3)
+        indices, valid = compiled_best(boxes, scores, 0.3, 3)
         return jnp.where(valid, boxes[indices].sum(-1) * scores[indices], 0).sum()
 
     gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(BOXES, SCORES)

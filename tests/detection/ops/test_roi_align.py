@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,12 +112,24 @@ def test_both_forms_agree(ratio: int, output_size: int) -> None:
         np.testing.assert_allclose(gathered[levels == level], exact[levels == level], rtol=1e-11, atol=1e-12)
 
 
+def value_and_pulled(form: Form, cotangents: np.ndarray, *inputs: Any) -> tuple[jax.Array, tuple]:
+    """What `form` makes of its inputs, and what cotangents of that mean for each of the inputs."""
+
+    @jax.jit
+    def both(cotangents: jax.Array, *inputs: Any) -> tuple[jax.Array, tuple]:
+        value, pull = jax.vjp(form, *inputs)
+        return value, pull(cotangents)
+
+    return both(cotangents, *inputs)
+
+
 def test_gradient_of_gathering() -> None:
     """The transposed loop; boxes get nothing."""
     maps, boxes, levels = maps_and_boxes(12, 60)
     cotangents = np.random.default_rng(13).normal(size=(60, 7, 7, 3))
-    _, pull = jax.vjp(lambda maps, boxes: roi_align(maps, STRIDES, boxes, jnp.asarray(levels)), maps, boxes)
-    found, of_boxes = jax.jit(pull)(cotangents)
+    _, (found, of_boxes) = value_and_pulled(
+        lambda maps, boxes: roi_align(maps, STRIDES, boxes, jnp.asarray(levels)), cotangents, maps, boxes
+    )
     np.testing.assert_array_equal(of_boxes, np.zeros_like(boxes))
     for level, stride in enumerate(STRIDES):
         terms = [
@@ -129,8 +142,8 @@ def test_gradient_of_gathering() -> None:
 def test_gradient_of_exact() -> None:
     maps, boxes, _ = maps_and_boxes(14, 40)
     cotangents = np.random.default_rng(15).normal(size=(40, 7, 7, 3))
-    _, pull = jax.vjp(partial(roi_align_exact, stride=8, most_samples=4), maps[1], boxes)
-    found, of_boxes = jax.jit(pull)(cotangents)
+    exact = partial(roi_align_exact, stride=8, most_samples=4)
+    _, (found, of_boxes) = value_and_pulled(exact, cotangents, maps[1], boxes)
     np.testing.assert_array_equal(of_boxes, np.zeros_like(boxes))
     terms = [
         oracles.roi_align_transposed(cotangent, *SIZES[1], box, 8, None)
@@ -153,11 +166,6 @@ NO_BOXES = [
 ]
 
 
-def value_and_pulled_ones(form: Form, *inputs: jax.Array) -> tuple[jax.Array, tuple]:
-    value, pull = jax.vjp(form, *inputs)
-    return value, pull(jnp.ones_like(value))
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("ratio", [2, None])
 def test_boxes_that_are_no_boxes(ratio: int | None, dtype: type) -> None:
@@ -167,7 +175,7 @@ def test_boxes_that_are_no_boxes(ratio: int | None, dtype: type) -> None:
     forms = [partial(roi_align_exact, stride=8, sampling_ratio=ratio, most_samples=4)]
     forms += [partial(one_map, stride=8, sampling_ratio=ratio)] if ratio else []
     for form in forms:
-        value, gradients = jax.jit(partial(value_and_pulled_ones, form))(feature_map, boxes)
+        value, gradients = value_and_pulled(form, np.ones((len(boxes), 7, 7, 2), dtype), feature_map, boxes)
         assert value.dtype == dtype and [gradient.dtype for gradient in gradients] == [dtype] * 2
         assert np.isfinite(value).all() and all(np.isfinite(gradient).all() for gradient in gradients)
         np.testing.assert_array_equal(value[4:6], np.zeros((2, 7, 7, 2)))
@@ -192,10 +200,10 @@ def test_batch_equals_one_by_one() -> None:
     rng = np.random.default_rng(18)
     maps = [jnp.asarray(rng.normal(size=(3, *size, 2))) for size in SIZES]
     boxes = jnp.asarray(np.stack([anywhere(rng, 20) for _ in range(3)]))
-    levels = jax.vmap(lambda boxes: roi_levels(boxes, lowest_size=20))(boxes)
+    levels = jax.jit(jax.vmap(lambda boxes: roi_levels(boxes, lowest_size=20)))(boxes)
     gather = jax.jit(lambda maps, boxes, levels: roi_align(maps, STRIDES, boxes, levels))
     exact = jax.jit(partial(roi_align_exact, stride=8, most_samples=3))
-    gathered, exactly = jax.vmap(gather)(maps, boxes, levels), jax.vmap(exact)(maps[1], boxes)
+    gathered, exactly = jax.jit(jax.vmap(gather))(maps, boxes, levels), jax.jit(jax.vmap(exact))(maps[1], boxes)
     for image in range(3):
         one = gather([level[image] for level in maps], boxes[image], levels[image])
         np.testing.assert_allclose(gathered[image], one, rtol=1e-13, atol=1e-14)
