@@ -8,13 +8,14 @@ from flax import nnx
 from torch import nn
 
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.conv_norm import ConvNorm
 from cdnv2_jax.models.families import AnyArchitecture, build_network
 from cdnv2_jax.models.mobilenet_v2 import MobileNetV2Architecture
 from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
 from tests.torch_twin.plain import MegviiShuffleNetV2, TorchvisionMobileNetV2, TorchvisionShuffleNetV2
 
 SMALL_SHUFFLENET = ShuffleNetV2Architecture(
-    num_classes=5, stage_channels=(16, 20, 36), stage_units=(3, 2, 2), stem_channels=6, head_channels=12
+    num_classes=5, stage_channels=(16, 20, 36), stage_units=(3, 1, 1), stem_channels=6, head_channels=12
 )
 """Odd halves, a first stage that the two variants divide differently, more than one unit after a split."""
 
@@ -22,7 +23,7 @@ SMALL_MOBILENET = MobileNetV2Architecture(
     num_classes=5,
     expansions=(1, 6, 3, 2, 2),
     channels=(8, 6, 10, 12, 14),
-    repeats=(1, 2, 1, 2, 1),
+    repeats=(1, 2, 1, 1, 1),
     strides=(1, 2, 2, 2, 2),
     stem_channels=8,
     head_channels=20,
@@ -45,7 +46,7 @@ NAMES = {
 
 def plain_twin(architecture: AnyArchitecture) -> Any:
     """The PyTorch network of a plain architecture, in evaluation mode, PyTorch's own initial weights."""
-    a = architecture
+    a: Any = architecture
     if isinstance(a, MobileNetV2Architecture):
         stages = list(zip(a.expansions, a.channels, a.repeats, a.strides, strict=True))
         return TorchvisionMobileNetV2(a.stem_channels, stages, a.head_channels, a.num_classes).eval()
@@ -82,13 +83,17 @@ def random_twin(architecture: AnyArchitecture) -> Any:
 
 
 def plain_network(architecture: AnyArchitecture) -> Any:
-    """Ours in evaluation mode, float32, with BatchNorms that make something of zeros."""
+    """Ours in evaluation mode, float32; BatchNorms make something of zeros, kernels keep sizes as they are."""
     model = build_network(architecture, name="small", rngs=nnx.Rngs(0))
     model.eval()
     random = np.random.default_rng(0)
-    for _, norm in nnx.iter_modules(model):
-        if isinstance(norm, BatchNorm):
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
             for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
-                variable = getattr(norm, name)
-                variable[...] = random.uniform(low, high, norm.features).astype(variable.dtype)
+                variable = getattr(module, name)
+                variable[...] = random.uniform(low, high, module.features).astype(variable.dtype)
+        elif isinstance(module, ConvNorm):
+            kernel = module.conv.kernel
+            spread = 1.5 / np.prod(kernel.shape[:3]) ** 0.5
+            kernel[...] = (spread * random.standard_normal(kernel.shape)).astype(kernel.dtype)
     return model

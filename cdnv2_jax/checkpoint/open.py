@@ -52,7 +52,7 @@ CLASSIFIERS = {
 def _classes_in(tensors: Mapping[str, Any], architecture: AnyArchitecture) -> int | None:
     """As many as the classifier has outputs; None without a plausible one, which is then complained about elsewhere."""
     for key in CLASSIFIERS[family_of(architecture)]:
-        shape = getattr(without_module_prefix(tensors).get(key), "shape", ())
+        shape: Any = getattr(without_module_prefix(tensors).get(key), "shape", ())
         if len(shape) in (1, 2) and shape[0]:
             return int(shape[0])
     return None

@@ -1,7 +1,7 @@
 """Convolution, batch normalisation, activation: what MobileNetV2 and ShuffleNetV2 are made of."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.depthwise_conv import DepthwiseConv
 from cdnv2_jax.layers.valid_region import inside
 
 AfterNorm = Literal["relu", "relu6", "linear"]
@@ -25,7 +26,7 @@ class ConvNorm(nnx.Module):
     Where a `mask` [b, h, w, 1] is given and False, a window larger than 1 reads zeros, as beyond the edges of the map.
 
     Attributes:
-      conv: its kernel is [window, window, in / groups, out]; the map is padded by (window − 1) / 2.
+      conv: its kernel is [window, window, in, out], of a depthwise one [3, 3, 1, out]; padded to keep the size.
       norm: over the outputs.
       activation: what follows.
     """
@@ -39,7 +40,7 @@ class ConvNorm(nnx.Module):
         kernel_init: nnx.Initializer,
         window: Literal[1, 3] = 1,
         stride: int = 1,
-        groups: int = 1,
+        depthwise: bool = False,
         norm_bias: float = 0.0,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -47,19 +48,21 @@ class ConvNorm(nnx.Module):
     ):
         self.activation: AfterNorm = activation
         self.window = window
-        self.conv = nnx.Conv(
-            in_channels,
-            out_channels,
-            (window, window),
-            strides=stride,
-            padding=window // 2,
-            feature_group_count=groups,
-            use_bias=False,
-            kernel_init=kernel_init,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs, "kernel_init": kernel_init}
+        if depthwise:
+            if window != 3 or in_channels != out_channels:
+                raise ValueError("a depthwise convolution has a window of 3 and as many outputs as inputs")
+            self.conv = DepthwiseConv(in_channels, stride=stride, **types)
+        else:
+            self.conv = nnx.Conv(
+                in_channels,
+                out_channels,
+                (window, window),
+                strides=stride,
+                padding=window // 2,
+                use_bias=False,
+                **types,
+            )
         self.norm = BatchNorm(out_channels, initial_bias=norm_bias, param_dtype=param_dtype)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:

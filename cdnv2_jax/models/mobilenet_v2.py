@@ -90,7 +90,7 @@ class InvertedResidual(nnx.Module):
         self.adds = unit.stride == 1 and unit.inputs == unit.outputs
         self.expand = _conv(unit.inputs, unit.expanded, "relu6", types) if expands else None
         self.depthwise = _conv(
-            unit.expanded, unit.expanded, "relu6", types, window=3, stride=unit.stride, groups=unit.expanded
+            unit.expanded, unit.expanded, "relu6", types, window=3, stride=unit.stride, depthwise=True
         )
         self.project = _conv(unit.expanded, unit.outputs, "linear", types)
 

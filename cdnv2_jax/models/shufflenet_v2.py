@@ -172,7 +172,8 @@ class ShuffleNetV2(PlainNetwork):
         """The max-pool's output, stride 4."""
         # Zeros beyond the region do as well as the −∞ beyond the edges: a ReLU's outputs are not below them.
         x = inside(self.stem(images, region), at_stride(region, 2))
-        return 4, nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        window, strides, padding = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        return 4, jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
 
 
 def _projection(unit: Unit, types: dict[str, Any]) -> nnx.List:
@@ -190,7 +191,7 @@ def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
         channels,
         window=3,
         stride=stride,
-        groups=channels,
+        depthwise=True,
         activation="linear",
         kernel_init=normal(1.0),
         norm_bias=NORM_BIAS,

@@ -12,11 +12,12 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune
-from cdnv2_jax.models.condensenet import Form
+from cdnv2_jax.models.condensenet import CondenseNet, Form
 from cdnv2_jax.models.families import blank_network, build_network
+from cdnv2_jax.models.mobilenet_v2 import MobileNetV2
 from cdnv2_jax.models.network import Network
 from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.models.shufflenet_v2 import interleaved
+from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2, interleaved
 from cdnv2_jax.torch_io.key_map import state_dict_slots
 from cdnv2_jax.torch_io.state_dict import model_from_state_dict
 from tests.plain_models import SMALL, SMALL_MOBILENET, SMALL_SHUFFLENET, plain_twin, random_twin
@@ -31,8 +32,9 @@ def ours(twin: Any, architecture: Any, **dtypes: Any) -> Any:
 
 @pytest.mark.usefixtures("x64")
 @EVERY
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47)], ids=["even", "odd"])
-def test_logits_and_features(architecture: Any, height: int, width: int) -> None:
+def test_logits_and_features(architecture: Any) -> None:
+    """Of images with odd sides; of even ones: the next test."""
+    height, width = 33, 47
     twin = random_twin(architecture).double()
     images = random_images(2, height, width)
     with torch.no_grad():
@@ -58,8 +60,7 @@ def test_logits_in_float32(architecture: Any) -> None:
 
 @pytest.mark.usefixtures("x64")
 @EVERY
-@pytest.mark.parametrize("remat", [False, True])
-def test_training_mode_gradients_and_statistics(architecture: Any, remat: bool) -> None:
+def test_training_mode_gradients_and_statistics(architecture: Any) -> None:
     twin = random_twin(architecture).double().train()
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -69,18 +70,38 @@ def test_training_mode_gradients_and_statistics(architecture: Any, remat: bool) 
     x = torch.from_numpy(images).requires_grad_()
     logits = twin(x)
     (logits * torch.from_numpy(weights)).sum().backward()
-    model.remat = remat
     model.train()
     found = derivatives(model, nhwc(images), weights)
     assert_near(found.output, logits.detach(), 1e-10)
     assert x.grad is not None
     assert_near(found.inputs, nhwc(x.grad), 1e-8)
+    gradients = {key: parameter.grad.numpy() for key, parameter in twin.named_parameters()}
+    # Biases before another batch normalisation have none but rounding errors.
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
     slots = state_dict_slots(found.parameters)
-    for key, parameter in twin.named_parameters():
-        assert_near(slots[key].read(), parameter.grad, 1e-8, key)
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(slots[key].read(), gradient, rtol=1e-8, atol=1e-12 * largest, err_msg=key)
     slots = state_dict_slots(found.stepped)
     for key, buffer in twin.named_buffers():
         assert_near(slots[key].read(), buffer, 1e-10, key)
+
+
+@EVERY
+def test_units_are_computed_again_if_asked(architecture: Any) -> None:
+    graph, state = nnx.split(build_network(architecture, name="small", rngs=nnx.Rngs(0)))
+
+    def units_again(remat: bool) -> int:
+        def total(state: nnx.State) -> jax.Array:
+            model = nnx.merge(graph, state, copy=True)
+            model.remat = remat
+            return model(jnp.zeros((2, 64, 64, 3))).sum()
+
+        # JAX has called it "remat", "checkpoint" and "remat2".
+        names = [equation.primitive.name for equation in jax.make_jaxpr(total)(state).eqns]
+        return sum(name.startswith(("remat", "checkpoint")) for name in names)
+
+    assert units_again(remat=True) == len(architecture.unit_strides)
+    assert units_again(remat=False) == 0
 
 
 def test_the_variants_are_different_functions() -> None:
@@ -88,7 +109,7 @@ def test_the_variants_are_different_functions() -> None:
     a = SMALL_SHUFFLENET.override({"stage_channels": (12, 24, 48)})
     twin = random_twin(a.override({"variant": "torchvision"}))
     model = ours(twin, a)
-    other = build_network(a, name="small", rngs=nnx.Rngs(0))
+    other: Any = build_network(a, name="small", rngs=nnx.Rngs(0))
     other.eval()
     nnx.update(other.stem, nnx.state(model.stem))
     nnx.update(other.units, nnx.state(model.units))
@@ -139,6 +160,11 @@ def test_what_training_and_detection_ask_of_a_network(architecture: Any) -> None
         model.architecture.check_image(0, 4)
 
 
+def networks(shuffle: ShuffleNetV2, mobile: MobileNetV2, condense: CondenseNet) -> list[Network]:
+    """For the type checker: all families are what training and detection ask for."""
+    return [shuffle, mobile, condense]
+
+
 @EVERY
 def test_nothing_to_prune_or_condense(architecture: Any) -> None:
     model = build_network(architecture, name="small", rngs=nnx.Rngs(0))
@@ -153,6 +179,7 @@ def test_nothing_to_prune_or_condense(architecture: Any) -> None:
 @EVERY
 def test_computation_in_bfloat16(architecture: Any) -> None:
     model = build_network(architecture, name="small", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    model.eval()
     assert nnx.eval_shape(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)).dtype == jnp.bfloat16
     floats = [leaf for leaf in jax.tree.leaves(nnx.state(model)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     assert {leaf.dtype for leaf in floats} == {jnp.dtype(jnp.float32)}
@@ -167,7 +194,7 @@ def test_other_ranks_and_layouts_are_refused(architecture: Any) -> None:
 
 
 def test_create_model_follows_overrides() -> None:
-    model = create_model("shufflenet_v2_x0_5", num_classes=3, rngs=nnx.Rngs(0), stage_units=[1, 1, 1])
+    model: Any = create_model("shufflenet_v2_x0_5", num_classes=3, rngs=nnx.Rngs(0), stage_units=[1, 1, 1])
     assert model.architecture == architecture_of("shufflenet_v2_x0_5", 3, {"stage_units": (1, 1, 1)})
     assert (model.name, len(model.units), model.classifier.kernel.shape) == ("shufflenet_v2_x0_5", 3, (1024, 3))
 
@@ -222,7 +249,8 @@ def test_initial_values_of_shufflenet() -> None:
         else:
             tail = key.rsplit(".", 1)[1]
             constant = {"weight": 1, "bias": 1e-4, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}[tail]
-            assert (mean, deviation) == (pytest.approx(0 if key == "fc.bias" else constant), 0), key
+            assert mean == pytest.approx(0 if key == "fc.bias" else constant), key
+            assert deviation < 1e-9, key
 
 
 def test_initial_values_of_mobilenet() -> None:

@@ -123,17 +123,17 @@ def test_opening_counts_the_classes(kind: str, tmp_path: Path) -> None:
 PUBLISHED_KEYS = {
     "shufflenet_v2, megvii": (
         "first_conv.0.weight features.0.branch_main.0.weight features.0.branch_proj.0.weight "
-        "features.3.branch_main.4.running_mean features.3.branch_proj.3.bias "
-        "features.6.branch_main.6.num_batches_tracked conv_last.0.weight conv_last.1.bias classifier.0.weight"
+        "features.2.branch_main.4.running_mean features.3.branch_proj.3.bias "
+        "features.4.branch_main.6.num_batches_tracked conv_last.0.weight conv_last.1.bias classifier.0.weight"
     ),
     "shufflenet_v2, torchvision": (
-        "conv1.0.weight stage2.0.branch1.0.weight stage2.0.branch2.0.weight stage3.1.branch2.5.weight "
-        "stage4.0.branch1.3.running_var stage4.1.branch2.6.running_var conv5.0.weight fc.weight fc.bias"
+        "conv1.0.weight stage2.0.branch1.0.weight stage2.0.branch2.0.weight stage2.1.branch2.5.weight "
+        "stage4.0.branch1.3.running_var stage4.0.branch2.6.running_var conv5.0.weight fc.weight fc.bias"
     ),
     "mobilenet_v2": (
         "features.0.0.weight features.1.conv.0.0.weight features.1.conv.1.weight features.1.conv.2.running_mean "
         "features.2.conv.0.1.weight features.2.conv.1.0.weight features.2.conv.2.weight features.2.conv.3.bias "
-        "features.8.0.weight classifier.1.weight"
+        "features.7.0.weight classifier.1.weight"
     ),
 }
 
