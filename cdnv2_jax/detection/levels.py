@@ -29,7 +29,9 @@ def level_masks(sizes: jax.Array, height: int, width: int, strides: Sequence[int
 
 def level_anchors(maps: Mapping[int, jax.Array], scales: Sequence[float], ratios: Sequence[float]) -> list[np.ndarray]:
     """float32 [h · w · k, 4] for each level's map [b, h, w, c], in the order (y, x, ratio, scale)."""
-    return [grid_anchors(cell_anchors(stride, scales, ratios), *x.shape[1:3], stride) for stride, x in maps.items()]
+    return [
+        grid_anchors(cell_anchors(stride, scales, ratios), x.shape[1], x.shape[2], stride) for stride, x in maps.items()
+    ]
 
 
 def level_anchors_inside(maps: Mapping[int, jax.Array], sizes: jax.Array, per_cell: int) -> list[jax.Array]:

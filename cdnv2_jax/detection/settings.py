@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from cdnv2_jax.errors import UserError
 
@@ -149,8 +149,7 @@ class DetectorSettings:
     def _check_number(self, name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
         if value is None and getattr(type(self), name, 0) is None:
             return
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not (is_number and least <= value <= most) or (above and value == least):
+        if not _is_number(value) or not least <= value <= most or (above and value == least):
             limits = f"above {least}" if above else f"{least} or more" if most == math.inf else f"in [{least}, {most}]"
             raise UserError(f"{name} must be a number {limits}, got {value!r}")
 
@@ -194,3 +193,7 @@ class DetectorSettings:
         given = (self.positive_iou, self.negative_iou, self.min_positive_iou)
         names = ("positive", "negative", "min_positive")
         return {n: d if g is None else g for n, g, d in zip(names, given, defaults, strict=True)}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,10 +10,10 @@ from cdnv2_jax.detection.candidates import best_detections, top_k_and_next
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Detections
 from tests.detection import reference
-from tests.detection.tiny import random_boxes, tiny_settings
+from tests.detection.tiny import quick_jit, random_boxes, tiny_settings
 from tests.twin_models import assert_near
 
-run = jax.jit(best_detections, static_argnames="settings")
+run = quick_jit(best_detections, static_argnames="settings")
 
 
 def settings_of(**changes: Any) -> DetectorSettings:
@@ -62,9 +61,9 @@ def test_only_scores_above_the_threshold_count() -> None:
     """Not those equal to it; and of nothing there are no detections, yet arrays of the full length."""
     scores = jnp.full((2, 3), 0.25).at[0, 1].set(0.5)
     boxes = jnp.asarray([[0.0, 0, 4, 4], [9, 9, 12, 12]])
-    one = best_detections(scores, boxes, jnp.zeros(()), settings_of(score_threshold=0.25))
+    one = run(scores, boxes, jnp.zeros(()), settings=settings_of(score_threshold=0.25))
     assert found_in(one) == [(0.5, 1, (0, 0, 4, 4))]
-    none = best_detections(scores, boxes, jnp.zeros(()), settings_of(score_threshold=0.5))
+    none = run(scores, boxes, jnp.zeros(()), settings=settings_of(score_threshold=0.5))
     assert none.boxes.shape == (9, 4) and not none.valid.any() and not none.truncated
 
 
@@ -100,7 +99,7 @@ def test_what_was_left_out_before(left_out: float, most: int, truncated: bool) -
     scores = jnp.asarray([[0.9], [0.8], [0.7]])
     boxes = jnp.asarray([[0.0, 0, 4, 4], [9, 9, 12, 12], [20, 20, 30, 30]])
     settings = settings_of(most_detections=most)
-    detections = best_detections(scores, boxes, jnp.float32(left_out), settings)
+    detections = run(scores, boxes, jnp.float32(left_out), settings=settings)
     assert detections.valid.sum() == min(most, 3)
     assert detections.truncated == truncated
 

@@ -15,13 +15,20 @@ from cdnv2_jax.detection.settings import KINDS, Kind
 from cdnv2_jax.detection.types import Detections, Targets
 from cdnv2_jax.errors import UserError
 from tests.detection.ops.oracles import iou
-from tests.detection.tiny import TinyBackbone, compiled, make_targets, tiny_detector, tiny_settings
+from tests.detection.tiny import TinyBackbone, compiled, make_targets, quick_jit, tiny_detector, tiny_settings
 from tests.twin_models import assert_near
 
 SIZES = ((50, 90), (64, 40))
 """Of the images in all tests, which count as 64×96 and 64×64."""
 
 ALL_SCORES: dict[str, Any] = {"score_threshold": 0.0, "nms_threshold": 0.3}
+EVERYTHING: dict[str, Any] = {
+    "rpn_samples": 1600,
+    "rpn_positive_share": 1.0,
+    "roi_samples": 140,
+    "roi_positive_share": 1.0,
+}
+"""Samples of all anchors and proposals there are: chance, which goes by place on the canvas, has no part in them."""
 
 LOSSES = {
     "retinanet": ["box_loss", "class_loss"],
@@ -50,7 +57,7 @@ def detect(kind: Kind) -> Callable[..., Detections]:
 
 
 def image_of(detections: Detections, number: int) -> Detections:
-    return jax.tree.map(lambda x: x[number], detections)
+    return jax.tree.map(lambda x: np.asarray(x)[number], detections)
 
 
 def assert_same(found: Detections, expected: Detections) -> None:
@@ -89,11 +96,11 @@ def test_an_image_alone_and_in_a_batch_on_a_larger_canvas(detect: Callable[..., 
 @pytest.fixture(scope="module")
 def gradients(kind: Kind):
     """(graph, parameters, rest) in training mode, and `run(parameters, rest, weights, images, …)`: losses, gradient."""
-    detector = tiny_detector(kind)
+    detector = tiny_detector(kind, **EVERYTHING)
     set_training_mode(detector)
     graph, parameters, rest = nnx.split(detector, nnx.Param, ...)
 
-    @jax.jit
+    @quick_jit
     def run(parameters, rest, weights, *inputs):
         def total(parameters):
             losses = nnx.merge(graph, parameters, rest).losses(*inputs)
@@ -171,7 +178,7 @@ def test_a_few_steps_find_an_object(kind: Kind, gradients, detect: Callable[...,
     detector, parameters, rest, run = gradients
     trains = trainable_parameters(detector)
     frozen = jax.tree.map(lambda trained: not trained, trains)
-    optimizer = optax.chain(optax.adam(0.01), optax.masked(optax.set_to_zero(), frozen))
+    optimizer = optax.chain(optax.adam(0.02), optax.masked(optax.set_to_zero(), frozen))
     start, state = parameters, optimizer.init(parameters)
 
     @jax.jit
@@ -180,8 +187,8 @@ def test_a_few_steps_find_an_object(kind: Kind, gradients, detect: Callable[...,
         return optax.apply_updates(parameters, updates), state
 
     batch = drawn_batch()
-    for step in range(120):
-        gradient, losses = run(parameters, rest, equal_weights(kind), *batch, jax.random.key(step))
+    for step in range(70):
+        gradient, _ = run(parameters, rest, equal_weights(kind), *batch, jax.random.key(step))
         parameters, state = update(gradient, state, parameters)
     trained = nnx.merge(nnx.graphdef(detector), parameters, rest)
     trained.eval()
@@ -190,39 +197,35 @@ def test_a_few_steps_find_an_object(kind: Kind, gradients, detect: Callable[...,
     assert found.labels[0, 0] == 2 and found.scores[0, 0] > 0.5
     assert iou(np.asarray(found.boxes[0, 0]).tolist(), [40, 20, 70, 50]) > 0.7
     assert not (found.scores[1] > 0.5).any()
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), start, parameters)
+    changed = jax.tree.map(lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()), start, parameters)
     assert not any(c and not t for c, t in zip(jax.tree.leaves(changed), jax.tree.leaves(trains), strict=True))
     assert sum(jax.tree.leaves(changed)) > 10
 
 
-def test_losses_do_not_depend_on_the_canvas(kind: Kind) -> None:
-    """With samples of all anchors and proposals there are, as samples are drawn by place on the canvas."""
-    everything: dict[str, Any] = {"rpn_samples": 4000, "roi_samples": 200, "roi_positive_share": 1.0}
-    detector = tiny_detector(kind, gain=20, rpn_positive_share=1.0, **everything)
-    run = compiled(detector, "losses")
-    targets = make_targets([[([10, 10, 60, 45], 2), ([0, 0, 90, 50], 1)]], 3)
-    alone = run(*on_canvas(64, 96, 0), targets, jax.random.key(0))
-    large = run(*on_canvas(128, 160, 0), targets, jax.random.key(0))
+def test_losses_do_not_depend_on_the_canvas(kind: Kind, gradients) -> None:
+    detector, parameters, rest, run = gradients
+    objects: list[Any] = [[([10, 10, 60, 45], 2), ([0, 0, 90, 50], 1)], [([3, 3, 33, 50], 0)]]
+    targets, key = make_targets(objects, 100), jax.random.key(0)
+    _, expected = run(parameters, rest, equal_weights(kind), *on_canvas(64, 96, 0, 1), targets, key)
+    found = compiled(detector, "losses")(*on_canvas(128, 160, 0, 1), targets, key)
     for name in LOSSES[kind]:
-        assert alone[name] > 0
-        assert large[name] == pytest.approx(float(alone[name]), rel=1e-4), name
+        assert expected[name] > 0
+        assert found[name] == pytest.approx(float(expected[name]), rel=1e-4), name
 
 
 def test_bfloat16(kind: Kind, gradients) -> None:
     """Near the losses in float32, which are what comes out; the parameters stay as they are."""
     _, parameters, rest, run = gradients
     inputs = (*on_canvas(64, 96, 0, 1), make_targets([[([10, 10, 60, 45], 2)], []], 100), jax.random.key(0))
-    _, expected = run(parameters, rest, equal_weights(kind), *inputs)
-    detector = tiny_detector(kind, dtype=jnp.bfloat16)
+    detector = tiny_detector(kind, dtype=jnp.bfloat16, **EVERYTHING)
     assert {x.dtype for x in jax.tree.leaves(nnx.state(detector, nnx.Param))} == {jnp.dtype(jnp.float32)}
-    losses = compiled(detector, "losses")(*inputs)
-    assert sorted(losses) == LOSSES[kind]
-    for name, loss in losses.items():
+    found = jax.eval_shape(detector.detect, *inputs[:2])
+    assert (found.boxes.dtype, found.scores.dtype) == (jnp.float32, jnp.float32)
+    _, expected = run(parameters, rest, equal_weights(kind), *inputs)
+    for name, loss in compiled(detector, "losses")(*inputs).items():
         assert loss.dtype == jnp.float32
         assert loss == pytest.approx(float(expected[name]), rel=0.05)
         assert loss != expected[name]
-    found = jax.eval_shape(detector.detect, *on_canvas(64, 96, 0))
-    assert (found.boxes.dtype, found.scores.dtype) == (jnp.float32, jnp.float32)
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 100, 3), (1, 60, 96, 3)])

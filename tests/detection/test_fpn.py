@@ -69,4 +69,4 @@ def test_initial_values() -> None:
         bound = np.sqrt(6 / (height * width * (inputs + outputs)))
         largest = np.abs(layer.kernel[...]).max()
         assert 0.95 * bound < largest <= bound
-        assert not layer.bias[...].any()
+        assert layer.bias is not None and not layer.bias[...].any()

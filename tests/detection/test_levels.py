@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdnv2_jax.detection.levels import level_anchors, level_anchors_inside, level_masks
+from tests.detection.tiny import quick_jit
 from tests.detection.torch_layers import pyramid_shapes
 
 STRIDES = (4, 8, 16, 32, 64, 128)
@@ -17,8 +18,13 @@ def maps_of(strides: tuple[int, ...], height: int, width: int, batch: int = 1):
 def test_masks_and_anchors_cover_the_same_cells() -> None:
     """A 33×64 image counts as 64×64, a 90×160 one as 96×160; two anchors per cell."""
     sizes = jnp.asarray([[33, 64], [90, 160]])
-    masks = level_masks(sizes, 160, 224, STRIDES)
-    inside = level_anchors_inside(maps_of(STRIDES, 160, 224, batch=2), sizes, per_cell=2)
+
+    @quick_jit
+    def covered(sizes):
+        maps = maps_of(STRIDES, 160, 224, batch=2)
+        return level_masks(sizes, 160, 224, STRIDES), level_anchors_inside(maps, sizes, per_cell=2)
+
+    masks, inside = covered(sizes)
     cells = {
         4: ((16, 16), (24, 40)),
         8: ((8, 8), (12, 20)),

@@ -11,7 +11,7 @@ from cdnv2_jax.detection.levels import level_anchors, level_masks
 from cdnv2_jax.detection.retinanet_head import RetinaNetHead, retinanet_losses
 from tests.detection import reference
 from tests.detection.test_losses import focal_by_torch
-from tests.detection.tiny import make_targets, random_boxes, tiny_settings
+from tests.detection.tiny import make_targets, quick_jit, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise
 from tests.twin_models import assert_near, forward
 
@@ -48,9 +48,10 @@ def test_initial_values() -> None:
     head = RetinaNetHead(64, 4, 9, 2, rngs=nnx.Rngs(0))
     assert len(head.class_branch) == len(head.box_branch) == 4
     for layer in (*head.class_branch, *head.box_branch, head.boxes):
-        assert not layer.bias[...].any()
+        assert layer.bias is not None and not layer.bias[...].any()
     for layer in (*head.class_branch, *head.box_branch, head.boxes, head.classes):
         assert np.std(layer.kernel[...]) == pytest.approx(0.01, rel=0.1)
+    assert head.classes.bias is not None
     np.testing.assert_allclose(jax.nn.sigmoid(head.classes.bias[...]), 0.01, rtol=1e-5)
 
 
@@ -64,7 +65,7 @@ def test_losses_against_loops() -> None:
     counted = random.random((3, len(anchors))) < 0.8
     boxes = random_boxes(random, 3, 64, 96)
     targets = make_targets([[(boxes[0], 0), (boxes[1], 1)], [(boxes[2], 2)], []], most=4)
-    found = jax.jit(retinanet_losses, static_argnames="settings")(
+    found = quick_jit(retinanet_losses, static_argnames="settings")(
         logits, deltas, anchors, counted, targets, settings=tiny_settings("retinanet")
     )
     class_sum, box_sum, positives, ignored = 0.0, 0.0, [], 0

@@ -12,7 +12,7 @@ from cdnv2_jax.detection.roi_head import RoIHead, RoISamples, roi_losses, sample
 from cdnv2_jax.detection.rpn import Proposals
 from tests.detection import reference
 from tests.detection.ops.oracles import iou
-from tests.detection.tiny import make_targets, random_boxes, tiny_settings
+from tests.detection.tiny import make_targets, quick_jit, random_boxes, tiny_settings
 from tests.detection.torch_layers import linear, randomise
 from tests.twin_models import assert_near, forward
 
@@ -38,6 +38,9 @@ def test_initial_values() -> None:
         assert layer.bias is not None and not layer.bias[...].any()
 
 
+draw = quick_jit(sample_rois, static_argnames="settings")
+
+
 def test_samples() -> None:
     """60 proposals, the last ten of them not there: at IoU .5 they are an object's, else background."""
     random = np.random.default_rng(0)
@@ -47,18 +50,17 @@ def test_samples() -> None:
     targets = make_targets([[(box, label) for box, label in zip(objects, (2, 0, 1), strict=True)], []], most=5)
     proposals = Proposals(jnp.asarray(np.stack([boxes, boxes])), jnp.asarray([[True] * 50 + [False] * 10] * 2))
     keys = jax.random.split(jax.random.key(0), 2)
-    draw = jax.jit(sample_rois, static_argnames="settings")
 
     everything = draw(
         proposals, targets, keys, settings=tiny_settings("faster_rcnn", roi_samples=80, roi_positive_share=1)
     )
+    everything = RoISamples(*(np.asarray(x) for x in everything))
     assert everything.valid.sum(1).tolist() == [53, 50]  # three objects come before the proposals
-    drawn = [tuple(box) for box in np.asarray(everything.boxes[0])[np.asarray(everything.valid[0])].tolist()]
+    drawn = [tuple(box) for box in everything.boxes[0][everything.valid[0]].tolist()]
     assert sorted(drawn) == sorted(map(tuple, [*objects.tolist(), *boxes[:50].tolist()]))
     labels = {0: 2, 1: 0, 2: 1}
     matched = 0
     for box, label, wanted in zip(everything.boxes[0, :53], everything.labels[0], everything.wanted[0], strict=False):
-        box = np.asarray(box)
         overlaps = [iou(one.tolist(), box.tolist()) for one in objects]
         if max(overlaps) >= 0.5:
             best = int(np.argmax(overlaps))
@@ -81,7 +83,7 @@ def test_an_object_is_its_own_even_beside_its_twin() -> None:
     targets = make_targets([[(box, 0), (box, 2)]], most=3)
     proposals = Proposals(jnp.zeros((1, 4, 4)), jnp.zeros((1, 4), bool))
     settings = tiny_settings("faster_rcnn", roi_positive_share=1)
-    samples = sample_rois(proposals, targets, jax.random.split(jax.random.key(0), 1), settings)
+    samples = draw(proposals, targets, jax.random.split(jax.random.key(0), 1), settings=settings)
     assert sorted(samples.labels[samples.valid].tolist()) == [0, 2]
 
 
@@ -94,7 +96,7 @@ def test_losses_against_loops() -> None:
     valid = np.array([[True] * 5 + [False], [True] * 4 + [False] * 2])
     samples = RoISamples(*(jnp.asarray(x) for x in (boxes, valid, labels, wanted)))
     settings = tiny_settings("faster_rcnn")
-    found = roi_losses(jnp.asarray(logits), jnp.asarray(deltas), samples, settings)
+    found = quick_jit(roi_losses, static_argnums=3)(jnp.asarray(logits), jnp.asarray(deltas), samples, settings)
     entropy = F.cross_entropy(torch.from_numpy(logits[valid]), torch.from_numpy(labels[valid]), reduction="sum")
     distance, deviations = 0.0, (0.1, 0.1, 0.2, 0.2)
     for at in np.argwhere(valid & (labels < 3)):
@@ -108,8 +110,10 @@ def test_losses_against_loops() -> None:
 def test_losses_without_any_sample() -> None:
     zeros = jnp.zeros((1, 3, 4))
     samples = RoISamples(zeros, jnp.zeros((1, 3), bool), jnp.full((1, 3), 3), zeros)
-    losses = jax.value_and_grad(
-        lambda x: sum(roi_losses(x, jnp.ones((1, 3, 3, 4)), samples, tiny_settings("faster_rcnn")).values())
-    )
-    value, gradient = losses(jnp.ones((1, 3, 4)))
+
+    def total(logits: jax.Array) -> jax.Array:
+        losses = roi_losses(logits, jnp.ones((1, 3, 3, 4)), samples, tiny_settings("faster_rcnn"))
+        return losses["class_loss"] + losses["box_loss"]
+
+    value, gradient = quick_jit(jax.value_and_grad(total))(jnp.ones((1, 3, 4)))
     assert value == 0 and not gradient.any()

@@ -10,9 +10,8 @@ from flax import nnx
 
 from cdnv2_jax.detection.levels import level_anchors, level_masks
 from cdnv2_jax.detection.rpn import ProposalLimits, RPNHead, propose, rpn_losses
-from cdnv2_jax.detection.types import Targets
 from tests.detection import reference
-from tests.detection.tiny import make_targets, random_boxes, tiny_settings
+from tests.detection.tiny import make_targets, quick_jit, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise
 from tests.twin_models import assert_near, forward
 
@@ -48,7 +47,10 @@ def test_initial_values() -> None:
     head = RPNHead(64, 3, rngs=nnx.Rngs(0))
     for layer in (head.conv, head.objectness, head.boxes):
         assert np.std(layer.kernel[...]) == pytest.approx(0.01, rel=0.2)
-        assert not layer.bias[...].any()
+        assert layer.bias is not None and not layer.bias[...].any()
+
+
+losses_of = quick_jit(rpn_losses, static_argnames="settings")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +72,7 @@ def test_losses_where_all_anchors_are_sampled(batch) -> None:
     objectness, deltas, anchors, counted, targets = batch
     settings = tiny_settings("faster_rcnn", rpn_samples=2000, rpn_positive_share=1.0)
     keys = jax.random.split(jax.random.key(0), 3)
-    found = jax.jit(rpn_losses, static_argnames="settings")(
-        objectness, deltas, anchors, counted, targets, keys, settings=settings
-    )
+    found = losses_of(objectness, deltas, anchors, counted, targets, keys, settings=settings)
     class_sum, box_sum, samples = 0.0, 0.0, 0
     positives_of_images = []
     for image in range(3):
@@ -98,7 +98,7 @@ def test_losses_of_a_sample(batch) -> None:
     objectness, deltas, anchors, counted, targets = batch
     settings = tiny_settings("faster_rcnn", rpn_samples=16)
     keys = jax.random.split(jax.random.key(0), 3)
-    found = rpn_losses(0 * objectness, deltas, anchors, counted, targets, keys, settings)
+    found = losses_of(0 * objectness, deltas, anchors, counted, targets, keys, settings=settings)
     assert found["rpn_class_loss"] == pytest.approx(np.log(2) * 48 / 49, rel=1e-5)
 
 
@@ -106,8 +106,8 @@ def test_losses_without_anchors_that_count(batch) -> None:
     """Zero over a count that is at least one, not a division by zero."""
     objectness, deltas, anchors, counted, targets = batch
     keys = jax.random.split(jax.random.key(0), 3)
-    nothing: Targets = targets
-    found = rpn_losses(objectness, deltas, anchors, 0 * counted > 0, nothing, keys, tiny_settings("faster_rcnn"))
+    settings = tiny_settings("faster_rcnn", rpn_samples=16)
+    found = losses_of(objectness, deltas, anchors, 0 * counted > 0, targets, keys, settings=settings)
     assert found == {"rpn_class_loss": 0, "rpn_box_loss": 0}
 
 
@@ -134,7 +134,7 @@ def test_proposals_against_loops(limits: ProposalLimits) -> None:
         scores = objectness[level][order]
         merged += [(float(scores[n]), boxes[n]) for n in reference.suppressed(boxes, scores, limits.nms_threshold)]
     merged = sorted(merged, key=lambda one: -one[0])[: limits.total]
-    found = jax.jit(propose, static_argnames="limits")(
+    found = quick_jit(propose, static_argnames="limits")(
         *([jnp.asarray(x) for x in each] for each in (objectness, deltas, anchors, counted)),
         jnp.asarray(size),
         limits=limits,

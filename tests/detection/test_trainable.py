@@ -12,7 +12,7 @@ from cdnv2_jax.detection.stages import stage_paths
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.models.condensenet import CondenseNet
-from tests.detection.tiny import tiny_detector
+from tests.detection.tiny import quick_jit, tiny_detector
 from tests.twin_models import SMALL_V2
 
 
@@ -70,7 +70,7 @@ def test_statistics_in_training(norm: Any, stages: int, kept: list[bool]) -> Non
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     graph, state = nnx.split(detector.backbone)
 
-    @jax.jit
+    @quick_jit
     def after(state):
         backbone = nnx.merge(graph, state, copy=True)
         backbone.features(images, jnp.asarray([[64, 64]] * 2))

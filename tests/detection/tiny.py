@@ -1,5 +1,6 @@
 """Detectors small enough to compile in seconds: a backbone of five convolutions, eight channels in the pyramid."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from cdnv2_jax.detection.types import Targets
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+"""For programs that take far longer to compile than to run: half the time."""
 
 WIDTHS = (4, 4, 6, 6, 8)
 """Channels at strides 2, 4, 8, 16 and 32."""
@@ -94,7 +98,7 @@ def tiny_detector(
 def compiled(detector: nnx.Module, method: str) -> Callable[..., Any]:
     """The detector's method under jit; with `of`, that of another one that differs in its weights alone."""
     graph, state = nnx.split(detector)
-    run = jax.jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))
+    run = quick_jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))
     return lambda *inputs, of=None: run(state if of is None else nnx.state(of), *inputs)
 
 
