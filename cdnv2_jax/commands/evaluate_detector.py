@@ -37,9 +37,10 @@ def evaluate_detector(
         return
     console = Console()
     table = Table(title=f"{found}, {len(held_out.source):,} images of {config.data.source}")
-    for name in FIGURES:
-        table.add_column(name, justify="right")
-    table.add_row(*(f"{judgement.figures[name]:.3f}" for name in FIGURES))
+    for half in ("average precision", "", "average recall", ""):
+        table.add_column(half, justify="right" if not half else "left")
+    for precision, recall in zip(FIGURES[:6], FIGURES[6:], strict=True):
+        table.add_row(*(cell for name in (precision, recall) for cell in (name, f"{judgement.figures[name]:.3f}")))
     console.print(table)
     if broken := held_out.broken.found:
         console.print(f"left out, unreadable: {', '.join(broken.values())}")

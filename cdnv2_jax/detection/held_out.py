@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding
 
@@ -76,15 +75,11 @@ class HeldOutDetection:
         Raises:
           UserError: more images than `config.data.max_broken_images` cannot be read.
         """
-        graph, state = nnx.split(model)
-        state = self._devices.replicate(state)
+        detecting = self._detecting(model)
         results, truncated = [], 0
         with host_batches(self.row, 0, self.row.batches, self._config.data.workers) as batches:
             for _ in range(self.row.batches):
-                rows = self._checked(next(batches))
-                fields = ("image", "size", "scale", "image_id", "real")
-                batch = self._devices.put_batch({name: rows[name] for name in fields})
-                found, batch = fetch(_found(graph, self._normalisation, self._devices.everywhere, state, batch))
+                found, batch = fetch(detecting(self._on_devices(self._checked(next(batches)))))
                 truncated += int((found.truncated & batch["real"]).sum())
                 results += detections_to_results(
                     found.boxes,
@@ -107,11 +102,18 @@ class HeldOutDetection:
     def milliseconds_per_image(self, detectors: Mapping[str, PyramidDetector]) -> dict[str, float]:
         """Median time of detecting, by name, on this process's rows of the first batch."""
         with host_batches(self.row, 0, 1, 0) as batches:
-            rows = next(batches)
-        images = canvas_images(jnp.asarray(rows["image"]), jnp.asarray(rows["size"]), self._normalisation)
-        sizes = jnp.asarray(rows["size"])
-        calls = {name: partial(_compiled_detect(detector), images, sizes) for name, detector in detectors.items()}
-        return median_milliseconds(milliseconds_per_call(calls), images=len(images))
+            batch = self._on_devices(next(batches))
+        calls = {name: partial(self._detecting(detector), batch) for name, detector in detectors.items()}
+        return median_milliseconds(milliseconds_per_call(calls), images=len(batch["image"]))
+
+    def _detecting(self, detector: PyramidDetector) -> Callable[[dict[str, jax.Array]], tuple[Detections, Any]]:
+        """A detector as it is now, as a compiled function of a batch."""
+        graph, state = nnx.split(detector)
+        state = self._devices.replicate(state)
+        return partial(_found, graph, self._normalisation, self._devices.everywhere, state)
+
+    def _on_devices(self, rows: HostBatch) -> dict[str, jax.Array]:
+        return self._devices.put_batch({name: rows[name] for name in ("image", "size", "scale", "image_id", "real")})
 
     def _looked_at(self) -> list[int]:
         """COCO's numbers of the images that could be read."""
@@ -121,12 +123,6 @@ class HeldOutDetection:
     def _checked(self, batch: HostBatch) -> HostBatch:
         self.broken.check(batch)
         return batch
-
-
-def _compiled_detect(detector: PyramidDetector) -> Callable[[jax.Array, jax.Array], Detections]:
-    graph, state = nnx.split(detector)
-    detect = jax.jit(lambda state, images, sizes: nnx.merge(graph, state).detect(images, sizes))
-    return partial(detect, state)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

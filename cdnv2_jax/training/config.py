@@ -39,6 +39,7 @@ class OptimizerConfig:
       decay_epochs: after which the rate is multiplied by `decay_factor`; none for the cosine.
       reference_batch: the batch that the two rates are meant for: with another batch both are scaled in proportion;
         0 to take them as they are.
+      clip_norm: gradients of a larger norm, over all parameters, are shortened to it; 0 for none.
       weight_decay: added to the gradient (as PyTorch does); decay_vectors: of biases and BatchNorm too.
     """
 
@@ -51,6 +52,7 @@ class OptimizerConfig:
     reference_batch: int = 0
     momentum: float = 0.9
     nesterov: bool = True
+    clip_norm: float = 0.0
     weight_decay: float = 0.0
     decay_vectors: bool = False
 

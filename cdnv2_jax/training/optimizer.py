@@ -37,10 +37,12 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening.
 
-    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`.
+    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. Gradients are clipped
+    before it joins them.
     """
     decays = None if config.decay_vectors else _is_matrix
     return optax.chain(
+        *([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.trace(config.momentum, nesterov=config.nesterov),
         optax.scale_by_learning_rate(schedule),

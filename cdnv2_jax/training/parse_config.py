@@ -36,6 +36,7 @@ RANGES = {
     "warmup_steps": (0, None),
     "decay_epochs": (0, None),
     "decay_factor": (0, 1),
+    "clip_norm": (0, None),
     "weight_decay": (0, None),
     "group_lasso": (0, None),
     "momentum": (0, 1),

@@ -8,8 +8,6 @@ TINY_DETECTOR = (
     "--config.data.directory=drawn",
     "--config.data.short_side=64",
     "--config.data.long_side=64",
-    "--config.model.overrides.growth=(8,8,8,8,8)",
-    "--config.model.overrides.squeeze_excite_from=4",
     "--config.data.batch_size=4",
 )
 """Both orientations on one canvas, 64 × 64: half as much to compile. Two steps to an epoch of eight images or more."""
