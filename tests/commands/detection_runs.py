@@ -13,7 +13,11 @@ TINY_DETECTOR = (
 """Both orientations on one canvas, 64 × 64: half as much to compile. Two steps to an epoch of eight images or more."""
 
 
+def config_of(detector: str) -> tuple[str, ...]:
+    """The arguments of any verb that say which config."""
+    return ("--config", f"{SHAPES}:{detector},cdnv2_a,smoke", *TINY_DETECTOR)
+
+
 def train(detector: str, workdir: str, *more: str) -> tuple[str, ...]:
     """The arguments of `main.py` for a run."""
-    config = f"{SHAPES}:{detector},cdnv2_a,smoke"
-    return ("train", "--config", config, *TINY_DETECTOR, "--workdir", workdir, *more)
+    return ("train", *config_of(detector), "--workdir", workdir, *more)

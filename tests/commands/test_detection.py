@@ -22,7 +22,7 @@ from cdnv2_jax.commands.main import main
 from cdnv2_jax.detection.checkpoint import load_detector
 from cdnv2_jax.detection.coco_evaluation import FIGURES
 from cdnv2_jax.training.progress import RunLog
-from tests.commands.detection_runs import SHAPES, TINY_DETECTOR, train
+from tests.commands.detection_runs import config_of, train
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell
 
@@ -94,7 +94,7 @@ def test_condensed_finds_the_same(detector: str, runs: Path) -> None:
 
 
 def test_eval_prints_what_the_run_found(beside: Shell) -> None:
-    arguments = ("eval", "--config", f"{SHAPES}:retinanet,cdnv2_a,smoke", *TINY_DETECTOR)
+    arguments = ("eval", *config_of("retinanet"))
     arguments += ("--checkpoint", "retinanet/condensed", "--output", "found.json", "--per-class", "classes.csv")
     printed = beside.succeeds("main.py", *arguments)
     assert f"{summary_of(Path('retinanet'))['condensed']['AP']:.3f}" in printed
@@ -169,7 +169,7 @@ def test_mistakes(beside: Shell) -> None:
 
 def test_checkpoints_of_the_other_kind(beside: Shell) -> None:
     save("classifier", create_model("cdnv2_a", num_classes=3, rngs=nnx.Rngs(0)))
-    arguments = ("eval", "--config", f"{SHAPES}:retinanet,cdnv2_a,smoke", *TINY_DETECTOR, "--checkpoint")
+    arguments = ("eval", *config_of("retinanet"), "--checkpoint")
     assert "holds a classifier, not a detector" in beside.refuses("main.py", *arguments, "classifier")
     assert "holds a faster_rcnn on cdnv2_a" in beside.refuses("main.py", *arguments, "faster_rcnn/masked")
     assert "holds a detector, not a classifier" in beside.refuses(

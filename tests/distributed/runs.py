@@ -67,13 +67,16 @@ class Processes:
         return self.logs[process].read_text()
 
 
-def start(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) -> Processes:
+def start(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1, run: Sequence[str] = RUN) -> Processes:
     """Starts `main.py train`, in `processes` processes with `devices` devices each."""
-    return start_command(workdir, "train", "--workdir", str(workdir), *overrides, processes=processes, devices=devices)
+    arguments = ("train", "--workdir", str(workdir), *overrides)
+    return start_command(workdir, *arguments, processes=processes, devices=devices, run=run)
 
 
-def start_command(workdir: Path, verb: str, *arguments: str, processes: int = 1, devices: int = 1) -> Processes:
-    """Starts any verb of `main.py` with the run's config; logs lie beside `workdir`."""
+def start_command(
+    workdir: Path, verb: str, *arguments: str, processes: int = 1, devices: int = 1, run: Sequence[str] = RUN
+) -> Processes:
+    """Starts any verb of `main.py` with a run's config; logs lie beside `workdir`."""
     environment = {
         **os.environ,
         "JAX_ENABLE_X64": "1",
@@ -84,7 +87,7 @@ def start_command(workdir: Path, verb: str, *arguments: str, processes: int = 1,
     port = _free_port()
     handles, logs = [], []
     for process in range(processes):
-        command = [sys.executable, "main.py", verb, *RUN, *arguments]
+        command = [sys.executable, "main.py", verb, *run, *arguments]
         if processes > 1:
             command += ["--coordinator", f"localhost:{port}", "--processes", f"{processes}", "--process", f"{process}"]
         logs.append(workdir.parent / f"{workdir.name}.{verb}.{process}.log")
@@ -99,9 +102,9 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def finished(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1) -> Path:
+def finished(workdir: Path, *overrides: str, processes: int = 1, devices: int = 1, run: Sequence[str] = RUN) -> Path:
     """The work directory of a run that ended well."""
-    start(workdir, *overrides, processes=processes, devices=devices).succeed()
+    start(workdir, *overrides, processes=processes, devices=devices, run=run).succeed()
     return workdir
 
 
