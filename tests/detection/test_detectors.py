@@ -153,11 +153,10 @@ def test_objects_of_no_area_are_left_out(kind: Kind, gradients) -> None:
     assert losses[0] == losses[1]
 
 
-def test_the_second_stage_does_not_train_the_first(gradients) -> None:
+@pytest.mark.parametrize("kind", ["faster_rcnn"], indirect=True, scope="module")
+def test_the_second_stage_does_not_train_the_first(kind: Kind, gradients) -> None:
     """Its losses alone leave the RPN without gradient, and reach the pyramid."""
-    detector, parameters, rest, run = gradients
-    if detector.settings.kind != "faster_rcnn":
-        pytest.skip("one stage")
+    _, parameters, rest, run = gradients
     weights = {"rpn_class_loss": 0.0, "rpn_box_loss": 0.0, "class_loss": 1.0, "box_loss": 1.0}
     inputs = (*on_canvas(64, 96, 0, 1), make_targets(TARGETS["the whole image"], 100), jax.random.key(0))
     gradient, _ = run(parameters, rest, weights, *inputs)

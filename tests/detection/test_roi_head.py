@@ -54,7 +54,7 @@ def test_samples() -> None:
     everything = draw(
         proposals, targets, keys, settings=tiny_settings("faster_rcnn", roi_samples=80, roi_positive_share=1)
     )
-    everything = RoISamples(*(np.asarray(x) for x in everything))
+    everything = jax.tree.map(np.asarray, everything)
     assert everything.valid.sum(1).tolist() == [53, 50]  # three objects come before the proposals
     drawn = [tuple(box) for box in everything.boxes[0][everything.valid[0]].tolist()]
     assert sorted(drawn) == sorted(map(tuple, [*objects.tolist(), *boxes[:50].tolist()]))

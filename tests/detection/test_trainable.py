@@ -12,6 +12,8 @@ from cdnv2_jax.detection.stages import stage_paths
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.models.families import build_network
+from cdnv2_jax.models.registry import model_entry
 from tests.detection.tiny import quick_jit, tiny_detector
 from tests.twin_models import SMALL_V2
 
@@ -86,3 +88,16 @@ def test_stages_of_condensenetv2() -> None:
     """The stem and the first dense block come first, the last BatchNorm with the last block."""
     network = CondenseNet(SMALL_V2, name="small", rngs=nnx.Rngs(0))
     assert stage_paths(network) == [[("stem",), ("blocks", 0)], [("blocks", 1)], [("blocks", 2), ("norm_last",)]]
+
+
+@pytest.mark.parametrize(
+    ("name", "last_units"), [("shufflenet_v2_x0_5", [4, 12, 16]), ("mobilenet_v2_x1_0", [1, 3, 6, 13, 17])]
+)
+def test_stages_of_plain_networks(name: str, last_units: list[int]) -> None:
+    """A stage for each stride, of the paper's tables; what follows the units leads to no map."""
+    entry = model_entry(name)
+    network = nnx.eval_shape(lambda: build_network(entry.architecture, name=name, rngs=nnx.Rngs(0)))
+    stages = stage_paths(network)
+    assert stages[0][:2] == [("stem",), ("units", 0)]
+    assert [path for stage in stages for path in stage][1:] == [("units", n) for n in range(last_units[-1])]
+    assert [stage[-1] for stage in stages] == [("units", last - 1) for last in last_units]
