@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import accelerator, compile_time, inference, lowerings, sweep, training
 from benchmarks.machine import machine_kind
+from benchmarks.options import check_models
+from cdnv2_jax.errors import UserError
 
 Main = Callable[[Sequence[str] | None], int]
 SCRIPTS: dict[str, Main] = {
@@ -101,3 +103,9 @@ def check_refused(script: str, flags: list[str], mention: str, capsys: pytest.Ca
     assert printed.err.count("\n") == 1
     assert mention in printed.err
     assert printed.err.startswith(f"python -m benchmarks.{script}: ")
+
+
+def test_networks_of_other_families_are_refused() -> None:
+    check_models(["cdnv2_a", "condensenet_50"])
+    with pytest.raises(UserError, match="benchmarks are of CondenseNets, mobilenet_v2_x1_0 is none"):
+        check_models(["cdnv2_a", "mobilenet_v2_x1_0"])
