@@ -36,7 +36,7 @@ def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) 
     graph, state = create_state(detector, optimizer, set_training_mode=set_training_mode)
     step = make_train_step(graph, optimizer, DetectionObjective())
     images = example_batch(batch, canvas)
-    seconds = []
+    seconds, loss = [], 0.0
     for _ in range(2):
         start = time.perf_counter()
         state, metrics = step(state, images)
@@ -56,7 +56,7 @@ def example_batch(batch: int, canvas: tuple[int, int]) -> Batch:
     extent = random.uniform(0.05, 0.3, (batch, OBJECTS, 2)) * (width, height)
     return {
         "image": jnp.asarray(example_images(batch, max(canvas))[:, :height, :width]),
-        "size": jnp.full((batch, 2), canvas, jnp.int32),
+        "size": jnp.broadcast_to(jnp.array(canvas, jnp.int32), (batch, 2)),
         "boxes": jnp.asarray(np.concatenate([corner, corner + extent], -1), jnp.float32),
         "labels": jnp.asarray(random.integers(0, 80, (batch, OBJECTS)), jnp.int32),
         "valid": jnp.ones((batch, OBJECTS), bool),

@@ -37,8 +37,8 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening.
 
-    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. Gradients are clipped
-    before it joins them.
+    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. It joins gradients
+    that are clipped already.
     """
     decays = None if config.decay_vectors else _is_matrix
     return optax.chain(

@@ -43,6 +43,17 @@ def test_sgd_equals_torch(x64: None, nesterov: bool, decay_vectors: bool):
             np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-12)
 
 
+def test_clipping(x64: None) -> None:
+    """A gradient of norm 5 is shortened to 2.5, one of norm 1 left alone; by a step of plain SGD."""
+    config = OptimizerConfig(learning_rate=1.0, momentum=0.0, nesterov=False, clip_norm=2.5)
+    optimizer = make_optimizer(config, lambda step: 1.0)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    for gradient, update in (((3.0, 4.0), (-1.5, -2.0)), ((0.6, 0.8), (-0.6, -0.8))):
+        given = {name: jnp.array([value]) for name, value in zip("ab", gradient, strict=True)}
+        updates, _ = optimizer.update(given, optimizer.init(params), params)
+        np.testing.assert_allclose(jnp.concatenate(jax.tree.leaves(updates)), update, rtol=1e-12)
+
+
 def rate_at(schedule: optax.Schedule, step: int) -> float:
     return float(jnp.asarray(schedule(step)))
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import BatchRow, BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.pipeline import Row, BrokenImages, HostBatch, host_batches
 from cdnv2_jax.detection.data.rows import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
 from cdnv2_jax.detection.data.source import DetectionSample
 
@@ -73,7 +73,7 @@ def _evaluation(source: Pictures, batch_size: int, host: int = 0, hosts: int = 1
     return DetectionEvaluationRow(source, Share(batch_size, host, hosts), SHORT, LONG)
 
 
-def _read(row: BatchRow, last: int, workers: int = 0) -> list[HostBatch]:
+def _read(row: Row, last: int, workers: int = 0) -> list[HostBatch]:
     with host_batches(row, 0, last, workers) as batches:
         return list(batches)
 
