@@ -34,7 +34,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    config.epochs = 12
+    config.epochs = 30
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
@@ -54,13 +54,13 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.data.directory = ""
     config.data.short_side = 128
     config.data.long_side = 192
-    config.data.batch_size = 16
+    config.data.batch_size = 8
     config.data.eval_batch_size = 16
     config.data.flip = True
 
     config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 0.02
-    config.optimizer.warmup_from = 0.0002
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.warmup_from = 0.0001
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 5.0
     config.optimizer.momentum = 0.9
@@ -69,10 +69,10 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.optimizer.decay_vectors = False
 
     config.ema_decay = 0.99
-    config.eval_every_epochs = 2
-    config.checkpoint_every_epochs = 2
+    config.eval_every_epochs = 5
+    config.checkpoint_every_epochs = 5
     config.keep_checkpoints = 2
-    config.log_every_steps = 10
+    config.log_every_steps = 20
     if smoke:
         _shrink(config)
     return config

@@ -61,6 +61,7 @@ class DetectionExperiment:
         self.schedule = learning_rate_schedule(optimizer, self.total_steps, self.steps_per_epoch)
         detector = starting_detector(config.model, config.seed)
         detector.backbone.remat = config.remat
+        detector.canvases_filled = self.row.fills_canvas
         self.stages = detector.backbone.condensation_stages
         trained = trainable_parameters(detector)
         self.optimizer = optax.chain(

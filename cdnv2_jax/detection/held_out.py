@@ -108,6 +108,7 @@ class HeldOutDetection:
 
     def _detecting(self, detector: PyramidDetector) -> Callable[[dict[str, jax.Array]], tuple[Detections, Any]]:
         """A detector as it is now, as a compiled function of a batch."""
+        detector.canvases_filled = self.row.fills_canvas
         graph, state = nnx.split(detector)
         state = self._devices.replicate(state)
         return partial(_found, graph, self._normalisation, self._devices.everywhere, state)

@@ -43,12 +43,15 @@ class PyramidDetector(nnx.Module):
 
     Attributes:
       settings: what it is made of. backbone, fpn: its parts.
+      canvases_filled: whether whoever calls promises that all images cover their canvases, but for what pads them to 32
+        pixels. The results are the same; the backbone then needs no masks, and a CondenseNet may use its CPU kernels.
     """
 
     def __init__(self, settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
         _check_backbone(settings, backbone)
         self.settings = settings
         self.backbone = backbone
+        self.canvases_filled = False
         self.fpn = FPN(
             backbone.feature_channels,
             settings.fpn_channels,
@@ -93,7 +96,7 @@ class PyramidDetector(nnx.Module):
         if height % MULTIPLE or width % MULTIPLE or not height * width:
             raise UserError(f"a canvas must be a multiple of {MULTIPLE} pixels on each side, got {height}×{width}")
         masks = level_masks(sizes, height, width, sorted({*self.settings.feature_strides, *self.settings.strides}))
-        return self.fpn(self.backbone.features(images, sizes), masks), masks
+        return self.fpn(self.backbone.features(images, None if self.canvases_filled else sizes), masks), masks
 
 
 def _check_backbone(settings: DetectorSettings, backbone: Backbone) -> None:

@@ -31,6 +31,15 @@ def canvas_size(landscape: bool, short_side: int = SHORT_SIDE, long_side: int = 
     return (low, high) if landscape else (high, low)
 
 
+def fill_canvas(sizes: np.ndarray, short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> bool:
+    """Whether every image, of the heights and widths [n, 2], covers its canvas once resized, to a multiple of 32."""
+    for height, width in np.unique(sizes, axis=0).tolist():
+        padded = tuple(-(-side // MULTIPLE) * MULTIPLE for side in resized_size(height, width, short_side, long_side))
+        if padded != canvas_size(is_landscape(height, width), short_side, long_side):
+            return False
+    return True
+
+
 def resize(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear, without antialiasing.
 

@@ -15,6 +15,7 @@ from cdnv2_jax.detection.data.canvas import (
     LONG_SIDE,
     SHORT_SIDE,
     canvas_size,
+    fill_canvas,
     flip_boxes,
     is_landscape,
     on_canvas,
@@ -57,6 +58,11 @@ class DetectionTrainingRow:
     def steps_per_epoch(self) -> int:
         """Batches in which every image comes at least once."""
         return self._order.steps_per_epoch
+
+    @property
+    def fills_canvas(self) -> bool:
+        """Whether no image leaves anything of its canvas free."""
+        return fill_canvas(self.source.sizes[self.source.training_indices()], self.short_side, self.long_side)
 
     @functools.cached_property
     def _order(self) -> OrientationOrder:
@@ -109,6 +115,11 @@ class DetectionEvaluationRow:
     def batches(self) -> int:
         """How many of them hold every image once."""
         return len(self._order) // self.share.batch_size
+
+    @property
+    def fills_canvas(self) -> bool:
+        """Whether no image leaves anything of its canvas free."""
+        return fill_canvas(self.source.sizes, self.short_side, self.long_side)
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
