@@ -34,7 +34,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    config.epochs = 30
+    config.epochs = 26
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
@@ -58,19 +58,16 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.data.eval_batch_size = 16
     config.data.flip = True
 
-    config.optimizer = ConfigDict()
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.warmup_from = 0.0001
+    # From drawn weights AdamW gets as far as SGD in half the steps.
+    config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 0.002, "warmup_from": 0.00002})
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 5.0
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay = 0.02
     config.optimizer.decay_vectors = False
 
     config.ema_decay = 0.99
-    config.eval_every_epochs = 5
-    config.checkpoint_every_epochs = 5
+    config.eval_every_epochs = 13
+    config.checkpoint_every_epochs = 13
     config.keep_checkpoints = 2
     config.log_every_steps = 20
     if smoke:

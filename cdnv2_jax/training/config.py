@@ -32,18 +32,21 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """SGD with momentum; the rate warms up linearly, then falls by half a cosine to zero, or by steps.
+    """SGD with momentum, or AdamW; the rate warms up linearly, then falls by half a cosine to zero, or by steps.
 
     Attributes:
+      name: "sgd" or "adamw" (β 0.9 and 0.999; `momentum` and `nesterov` have no meaning then).
       learning_rate: after the warm-up. warmup_from: at step 0. warmup_epochs: 0 for none; warmup_steps adds to them.
       decay_epochs: after which the rate is multiplied by `decay_factor`; none for the cosine.
       reference_batch: the batch that the two rates are meant for: with another batch both are scaled in proportion;
         0 to take them as they are.
       clip_norm: gradients of a larger norm, over all parameters, are shortened to it; 0 for none.
-      weight_decay: added to the gradient (as PyTorch does); decay_vectors: of biases and BatchNorm too.
+      weight_decay: added to the gradient (as PyTorch does), with AdamW to the update; decay_vectors: of biases and
+        BatchNorm too.
     """
 
     learning_rate: float
+    name: Literal["sgd", "adamw"] = "sgd"
     warmup_from: float = 0.0
     warmup_epochs: float = 0
     warmup_steps: int = 0

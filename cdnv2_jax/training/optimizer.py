@@ -35,18 +35,19 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening.
+    """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening. Or
+    AdamW as `torch.optim.AdamW`: decay joins the update.
 
-    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. It joins gradients
-    that are clipped already.
+    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. Gradients are
+    clipped before anything else.
     """
-    decays = None if config.decay_vectors else _is_matrix
-    return optax.chain(
-        *([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []),
-        optax.add_decayed_weights(config.weight_decay, mask=decays),
-        optax.trace(config.momentum, nesterov=config.nesterov),
-        optax.scale_by_learning_rate(schedule),
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_vectors else _is_matrix)
+    if config.name == "adamw":
+        update = [optax.scale_by_adam(), decay]
+    else:
+        update = [decay, optax.trace(config.momentum, nesterov=config.nesterov)]
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(*clip, *update, optax.scale_by_learning_rate(schedule))
 
 
 def _is_matrix(params: optax.Params) -> optax.Params:

@@ -1,6 +1,8 @@
-"""SGD, its schedule and the loss against PyTorch and closed forms."""
+"""The optimizers, their schedule and the loss against PyTorch and closed forms."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,22 +17,32 @@ from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("decay_vectors", [True, False])
+@pytest.mark.parametrize("decay_vectors", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_torch(x64: None, nesterov: bool, decay_vectors: bool):
+    theirs = partial(torch.optim.SGD, momentum=0.9, nesterov=nesterov)
+    config = OptimizerConfig(0.3, nesterov=nesterov, weight_decay=0.1, decay_vectors=decay_vectors)
+    assert_same_steps(config, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decay_vectors", [False, True])
+def test_adamw_equals_torch(x64: None, decay_vectors: bool):
+    config = OptimizerConfig(0.3, name="adamw", weight_decay=0.1, decay_vectors=decay_vectors)
+    assert_same_steps(config, torch.optim.AdamW, rtol=1e-10)
+
+
+def assert_same_steps(config: OptimizerConfig, optimizer: Callable[..., torch.optim.Optimizer], rtol: float) -> None:
+    """Six steps of a matrix and a vector, with random gradients."""
     rng = np.random.default_rng(0)
     matrix, vector = rng.normal(size=(3, 4)), rng.normal(size=5)
     gradients = [(rng.normal(size=(3, 4)), rng.normal(size=5)) for _ in range(6)]
-
     params = [torch.nn.Parameter(torch.tensor(array)) for array in (matrix, vector)]
     groups = [
-        {"params": params[:1], "weight_decay": 0.1},
-        {"params": params[1:], "weight_decay": 0.1 if decay_vectors else 0.0},
+        {"params": params[:1], "weight_decay": config.weight_decay},
+        {"params": params[1:], "weight_decay": config.weight_decay if config.decay_vectors else 0.0},
     ]
-    theirs = torch.optim.SGD(groups, lr=0.3, momentum=0.9, nesterov=nesterov)
-
-    config = OptimizerConfig(0.3, nesterov=nesterov, weight_decay=0.1, decay_vectors=decay_vectors)
-    ours = make_optimizer(config, optax.constant_schedule(0.3))
+    theirs = optimizer(groups, lr=config.learning_rate)
+    ours = make_optimizer(config, optax.constant_schedule(config.learning_rate))
     values: Any = {"matrix": jnp.asarray(matrix), "vector": jnp.asarray(vector)}
     state = ours.init(values)
     for gradient in gradients:
@@ -40,7 +52,7 @@ def test_sgd_equals_torch(x64: None, nesterov: bool, decay_vectors: bool):
         updates, state = ours.update(dict(zip(values, map(jnp.asarray, gradient), strict=True)), state, values)
         values = optax.apply_updates(values, updates)
         for array, parameter in zip(values.values(), params, strict=True):
-            np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=1e-12)
+            np.testing.assert_allclose(array, parameter.detach().numpy(), rtol=rtol)
 
 
 def test_clipping(x64: None) -> None:

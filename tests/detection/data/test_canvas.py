@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.data.canvas import canvas_size, flip_boxes, on_canvas, resize, resized_size, scale_boxes
+from cdnv2_jax.detection.data.canvas import (
+    canvas_size,
+    fill_canvas,
+    flip_boxes,
+    on_canvas,
+    resize,
+    resized_size,
+    scale_boxes,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +86,17 @@ def test_a_canvas_is_black_around_the_image() -> None:
     canvas = on_canvas(image, (4, 8))
     assert canvas.shape == (4, 8, 3) and canvas.dtype == np.uint8
     assert (canvas[:3, :5] == 7).all() and canvas.sum() == image.sum()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fill"),
+    [
+        ([[128, 192], [192, 128]], True),
+        ([[64, 96]], True),  # twice as large once resized
+        ([[128, 180]], True),  # 180 pixels, padded to 192
+        ([[128, 192], [128, 150]], False),  # 160 of 192
+        ([[128, 128]], False),  # a square on a portrait canvas
+    ],
+)
+def test_which_images_fill_their_canvases(sizes: list[list[int]], fill: bool) -> None:
+    assert fill_canvas(np.array(sizes), 128, 192) == fill

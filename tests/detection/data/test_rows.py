@@ -11,7 +11,7 @@ from PIL import Image
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import Row, BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, Row, host_batches
 from cdnv2_jax.detection.data.rows import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
 from cdnv2_jax.detection.data.source import DetectionSample
 
