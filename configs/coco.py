@@ -84,6 +84,8 @@ def _shrink(config: Any) -> None:
     config.model.overrides = ConfigDict({"stages": (1,) * 5}) if "cdnv2" in config.model.backbone else ConfigDict()
     config.data.source = "shapes"
     config.data.directory = ""
+    config.data.shapes_images = 8
+    config.data.batch_size = config.data.eval_batch_size = 4
     config.data.workers = 0
     config.epochs = 1
     config.log_every_steps = 1
