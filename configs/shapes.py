@@ -34,7 +34,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    config.epochs = 26
+    config.epochs = 6
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
@@ -66,8 +66,8 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.optimizer.decay_vectors = False
 
     config.ema_decay = 0.99
-    config.eval_every_epochs = 13
-    config.checkpoint_every_epochs = 13
+    config.eval_every_epochs = 3
+    config.checkpoint_every_epochs = 3
     config.keep_checkpoints = 2
     config.log_every_steps = 20
     if smoke:

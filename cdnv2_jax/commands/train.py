@@ -18,11 +18,10 @@ from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.loop import BEST, CHECKPOINTS, Training
 from cdnv2_jax.training.profile import PROFILE, Profile
-from cdnv2_jax.training.progress import EVENTS, METRICS_FILE, SUMMARY_FILE
+from cdnv2_jax.training.progress import CONFIG_FILE, EVENTS, METRICS_FILE, SUMMARY_FILE
 from cdnv2_jax.training.stopping import Stopped
 from cdnv2_jax.training.task import Task
 
-CONFIG_FILE = "config.json"
 RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE)
 """What every run leaves; its task leaves more."""
 BOOKKEEPING = (

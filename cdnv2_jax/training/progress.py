@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.training.tensorboard import Scalars
 
+CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 EVENTS = "tensorboard"

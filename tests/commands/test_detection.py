@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_resuming_changes_nothing(beside: Shell, monkeypatch: pytest.MonkeyPatch
     for form in ("masked", "condensed"):
         again, before = (summary_of(Path(run))[form] for run in ("again", "faster_rcnn"))
         assert {**again, "ms_per_image": 0} == {**before, "ms_per_image": 0}
+
+
+def test_report_draws_again(beside: Shell, runs: Path) -> None:
+    """The same picture, from the files that the run left."""
+    Path("run").mkdir()
+    for name in ("metrics.jsonl", "config.json", "detections.json"):
+        shutil.copy(runs / "retinanet" / name, "run")
+    printed = beside.succeeds("main.py", "report", "--workdir", "run")
+    assert "run/detections.png" in printed
+    assert Path("run/detections.png").read_bytes() == (runs / "retinanet/detections.png").read_bytes()
+    Path("run/detections.json").write_text("[{}]")
+    assert "run/detections.json cannot be drawn" in beside.run("main.py", "report", "--workdir", "run").err
 
 
 def test_starting_from_a_condensed_classifier(beside: Shell) -> None:

@@ -19,7 +19,7 @@ from cdnv2_jax.detection.data.drawn_scene import CATEGORY_IDS, CLASS_NAMES, draw
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing
 
-TRAIN_IMAGES, VAL_IMAGES, SEED = 1200, 300, 0
+TRAIN_IMAGES, VAL_IMAGES, SEED = 4800, 300, 0
 SHORT_SIDE, LONG_SIDE = 128, 192
 """What these pictures are resized to."""
 
@@ -31,7 +31,7 @@ FIRST_ID: dict[Split, int] = {"train": 1, "val": 1_000_001}
 
 
 def open_shapes(cache_directory: str | Path, split: Split, *, images: int = 0) -> CocoSource:
-    """1,200 pictures to train on or 300 held out, drawn into CACHE_DIRECTORY/shapes_1 when they are first asked for.
+    """4,800 pictures to train on or 300 held out, drawn into CACHE_DIRECTORY/shapes_1 when they are first asked for.
 
     Args:
       cache_directory: where they are kept.
