@@ -28,6 +28,12 @@ class Devices:
         """All devices that JAX knows of, on every host."""
         return cls(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
 
+    @classmethod
+    def first_of_this_process(cls) -> "Devices":
+        """One device of this process: what runs there needs no other process to take part."""
+        devices = jax.local_devices()[:1]
+        return cls(jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
+
     @property
     def count(self) -> int:
         return self.mesh.size

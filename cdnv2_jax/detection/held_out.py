@@ -75,11 +75,11 @@ class HeldOutDetection:
         Raises:
           UserError: more images than `config.data.max_broken_images` cannot be read.
         """
-        detecting = self._detecting(model)
+        detecting = self._detecting(model, self._devices)
         results, truncated = [], 0
         with host_batches(self.row, 0, self.row.batches, self._config.data.workers) as batches:
             for _ in range(self.row.batches):
-                found, batch = fetch(detecting(self._on_devices(self._checked(next(batches)))))
+                found, batch = fetch(detecting(_put(self._checked(next(batches)), self._devices)))
                 truncated += int((found.truncated & batch["real"]).sum())
                 results += detections_to_results(
                     found.boxes,
@@ -100,21 +100,20 @@ class HeldOutDetection:
         return new
 
     def milliseconds_per_image(self, detectors: Mapping[str, PyramidDetector]) -> dict[str, float]:
-        """Median time of detecting, by name, on this process's rows of the first batch."""
+        """Median time of detecting, by name, on this process's rows of the first batch; on one device of its own."""
+        one = Devices.first_of_this_process()
         with host_batches(self.row, 0, 1, 0) as batches:
-            batch = self._on_devices(next(batches))
-        calls = {name: partial(self._detecting(detector), batch) for name, detector in detectors.items()}
+            batch = _put(next(batches), one)
+        calls = {name: partial(self._detecting(detector, one), batch) for name, detector in detectors.items()}
         return median_milliseconds(milliseconds_per_call(calls), images=len(batch["image"]))
 
-    def _detecting(self, detector: PyramidDetector) -> Callable[[dict[str, jax.Array]], tuple[Detections, Any]]:
+    def _detecting(
+        self, detector: PyramidDetector, devices: Devices
+    ) -> Callable[[dict[str, jax.Array]], tuple[Detections, Any]]:
         """A detector as it is now, as a compiled function of a batch."""
         detector.canvases_filled = self.row.fills_canvas
         graph, state = nnx.split(detector)
-        state = self._devices.replicate(state)
-        return partial(_found, graph, self._normalisation, self._devices.everywhere, state)
-
-    def _on_devices(self, rows: HostBatch) -> dict[str, jax.Array]:
-        return self._devices.put_batch({name: rows[name] for name in ("image", "size", "scale", "image_id", "real")})
+        return partial(_found, graph, self._normalisation, devices.everywhere, devices.replicate(state))
 
     def _looked_at(self) -> list[int]:
         """COCO's numbers of the images that could be read."""
@@ -124,6 +123,10 @@ class HeldOutDetection:
     def _checked(self, batch: HostBatch) -> HostBatch:
         self.broken.check(batch)
         return batch
+
+
+def _put(rows: HostBatch, devices: Devices) -> dict[str, jax.Array]:
+    return devices.put_batch({name: rows[name] for name in ("image", "size", "scale", "image_id", "real")})
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
