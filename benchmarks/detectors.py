@@ -25,10 +25,10 @@ from rich.console import Console
 from benchmarks.networks import example_images
 from benchmarks.options import add_measuring, make_parser, positive, run
 from benchmarks.results import Entry, results_file, write_results
-from benchmarks.timing import measure_in_turn, spread
+from benchmarks.timing import Call, measure_in_turn, spread
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.detector import DetectorSettings, build_detector
+from cdnv2_jax.detection.detector import DetectorSettings, PyramidDetector, build_detector
 from cdnv2_jax.detection.published import PUBLISHED, published_map
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.report.cost import count_flops
@@ -39,10 +39,8 @@ DOCS = Path(__file__).parents[1] / "docs" / "detection.md"
 START, END = "<!-- costs: python -m benchmarks.detectors -->", "<!-- end of costs -->"
 
 
-def detector_entry(
-    kind: str, backbone: str, canvas: tuple[int, int], step_batch: int, rounds: int, seconds: float
-) -> Entry:
-    """Costs and times of one detector; the canvas is (height, width)."""
+def detector_entry(kind: str, backbone: str, canvas: tuple[int, int], options: argparse.Namespace) -> Entry:
+    """Costs and, unless only those are wanted, times of one detector; the canvas is (height, width)."""
     network = create_model(backbone, rngs=nnx.Rngs(0))
     flops = count_flops(network, model_entry(backbone).image_size).flops
     if network.form_name == "masked":
@@ -51,11 +49,6 @@ def detector_entry(
     detector = build_detector(settings(kind), network, rngs=nnx.Rngs(0))
     detector.eval()
     costs = cost_of(detector, *canvas)
-    images = jnp.asarray(example_images(1, max(canvas))[:, : canvas[0], : canvas[1]])
-    graph, state = nnx.split(detector)
-    detect = jax.jit(lambda state, images, sizes: nnx.merge(graph, state).detect(images, sizes).scores)
-    call = partial(detect, state, images, jnp.array([canvas]))
-    times = measure_in_turn({"detect": call}, rounds=rounds, seconds=seconds)
     entry: Entry = {
         "detector": kind,
         "backbone": backbone,
@@ -63,14 +56,26 @@ def detector_entry(
         "backbone_flops_224": flops,
         "multiply_adds": {part: cost.multiply_adds for part, cost in costs.items()},
         "params": {part: cost.params for part, cost in costs.items()},
-        "milliseconds": {name: spread(values)._asdict() for name, values in times.items()},
         "published_map": published_map(kind, backbone),
     }
-    if step_batch:
-        command = [sys.executable, "-m", "benchmarks.detector_step", kind, backbone, *map(str, canvas), str(step_batch)]
+    if not options.costs_only:
+        times = measure_in_turn({"detect": detecting(detector, canvas)}, rounds=options.rounds, seconds=options.seconds)
+        entry["milliseconds"] = {name: spread(values)._asdict() for name, values in times.items()}
+    if options.step_batch:
+        numbers = map(str, (*canvas, options.step_batch))
+        command = [sys.executable, "-m", "benchmarks.detector_step", kind, backbone, *numbers]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        entry["step"] = {"batch": step_batch, **json.loads(done.stdout)}
+        entry["step"] = {"batch": options.step_batch, **json.loads(done.stdout)}
     return entry
+
+
+def detecting(detector: PyramidDetector, canvas: tuple[int, int]) -> Call:
+    """Detecting on one image that fills the canvas, compiled."""
+    images = jnp.asarray(example_images(1, max(canvas))[:, : canvas[0], : canvas[1]])
+    detector.canvases_filled = True
+    graph, state = nnx.split(detector)
+    detect = jax.jit(lambda state, images, sizes: nnx.merge(graph, state).detect(images, sizes).scores)
+    return partial(detect, state, images, jnp.array([canvas]))
 
 
 def settings(kind: str) -> DetectorSettings:
@@ -86,7 +91,7 @@ def detectors(options: argparse.Namespace, console: Console) -> None:
         for backbone in options.backbones or PUBLISHED[kind]:
             console.print(f"{kind} on {backbone} …")
             canvas = (options.canvas[0], options.canvas[1])
-            entries.append(detector_entry(kind, backbone, canvas, options.step_batch, options.rounds, options.seconds))
+            entries.append(detector_entry(kind, backbone, canvas, options))
             write_results(path, SCRIPT, {}, entries)
     console.print(table(entries))
     console.print(f"written to {path}")
@@ -115,7 +120,8 @@ def table(entries: Sequence[Entry]) -> str:
             [
                 *(e["detector"], e["backbone"], f"{e['backbone_flops_224'] / 1e6:.0f}M"),
                 *(f"{figure:.1f}" for figure in figures),
-                *(f"{params['total'] / 1e6:.1f}M", f"{e['milliseconds']['detect']['median'] / 1e3:.1f}"),
+                f"{params['total'] / 1e6:.1f}M",
+                f"{e['milliseconds']['detect']['median'] / 1e3:.1f}" if "milliseconds" in e else "",
                 str(e["published_map"] or ""),
             ]
         )
@@ -131,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--step-batch", type=int, default=0, metavar="N", help="images of a training step (default: none)"
     )
+    parser.add_argument("--costs-only", action="store_true", help="count, and time nothing")
     parser.add_argument("--docs", action="store_true", help="also write the table in docs/detection.md")
     add_measuring(parser)
     return run(parser, detectors, arguments)

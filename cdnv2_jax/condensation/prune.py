@@ -12,11 +12,14 @@ from cdnv2_jax.condensation.masks import group_lasso, importance, remove_connect
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.masked_conv import ConnectionMask, MaskedConv
 from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.network import Network
+from cdnv2_jax.models.network import Network, NetworkArchitecture
 
 
 class Prunable(Protocol):
     """What holds learned convolutions: a network, or a detector on top of one."""
+
+    @property
+    def architecture(self) -> NetworkArchitecture: ...
 
     def masked_convs(self) -> Iterable[MaskedConv]: ...
 
@@ -67,7 +70,7 @@ def stages_passed(model: Prunable) -> int:
     """The last stage that the whole network has passed, layers with fewer stages counting as done at their last."""
     stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in model.masked_convs()]
     unfinished = [stage for stage, last in stages if stage < last]
-    return min(unfinished, default=max((last for _, last in stages), default=0))
+    return min(unfinished, default=model.architecture.condensation_stages)
 
 
 def total_group_lasso(model: Prunable) -> jax.Array:

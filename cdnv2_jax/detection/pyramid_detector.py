@@ -15,6 +15,7 @@ from cdnv2_jax.detection.types import Detections, Targets
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.layers.valid_region import MULTIPLE
+from cdnv2_jax.models.network import NetworkArchitecture
 
 
 class Backbone(Protocol):
@@ -60,6 +61,11 @@ class PyramidDetector(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
+
+    @property
+    def architecture(self) -> NetworkArchitecture:
+        """The backbone's."""
+        return self.backbone.architecture
 
     def masked_convs(self) -> Iterable[MaskedConv]:
         """The backbone's learned convolutions, which may be pruned while the detector trains."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accelerator, compile_time, inference, lowerings, sweep, training
+from benchmarks import accelerator, compile_time, detectors, inference, lowerings, sweep, training
 from benchmarks.machine import machine_kind
 from benchmarks.options import check_models
 from cdnv2_jax.errors import UserError
@@ -19,6 +19,7 @@ SCRIPTS: dict[str, Main] = {
     "sweep": sweep.main,
     "compile_time": compile_time.main,
     "lowerings": lowerings.main,
+    "detectors": detectors.main,
     "accelerator": accelerator.main,
 }
 
@@ -109,3 +110,13 @@ def test_networks_of_other_families_are_refused() -> None:
     check_models(["cdnv2_a", "condensenet_50"])
     with pytest.raises(UserError, match="benchmarks are of CondenseNets, mobilenet_v2_x1_0 is none"):
         check_models(["cdnv2_a", "mobilenet_v2_x1_0"])
+
+
+def test_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Costs at full size; times of the same are for `make bench-results`."""
+    flags = ["--detectors", "faster_rcnn", "--backbones", "cdnv2_a", "--costs-only", "--output", str(tmp_path)]
+    assert detectors.main(flags) == 0
+    (entry,) = written(tmp_path, "detectors")["entries"]
+    assert round(entry["multiply_adds"]["rpn"] / 1e9, 1) == 53.1
+    assert entry["published_map"] == 23.5 and "milliseconds" not in entry
+    assert "| faster_rcnn | cdnv2_a | 46M | 0.9 |" in capsys.readouterr().out

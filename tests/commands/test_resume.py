@@ -12,7 +12,7 @@ import pytest
 
 from cdnv2_jax import load
 from cdnv2_jax.checkpoint.model import load_metadata
-from cdnv2_jax.commands import train
+from cdnv2_jax.classification import experiment
 from tests.commands.interrupted import (
     RUN,
     STEPS,
@@ -87,7 +87,7 @@ def test_interrupted_after_the_last_step(uninterrupted: Path, shell: Shell, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "finish", stop)
+        patch.setattr(experiment, "finish", stop)
         assert shell.run("main.py", "train", *RUN, "--workdir", "run").status == 130
     printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert f"resuming after step {STEPS}" in printed

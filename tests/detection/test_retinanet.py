@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.special import expit
 
 from cdnv2_jax.detection.levels import level_anchors
 from cdnv2_jax.detection.retinanet import RetinaNet
@@ -42,7 +43,7 @@ def test_detections_against_loops(per_level: int, pairs: int) -> None:
     maps, (logits, deltas) = outputs(state, *inputs)
     scores, boxes, left_out = [], [], 0.0
     for level, anchors in enumerate(level_anchors(maps, (4,), (0.5, 1, 2))):
-        probabilities = 1 / (1 + np.exp(-np.asarray(logits[level][0])))
+        probabilities = expit(np.asarray(logits[level][0]))
         order = np.argsort(-probabilities.max(1), kind="stable")
         left_out = max([left_out, *probabilities[order[per_level:]].max(1).tolist()])
         for n in order[:per_level]:

@@ -44,13 +44,13 @@ def test_what_lies_beyond_the_image_changes_nothing() -> None:
 
 
 def test_initial_values() -> None:
-    """Every class starts at a probability of 1 %."""
+    """Every class starts at a probability of 1 %; a quarter of the usual channels, weights twice as large."""
     head = RetinaNetHead(64, 4, 9, 2, rngs=nnx.Rngs(0))
     assert len(head.class_branch) == len(head.box_branch) == 4
     for layer in (*head.class_branch, *head.box_branch, head.boxes):
         assert layer.bias is not None and not layer.bias[...].any()
     for layer in (*head.class_branch, *head.box_branch, head.boxes, head.classes):
-        assert np.std(layer.kernel[...]) == pytest.approx(0.01, rel=0.1)
+        assert np.std(layer.kernel[...]) == pytest.approx(0.02, rel=0.1)
     assert head.classes.bias is not None
     np.testing.assert_allclose(jax.nn.sigmoid(head.classes.bias[...]), 0.01, rtol=1e-5)
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from cdnv2_jax.detection.detector import DetectorSettings, build_detector
 from cdnv2_jax.detection.faster_rcnn import FasterRCNN
+from cdnv2_jax.detection.initializers import USUAL_CHANNELS
 from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.detection.types import Targets
@@ -81,15 +82,16 @@ def tiny_settings(kind: Kind, **changes: Any) -> DetectorSettings:
 def tiny_detector(
     kind: Kind, *, seed: int = 0, gain: float = 1.0, dtype: Any = jnp.float32, **changes: Any
 ) -> RetinaNet | FasterRCNN:
-    """In evaluation mode; the kernels that lead to scores and deltas are `gain` times as large as they start."""
+    """In evaluation mode; the kernels that lead to scores and deltas are `gain` times as large as with N(0, 0.01)."""
     rngs = nnx.Rngs(seed)
     detector = build_detector(tiny_settings(kind, **changes), TinyBackbone(rngs=rngs), dtype=dtype, rngs=rngs)
+    narrow = gain * (detector.settings.fpn_channels / USUAL_CHANNELS) ** 0.5
     if isinstance(detector, RetinaNet):
-        parts: list[nnx.Module] = [detector.head]
+        parts: list[tuple[nnx.Module, float]] = [(detector.head, narrow)]
     else:
-        parts = [detector.rpn, detector.roi_head.classes, detector.roi_head.boxes]
-    for part in parts:
-        kernels = jax.tree.map(lambda x: gain * x if x.ndim > 1 else x, nnx.state(part, nnx.Param))
+        parts = [(detector.rpn, narrow), (detector.roi_head.classes, gain), (detector.roi_head.boxes, gain)]
+    for part, factor in parts:
+        kernels = jax.tree.map(lambda x, factor=factor: factor * x if x.ndim > 1 else x, nnx.state(part, nnx.Param))
         nnx.update(part, kernels)
     detector.eval()
     return detector
