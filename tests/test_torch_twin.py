@@ -33,7 +33,7 @@ def _golden_files(*, trajectories: bool) -> list:
     for path in sorted((Path(__file__).parent / "golden").glob("*.npz")):
         golden = read_golden(path)
         if golden.is_trajectory == trajectories:
-            marks = [pytest.mark.slow] if path.stem in SLOW else []
+            marks = [pytest.mark.soak] if path.stem in SLOW else []
             parameters.append(pytest.param(golden, id=path.stem, marks=marks))
     return parameters
 

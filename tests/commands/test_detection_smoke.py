@@ -1,7 +1,6 @@
 """The smoke variants of the configs for detection, and of plain networks: trained for a step, judged, written down."""
 
 import math
-from typing import Any
 
 import pytest
 
@@ -12,16 +11,10 @@ from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import REPOSITORY, Shell
 
 PAIRS = [(detector, backbone) for detector, backbones in PUBLISHED.items() for backbone in backbones]
-ONE_OF_THEM = ("faster_rcnn", "shufflenet_v2_x0_5")
 
 
-def _pairs() -> list[Any]:
-    # Each is a detector of its own to compile: half a minute, five minutes for all of them.
-    marks = {pair: pytest.mark.slow if pair == ONE_OF_THEM else pytest.mark.soak for pair in PAIRS}
-    return [pytest.param(*pair, marks=marks[pair]) for pair in PAIRS]
-
-
-@pytest.mark.parametrize(("detector", "backbone"), _pairs())
+@pytest.mark.soak  # each is a detector of its own to compile: half a minute, five minutes for all of them
+@pytest.mark.parametrize(("detector", "backbone"), PAIRS)
 def test_coco(detector: str, backbone: str, shell: Shell) -> None:
     config = f"{REPOSITORY}/configs/coco.py:{detector},{backbone},smoke"
     small = ("--config.data.directory=drawn", "--config.data.short_side=64", "--config.data.long_side=64")
@@ -37,7 +30,7 @@ def test_coco(detector: str, backbone: str, shell: Shell) -> None:
     assert all(math.isfinite(record["loss"]) for record in records_of(workdir, "train"))
 
 
-@pytest.mark.slow  # as above
+@pytest.mark.slow  # a network to compile, for training and for evaluation
 def test_plain_classifier(shell: Shell) -> None:
     """There is nothing to prune and nothing to condense: one network, from training to evaluation."""
     config = ("--config", f"{REPOSITORY}/configs/finetune.py:shufflenet_v2_x0_5,smoke")

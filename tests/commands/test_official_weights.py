@@ -22,7 +22,7 @@ PUBLISHED = {"cdnv2_a": "64.40%", "cdnv2_b": "71.90%", "cdnv2_c": "75.90%"}
 MODELS = [
     "cdnv2_a",
     pytest.param("cdnv2_b", marks=pytest.mark.soak),
-    pytest.param("cdnv2_c", marks=pytest.mark.slow),
+    pytest.param("cdnv2_c", marks=pytest.mark.soak),
 ]
 
 
