@@ -1,6 +1,7 @@
 """Writing to disk all or nothing, and never over something that was not meant."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             remove(scratch)
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept for the next run: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax"

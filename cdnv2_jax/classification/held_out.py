@@ -23,7 +23,6 @@ class HeldOut:
         self.source = source_of(config, "val")
         self._row = evaluation_row(config, self.source, devices)
         self.broken = BrokenImages(self.source, config.data.max_broken_images)
-        self._told = 0
 
     def evaluate(self, model: AnyNetwork) -> Evaluation:
         """Figures of a network in evaluation mode, the same on every process.
@@ -36,12 +35,6 @@ class HeldOut:
         with host_batches(self._row, 0, count, data.workers) as batches:
             checked = (self._checked(next(batches)) for _ in range(count))
             return evaluate(model, checked, normalisation_of(data), self._devices)
-
-    def newly_broken(self) -> list[str]:
-        """Names of broken images found since this was last asked."""
-        new = list(self.broken.found.values())[self._told :]
-        self._told += len(new)
-        return new
 
     def example_images(self) -> np.ndarray:
         """This process's part of the first batch, normalised: float32 [b, size, size, 3]."""

@@ -184,6 +184,7 @@ class BrokenImages:
     def __init__(self, source: Images, limit: int):
         self._source, self._limit = source, limit
         self.found: dict[int, str] = {}
+        self._told = 0
 
     def check(self, batch: HostBatch) -> list[str]:
         """Names of broken images met for the first time; UserError, naming the image, once they are too many."""
@@ -194,6 +195,12 @@ class BrokenImages:
             if len(self.found) > self._limit:
                 self._give_up(sample)
         return [self.found[index] for index in dict.fromkeys(new)]
+
+    def newly_found(self) -> list[str]:
+        """Names of those found since this was last asked."""
+        new = list(self.found.values())[self._told :]
+        self._told += len(new)
+        return new
 
     def _give_up(self, sample: NamedImage) -> None:
         try:

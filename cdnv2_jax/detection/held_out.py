@@ -67,7 +67,6 @@ class HeldOutDetection:
         self.row = DetectionEvaluationRow(self.source, share, data.short_side, data.long_side)
         self.broken = BrokenImages(self.source, data.max_broken_images)
         self._normalisation = Normalisation(data.mean, data.std)
-        self._told = 0
 
     def evaluate(self, model: PyramidDetector) -> DetectionJudgement:
         """COCO's figures of a detector in evaluation mode, the same on every process.
@@ -90,14 +89,10 @@ class HeldOutDetection:
                     batch["image_id"],
                     self.source.category_ids,
                 )
-        score = coco_score(self.source.annotations(), results, self._looked_at())
+        truth = self.source.annotations()
+        looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in self.broken.found]
+        score = coco_score(truth, results, looked_at)
         return DetectionJudgement(score.figures, score.per_class, results, truncated)
-
-    def newly_broken(self) -> list[str]:
-        """Names of broken images found since this was last asked."""
-        new = list(self.broken.found.values())[self._told :]
-        self._told += len(new)
-        return new
 
     def milliseconds_per_image(self, detectors: Mapping[str, PyramidDetector]) -> dict[str, float]:
         """Median time of detecting, by name, on this process's rows of the first batch; on one device of its own."""
@@ -114,11 +109,6 @@ class HeldOutDetection:
         detector.canvases_filled = self.row.fills_canvas
         graph, state = nnx.split(detector)
         return partial(_found, graph, self._normalisation, devices.everywhere, devices.replicate(state))
-
-    def _looked_at(self) -> list[int]:
-        """COCO's numbers of the images that could be read."""
-        numbers = [image["id"] for image in self.source.annotations()["images"]]
-        return [number for index, number in enumerate(numbers) if index not in self.broken.found]
 
     def _checked(self, batch: HostBatch) -> HostBatch:
         self.broken.check(batch)

@@ -35,6 +35,7 @@ class DetectionPreprocessing:
 
     def __call__(self, batch: Batch, step: jax.Array) -> Batch:
         """{"image", "size", …} → the same with images as float32, zero beyond their size, and random keys, "key"."""
+        # One for each image, so that a batch can be worked through in parts; the first of a part's is used.
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step), len(batch["image"]))
         return {**batch, "image": canvas_images(batch["image"], batch["size"], self.normalisation), "key": keys}
 

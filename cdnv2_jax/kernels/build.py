@@ -16,6 +16,8 @@ from pathlib import Path
 import jax
 import jaxlib.version
 
+from cdnv2_jax.files import cache_directory
+
 SOURCES = Path(__file__).parent / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC")
@@ -64,7 +66,7 @@ def processor_flags() -> list[str]:
 
 def _own_directory() -> Path:
     """The cache directory, made if need be; only this user may write to it, as its contents are run."""
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax" / "kernels"
+    directory = cache_directory() / "kernels"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(directory):
         raise CannotBuild(f"{directory} can be written by others: it must be this user's alone")

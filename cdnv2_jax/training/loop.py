@@ -188,7 +188,7 @@ class Training:
         self._check_losses()
         model = self.final_model(state)
         result = self.held_out.evaluate(model)
-        for name in self.held_out.newly_broken():
+        for name in self.held_out.broken.newly_found():
             log.broken_image(step=step, name=name)
         log.evaluation(
             result.headline,

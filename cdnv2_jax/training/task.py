@@ -44,8 +44,6 @@ class HeldOutImages(Protocol):
 
     def evaluate(self, model: Any) -> Judgement: ...
 
-    def newly_broken(self) -> list[str]: ...
-
 
 class Task(Protocol):
     """An experiment made ready to run on some devices.

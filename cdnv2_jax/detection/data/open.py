@@ -1,7 +1,6 @@
 """From the name of a source to its annotated images; the only place that knows which sources there are."""
 
 import difflib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cdnv2_jax.detection.data.shapes import open_shapes
 from cdnv2_jax.detection.data.source import DetectionSource
 from cdnv2_jax.detection.data.tfds_coco import read_tfds_coco
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.files import cache_directory
 
 READERS: Mapping[str, Callable[[Path, Split], DetectionSource]] = {"coco": read_coco, "tfds": read_tfds_coco}
 SOURCES = ("shapes", *READERS)
@@ -33,16 +33,10 @@ def open_source(name: str, *, directory: str, split: Split, shapes: int = 0) -> 
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SOURCES)}"
         raise UserError(f"there is no source {name!r} for detection: {hint}")
     if name == "shapes":
-        return open_shapes(Path(directory) if directory else shapes_cache(), split, images=shapes)
+        return open_shapes(Path(directory) if directory else cache_directory(), split, images=shapes)
     if not directory:
         raise UserError(f"config.data.directory is empty: it says where the files of {name!r} lie")
     try:
         return READERS[name](Path(directory), split)
     except OSError as error:
         raise UserError(f"{error.filename or directory} cannot be read: {error.strerror or error}") from error
-
-
-def shapes_cache() -> Path:
-    """Where drawn shapes are kept for the next run."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "cdnv2_jax"
