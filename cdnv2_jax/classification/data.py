@@ -4,8 +4,10 @@ import dataclasses
 
 import jax
 
+from cdnv2_jax.checkpoint.usage import Usage
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.image_preparation import ImagePreparation
 from cdnv2_jax.data.order import Share
 from cdnv2_jax.data.pipeline import EvaluationRow, TrainingRow
 from cdnv2_jax.data.readers.open import open_source
@@ -54,6 +56,15 @@ def evaluation_row(config: ClassificationConfig, source: Source, devices: Device
         resized=data.crop == "random_resized",
         interpolation=model_entry(config.model.name).interpolation,
     )
+
+
+def usage_in(config: ClassificationConfig, source: Source) -> Usage:
+    """How to use the network that is trained: images prepared as for its evaluation, classes as its data calls them."""
+    data = config.data
+    resize = "centre" if data.crop == "random_resized" else "whole"
+    interpolation = model_entry(config.model.name).interpolation
+    preparation = ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
+    return Usage(preparation, source.class_names)
 
 
 def normalisation_of(data: DataConfig) -> Normalisation:

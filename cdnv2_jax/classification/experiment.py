@@ -13,8 +13,9 @@ from rich.console import Console
 
 from cdnv2_jax.checkpoint.model import save
 from cdnv2_jax.checkpoint.starting_point import network_from
+from cdnv2_jax.checkpoint.usage import KEY
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.data import normalisation_of, source_of, training_row
+from cdnv2_jax.classification.data import normalisation_of, source_of, training_row, usage_in
 from cdnv2_jax.classification.finish import RESULTS, finish
 from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.classification.objective import Objective
@@ -88,8 +89,9 @@ class Experiment:
         )
 
     def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
-        """As a checkpoint, in place of one that is there."""
-        save(path, model, metadata=metadata, overwrite=True)
+        """As a checkpoint that says how to use it, in place of one that is there."""
+        usage = usage_in(self.config, self.train_source)
+        save(path, model, metadata={**metadata, KEY: usage.to_json()}, overwrite=True)
 
     def finish(self, trained: AnyNetwork, live: AnyNetwork | None, workdir: Path, console: Console) -> None:
         """See `classification/finish.py`."""

@@ -9,7 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from cdnv2_jax.checkpoint.model import save
+from cdnv2_jax.checkpoint.usage import KEY
 from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.data import usage_in
 from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.condensation.prune import stages_passed
@@ -59,7 +61,8 @@ def finish(
     for name, network in networks.items():
         cost = {"flops": costs[name].flops, "params": costs[name].params, "ms_per_image": milliseconds[name]}
         summary[name] |= cost
-        save(workdir / name, network, metadata={"accuracy": results[name].top1}, overwrite=True)
+        metadata = {"accuracy": results[name].top1, KEY: usage_in(config, held_out.source).to_json()}
+        save(workdir / name, network, metadata=metadata, overwrite=True)
     if "masked" in results:
         difference = np.abs(results["masked"].logits - results["condensed"].logits).max()
         summary["max_logit_difference"] = float(difference)

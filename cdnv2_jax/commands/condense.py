@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cdnv2_jax.checkpoint.model import save
 from cdnv2_jax.checkpoint.open import open_checkpoint
+from cdnv2_jax.checkpoint.usage import KEY, usage_of
 from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.torch_io.read import Weights
@@ -23,5 +24,6 @@ def condense_checkpoint(
     refuse_existing(output, overwrite)
     masked = open_checkpoint(checkpoint, model=model, weights=weights, num_classes=num_classes)
     condensed = condense(masked, halve_classifier=halve_classifier)
-    save(output, condensed, metadata={"condensed_from": str(checkpoint)}, overwrite=overwrite)
+    usage = usage_of(checkpoint, masked).to_json()
+    save(output, condensed, metadata={"condensed_from": str(checkpoint), KEY: usage}, overwrite=overwrite)
     print(f"{masked.name} condensed: {output}")

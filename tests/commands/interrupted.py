@@ -52,12 +52,13 @@ def in_a_process_of_its_own(*arguments: str | Path, before: str = "") -> subproc
     )
 
 
-def wait_until(process: subprocess.Popen[str], workdir: Path, steps: int) -> None:
-    """Returns once that many steps are written down."""
+def wait_until(process: subprocess.Popen[str], workdir: Path, steps: int, *, checkpoint: int | None = None) -> None:
+    """Returns once that many steps are written down, and a checkpoint, which is written in the background."""
     deadline = time.monotonic() + 200
     metrics = workdir / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count('"train"') >= steps:
+        written = metrics.exists() and metrics.read_text().count('"train"') >= steps
+        if written and (checkpoint is None or str(checkpoint) in checkpoints_of(workdir)):
             return
         time.sleep(0.05)
     raise AssertionError(process.communicate())

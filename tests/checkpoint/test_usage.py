@@ -1,0 +1,66 @@
+"""A network says how to use it; what it says is not trusted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from cdnv2_jax import UserError, create_model, save
+from cdnv2_jax.checkpoint.usage import KEY, Usage, usage_of
+from cdnv2_jax.data.image_preparation import ImagePreparation
+from cdnv2_jax.models.families import AnyNetwork
+
+SAID: dict[str, Any] = {
+    "preparation": {"size": 16, "resize": "whole", "interpolation": "bilinear", "mean": [0.1] * 3, "std": [0.2] * 3},
+    "class_names": ["cat", "dog", "eel"],
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> AnyNetwork:
+    return create_model("cdnv2_cifar_110", num_classes=3, stages=(1,), growth=(8,), rngs=nnx.Rngs(0))
+
+
+def test_what_a_network_says(tmp_path: Path, network: AnyNetwork) -> None:
+    save(tmp_path / "it", network, metadata={KEY: SAID})
+    usage = usage_of(tmp_path / "it", network)
+    assert usage == Usage(ImagePreparation(16, "whole", "bilinear", (0.1,) * 3, (0.2,) * 3), ("cat", "dog", "eel"))
+    assert Usage.from_json(usage.to_json(), 3) == usage
+    assert [usage.name_of(1), Usage(usage.preparation).name_of(1)] == ["dog", "class 1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"class_names": ["cat"]}, "1 names for 3 classes"),
+        ({"preparation": {}}, "no preparation"),
+        ({"preparation": {**SAID["preparation"], "size": 10**9}}, "images of 1000000000 pixels"),
+        ({"preparation": {**SAID["preparation"], "std": [0, 1, 1]}}, "std"),
+        ({"preparation": {**SAID["preparation"], "resize": "never"}}, "resizing 'never'"),
+    ],
+)
+def test_what_cannot_be(tmp_path: Path, network: AnyNetwork, change: dict[str, Any], complaint: str) -> None:
+    save(tmp_path / "it", network, metadata={KEY: SAID | change})
+    with pytest.raises(UserError, match=complaint):
+        usage_of(tmp_path / "it", network)
+
+
+def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, network: AnyNetwork) -> None:
+    save(tmp_path / "it", network)
+    assert usage_of(tmp_path / "it", network).preparation.size == 32
+    official = create_model("cdnv2_a", stages=(1,) * 5, rngs=nnx.Rngs(0))
+    usage = usage_of(tmp_path / "cdnv2_a.pth.tar", official)
+    assert usage == Usage(ImagePreparation(224, "centre", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+def test_preparation() -> None:
+    """An image of the right size is only normalised; another is resized as a whole, or its centre is cut out."""
+    grey = np.full((20, 10, 3), 51, np.uint8)
+    whole = ImagePreparation(16, "whole", "bilinear", (0.1,) * 3, (0.2,) * 3)
+    np.testing.assert_allclose(whole(grey), np.full((16, 16, 3), 0.5), atol=1e-6)
+    np.testing.assert_array_equal(whole.levels(grey[:16].repeat(2, 1)[:, :16]), grey[:16].repeat(2, 1)[:, :16])
+    edge = np.zeros((448, 224, 3), np.uint8)
+    edge[:112] = edge[-112:] = 255  # what the centre does not hold
+    assert ImagePreparation(112, "centre", "bilinear", (0.0,) * 3, (1.0,) * 3)(edge)[8:-8].max() == 0
