@@ -12,8 +12,9 @@ from cdnv2_jax.checkpoint.usage import KEY, Usage, usage_of
 from cdnv2_jax.data.image_preparation import ImagePreparation
 from cdnv2_jax.models.families import AnyNetwork
 
+MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {
-    "preparation": {"size": 16, "resize": "whole", "interpolation": "bilinear", "mean": [0.1] * 3, "std": [0.2] * 3},
+    "preparation": {"size": 16, "resize": "whole", "interpolation": "bilinear", "mean": MEAN, "std": STD},
     "class_names": ["cat", "dog", "eel"],
 }
 
@@ -26,7 +27,7 @@ def network() -> AnyNetwork:
 def test_what_a_network_says(tmp_path: Path, network: AnyNetwork) -> None:
     save(tmp_path / "it", network, metadata={KEY: SAID})
     usage = usage_of(tmp_path / "it", network)
-    assert usage == Usage(ImagePreparation(16, "whole", "bilinear", (0.1,) * 3, (0.2,) * 3), ("cat", "dog", "eel"))
+    assert usage == Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
     assert Usage.from_json(usage.to_json(), 3) == usage
     assert [usage.name_of(1), Usage(usage.preparation).name_of(1)] == ["dog", "class 1"]
 
@@ -58,9 +59,9 @@ def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, netw
 def test_preparation() -> None:
     """An image of the right size is only normalised; another is resized as a whole, or its centre is cut out."""
     grey = np.full((20, 10, 3), 51, np.uint8)
-    whole = ImagePreparation(16, "whole", "bilinear", (0.1,) * 3, (0.2,) * 3)
+    whole = ImagePreparation(16, "whole", "bilinear", MEAN, STD)
     np.testing.assert_allclose(whole(grey), np.full((16, 16, 3), 0.5), atol=1e-6)
     np.testing.assert_array_equal(whole.levels(grey[:16].repeat(2, 1)[:, :16]), grey[:16].repeat(2, 1)[:, :16])
     edge = np.zeros((448, 224, 3), np.uint8)
     edge[:112] = edge[-112:] = 255  # what the centre does not hold
-    assert ImagePreparation(112, "centre", "bilinear", (0.0,) * 3, (1.0,) * 3)(edge)[8:-8].max() == 0
+    assert ImagePreparation(112, "centre", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(edge)[8:-8].max() == 0
