@@ -35,7 +35,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    config.epochs = 5
+    config.epochs = 7 if detector == "retinanet" else 5
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
@@ -60,7 +60,8 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.data.flip = True
 
     # From drawn weights AdamW gets as far as SGD in half the steps.
-    config.optimizer = ConfigDict({"name": "adamw", "learning_rate": 0.002, "warmup_from": 0.00002})
+    rate = 0.003 if detector == "retinanet" else 0.002
+    config.optimizer = ConfigDict({"name": "adamw", "learning_rate": rate, "warmup_from": 0.00002})
     config.optimizer.warmup_steps = 100
     config.optimizer.clip_norm = 5.0
     config.optimizer.weight_decay = 0.02
