@@ -10,12 +10,15 @@ from tests.golden_format import read_golden
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 
-# Ten seconds and more each, nearly all of it compilation: 36 layers, or a whole training step, in float64.
-SLOW = ("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8", "digits_trajectory")
+# Nearly all of it is compilation, in float64: a whole training step, ten seconds and more; or 36 layers, up to a minute.
+MARKS = {
+    **dict.fromkeys(("digits_trajectory", "digits_trajectory_c8g4", "imagenet_cdnv2_a"), [pytest.mark.slow]),
+    **dict.fromkeys(("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8"), [pytest.mark.soak]),
+}
 
 
 def files_with_marks() -> list:
-    return [pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in SLOW else []) for file in FILES]
+    return [pytest.param(file, id=file.stem, marks=MARKS.get(file.stem, [])) for file in FILES]
 
 
 def test_there_are_golden_files():

@@ -30,7 +30,7 @@ def test_coco(detector: str, backbone: str, shell: Shell) -> None:
     assert all(math.isfinite(record["loss"]) for record in records_of(workdir, "train"))
 
 
-@pytest.mark.slow  # a network to compile, for training and for evaluation
+@pytest.mark.soak  # a network to compile, for training and for evaluation: a minute
 def test_plain_classifier(shell: Shell) -> None:
     """There is nothing to prune and nothing to condense: one network, from training to evaluation."""
     config = ("--config", f"{REPOSITORY}/configs/finetune.py:shufflenet_v2_x0_5,smoke")

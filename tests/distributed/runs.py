@@ -26,6 +26,10 @@ RUN = (
 """58 steps of the smallest network. In float64, as training multiplies rounding errors: float32 runs part by 1e-2."""
 
 STEPS = 58
+
+COMPILE_QUICKLY = "--xla_backend_optimization_level=0"
+"""An XLA flag, for programs that take far longer to compile than to run."""
+
 PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy
 
 

@@ -1,5 +1,9 @@
 """A detector on many devices: proposals, samples and losses are those of the whole batch, however it is split."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,23 +11,38 @@ import pytest
 
 from tests.commands.detection_runs import config_of
 from tests.commands.runs import records_of
-from tests.distributed.runs import finished
-
-# Two runs, each a process that starts JAX and compiles a detector: a minute.
-pytestmark = pytest.mark.slow
-
-MORE = ("--config.model.dtype=float64", "--config.data.batch_size=8", "--config.epochs=3")
-"""In float64, as training multiplies rounding errors."""
+from tests.commands.shell import REPOSITORY
+from tests.distributed.runs import COMPILE_QUICKLY, finished
 
 
-def test_eight_devices(tmp_path: Path) -> None:
-    """Every loss of every step, sampling and pruning among them."""
+def assert_same_losses(ours: list[dict[str, float]], theirs: list[dict[str, float]], rtol: float) -> None:
+    for name in theirs[0]:
+        if name.endswith("loss"):
+            np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=rtol, err_msg=name)
+
+
+@pytest.mark.slow  # a process that compiles the training steps of two small detectors, twice
+def test_steps_on_eight_devices() -> None:
+    """In float64, as training multiplies rounding errors."""
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {COMPILE_QUICKLY}", "JAX_ENABLE_X64": "1"}
+    command = (sys.executable, "-m", "tests.distributed.detector_on_devices")
+    run = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    for kind, parts in (("retinanet", 2), ("faster_rcnn", 4)):
+        one, eight = found[kind]
+        assert len(one) == 4 and len(one[0]) == parts + 1
+        assert_same_losses(eight, one, 1e-10)
+
+
+@pytest.mark.soak  # the same for whole runs of a network that is pruned, judged and condensed: two minutes
+def test_runs_on_eight_devices(tmp_path: Path) -> None:
     directory = f"--config.data.directory={tmp_path / 'drawn'}"
-    run = (*config_of("faster_rcnn"), *MORE, directory)
+    more = ("--config.model.dtype=float64", "--config.data.batch_size=8", "--config.epochs=3", directory)
+    run = (*config_of("faster_rcnn"), *more)
     one, eight = (finished(tmp_path / f"on_{count}", devices=count, run=run) for count in (1, 8))
     ours, theirs = (records_of(workdir, "train") for workdir in (eight, one))
     assert len(theirs) >= 3
-    for name in ("loss", "rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss"):
-        np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=1e-5, err_msg=name)
+    assert_same_losses(ours, theirs, 1e-5)
     figures = [{k: v for k, v in records_of(w, "eval")[-1].items() if k.startswith("A")} for w in (eight, one)]
     assert figures[0] == pytest.approx(figures[1], abs=1e-3)

@@ -18,7 +18,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("devices") / "alone")
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.soak), 8])
 def test_splitting_the_batch_changes_nothing(devices: int, alone: Path) -> None:
     """Losses of 58 steps, three pruning stages among them, and every mask."""
     split = finished(alone.parent / f"split_{devices}", devices=devices)

@@ -25,7 +25,7 @@ def _plan(output: Path, config: str, *arguments: str) -> dict[str, Any]:
     return json.loads(output.read_text())["plans"][0]
 
 
-@pytest.mark.parametrize("batch_norm", ["replica", "global"])
+@pytest.mark.parametrize("batch_norm", ["replica", pytest.param("global", marks=pytest.mark.soak)])
 def test_the_step_lowers_for_64_accelerators(batch_norm: str, tmp_path: Path) -> None:
     plan = _plan(tmp_path / "plan.json", "cdnv2_a", "--devices", "64", f"--config.batch_norm={batch_norm}")
     assert plan["batch"] == 1024

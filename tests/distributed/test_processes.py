@@ -44,7 +44,7 @@ def assert_same_masks(run: Path, other: Path) -> None:
 
 
 @SLOW
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_one_is_killed(victim: int, two: Path) -> None:
     """The other ends with a clear error; started again, the run ends like one that was left alone."""
     workdir = two.parent / f"killed_{victim}"

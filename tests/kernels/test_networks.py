@@ -86,7 +86,7 @@ def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
 # Compiling the layers takes ten to forty seconds each.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cdnv2_a", pytest.param("cdnv2_b", marks=pytest.mark.soak), "cdnv2_c", "condensenet_50"]
+    "name", ["cdnv2_a", "condensenet_50", *(pytest.param(f"cdnv2_{x}", marks=pytest.mark.soak) for x in "bc")]
 )
 def test_networks_of_the_registry(name: str) -> None:
     model = create_model(name, rngs=nnx.Rngs(0))
