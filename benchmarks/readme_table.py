@@ -15,10 +15,10 @@ from rich.console import Console
 
 from benchmarks.comparison import OURS
 from benchmarks.floors import Floor, floor_milliseconds
+from benchmarks.marked import table, with_section
 from benchmarks.options import add_results, make_parser, run
 from benchmarks.results import Entry, read_results
 from benchmarks.tables import extremes, title_of
-from cdnv2_jax.errors import UserError
 
 SCRIPT = "readme_table"
 README = Path(__file__).parents[1] / "README.md"
@@ -41,10 +41,8 @@ def section(results: Path) -> str:
     ]
     others = _in_order([name for _, entry, _ in rows for name in entry["ratios"]])
     header = ["work", "batch", *map(title_of, [OURS, *others]), "fastest other ÷ ours (lowest to highest)", "floor"]
-    lines = [header, ["---"] * len(header)]
-    lines += [[name, *_cells(entry, others, rates)] for name, entry, rates in rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_machines(list(records.values()))}\n\n{table}"
+    lines = [[name, *_cells(entry, others, rates)] for name, entry, rates in rows]
+    return f"{_machines(list(records.values()))}\n\n{table([header, *lines])}"
 
 
 def _in_order(names: list[str]) -> list[str]:
@@ -92,11 +90,7 @@ def _machine(machine: dict[str, Any]) -> str:
 
 def updated(readme: str, section: str) -> str:
     """The README's text with that section; UserError when its comments are not there."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise UserError(f"the README lacks the comments {START!r} and {END!r}, between which the table goes")
-    return f"{before}{START}\n{section}\n{END}{after}"
+    return with_section(readme, START, END, section, what="the README")
 
 
 def readme_table(options: argparse.Namespace, console: Console) -> None:
