@@ -36,7 +36,7 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 	$(BIN)/python -m benchmarks.readme_table
 
 docs: $(VENV)/.dev  ## the API reference as HTML in site/, from the docstrings
-	$(BIN)/pdoc --docformat google --output-directory site cdnv2_jax '!cdnv2_jax.commands'
+	$(BIN)/python -m docs.api_reference
 
 clean:
 	rm -rf $(VENV)

@@ -119,8 +119,9 @@ def draw_schedule() -> Figure:
 
 
 def show(axis: Any, values: np.ndarray) -> None:
-    """Cells of a matrix, darker for larger values, nothing for NaN."""
-    axis.imshow(values, cmap="Blues", vmin=0, vmax=np.nanmax(values), aspect="auto", interpolation="none")
+    """Cells of a matrix, darker for larger values, nothing for NaN; the smallest are still not white."""
+    largest = np.nanmax(values)
+    axis.imshow(values, cmap="Blues", vmin=-0.2 * largest, vmax=largest, aspect="auto", interpolation="none")
     axis.set_yticks([])
     axis.tick_params(length=2, labelsize=7)
 

@@ -26,7 +26,7 @@ RUN = [
     Run("make (test|check)", ".ci/run", "make test"),
     Run("make quickstart", "Makefile", "main.py train --config configs/digits.py"),
     Run("make soak", "Makefile", "-m soak"),
-    Run("make docs", "tests/docs/test_api_reference.py", "pdoc.pdoc("),
+    Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
     Run(r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt \.\[dev\])", "Makefile", "--editable '.[dev]'"),
     # train
     Run(

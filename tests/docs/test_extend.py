@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cdnv2_jax import create_model
+from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.data.readers import open as readers
 from cdnv2_jax.errors import UserError
@@ -33,7 +35,7 @@ def test_network(monkeypatch: pytest.MonkeyPatch) -> None:
     nnx = run(NETWORK, OVERRIDES)["nnx"]
     model = create_model("cdnv2_tiny", rngs=nnx.Rngs(0))
     model.eval()
-    assert model(jnp.ones((1, 32, 32, 3))).shape == (1, 10)
+    assert jax.eval_shape(model, jnp.ones((1, 32, 32, 3))).shape == (1, 10)
     assert registry.list_models("cdnv2_t*") == ["cdnv2_tiny"]
 
 
@@ -77,10 +79,22 @@ def test_damaged_source(changed: dict[str, Any], message: str, tmp_path: Path) -
         run(SOURCE)["read_npz"](tmp_path, "val")
 
 
-def test_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A config outside of the project is trained with, as `cdnv2 train --config my_experiment.py` would."""
-    config = tmp_path / "my_experiment.py"
-    config.write_text(f'"""Mine."""\n\n{CONFIG}')
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The page's, as a file outside of the project."""
+    file = tmp_path / "my_experiment.py"
+    file.write_text(f'"""Mine."""\n\n{CONFIG}')
+    return file
+
+
+def test_config(config: Path) -> None:
+    full, smoke = read_config(str(config), []), read_config(f"{config}:smoke", ["--config.seed=3"])
+    assert (full.epochs, full.data.batch_size, smoke.epochs, smoke.data.batch_size) == (20, 64, 1, 480)
+    assert smoke.seed == 3
+
+
+@pytest.mark.slow  # training, evaluation and the condensed network are compiled
+def test_training_by_a_config_of_ones_own(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     smallest = ["--config.model.overrides.stages=(1,)", "--config.model.overrides.growth=(8,)"]
     small = [*smallest, "--config.data.image_size=8"]
     assert main(["train", "--config", f"{config}:smoke", "--workdir", str(tmp_path / "run"), *small]) == 0

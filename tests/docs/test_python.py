@@ -84,7 +84,7 @@ def test_fine_tune() -> None:
 
 def test_detection() -> None:
     boxes = jnp.array([[0, 0, 32, 32], [1, 1, 33, 33], [100, 80, 300, 290.0]])
-    maps = {stride: jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)}
+    maps = [jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)]
     names = {"boxes": boxes, "scores": jnp.array([0.9, 0.8, 0.7]), "labels": jnp.array([1, 1, 2]), "maps": maps}
     page = run_page("docs/detection.md", names)
     assert page["keep"].tolist() == [True, False, True]
