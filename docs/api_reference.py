@@ -6,19 +6,21 @@ With --public-only just the names of `cdnv2_jax.__all__`; else every module but 
 """
 
 import argparse
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pdoc
+import pdoc.render
 from rich.console import Console
 
 import cdnv2_jax
 from benchmarks.options import run
 from cdnv2_jax.commands.guard import OneLineParser
 
-MODULES = ("cdnv2_jax", "!cdnv2_jax.commands")
-PUBLIC = ("cdnv2_jax", "!cdnv2_jax.")
+# Named one by one, as pdoc goes no further than `__all__` by itself.
+PARTS = [f"cdnv2_jax.{part.name}" for part in pkgutil.iter_modules(cdnv2_jax.__path__) if part.name != "commands"]
 
 
 def api_reference(options: argparse.Namespace, console: Console) -> None:
@@ -27,7 +29,7 @@ def api_reference(options: argparse.Namespace, console: Console) -> None:
         # Public names are imported on first use; pdoc looks for those that are there.
         setattr(cdnv2_jax, name, getattr(cdnv2_jax, name))
     pdoc.render.configure(docformat="google", footer_text=f"cdnv2-jax {cdnv2_jax.__version__}")
-    pdoc.pdoc(*(PUBLIC if options.public_only else MODULES), output_directory=options.output)
+    pdoc.pdoc("cdnv2_jax", *([] if options.public_only else PARTS), output_directory=options.output)
     console.print(f"written to {options.output / 'index.html'}")
 
 

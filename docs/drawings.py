@@ -32,7 +32,7 @@ LAYER = 2
 """Of the network's dense layers: the third, which reads 32 channels and adds 8."""
 KEPT, GONE, LINE = "#4477aa", "#cc6677", "#999999"
 # Dark on white of its own, so that pages may be light or dark; the same bytes whenever the same is drawn.
-STYLE = {"svg.hashsalt": "cdnv2_jax", "svg.fonttype": "none", "figure.facecolor": "white", "font.size": 9}
+STYLE: Any = {"svg.hashsalt": "cdnv2_jax", "svg.fonttype": "none", "figure.facecolor": "white", "font.size": 9}
 
 
 def small_network() -> Any:

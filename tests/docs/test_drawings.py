@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def test_connections(drawn: Path) -> None:
 def test_kernels() -> None:
     """A quarter of the weights is left, the condensed ones being the same in blocks on the diagonal."""
     figure = drawings.draw_condensing()
-    whole, masked, blocks = (np.asarray(axes.images[0].get_array().filled(np.nan)) for axes in figure.axes)
+    pictures: list[Any] = [axes.images[0].get_array() for axes in figure.axes]
+    whole, masked, blocks = (picture.filled(np.nan) for picture in pictures)
     assert [int(np.isfinite(values).sum()) for values in (whole, masked, blocks)] == [1024, 256, 256]
     kept = np.isfinite(masked)
     assert np.array_equal(masked[kept], whole[kept])

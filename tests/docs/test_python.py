@@ -1,5 +1,6 @@
 """The Python on the pages runs, and does what its comments say."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,17 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def official_file() -> None:
+@pytest.fixture(scope="module")
+def official_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the official training script leaves of cdnv2_a, fully pruned, with drawn weights."""
     twin = twin_in_form(architecture_of("cdnv2_a"), 7)
-    save_official(Path("model_best.pth.tar"), training_file(twin, ema=twin, arch="cdnv2_a"))
+    contents = training_file(twin, ema=twin, arch="cdnv2_a")
+    return save_official(tmp_path_factory.mktemp("official") / "model_best.pth.tar", contents)
 
 
 @pytest.mark.slow  # cdnv2_a at full size: some seconds each to prune it and to run it layer by layer
-def test_readme() -> None:
-    official_file()
+def test_readme(official_file: Path) -> None:
+    shutil.copy(official_file, ".")
     page = run_page("README.md")
     assert page["logits"].shape == (1, 1000)
     assert {stride: maps.shape[1] for stride, maps in page["maps"].items()} == {4: 56, 8: 28, 16: 14, 32: 7}
@@ -51,8 +54,8 @@ def test_readme() -> None:
 
 
 @pytest.mark.slow  # the same network, read from a file
-def test_pytorch_weights() -> None:
-    official_file()
+def test_pytorch_weights(official_file: Path) -> None:
+    shutil.copy(official_file, ".")
     page = run_page("docs/pytorch-weights.md", {"images": jnp.ones((1, 224, 224, 3))})
     np.testing.assert_allclose(
         page["small"](page["images"]), page["logits"], atol=1e-4 * float(jnp.abs(page["logits"]).max())
