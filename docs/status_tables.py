@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.comparison import OURS
-from benchmarks.marked import table, with_section
+from benchmarks.markdown import figure, replaced, table
 from benchmarks.options import add_results, run
-from benchmarks.readme_table import existing_file, figure
+from benchmarks.readme_table import existing_file
 from benchmarks.results import read_results
 from cdnv2_jax.commands.guard import OneLineParser
 from cdnv2_jax.detection.published import PUBLISHED
@@ -39,17 +39,19 @@ class OutOfDate(Exception):
 
 def errors() -> str:
     """Top-1 errors: one row for each network and data set that something was published for."""
-    rows = [["network", "data set", "top-1 error, published, %", "here", "source"]]
+    header = ["network", "data set", "top-1 error, published, %", "here", "source"]
+    rows = []
     for name, entry in MODELS.items():
         if entry.published:
             for data_set, error in entry.published.top1_error.items():
                 rows.append([called(name, entry), DATA_SETS[data_set], f"{error:.2f}", NOT_RUN, entry.published.source])
-    return table(rows)
+    return table(header, rows)
 
 
 def costs() -> str:
     """FLOPs and parameters, published and counted, of networks with their usual number of classes."""
-    rows = [["network", "image", "FLOPs, published", "FLOPs, here", "parameters, published", "parameters, here"]]
+    header = ["network", "image", "FLOPs, published", "FLOPs, here", "parameters, published", "parameters, here"]
+    rows = []
     for name, entry in MODELS.items():
         if entry.published:
             halved = name in HALVED
@@ -59,22 +61,23 @@ def costs() -> str:
             published = entry.published
             cells = [published.flops, f"{cost.flops:,}", published.params, f"{cost.params:,}"]
             rows.append([what, f"{entry.image_size}²", *cells])
-    return table(rows)
+    return table(header, rows)
 
 
 def detectors() -> str:
     """mAP on COCO."""
-    rows = [["detector", "backbone", "mAP, published, %", "here"]]
+    rows = []
     for detector, backbones in PUBLISHED.items():
         rows += [[detector, f"`{backbone}`", f"{value:.1f}", NOT_RUN] for backbone, value in backbones.items()]
-    return table(rows)
+    return table(["detector", "backbone", "mAP, published, %", "here"], rows)
 
 
 def times(results: Path) -> str:
     """Milliseconds of the condensed networks, beside PyTorch computing what the official conversion makes of them."""
     record = read_results(results / "inference.json")
     peers = {OURS: "here", OFFICIAL: "official conversion, PyTorch", FOLDED: "its index folded, torch.compile"}
-    rows = [["network, condensed", "batch", *(f"{title}, ms" for title in peers.values())]]
+    header = ["network, condensed", "batch", *(f"{title}, ms" for title in peers.values())]
+    rows = []
     for entry in record["entries"]:
         if entry["form"] == "condensed":
             medians = {peer: spread["median"] for peer, spread in entry["milliseconds"].items()}
@@ -82,7 +85,7 @@ def times(results: Path) -> str:
             rows.append([f"`{entry['model']}`", str(entry["batch"]), *cells])
     machine = record["machine"]
     where = f"{machine['cores']} cores of an {machine['processor']}, float32, {machine['date']}"
-    return f"{table(rows)}\n\nMedians on {where}."
+    return f"{table(header, rows)}\n\nMedians on {where}."
 
 
 def called(name: str, entry: ModelEntry) -> str:
@@ -103,7 +106,7 @@ def updated(page: str, results: Path) -> str:
     """The page's text with all tables; UserError when a section's comments are not there."""
     for name, text in sections(results):
         start, end = f"<!-- {name}: python -m docs.status_tables -->", f"<!-- end of {name} -->"
-        page = with_section(page, start, end, text, what="the page")
+        page = replaced(page, start, end, text, document="the page")
     return page
 
 

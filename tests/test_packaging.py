@@ -80,7 +80,19 @@ USES = {
     ),
     "checkpoints": ("import cdnv2_jax; cdnv2_jax.save, cdnv2_jax.load, cdnv2_jax.load_torch_checkpoint", set()),
 }
-HEAVY = {"torch", "matplotlib", "sklearn", "scipy", "grain", "cv2", "PIL", "tensorboardX", "tensorflow", "rich"}
+HEAVY = {
+    "torch",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "grain",
+    "cv2",
+    "PIL",
+    "tensorboardX",
+    "tensorflow",
+    "orbax",
+    "rich",
+}
 
 
 @pytest.mark.parametrize(("code", "more"), USES.values(), ids=USES)

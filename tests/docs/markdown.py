@@ -17,7 +17,7 @@ ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "tests" / "golden" / "README.
 """With links."""
 
 PROGRAMS = ("python", "make", "pip", "cdnv2", "cdnv2-convert")
-ENDS = {"&&", "||", ";", "&", "|", "do", "done", "break"}
+ENDS = {"&&", "||", ";", "&", "|", ">", "do", "done", "break"}
 
 
 def name_of(page: Path) -> str:

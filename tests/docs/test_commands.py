@@ -97,7 +97,10 @@ def test_command(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         check_module(arguments[1], arguments[2:], command, monkeypatch, capsys)
     elif arguments[:1] != ["-c"]:
         script = arguments.pop(0) if program == "python" else program
-        if command.abbreviated:
+        if script not in SCRIPTS:
+            assert (ROOT / script).is_file(), f"no script {script}"
+            check_module(script.removesuffix(".py").replace("/", "."), arguments, command, monkeypatch, capsys)
+        elif command.abbreviated:
             check_flags(script, arguments, capsys)
         else:
             check_script(script, arguments, command, capsys)
@@ -117,6 +120,7 @@ def check_requirements(arguments: list[str]) -> None:
     for argument in arguments:
         if match := re.fullmatch(r"([\w.-]+)\[([\w,-]+)\]", argument):
             name, extras = match[1], set(match[2].split(","))
+            assert name != "cdnv2-jax", "the package is on no index: install it from the checkout, '.[extra]'"
             if name not in known:
                 known[name] = set(importlib.metadata.metadata(name).get_all("Provides-Extra") or [])
             assert extras <= known[name], f"{name} has the extras {sorted(known[name])}"
@@ -192,6 +196,8 @@ def check_config(arguments: list[str]) -> None:
         "python convert_torch_weights.py --input x --output y",
         "make tests",
         "pip install .[tests]",
+        "pip install cdnv2-jax[export]",
+        "python docs/no_such_drawings.py",
     ],
 )
 def test_what_would_be_found(wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

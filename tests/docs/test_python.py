@@ -16,7 +16,7 @@ from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
 from tests.torch_io.official_files import save as save_official
 from tests.torch_io.official_files import training_file, twin_in_form
 
-TRIED_ELSEWHERE = {"docs/extend.md": "tests/docs/test_extend.py"}
+TRIED_ELSEWHERE = {"docs/extend.md": "tests/docs/test_extend.py", "docs/export.md": "tests/export/test_alone.py"}
 
 
 def run_page(page: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -85,6 +85,13 @@ def test_fine_tune() -> None:
     assert run_page("docs/fine-tune.md")["small"].form_name == "condensed"
 
 
+def test_report() -> None:
+    save("runs/digits/condensed", network("condensed"))
+    page = run_page("docs/report.md")
+    assert page["heat"].shape == (2, 2)
+    assert np.isnan(page["heat"][1, 0])
+
+
 def test_detection() -> None:
     boxes = jnp.array([[0, 0, 32, 32], [1, 1, 33, 33], [100, 80, 300, 290.0]])
     maps = [jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)]
@@ -99,4 +106,5 @@ def test_every_page_with_python_is_run() -> None:
     for page in PAGES:
         if python_blocks(page) and name_of(page) not in TRIED_ELSEWHERE:
             assert f'run_page("{name_of(page)}"' in tried, f"{name_of(page)} has Python that nothing runs"
-    assert all((ROOT / file).is_file() for file in TRIED_ELSEWHERE.values())
+    for page, file in TRIED_ELSEWHERE.items():
+        assert Path(page).name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not run {page}"
