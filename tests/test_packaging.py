@@ -1,5 +1,7 @@
 """What is installed: the package whole, with its data files and nothing else, its commands, and light imports."""
 
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +72,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_version_is_the_changelogs() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"version: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_extras_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(PROJECT["optional-dependencies"])
+
+
+def test_what_is_required_is_pinned() -> None:
+    """In requirements.txt, but for TensorFlow, which only preparing data sets needs."""
+    required = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    names = {re.split(r"[\[<>=;]", requirement)[0] for requirement in required}
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    assert {name.lower() for name in names} - {name.lower() for name in pinned} == {"cdnv2-jax", "tensorflow-cpu"}
 
 
 USES = {
