@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
-.PHONY: quickstart test soak check bench bench-results clean
+.PHONY: quickstart test soak check bench bench-results docs clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
@@ -34,6 +34,9 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 	$(BIN)/python -m benchmarks.compile_time --output benchmarks/results
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme_table
+
+docs: $(VENV)/.dev  ## the API reference as HTML in site/, from the docstrings
+	$(BIN)/python -m docs.api_reference
 
 clean:
 	rm -rf $(VENV)

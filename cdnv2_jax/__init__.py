@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from cdnv2_jax.torch_io.checkpoint import load_torch_checkpoint
     from cdnv2_jax.torch_io.state_dict import to_torch_state_dict
 
+    __version__: str
+
 __all__ = [
     "UserError",
     "condense",
@@ -41,10 +43,22 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     # Imported on first use: `main.py --help` and a mistyped flag need not wait for JAX.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def _version() -> str:
+    """Of the installed package; of a checkout that nobody installed nothing is known."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("cdnv2-jax")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

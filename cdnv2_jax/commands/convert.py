@@ -1,10 +1,10 @@
-"""`python convert_torch_weights.py`."""
+"""`python convert_torch_weights.py`, or `cdnv2-convert` where the package is installed."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdnv2_jax.commands.guard import OneLineParser, guarded
+from cdnv2_jax.commands.guard import OneLineParser, guarded, program_name
 from cdnv2_jax.errors import UserError
 
 
@@ -14,12 +14,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.halve_classifier and not options.condense:
         parser.error("--halve-classifier is a part of condensing: add --condense")
-    return guarded(lambda: _to_torch(options) if options.to_torch else _from_torch(options), "convert_torch_weights.py")
+    return guarded(lambda: _to_torch(options) if options.to_torch else _from_torch(options), parser.prog)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="convert_torch_weights.py", description="Converts official PyTorch checkpoints to ours, and back."
+        prog=program_name("convert_torch_weights.py", "cdnv2-convert"),
+        description="Converts official PyTorch checkpoints to ours, and back.",
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. cdnv2_a")
     parser.add_argument(

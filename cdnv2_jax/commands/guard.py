@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from cdnv2_jax.errors import LostProcess, UserError
@@ -17,6 +18,11 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def program_name(script: str, command: str) -> str:
+    """What usage and messages call a program: the console command if that was started, else the checkout's script."""
+    return command if Path(sys.argv[0]).stem == command else script
 
 
 def guarded(action: Callable[[], None], program: str) -> int:

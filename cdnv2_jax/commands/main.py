@@ -1,10 +1,11 @@
-"""`python main.py VERB …`."""
+"""`python main.py VERB …`, or `cdnv2 VERB …` where the package is installed."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded
+import cdnv2_jax
+from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded, program_name
 
 WEIGHTS = ("auto", "ema", "model")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     expect_no_more(parser, rest)
 
     def work() -> int:
-        return guarded(lambda: options.action(options), f"main.py {options.verb}")
+        return guarded(lambda: options.action(options), f"{parser.prog} {options.verb}")
 
     if not hasattr(options, "processes"):
         return work()
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="main.py", description="Train, evaluate and condense CondenseNetV2.")
+    program = program_name("main.py", "cdnv2")
+    parser = OneLineParser(prog=program, description="Train, evaluate and condense CondenseNetV2.")
+    parser.add_argument("--version", action="version", version=f"cdnv2-jax {cdnv2_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
     _train(verbs)
     _eval(verbs)

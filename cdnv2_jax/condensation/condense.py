@@ -15,6 +15,9 @@ from cdnv2_jax.models.network import Network
 def condense(model: Network, *, halve_classifier: bool = False) -> CondenseNet:
     """The condensed network of a fully pruned one; the same logits, `model` is left as it is.
 
+    Of n connections in each of G groups n / C are stored: LGC's kernel [n, m] becomes [G, n / C, m / G], SFR's [m, n]
+    becomes [G, m / G, n / C], each with the int32 index [G, n / C] of the channels that were kept.
+
     Args:
       model: masked, every layer at its last stage.
       halve_classifier: also keep only the half of the classifier's inputs with the largest L1 norm, as the official

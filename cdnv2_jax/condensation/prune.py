@@ -28,7 +28,12 @@ def prune(model: Network, stage: int) -> None:
     """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
 
     A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
-    stage already passed changes nothing. Each stage removes n / C connections per group, the least important ones.
+    stage already passed changes nothing. Each stage removes n / C connections per group, the least important ones:
+    in every learned layer's boolean mask [G, n] as many entries become False. Weights stay as they are.
+
+    Args:
+      model: masked.
+      stage: 0, nothing pruned, to `model.condensation_stages`, 1 / C of the connections left.
 
     Raises:
       UserError: the network has no masks, or no such stage.

@@ -35,9 +35,16 @@ class Cost:
 
 
 def count_flops(model: AnyNetwork, image_size: int | tuple[int, int]) -> Cost:
-    """The cost of one image of that size (pixels, or height and width), masked or condensed as `model` is.
+    """The cost of one image, masked or condensed as `model` is.
 
     Follows the official counting (`measure_model`) rule for rule; see `Cost` for what is counted.
+
+    Args:
+      model: any network of `create_model`, `condense`, `load` or `load_torch_checkpoint`.
+      image_size: side of a square image in pixels, or (height, width).
+
+    Raises:
+      UserError: nothing would be left of so small an image.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     model.architecture.check_image(height, width)

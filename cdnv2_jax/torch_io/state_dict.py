@@ -25,6 +25,7 @@ class TensorLike(Protocol):
 def to_torch_state_dict(model: AnyNetwork) -> dict[str, np.ndarray]:
     """The model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
 
+    A convolution's kernel is [out, in / groups, h, w] there, a Linear's [out, in], a mask [out, in, 1, 1].
     The official classes load it (after `torch.from_numpy`) with strict=True. `_stage` and `_count` follow the masks.
     MobileNetV2 has torchvision's layout, ShuffleNetV2 that of its variant.
 

@@ -1,0 +1,1 @@
+"""Scripts that write parts of the pages here: tables, drawings, the API reference."""

@@ -1,0 +1,107 @@
+"""Which documented commands are really run by `make test` or `make soak`, and where; of the others, why not."""
+
+import re
+from typing import NamedTuple
+
+import pytest
+
+from tests.docs.markdown import PAGES, ROOT, commands
+
+
+class Run(NamedTuple):
+    """Where a command, perhaps with other paths and a smaller network, is run.
+
+    Attributes:
+      command: a regular expression for the whole command line.
+      file: what runs it. text: a part of that file by which it does so.
+    """
+
+    command: str
+    file: str
+    text: str
+
+
+RUN = [
+    # make and pip
+    Run("make (test|check)", ".ci/run", "make test"),
+    Run("make quickstart", "Makefile", "main.py train --config configs/digits.py"),
+    Run("make soak", "Makefile", "-m soak"),
+    Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
+    Run(r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt \.\[dev\])", "Makefile", "--editable '.[dev]'"),
+    # train
+    Run(
+        "python main.py train --config configs/digits.py.*", "tests/commands/conftest.py", '"train", "--config", DIGITS'
+    ),
+    Run(
+        "python main.py train --config configs/(imagenet|cifar|finetune).py.*",
+        "tests/commands/test_smoke.py",
+        "TRAINED",
+    ),
+    Run(
+        "python main.py train --config configs/(coco|shapes).py.*", "tests/commands/test_detection_smoke.py", "coco.py"
+    ),
+    Run("python main.py train .*--config.data.source=tfds.*", "tests/commands/test_photographs.py", "tfds"),
+    Run("python main.py train --workdir .*--coordinator .*", "tests/distributed/runs.py", "--coordinator"),
+    Run("python main.py train --coordinator .*", "tests/distributed/runs.py", "--coordinator"),
+    Run("(python main.py|cdnv2) train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
+    # eval
+    Run("python main.py eval --config configs/digits.py.*", "tests/commands/test_train.py", '"eval"'),
+    Run(
+        "python main.py eval --config configs/imagenet.py.*pth.tar.*",
+        "tests/commands/test_official_weights.py",
+        '"eval"',
+    ),
+    Run(
+        "python main.py eval --config configs/(imagenet|finetune).py.*", "tests/commands/test_photographs.py", '"eval"'
+    ),
+    Run("python main.py eval --config configs/cifar.py.*", "tests/commands/test_per_class.py", '"eval"'),
+    Run("python main.py eval --config configs/(coco|shapes).py.*", "tests/commands/test_detection.py", '("eval"'),
+    Run("python main.py eval", "tests/commands/test_eval.py", '"eval"'),
+    # the other verbs
+    Run("(python main.py|cdnv2) condense .*", "tests/commands/test_condense.py", '"condense"'),
+    Run("python main.py prepare .*", "tests/commands/test_prepare.py", '"prepare"'),
+    Run("python main.py report .*", "tests/commands/test_report.py", '"report"'),
+    Run("python main.py export .*", "tests/commands/test_export.py", '"export"'),
+    Run("python main.py predict .*", "tests/commands/test_predict.py", '"predict"'),
+    Run("python main.py", "tests/commands/test_help.py", '"main.py"'),
+    Run("cdnv2 --version", "tests/test_packaging.py", "--version"),
+    Run("(python convert_torch_weights.py|cdnv2-convert).*", "tests/commands/test_convert.py", "CONVERT"),
+    # modules
+    Run("python -m tests.golden_check .*", "tests/test_golden.py", "golden_check"),
+    Run("python -m tests.kill_often .*", "Makefile", "tests.kill_often --kills 30"),
+    Run("python -m docs.drawings", "tests/docs/test_drawings.py", "drawings.main("),
+    Run("python -m docs.status_tables.*", "tests/docs/test_status.py", "status_tables.main("),
+    Run("python -m benchmarks.pod_plan.*", "tests/distributed/test_lowering.py", "benchmarks.pod_plan"),
+    Run("python -m benchmarks.accelerator", "tests/benchmarks/test_accelerator.py", "accelerator"),
+    Run("python -m benchmarks.lowerings.*", "tests/benchmarks/test_lowerings.py", "lowerings"),
+    Run("python -m benchmarks.detectors --docs", "tests/benchmarks/test_scripts.py", "detectors.main("),
+]
+
+NOT_RUN = {
+    "python main.py train --distributed": "needs SLURM, Open MPI or a pod; processes named by flags are tested",
+    "make bench(-results)?": "minutes to an hour of measuring; each of its scripts runs small in tests/benchmarks",
+    r"pip install .*(tfds-prepare|cuda13).*": "gigabytes that tests do not need",
+    r"pip install (-e )?\.\[(detection|torch,export)\]": "a part of '.[dev]'",
+    "python -m benchmarks.input_pipeline": "a measurement of a minute; its parts are tested in tests/data",
+    "python docs/report_pictures.py .*": "needs a finished run; what it draws with is tested in tests/report",
+    "python -m benchmarks.detector_step .*": "11 GiB of memory and minutes; small steps run in tests/detection",
+}
+"""Command → why nothing runs it."""
+
+COMMANDS = sorted({str(command) for page in PAGES for command in commands(page) if command.words[1:2] != ("-c",)})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_known_to_be_run_or_not(command: str) -> None:
+    runs = [run for run in RUN if re.fullmatch(run.command, command)]
+    reasons = [reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, command)]
+    assert runs or reasons, "say in RUN or NOT_RUN where it is run, or why not"
+    assert not (runs and reasons)
+
+
+@pytest.mark.parametrize("run", RUN, ids=lambda run: run.command)
+def test_is_run_there(run: Run) -> None:
+    assert any(re.fullmatch(run.command, command) for command in COMMANDS), "no page has such a command"
+    file = ROOT / run.file
+    assert file.is_file(), f"{run.file} is gone"
+    assert run.text in file.read_text(encoding="utf-8"), f"{run.file} does not run it"

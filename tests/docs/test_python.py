@@ -1,0 +1,110 @@
+"""The Python on the pages runs, and does what its comments say."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdnv2_jax import save
+from cdnv2_jax.models.registry import architecture_of
+from tests.checkpoint.networks import network
+from tests.data.readers.cifar_binaries import image_and_label, write_folder
+from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
+from tests.torch_io.official_files import save as save_official
+from tests.torch_io.official_files import training_file, twin_in_form
+
+TRIED_ELSEWHERE = {"docs/extend.md": "tests/docs/test_extend.py", "docs/export.md": "tests/export/test_alone.py"}
+
+
+def run_page(page: str, names: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Runs all Python blocks of a page one after the other, as a reader would; what they define."""
+    namespace: dict[str, Any] = {"__name__": "page", **(names or {})}
+    for block in python_blocks(ROOT / page):
+        # Lines count as on the page, so that a traceback points there.
+        code = compile("\n" * block.line + block.text, str(block.page), "exec")
+        exec(code, namespace)
+    return namespace
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that a page reads or writes are in a directory of their own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def official_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the official training script leaves of cdnv2_a, fully pruned, with drawn weights."""
+    twin = twin_in_form(architecture_of("cdnv2_a"), 7)
+    contents = training_file(twin, ema=twin, arch="cdnv2_a")
+    return save_official(tmp_path_factory.mktemp("official") / "model_best.pth.tar", contents)
+
+
+@pytest.mark.slow  # cdnv2_a at full size: some seconds each to prune it and to run it layer by layer
+def test_readme(official_file: Path) -> None:
+    shutil.copy(official_file, ".")
+    page = run_page("README.md")
+    assert page["logits"].shape == (1, 1000)
+    assert {stride: maps.shape[1] for stride, maps in page["maps"].items()} == {4: 56, 8: 28, 16: 14, 32: 7}
+    assert (page["cost"].flops, page["cost"].params) == (45_874_350, 2_038_444)
+    assert page["tensors"]["features.init_conv.weight"].shape == (16, 3, 3, 3)
+
+
+@pytest.mark.slow  # the same network, read from a file
+def test_pytorch_weights(official_file: Path) -> None:
+    shutil.copy(official_file, ".")
+    page = run_page("docs/pytorch-weights.md", {"images": jnp.ones((1, 224, 224, 3))})
+    np.testing.assert_allclose(
+        page["small"](page["images"]), page["logits"], atol=1e-4 * float(jnp.abs(page["logits"]).max())
+    )
+    assert any(key.endswith("sfr.index") for key in page["tensors"])
+
+
+def test_concepts() -> None:
+    page = run_page("docs/concepts.md")
+    assert float(page["difference"]) < 1e-5
+    # Of a layer that reads n channels, n · 32 weights of LGC and 8 · n of SFR, at 16 × 16 pixels.
+    learned = sum(n * (32 + 8) * 16 * 16 for n in (16, 24, 32, 40))
+    assert page["before"] - page["after"] == learned * 3 // 4
+
+
+def test_data() -> None:
+    write_folder(Path("data"), "cifar10")
+    page = run_page("docs/data.md")
+    image, label = image_and_label("cifar10", "train", 0)
+    assert page["sample"].image.shape == (32, 32, 3)
+    assert np.array_equal(page["sample"].image, image) and page["sample"].label == label
+    assert page["sample"].name == "cifar10 train image 0"
+
+
+def test_fine_tune() -> None:
+    save("photos_small", network("condensed"))
+    assert run_page("docs/fine-tune.md")["small"].form_name == "condensed"
+
+
+def test_report() -> None:
+    save("runs/digits/condensed", network("condensed"))
+    page = run_page("docs/report.md")
+    assert page["heat"].shape == (2, 2)
+    assert np.isnan(page["heat"][1, 0])
+
+
+def test_detection() -> None:
+    boxes = jnp.array([[0, 0, 32, 32], [1, 1, 33, 33], [100, 80, 300, 290.0]])
+    maps = [jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)]
+    names = {"boxes": boxes, "scores": jnp.array([0.9, 0.8, 0.7]), "labels": jnp.array([1, 1, 2]), "maps": maps}
+    page = run_page("docs/detection.md", names)
+    assert page["keep"].tolist() == [True, False, True]
+    assert page["pooled"].shape == (3, 7, 7, 4)
+
+
+def test_every_page_with_python_is_run() -> None:
+    tried = Path(__file__).read_text(encoding="utf-8")
+    for page in PAGES:
+        if python_blocks(page) and name_of(page) not in TRIED_ELSEWHERE:
+            assert f'run_page("{name_of(page)}"' in tried, f"{name_of(page)} has Python that nothing runs"
+    for page, file in TRIED_ELSEWHERE.items():
+        assert Path(page).name in (ROOT / file).read_text(encoding="utf-8"), f"{file} does not run {page}"
