@@ -10,15 +10,16 @@ from tests.golden_format import read_golden
 
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 
-# Nearly all of it is compilation, in float64: a whole training step, ten seconds and more; or 36 layers, up to a minute.
-MARKS = {
-    **dict.fromkeys(("digits_trajectory", "digits_trajectory_c8g4", "imagenet_cdnv2_a"), [pytest.mark.slow]),
-    **dict.fromkeys(("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8"), [pytest.mark.soak]),
-}
+# Ten seconds and more, or up to a minute, nearly all of it compilation in float64: a training step, or 36 layers.
+SLOW = ("digits_trajectory", "digits_trajectory_c8g4", "imagenet_cdnv2_a")
+SOAK = ("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8")
 
 
 def files_with_marks() -> list:
-    return [pytest.param(file, id=file.stem, marks=MARKS.get(file.stem, [])) for file in FILES]
+    def marks(name: str) -> list:
+        return [pytest.mark.slow] if name in SLOW else [pytest.mark.soak] if name in SOAK else []
+
+    return [pytest.param(file, id=file.stem, marks=marks(file.stem)) for file in FILES]
 
 
 def test_there_are_golden_files():
