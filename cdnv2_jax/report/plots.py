@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.files import replacing
+
 Record = dict[str, Any]
 
 PLOTS = ("learning_curves.png", "sparsity.png")
@@ -21,7 +23,8 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
     draw_sparsity(over_time, records)
     paths = [directory / name for name in PLOTS]
     for figure, path in zip((curves, over_time), paths, strict=True):
-        figure.savefig(path, dpi=130)
+        with replacing(path) as scratch:
+            figure.savefig(scratch, dpi=130)
     return paths
 
 
