@@ -28,7 +28,6 @@ def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *
         # The row of the stem comes first: a block's last source is one row further down than its layer is a column.
         axes.plot([end - 0.5, layers - 0.5], [end + 0.5] * 2, color=MUTED, ls="--", lw=0.8)
         axes.plot([end - 0.5] * 2, [-0.5, end + 0.5], color=MUTED, ls="--", lw=0.8)
-    axes.plot([-0.5, layers - 0.5], [-0.5, layers - 0.5], color=MUTED, lw=0.5)
     step = max(1, -(-layers // 9))
     ticks = np.arange(0, layers, step)
     axes.set_xticks(ticks, labels=[str(tick + 1) for tick in ticks])

@@ -35,8 +35,8 @@ def inline_svg(
     import matplotlib
     from matplotlib.figure import Figure
 
-    written = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": prefix}), warnings.catch_warnings():
+    written, style = io.StringIO(), dict[Any, Any](STYLE, **{"svg.hashsalt": prefix})
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         # Signs that Matplotlib's own font lacks are drawn by the browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -3,10 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense
 from cdnv2_jax.condensation.prune import prune
+from cdnv2_jax.layers.condensed import CondensedGroupConv
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.report.connections import (
     Connections,
@@ -78,6 +80,10 @@ def _map_of_twin(twin: CondenseNetTwin, architecture: Architecture, kind: type[M
     return found
 
 
+def _kept(layer: MaskedPointwise) -> torch.Tensor:
+    return layer.connections(layer._mask)[..., 0]
+
+
 KINDS = {"lgc": LearnedGroupConvolution, "sfr": SparseFeatureReactivation}
 
 
@@ -89,9 +95,9 @@ def test_masked_against_the_twin(kind: str) -> None:
     layers = layer_connections(jax_model(twin, SMALL_V2))
     values = layer_map(SMALL_V2, [getattr(layer, kind).per_channel for layer in layers])
     np.testing.assert_allclose(values, _map_of_twin(twin, SMALL_V2, KINDS[kind]), rtol=1e-12)
-    masks = [layer for layer in twin.modules() if isinstance(layer, KINDS[kind])]
+    masks = [layer for layer in twin.modules() if isinstance(layer, MaskedPointwise) and type(layer) is KINDS[kind]]
     for ours, theirs in zip(layers, masks, strict=True):
-        assert (getattr(ours, kind).kept == (theirs.connections(theirs._mask)[..., 0].numpy() != 0)).all()
+        assert (getattr(ours, kind).kept == (_kept(theirs).numpy() != 0)).all()
 
 
 @pytest.mark.parametrize("architecture", [SMALL_V1, SMALL_V2], ids=["v1", "v2"])
@@ -132,7 +138,9 @@ def test_an_index_beyond_the_channels(channel: int) -> None:
     model = jax_model(random_twin(SMALL_V1), SMALL_V1)
     prune(model, 3)
     broken = nnx.clone(condense(model))
-    index = broken.blocks[0][1].lgc.index
+    lgc = broken.blocks[0][1].lgc
+    assert isinstance(lgc, CondensedGroupConv)
+    index = lgc.index
     index[...] = index[...].at[0, 0].set(channel)
     with pytest.raises(UserError, match=rf"layer 2, LGC: its index goes from .*{channel}.* channels"):
         layer_connections(broken)

@@ -38,7 +38,8 @@ def test_all_text_is_escaped() -> None:
 
 def test_evil_names_and_configs() -> None:
     """In drawings too, where they pass through Matplotlib's letters."""
-    predictions = Predictions(*np.array([[0, 1, 2], [0, 1, 1], [1, 1, 0]]), np.array([0.9, 0.8, 0.7]))
+    images, labels, told = np.array([[0, 1, 2], [0, 1, 1], [1, 1, 0]])
+    predictions = Predictions(images, labels, told, np.array([0.9, 0.8, 0.7]))
     sections = [
         figures_section({EVIL: {EVIL: EVIL, "accuracy": float("nan")}, "stages_passed": [EVIL]}, [EVIL]),
         mistakes_section(predictions, [EVIL, "猫\n\x07 two"], lambda index: PIXELS, [EVIL]),

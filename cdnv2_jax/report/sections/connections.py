@@ -53,10 +53,12 @@ def connections_section(network: CondenseNet) -> Section:
     Raises:
       UserError: a condensed network's index is broken.
     """
-    layers = layer_connections(network)
-    drawings = _drawings(LGC, network.architecture, [layer.lgc for layer in layers])
+    layers, a = layer_connections(network), network.architecture
+    kinds = [_drawings(LGC, a, [layer.lgc for layer in layers])]
     if reactivations := [layer.sfr for layer in layers if layer.sfr is not None]:
-        drawings += _drawings(SFR, network.architecture, reactivations)
+        kinds.append(_drawings(SFR, a, reactivations))
+    # The same picture of both kinds, side by side.
+    drawings = [each for pair in zip(*kinds, strict=True) for each in pair]
     return Section("connections", "Connections", [_state(network)], drawings=drawings)
 
 

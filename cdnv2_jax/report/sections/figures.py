@@ -17,6 +17,7 @@ NAMES = {
     "truncated": "images whose result a limit could have changed",
     "max_logit_difference": "largest difference of logits, masked and condensed",
     "stages_passed": "condensation stages passed",
+    "live": "weights not averaged",
 }
 
 
@@ -33,14 +34,14 @@ def figures_section(figures: Mapping[str, Any], text: list[str]) -> Section:
     if columns:
         rows = dict.fromkeys(key for values in columns.values() for key in values)
         cells = [[named(key), *(shown(key, values.get(key, "")) for values in columns.values())] for key in rows]
-        tables.append(Table("Networks", ("", *columns), cells))
+        tables.append(Table("Networks", ("", *map(named, columns)), cells))
     if alone:
         tables.append(Table("Further figures", ("", "value"), [[named(k), shown(k, v)] for k, v in alone.items()]))
     return Section("figures", "Figures", text, tables)
 
 
 def named(key: str) -> str:
-    """A figure's name in words."""
+    """What a figure or a column is called, in words."""
     return NAMES.get(key, str(key))
 
 
