@@ -9,6 +9,7 @@ from cdnv2_jax.files import replacing
 Record = dict[str, Any]
 
 PLOTS = ("learning_curves.png", "sparsity.png")
+FEW_STAGES = 4
 TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
 
 
@@ -66,12 +67,13 @@ def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
 
 
 def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> None:
-    """A dashed vertical line where each stage was passed."""
-    for record in of_kind(records, "stage"):
+    """A dashed vertical line where each stage was passed; many stages have their numbers alone beside it."""
+    stages = of_kind(records, "stage")
+    for record in stages:
         axes.axvline(record["step"], color=STAGE, ls="--", lw=1)
         if with_numbers:
             axes.annotate(
-                f"stage {record['stage']}",
+                f"{'stage ' if len(stages) <= FEW_STAGES else ''}{record['stage']}",
                 (record["step"], 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, -10),

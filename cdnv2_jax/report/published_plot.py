@@ -6,15 +6,16 @@ from typing import Any
 
 from cdnv2_jax.report.inline_svg import INK
 
+ABOVE, BELOW = (4, 4), (-4, -10)
 FAMILIES = (
-    ("cdnv2_cifar_", "CondenseNetV2", "#cc6677"),
-    ("cdnv2_", "CondenseNetV2", "#cc6677"),
-    ("condensenet_imagenet_", "CondenseNet (v1)", "#4477aa"),
-    ("condensenet_", "CondenseNet (v1)", "#4477aa"),
-    ("shufflenet_v2_x", "ShuffleNetV2", "#228833"),
-    ("mobilenet_v2_x", "MobileNetV2", "#aa8800"),
+    ("cdnv2_cifar_", "CondenseNetV2", "#cc6677", BELOW),
+    ("cdnv2_", "CondenseNetV2", "#cc6677", BELOW),
+    ("condensenet_imagenet_74_", "CondenseNet (v1)", "#4477aa", ABOVE),
+    ("condensenet_", "CondenseNet (v1)", "#4477aa", ABOVE),
+    ("shufflenet_v2_x", "ShuffleNetV2", "#228833", BELOW),
+    ("mobilenet_v2_x", "MobileNetV2", "#aa8800", ABOVE),
 )
-"""Beginning of a network's name, its family, and that family's colour."""
+"""Beginning of a network's name, its family, and that family's colour and where its labels go, in points."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +52,25 @@ def draw_published(
       figure_name: what `Point.value` is, for the axis.
       own: (millions of FLOPs, the same figure or None where it was not measured) of one's own network.
     """
+    from matplotlib.ticker import LogLocator
+
     axes = figure.subplots()
     seen = set()
     for point in points:
-        prefix, family, colour = next(entry for entry in FAMILIES if point.name.startswith(entry[0]))
+        prefix, family, colour, offset = next(entry for entry in FAMILIES if point.name.startswith(entry[0]))
         label = None if family in seen else family
         seen.add(family)
         axes.plot(point.millions, point.value, "o", color=colour, ms=5, label=label, ls="none")
-        name = point.name.removeprefix(prefix).replace("_", ".").removeprefix("74.")
-        axes.annotate(name, (point.millions, point.value), (4, 4), textcoords="offset points", fontsize=8)
+        name, side = point.name.removeprefix(prefix).replace("_", "."), "left" if offset == ABOVE else "right"
+        axes.annotate(name, (point.millions, point.value), offset, textcoords="offset points", ha=side, fontsize=8)
     if own is not None and own[1] is None:
         axes.axvline(own[0], color=INK, ls="--", lw=1, label="this network")
     elif own is not None:
         axes.plot(*own, "*", color=INK, ms=12, label="this network", ls="none")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="both", labelsize=8)
+    axes.minorticks_off()
     axes.set(xlabel="FLOPs (official count), millions", ylabel=figure_name)
     axes.margins(0.12)
     axes.grid(alpha=0.2)

@@ -10,10 +10,7 @@ import pytest
 from cdnv2_jax.commands.main import main
 from tests.browser import SCHEMES, SIZES, Tab, browser_tab, find_browser
 
-pytestmark = [
-    pytest.mark.slow,  # a browser to start, twice
-    pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on this machine"),
-]
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on this machine")
 
 COLOUR = "getComputedStyle(document.body).backgroundColor"
 """Of the page's ground."""

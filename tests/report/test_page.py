@@ -2,11 +2,13 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import cdnv2_jax.report.page as page_module
 from cdnv2_jax.report.confusion import Predictions
 from cdnv2_jax.report.data_uri import image_uri
 from cdnv2_jax.report.inline_svg import INK, inline_svg
@@ -72,6 +74,34 @@ def test_for_phones_and_both_schemes() -> None:
     assert metas["viewport"] == "width=device-width, initial-scale=1"
     assert metas["color-scheme"] == "light dark" and "prefers-color-scheme: dark" in html
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in page.tags)
+
+
+def _variables(css: str) -> dict[str, np.ndarray]:
+    return {
+        name: np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)])
+        for name, code in re.findall(r"--(\w+): #(\w{6})", css)
+    }
+
+
+def _luminance(colour: np.ndarray) -> float:
+    """Relative luminance, as WCAG 2.1 defines it."""
+    share = colour / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_contrast(scheme: int) -> None:
+    """4.5 to 1 for letters, 3 to 1 for lines, on both grounds (WCAG 2.1, AA)."""
+    css = (Path(page_module.__file__).parent / "page.css").read_text()
+    colours = _variables(re.findall(r":root \{(.*?)\}", css, re.DOTALL)[scheme])
+    for ground in ("paper", "panel"):
+        for name, least in (
+            *((name, 4.5) for name in ("ink", "muted", "link")),
+            *((name, 3.0) for name in ("blue", "red", "green", "yellow", "heat")),
+        ):
+            low, high = sorted((_luminance(colours[name]), _luminance(colours[ground])))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_links_lead_to_all_sections() -> None:

@@ -9,15 +9,15 @@ from cdnv2_jax.report.page import Section, Table
 PERCENT = ("accuracy", "top1", "top5")
 NAMES = {
     "flops": "FLOPs (official count)",
-    "params": "parameters (official count)",
+    "params": "parameters",
     "multiply_adds": "multiply-adds (true)",
     "ms_per_image": "ms per image",
     "loss": "loss, nats",
     "top5": "top-5 accuracy",
-    "truncated": "images whose result a limit could have changed",
+    "truncated": "images cut short by a limit",
     "max_logit_difference": "largest difference of logits, masked and condensed",
     "stages_passed": "condensation stages passed",
-    "live": "weights not averaged",
+    "live": "not averaged",
 }
 
 
@@ -54,5 +54,5 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if value == -1:
-        return "none there"  # COCO's figure where there is nothing to find
+        return "–"  # COCO's figure where there is nothing to find
     return f"{value:.4g}"

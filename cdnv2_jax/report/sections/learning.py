@@ -24,8 +24,8 @@ def learning_section(records: Sequence[Record], convs_per_layer: int | None) -> 
             key="curves",
             height=4.4,
             label=f"Curves of loss and of accuracy or AP over {last:,} steps, {len(stages)} stages marked.",
-            caption="Of training batches and of the held-out images. Dashed: a condensation stage was passed there; "
-            "what the cut connections did has to be learnt again.",
+            caption="Of training batches and of the held-out images. Dashed, numbered: a condensation stage was "
+            "passed; what the cut connections did has to be learnt again.",
         ),
         drawing(
             lambda figure: draw_sparsity(figure, records),

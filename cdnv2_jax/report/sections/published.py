@@ -43,7 +43,8 @@ def published_section(
     own_text = "Its place by FLOPs alone is the dashed line: no figure of it was measured here."
     if own[1] is not None:
         own_text = f"The star is this network: {own[1]:.2f} at {own[0]:,.1f} million FLOPs, measured here."
-    rows = [(p.name, f"{p.value:g}", p.flops, p.params, p.source) for p in points]
+    digits = max(len(f"{p.value:g}".partition(".")[2]) for p in points)
+    rows = [(p.name, f"{p.value:.{digits}f}", p.flops, p.params, p.source) for p in points]
     return Section(
         "published",
         f"Beside published networks on {where}",
