@@ -22,12 +22,10 @@ class Predictions:
     @classmethod
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray, images: np.ndarray) -> "Predictions":
         """The largest of `logits` [n, classes] and its probability; of equal ones the first counts as larger."""
-        wide = logits.astype(np.float64)
-        largest = wide.max(1)
         with np.errstate(invalid="ignore"):  # logits that are no numbers have no probabilities
-            probabilities = 1 / np.exp(wide - largest[:, None]).sum(1)
+            probabilities = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1, dtype=np.float64)
         images, labels = np.asarray(images, np.int64), np.asarray(labels, np.int64)
-        return cls(images, labels, wide.argmax(1), np.nan_to_num(probabilities, nan=0.0))
+        return cls(images, labels, logits.argmax(1), np.nan_to_num(probabilities, nan=0.0))
 
     @property
     def mistakes(self) -> np.ndarray:
