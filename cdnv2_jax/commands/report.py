@@ -61,8 +61,10 @@ def report(workdir: Path) -> None:
             config.check()
     network = next((read_network(workdir / n) for n in NETWORKS if is_checkpoint(workdir / n)), None)
     pictures: list[np.ndarray] = []
+    with _telling_of_damage(workdir / (SUMMARY_FILE if summary else METRICS_FILE)):
+        sections = [_figures(records, summary)]
     with _telling_of_damage(workdir / METRICS_FILE):
-        sections = [_figures(records, summary), learning_section(records, _convs_per_layer(network))]
+        sections.append(learning_section(records, _convs_per_layer(network)))
     if isinstance(network, CondenseNet):
         sections.append(connections_section(network))
     if isinstance(config, ClassificationConfig):

@@ -35,7 +35,8 @@ def inline_svg(
     import matplotlib
     from matplotlib.figure import Figure
 
-    written, style = io.StringIO(), dict[Any, Any](STYLE, **{"svg.hashsalt": prefix})
+    written = io.StringIO()
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Signs that Matplotlib's own font lacks are drawn by the browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

@@ -143,7 +143,13 @@ def test_records_of_earlier_versions(shell: Shell) -> None:
 
 BROKEN_FILES = {
     "config.json": ["{", "[1]", '{"model": {}}', '{"task": "cooking"}', "[" * 100_000],
-    "summary.json": ["{", "[1]", '{"condensed": {"accuracy": "all"}}', '{"condensed": 3}'],
+    "summary.json": [
+        "{",
+        "[1]",
+        '{"condensed": {"accuracy": "all"}}',
+        '{"condensed": 3}',
+        '{"x": {"top5": 1%s}}' % ("0" * 400),
+    ],
     "predictions.csv": [
         "",
         "image,label,predicted,probability\n0,10,0,0.5\n",
