@@ -50,9 +50,7 @@ def classifier_examples(config: ClassificationConfig) -> Examples:
     return Examples(source.class_names, len(source), picture)
 
 
-def detector_pictures(
-    config: DetectionConfig, results: Sequence[dict[str, Any]]
-) -> tuple[list[np.ndarray], Sequence[str]]:
+def detector_pictures(config: DetectionConfig, results: Sequence[dict[str, Any]]) -> tuple[list[np.ndarray], list[str]]:
     """Images with what was found on them, and notes; without their data a note alone.
 
     Raises:

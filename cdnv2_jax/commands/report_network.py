@@ -12,12 +12,12 @@ from cdnv2_jax.classification.published import NAMES, data_set_of_published, pub
 from cdnv2_jax.detection.checkpoint import KIND, load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.published import PUBLISHED, SOURCE
-from cdnv2_jax.files import refuse_existing, replacing
+from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.models.condensenet import CondenseNet, Form
 from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.report.cost import Cost, count_flops, network_cost
-from cdnv2_jax.report.page import Section, render_page
+from cdnv2_jax.report.page import Section, render_page, write_page
 from cdnv2_jax.report.sections.connections import connections_section
 from cdnv2_jax.report.sections.figures import figures_section
 from cdnv2_jax.report.sections.published import backbone_points, classifier_points, published_section
@@ -55,9 +55,7 @@ def report_network(
     if data_set is not None:
         sections.append(_published(data_set, cost, None))
     page = render_page(f"{network.name} ({network.form_name})", f"Network in {checkpoint}", sections)
-    with replacing(output) as scratch:
-        scratch.write_text(page, encoding="utf-8")
-    print(output)
+    print(write_page(output, page))
 
 
 def read_network(

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from cdnv2_jax.files import replacing
+
 TEMPLATE, STYLE = "page.html.jinja", "page.css"
 
 
@@ -60,3 +62,10 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), **options)
     style = (here / STYLE).read_text(encoding="utf-8")
     return environment.get_template(TEMPLATE).render(title=title, subtitle=subtitle, sections=sections, style=style)
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Writes the file, all of it or nothing; UserError when it cannot be."""
+    with replacing(path) as scratch:
+        scratch.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold what is no letter
+    return path

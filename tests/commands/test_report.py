@@ -165,6 +165,16 @@ def test_damaged_files(name: str, text: str, smoke_run: Path, shell: Shell) -> N
     assert f"run/{name}" in shell.refuses("main.py", "report", "--workdir", "run")
 
 
+def test_letters_that_are_none(smoke_run: Path, shell: Shell) -> None:
+    """Halves of pairs, which JSON lets pass and no file can hold; and text that looks like tags."""
+    _copy(smoke_run, "metrics.jsonl", "config.json")
+    config = json.loads(Path("run/config.json").read_text())
+    config["data"]["directory"] = "\ud800<script>alert(1)</script>"
+    Path("run/config.json").write_text(json.dumps(config))
+    shell.succeeds("main.py", "report", "--workdir", "run")
+    assert "?<script>alert(1)</script>" in _page("run/report.html").text
+
+
 def test_damaged_network(smoke_run: Path, shell: Shell) -> None:
     _copy(smoke_run, "metrics.jsonl", "config.json", "masked")
     shutil.rmtree("run/masked/arrays")
