@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
+	$(BIN)/python main.py report --workdir runs/digits
 
 test: $(VENV)/.dev check  ## style, types and the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"

@@ -29,6 +29,7 @@ class Evaluation:
       logits: float32 [count, classes].
       labels: int32 [count].
       ranks: int [count], how many classes come before the label.
+      images: int64 [count], the samples' positions in the data set, which lacks those that cannot be read.
     """
 
     count: int
@@ -38,6 +39,7 @@ class Evaluation:
     logits: np.ndarray
     labels: np.ndarray
     ranks: np.ndarray
+    images: np.ndarray
 
     score_name = "top1"
 
@@ -93,13 +95,15 @@ def evaluate(
     devices = devices or Devices.all()
     graph, state = nnx.split(model)
     state = devices.replicate(state)
-    logits, labels = [], []
+    logits, labels, images, passed = [], [], [], 0
     for rows in batches:
         batch = devices.put_batch({name: rows[name] for name in ("image", "label", "real")})
         batch_logits, batch_labels, real = fetch(_classified(graph, normalisation, devices.everywhere, state, batch))
         logits.append(np.asarray(batch_logits, np.float32)[real])
         labels.append(batch_labels[real])
-    return score(np.concatenate(logits), np.concatenate(labels))
+        images.append(passed + np.flatnonzero(real))
+        passed += len(real)
+    return score(np.concatenate(logits), np.concatenate(labels), np.concatenate(images))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -115,8 +119,8 @@ def _classified(
     return jax.lax.with_sharding_constraint((logits, batch["label"], batch["real"]), everywhere)
 
 
-def score(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Top-1, top-5 and loss of logits [n, classes] for labels [n].
+def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = None) -> Evaluation:
+    """Top-1, top-5 and loss of logits [n, classes] for labels [n]; `images` are 0 … n − 1 unless given.
 
     A label's rank is the number of classes with a larger logit, and of earlier classes with an equal one.
     """
@@ -135,4 +139,5 @@ def score(logits: np.ndarray, labels: np.ndarray) -> Evaluation:
         logits=logits,
         labels=labels,
         ranks=rank,
+        images=np.arange(len(labels)) if images is None else images,
     )

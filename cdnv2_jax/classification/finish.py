@@ -18,15 +18,17 @@ from cdnv2_jax.condensation.prune import stages_passed
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.evaluation import Evaluation, compiled_forward
 from cdnv2_jax.models.families import AnyNetwork
+from cdnv2_jax.report.confusion import Predictions
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.latency import median_milliseconds, milliseconds_per_call
 from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.report.plots import PLOTS, plot_run
+from cdnv2_jax.report.predictions_file import write_predictions
 from cdnv2_jax.report.table import comparison_table
 from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
 
-PER_CLASS_FILE = "per_class.csv"
-RESULTS = ("masked", "condensed", "plain", PER_CLASS_FILE, *PLOTS)
+PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
+RESULTS = ("masked", "condensed", "plain", PER_CLASS_FILE, PREDICTIONS_FILE, *PLOTS)
 
 
 def finish(
@@ -39,11 +41,11 @@ def finish(
 ) -> dict[str, Any]:
     """Condenses the trained network, measures both, and leaves in `workdir`:
 
-    masked/ and condensed/ (checkpoints), learning_curves.png, sparsity.png, per_class.csv and, last, summary.json,
-    which is also what is returned: {"masked": {"accuracy", "top5", "loss", "flops", "params", "ms_per_image"},
-    "condensed": {the same}, "max_logit_difference", "stages_passed"}, with averaged weights "live": {"accuracy",
-    "top5", "loss"} of those not averaged; accuracy in [0, 1]. A run that trained a condensed network has no "masked",
-    one whose network has nothing to condense has "plain" alone, as network and in the summary.
+    masked/ and condensed/ (checkpoints), learning_curves.png, sparsity.png, per_class.csv, predictions.csv and, last,
+    summary.json, which is also what is returned: {"masked": {"accuracy", "top5", "loss", "flops", "params",
+    "ms_per_image"}, "condensed": {the same}, "max_logit_difference", "stages_passed"}, with averaged weights "live":
+    {"accuracy", "top5", "loss"} of those not averaged; accuracy in [0, 1]. A run that trained a condensed network has
+    no "masked", one whose network has nothing to condense has "plain" alone, as network and in the summary.
 
     Every process takes part in the evaluation; the first one measures and writes.
     """
@@ -67,7 +69,9 @@ def finish(
         difference = np.abs(results["masked"].logits - results["condensed"].logits).max()
         summary["max_logit_difference"] = float(difference)
         summary["stages_passed"] = stages_passed(trained)
-    write_per_class(workdir / PER_CLASS_FILE, held_out.source.class_names, list(results.values())[-1].per_class())
+    *_, final = results.values()
+    write_per_class(workdir / PER_CLASS_FILE, held_out.source.class_names, final.per_class())
+    write_predictions(workdir / PREDICTIONS_FILE, Predictions.from_logits(final.logits, final.labels, final.images))
     plot_run(read_metrics(workdir), workdir)
     (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     multiply_adds = {name: cost.multiply_adds for name, cost in costs.items()}

@@ -9,6 +9,7 @@ from rich.console import Console
 from cdnv2_jax.checkpoint.open import open_checkpoint
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.held_out import HeldOut
+from cdnv2_jax.classification.published import NAMES, data_set_of_published, published_data_set
 from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.commands.evaluate_detector import evaluate_detector
 from cdnv2_jax.detection.config import DetectionConfig
@@ -16,7 +17,7 @@ from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.models.registry import architecture_of, model_entry
+from cdnv2_jax.models.registry import model_entry
 from cdnv2_jax.report.cost import count_flops
 from cdnv2_jax.report.per_class import write_per_class
 from cdnv2_jax.torch_io.read import Weights
@@ -77,14 +78,8 @@ def _print_cost_and_published(console: Console, network: AnyNetwork, data: DataC
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
-    dataset = data.source if data.source.startswith("cifar") else "imagenet"
-    # Any image folder may be ImageNet; that of another data set has other classes than the published networks.
-    same = network.architecture == architecture_of(network.name, CLASSES[dataset])
-    comparable = same and data.source not in ("digits", "synthetic")
-    if published is not None and comparable and dataset in published.top1_error:
+    dataset = published_data_set(data.source, network.architecture.num_classes)
+    same = data_set_of_published(network.name, network.architecture)
+    if published is not None and dataset is not None and dataset == same:
         error = published.top1_error[dataset]
         console.print(f"published {NAMES[dataset]} top-1: {100 - error:.2f}% ({published.source})")
-
-
-NAMES = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}

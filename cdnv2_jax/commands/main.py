@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cdnv2_jax
 from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded, program_name
+from cdnv2_jax.errors import UserError
 
 WEIGHTS = ("auto", "ema", "model")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
@@ -80,11 +81,7 @@ def _condense(verbs: argparse._SubParsersAction) -> None:
         "--checkpoint", type=Path, required=True, metavar="PATH", help="directory (ours) or file (official)"
     )
     verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory to make")
-    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
-    verb.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
-    )
-    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
+    _official_file(verb)
     verb.add_argument(
         "--halve-classifier",
         action="store_true",
@@ -94,8 +91,15 @@ def _condense(verbs: argparse._SubParsersAction) -> None:
 
 
 def _report(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "report", "draw a run's plots anew from its metrics", _run_report)
-    verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of a run")
+    verb = _add(verbs, "report", "draw what a run or a network learnt, as pictures and one HTML page", _run_report)
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", type=Path, metavar="DIR", help="of a run, also of one that goes on")
+    what.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="a network alone: directory (ours) or file (official)"
+    )
+    verb.add_argument("--output", type=Path, metavar="FILE.html", help="with --checkpoint: where the page goes")
+    _official_file(verb)
+    verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
 
 
 def _prepare(verbs: argparse._SubParsersAction) -> None:
@@ -116,6 +120,14 @@ def _add(
     verb = verbs.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
     verb.set_defaults(action=action)
     return verb
+
+
+def _official_file(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
+    verb.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
+    )
+    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
 
 
 def _config(verb: argparse.ArgumentParser) -> None:
@@ -205,9 +217,25 @@ def _run_condense(options: argparse.Namespace) -> None:
 
 
 def _run_report(options: argparse.Namespace) -> None:
-    from cdnv2_jax.commands.report import report
+    if options.workdir is not None:
+        if options.output is not None:
+            raise UserError("--output is for --checkpoint: the page of a run is report.html in its --workdir")
+        from cdnv2_jax.commands.report import report
 
-    report(options.workdir)
+        report(options.workdir)
+        return
+    if options.output is None:
+        raise UserError("--checkpoint needs --output FILE.html: say where the page goes")
+    from cdnv2_jax.commands.report_network import report_network
+
+    report_network(
+        options.checkpoint,
+        options.output,
+        model=options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        overwrite=options.overwrite,
+    )
 
 
 def _run_prepare(options: argparse.Namespace) -> None:

@@ -17,12 +17,13 @@ from cdnv2_jax.files import remove
 from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.loop import BEST, CHECKPOINTS, Training
+from cdnv2_jax.training.parse_config import flat_fields
 from cdnv2_jax.training.profile import PROFILE, Profile
-from cdnv2_jax.training.progress import CONFIG_FILE, EVENTS, METRICS_FILE, SUMMARY_FILE
+from cdnv2_jax.training.progress import CONFIG_FILE, EVENTS, METRICS_FILE, REPORT_FILE, SUMMARY_FILE
 from cdnv2_jax.training.stopping import Stopped
 from cdnv2_jax.training.task import Task
 
-RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE)
+RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE)
 """What every run leaves; its task leaves more."""
 BOOKKEEPING = (
     *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
@@ -130,7 +131,7 @@ def _read_object(file: Path) -> dict:
 
 
 def _refuse_foreign(workdir: Workdir, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    old, new = _flat(theirs), _flat(ours)
+    old, new = flat_fields(theirs), flat_fields(ours)
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
     if changed and not workdir.accept_changes:
         raise UserError(
@@ -139,11 +140,3 @@ def _refuse_foreign(workdir: Workdir, ours: dict[str, Any], theirs: dict[str, An
         )
     if (workdir.path / SUMMARY_FILE).exists():
         raise UserError(f"--workdir {workdir.path} holds this run, finished: give another directory, or --overwrite")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data": {"source": …}} → {"data.source": …}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

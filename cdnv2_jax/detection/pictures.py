@@ -19,10 +19,15 @@ SMALL = 320  # pixels of width; smaller images are enlarged, so that names can b
 
 
 def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[str, Any]]) -> None:
-    """Writes a PNG of the first `PICTURES` images that can be read; true objects in white below the detections.
+    """Writes a PNG of `example_pictures`, if there are any."""
+    if pictures := example_pictures(source, results):
+        detections_sheet(pictures, path)
+
+
+def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """The first `PICTURES` images that can be read, uint8 [h, w, 3]; true objects in white below the detections.
 
     Args:
-      path: of the PNG.
       source: the images.
       results: detections on them, in COCO's form for results.
     """
@@ -38,8 +43,7 @@ def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[s
             continue
         if len(pictures) == PICTURES:
             break
-    if pictures:
-        detections_sheet(pictures, path)
+    return pictures
 
 
 def _picture(source: DetectionSource, index: int, found: dict[int, list[dict[str, Any]]]) -> np.ndarray:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.files import replacing
+
 Record = dict[str, Any]
 
 PLOTS = ("learning_curves.png", "sparsity.png")
+FEW_STAGES = 4
 TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
 
 
@@ -21,7 +24,8 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
     draw_sparsity(over_time, records)
     paths = [directory / name for name in PLOTS]
     for figure, path in zip((curves, over_time), paths, strict=True):
-        figure.savefig(path, dpi=130)
+        with replacing(path) as scratch:
+            figure.savefig(scratch, dpi=130)
     return paths
 
 
@@ -63,12 +67,13 @@ def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
 
 
 def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> None:
-    """A dashed vertical line where each stage was passed."""
-    for record in of_kind(records, "stage"):
+    """A dashed vertical line where each stage was passed; many stages have their numbers alone beside it."""
+    stages = of_kind(records, "stage")
+    for record in stages:
         axes.axvline(record["step"], color=STAGE, ls="--", lw=1)
         if with_numbers:
             axes.annotate(
-                f"stage {record['stage']}",
+                f"{'stage ' if len(stages) <= FEW_STAGES else ''}{record['stage']}",
                 (record["step"], 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, -10),

@@ -73,6 +73,14 @@ def with_defaults(values: Any, cls: type) -> Any:
     return filled
 
 
+def flat_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"source": …}} → {"data.source": …}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flat_fields(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _parse(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise UserError(f"{where} must hold fields, got {values!r}")

@@ -14,6 +14,7 @@ from cdnv2_jax.training.tensorboard import Scalars
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
 EVENTS = "tensorboard"
 
 
@@ -22,8 +23,9 @@ class RunLog:
     per evaluation. Of several processes only the first writes and shows anything.
 
     Records hold "kind": "train" (step, epoch, loss and the objective's other metrics, learning_rate, stage, sparsity,
-    images_per_second, input_wait, where known device_memory_gib), "stage" (step, stage, sparsity), "eval" (step, epoch,
-    the figures of the judgement, weights) or "broken_image" (step, name).
+    images_per_second, input_wait, where known device_memory_gib), "stage" (step, stage, stages, sparsity,
+    cut_connections and cut_weight, see `training/pruning.py`), "eval" (step, epoch, the figures of the judgement,
+    weights) or "broken_image" (step, name).
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):

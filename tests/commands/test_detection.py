@@ -26,6 +26,7 @@ from cdnv2_jax.training.progress import RunLog
 from tests.commands.detection_runs import config_of, train
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell
+from tests.report.html_page import HtmlPage
 
 # Two compilations of a detector, for training and for evaluation, and one more of its condensed form.
 pytestmark = pytest.mark.slow
@@ -147,13 +148,39 @@ def test_resuming_changes_nothing(beside: Shell, monkeypatch: pytest.MonkeyPatch
 def test_report_draws_again(beside: Shell, runs: Path) -> None:
     """The same picture, from the files that the run left."""
     Path("run").mkdir()
-    for name in ("metrics.jsonl", "config.json", "detections.json"):
+    for name in ("metrics.jsonl", "config.json", "detections.json", "summary.json"):
         shutil.copy(runs / "retinanet" / name, "run")
+    shutil.copytree(runs / "retinanet/condensed", "run/condensed")
     printed = beside.succeeds("main.py", "report", "--workdir", "run")
     assert "run/detections.png" in printed
     assert Path("run/detections.png").read_bytes() == (runs / "retinanet/detections.png").read_bytes()
+    page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
+    assert page.faults == []
+    sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert sections == ["figures", "learning", "connections", "detections", "config"]
+    assert f"{summary_of(Path('run'))['condensed']['params']:,}" in page.text
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 8  # as many as are held out
     Path("run/detections.json").write_text("[{}]")
-    assert "run/detections.json cannot be drawn" in beside.run("main.py", "report", "--workdir", "run").err
+    assert "run/detections.json cannot be drawn" in beside.refuses("main.py", "report", "--workdir", "run")
+
+
+def test_report_of_a_detector_alone(beside: Shell) -> None:
+    beside.succeeds("main.py", "report", "--checkpoint", "faster_rcnn/masked", "--output", "page.html")
+    page = HtmlPage(Path("page.html").read_text(encoding="utf-8"))
+    assert page.faults == [] and "cdnv2_a, masked, 5 dense layers, 7 of 7 condensation stages passed" in page.text
+
+
+def test_report_without_the_images(beside: Shell, runs: Path) -> None:
+    Path("run").mkdir()
+    for name in ("metrics.jsonl", "config.json", "detections.json"):
+        shutil.copy(runs / "retinanet" / name, "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["data"] |= {"source": "coco", "directory": "gone"}
+    Path("run/config.json").write_text(json.dumps(config))
+    beside.succeeds("main.py", "report", "--workdir", "run")
+    page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
+    assert page.faults == [] and "The held-out images are not at hand: gone" in page.text
+    assert "Beside published networks on COCO" in page.text and "31.7" in page.text
 
 
 def test_starting_from_a_condensed_classifier(beside: Shell) -> None:

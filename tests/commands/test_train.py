@@ -1,5 +1,6 @@
 """`main.py train` on real digits: all it promises is there, from the files to the figures in them."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.commands.shell import DIGITS, TINY, Shell
 
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard"),
-    *("config.json", "metrics.jsonl", "per_class.csv", "summary.json"),
+    *("config.json", "metrics.jsonl", "per_class.csv", "predictions.csv", "summary.json"),
     *("learning_curves.png", "sparsity.png"),
 }
 
@@ -64,6 +65,9 @@ def test_metrics(smoke_run: Path) -> None:
     ]
     assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
     assert records[1]["stage"] == 3
+    # All three stages at once: three quarters of the connections of each layer's LGC and SFR, and the lighter ones.
+    assert records[1]["cut_connections"] == [0.75] * 12
+    assert len(records[1]["cut_weight"]) == 12 and all(0.3 < share < 0.75 for share in records[1]["cut_weight"])
     assert records[-1]["top1"] == summary_of(smoke_run)["masked"]["accuracy"]
     assert records[-1]["weights"] == "EMA"
 
@@ -73,7 +77,7 @@ def test_tensorboard_holds_the_same(smoke_run: Path) -> None:
         (f"{record['kind']}/{name}", record["step"]): pytest.approx(value, rel=1e-6)  # they are of single precision
         for record in records_of(smoke_run)
         for name, value in record.items()
-        if name not in ("kind", "step", "weights")
+        if name not in ("kind", "step", "weights") and not isinstance(value, list)
     }
     assert scalars_of(smoke_run) == expected
     assert ("train/loss", 2) in expected and ("eval/top1", 2) in expected
@@ -127,6 +131,21 @@ def test_eval_agrees_with_the_summary(form: str, smoke_run: Path, shell: Shell) 
     assert f"{summary_of(smoke_run)[form]['params']:,} parameters" in printed
 
 
+def test_predictions_are_those_of_eval(smoke_run: Path, shell: Shell) -> None:
+    """Image by image: the class with the largest logit, and its probability by its definition."""
+    arguments = ("--config", DIGITS, "--checkpoint", smoke_run / "condensed", "--output", "logits.npz")
+    shell.succeeds("main.py", "eval", *arguments)
+    with np.load("logits.npz") as saved:
+        logits, labels = saved["logits"].astype(np.float64), saved["labels"]
+    with (smoke_run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["image"]) for row in rows] == list(range(360))
+    assert [int(row["label"]) for row in rows] == labels.tolist()
+    assert [int(row["predicted"]) for row in rows] == logits.argmax(1).tolist()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], shares.max(1), atol=1e-5)
+
+
 def test_condense_agrees_with_the_run(smoke_run: Path, shell: Shell) -> None:
     printed = shell.succeeds("main.py", "condense", "--checkpoint", smoke_run / "masked", "--output", "condensed")
     assert "cdnv2_cifar_110 condensed: condensed" in printed
@@ -138,8 +157,8 @@ def test_report_draws_anew(smoke_run: Path, shell: Shell) -> None:
     for name in ("learning_curves.png", "sparsity.png"):
         (workdir / name).unlink()
     printed = shell.succeeds("main.py", "report", "--workdir", workdir)
-    assert printed.split() == ["run/learning_curves.png", "run/sparsity.png"]
-    assert contents(workdir).keys() == contents(smoke_run).keys()
+    assert printed.split() == ["run/learning_curves.png", "run/sparsity.png", "run/report.html"]
+    assert contents(workdir).keys() == {*contents(smoke_run), "report.html"}
 
 
 def test_finished_run_is_not_touched(smoke_run: Path, shell: Shell) -> None:

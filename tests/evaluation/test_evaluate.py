@@ -59,6 +59,15 @@ def test_every_sample_counts_once(batch_size: int, filler: int, network: Condens
     np.testing.assert_array_equal(result.labels, LABELS)
 
 
+def test_positions_of_images_that_cannot_be_read_are_left_out(network: CondenseNet) -> None:
+    """In the middle of a batch, as a broken image is."""
+    batches = list(_batches(4))
+    batches[1]["real"] = np.array([True, False, True, True])
+    result = evaluate(network, batches, NORMALISATION)
+    assert result.images.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    np.testing.assert_array_equal(result.labels, LABELS[result.images])
+
+
 def test_logits_are_float32(network: CondenseNet) -> None:
     half = CondenseNet(network.architecture, name=network.name, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     half.eval()

@@ -1,0 +1,115 @@
+"""Pictures of learned connections, for a Matplotlib figure each; `report/connections.py` says what the arrays hold."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.report.connections import rescaled_columns, shares_by_readers
+from cdnv2_jax.report.inline_svg import INK, MUTED
+
+HEAT = "#d9480f"
+LGC, SFR = "#4477aa", "#228833"
+READERS = ("none", "1", "2", "3", "4 or more")
+
+
+def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *, columns: str, rows: str) -> None:
+    """Who has to do with whose features, as the paper's figure 7(d): columns rescaled, dashed lines between blocks.
+
+    Args:
+      values: [L, L], see `layer_map`.
+      block_ends: numbers of layers up to the end of each block but the last.
+      columns, rows: what they stand for.
+    """
+    layers = len(values)
+    axes = figure.subplots()
+    image = axes.imshow(rescaled_columns(values), cmap=_clear_to(HEAT), vmin=0, vmax=1, interpolation="none")
+    for end in block_ends:
+        # The row of the stem comes first: a block's last source is one row further down than its layer is a column.
+        axes.plot([end - 0.5, layers - 0.5], [end + 0.5] * 2, color=MUTED, ls="--", lw=0.8)
+        axes.plot([end - 0.5] * 2, [-0.5, end + 0.5], color=MUTED, ls="--", lw=0.8)
+    step = max(1, -(-layers // 9))
+    ticks = np.arange(0, layers, step)
+    axes.set_xticks(ticks, labels=[str(tick + 1) for tick in ticks])
+    axes.set_yticks(ticks, labels=["stem" if tick == 0 else str(tick) for tick in ticks])
+    axes.set(xlabel=columns, ylabel=rows, xlim=(-0.5, layers - 0.5), ylim=(layers - 0.5, -0.5))
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1])
+    bar.outline.set_edgecolor(MUTED)
+
+
+def draw_group_strips(figure: Any, masks: Sequence[np.ndarray], *, channels: str, row_pixels: int = 4) -> None:
+    """One strip for each dense layer, one row for each group in it: coloured where the group reads a channel.
+
+    Args:
+      masks: boolean [G, n] of each layer.
+      channels: what the n channels are.
+      row_pixels: of the raster's rows; columns have one pixel.
+    """
+    axes = figure.subplots()
+    widest, gap = max(mask.shape[1] for mask in masks), row_pixels
+    rows, middles, top = [], [], 0
+    for mask in masks:
+        strip = np.zeros((len(mask) * row_pixels + gap, widest))
+        strip[: len(mask) * row_pixels, : mask.shape[1]] = np.repeat(0.15 + 0.85 * mask, row_pixels, axis=0)
+        rows.append(strip)
+        middles.append(top + (len(strip) - gap) / 2)
+        top += len(strip)
+    pixels, place = np.concatenate(rows), (0, widest, top, 0)
+    axes.imshow(pixels, cmap=_clear_to(LGC), vmin=0, vmax=1, interpolation="none", aspect="auto", extent=place)
+    step = max(1, -(-len(masks) // 18))
+    axes.set_yticks(middles[::step], labels=[str(number + 1) for number in range(0, len(masks), step)])
+    axes.set(xlabel=channels, ylabel="dense layer")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def draw_readers(figure: Any, masks: Sequence[np.ndarray], *, verb: str) -> None:
+    """Of each dense layer the share of channels that no group, one, two, three, four or more have to do with.
+
+    Args:
+      masks: boolean [G, n] of each layer.
+      verb: what groups do with channels, such as "read".
+    """
+    axes = figure.subplots()
+    shares = [shares_by_readers(mask) for mask in masks]
+    folded = np.array([[*np.pad(share, (0, 4))[:4], share[4:].sum()] for share in shares])
+    layers, left = np.arange(1, len(masks) + 1), np.zeros(len(masks))
+    for number, label in enumerate(READERS):
+        strength = number / (len(READERS) - 1)
+        style = {"color": LGC, "alpha": 0.2 + 0.8 * strength} if number else {"color": MUTED, "alpha": 0.25}
+        axes.bar(layers, 100 * folded[:, number], bottom=left, width=0.85, label=label, lw=0, **style)
+        left += 100 * folded[:, number]
+    axes.set(xlabel="dense layer", ylabel=f"channels {verb}, %", ylim=(0, 100))
+    axes.set_xticks(layers[:: max(1, -(-len(layers) // 12))])
+    figure.legend(loc="outside upper center", ncols=len(READERS), title="by so many groups", handlelength=1)
+
+
+def draw_cuts(figure: Any, stages: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> None:
+    """What each condensation stage cut: a dot for every learned convolution, its share of absolute weight.
+
+    Args:
+      stages: records of kind "stage" with cut_connections and cut_weight.
+      kinds: "LGC" or "SFR" for each entry of those.
+    """
+    axes = figure.subplots()
+    numbers = np.arange(len(stages))
+    for kind, colour, offset in (("LGC", LGC, -0.12), ("SFR", SFR, 0.12)):
+        chosen = [position for position, each in enumerate(kinds) if each == kind]
+        if not chosen:
+            continue
+        weights = np.array([[record["cut_weight"][position] for position in chosen] for record in stages], float)
+        labels = [f"weight, {kind}"] + ["_"] * (len(chosen) - 1)
+        axes.plot(numbers + offset, 100 * weights, "o", color=colour, ms=3, alpha=0.6, label=labels)
+    whole = [float(np.mean(record["cut_connections"])) for record in stages]
+    axes.plot(numbers, [100 * share for share in whole], color=INK, ls="--", lw=1, label="connections")
+    axes.set_xticks(numbers, labels=[str(record["stage"]) for record in stages])
+    axes.set(xlabel="stage", ylabel="cut, %", ylim=(0, None), title="Share of connections and of weight cut")
+    axes.grid(alpha=0.2)
+    axes.legend(loc="upper left")
+
+
+def _clear_to(colour: str) -> Any:
+    """A colour map from nothing at all to a colour: right on light and on dark ground."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    return LinearSegmentedColormap.from_list(colour, [(*to_rgb(colour), 0.0), (*to_rgb(colour), 1.0)])

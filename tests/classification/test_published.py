@@ -1,0 +1,43 @@
+"""Which published figures a network may be compared with: those of its own data, and of just its architecture."""
+
+import pytest
+
+from cdnv2_jax.classification.published import data_set_of_published, published_data_set
+from cdnv2_jax.models.registry import architecture_of
+
+
+@pytest.mark.parametrize(
+    ("source", "classes", "data_set"),
+    [
+        ("image_folder", 1000, "imagenet"),
+        ("imagenet_tars", 1000, "imagenet"),
+        ("tfds", 1000, "imagenet"),
+        ("image_folder", 7, None),
+        ("cifar10", 10, "cifar10"),
+        ("cifar100", 100, "cifar100"),
+        ("digits", 10, None),
+        ("synthetic", 1000, None),
+    ],
+)
+def test_data(source: str, classes: int, data_set: str | None) -> None:
+    assert published_data_set(source, classes) == data_set
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "changes", "data_set"),
+    [
+        ("cdnv2_a", None, {}, "imagenet"),
+        ("cdnv2_a", 999, {}, None),
+        ("condensenet_86", 10, {}, "cifar10"),
+        ("condensenet_86", 100, {}, "cifar100"),
+        ("condensenet_50", 100, {}, None),  # published on CIFAR-10 alone
+        ("condensenet_50", 10, {"stages": (1, 1, 1)}, None),
+        ("mobilenet_v2_x1_0", None, {}, "imagenet"),
+    ],
+)
+def test_networks(name: str, classes: int | None, changes: dict[str, tuple[int, ...]], data_set: str | None) -> None:
+    assert data_set_of_published(name, architecture_of(name, classes, changes)) == data_set
+
+
+def test_a_name_of_one_s_own() -> None:
+    assert data_set_of_published("mine", architecture_of("cdnv2_a")) is None
