@@ -10,7 +10,8 @@ from cdnv2_jax.detection.candidates import best_detections, top_k_and_next
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.detection.types import Detections
 from tests.detection import reference
-from tests.detection.tiny import quick_jit, random_boxes, tiny_settings
+from tests.detection.tiny import random_boxes, tiny_settings
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 run = quick_jit(best_detections, static_argnames="settings")

@@ -15,7 +15,8 @@ from cdnv2_jax.detection.settings import KINDS, Kind
 from cdnv2_jax.detection.types import Detections, Targets
 from cdnv2_jax.errors import UserError
 from tests.detection.ops.oracles import iou
-from tests.detection.tiny import TinyBackbone, compiled, make_targets, quick_jit, tiny_detector, tiny_settings
+from tests.detection.tiny import TinyBackbone, compiled, make_targets, tiny_detector, tiny_settings
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 SIZES = ((50, 90), (64, 40))

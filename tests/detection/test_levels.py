@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdnv2_jax.detection.levels import level_anchors, level_anchors_inside, level_masks
-from tests.detection.tiny import quick_jit
 from tests.detection.torch_layers import pyramid_shapes
+from tests.quick_jit import quick_jit
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 

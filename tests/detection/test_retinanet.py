@@ -11,7 +11,8 @@ from cdnv2_jax.detection.levels import level_anchors
 from cdnv2_jax.detection.retinanet import RetinaNet
 from tests.detection import reference
 from tests.detection.test_candidates import found_in
-from tests.detection.tiny import compiled, quick_jit, tiny_detector
+from tests.detection.tiny import compiled, tiny_detector
+from tests.quick_jit import quick_jit
 
 SIZE = (50, 60)
 

@@ -12,8 +12,9 @@ from cdnv2_jax.detection.roi_head import RoIHead, RoISamples, roi_losses, sample
 from cdnv2_jax.detection.rpn import Proposals
 from tests.detection import reference
 from tests.detection.ops.oracles import iou
-from tests.detection.tiny import make_targets, quick_jit, random_boxes, tiny_settings
+from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import linear, randomise
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near, forward
 
 

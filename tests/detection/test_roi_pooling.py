@@ -7,8 +7,9 @@ import pytest
 
 from cdnv2_jax.detection.levels import level_masks
 from cdnv2_jax.detection.roi_pooling import pool_boxes
-from tests.detection.tiny import quick_jit, random_boxes, tiny_settings
+from tests.detection.tiny import random_boxes, tiny_settings
 from tests.detection.torch_layers import pyramid_shapes, random_maps
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 STRIDES = (4, 8, 16, 32)

@@ -11,8 +11,9 @@ from flax import nnx
 from cdnv2_jax.detection.levels import level_anchors, level_masks
 from cdnv2_jax.detection.rpn import ProposalLimits, RPNHead, propose, rpn_losses
 from tests.detection import reference
-from tests.detection.tiny import make_targets, quick_jit, random_boxes, tiny_settings
+from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near, forward
 
 STRIDES = (8, 16, 32)

@@ -14,7 +14,8 @@ from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.families import build_network
 from cdnv2_jax.models.registry import model_entry
-from tests.detection.tiny import quick_jit, tiny_detector
+from tests.detection.tiny import tiny_detector
+from tests.quick_jit import quick_jit
 from tests.twin_models import SMALL_V2
 
 

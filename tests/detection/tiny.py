@@ -1,6 +1,5 @@
 """Detectors small enough to compile in seconds: a backbone of five convolutions, eight channels in the pyramid."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,9 +17,7 @@ from cdnv2_jax.detection.types import Targets
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
-
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
-"""For programs that take far longer to compile than to run: half the time."""
+from tests.quick_jit import quick_jit
 
 WIDTHS = (4, 4, 6, 6, 8)
 """Channels at strides 2, 4, 8, 16 and 32."""

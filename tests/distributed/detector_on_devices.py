@@ -39,7 +39,7 @@ def losses(kind: Any, devices: Devices) -> list[dict[str, float]]:
     optimizer = optax.sgd(0.01, momentum=0.9)
     detector = tiny_detector(kind, gain=30.0, dtype=np.float64, norm="trained", frozen_stages=0)
     graph, state = create_state(detector, optimizer, set_training_mode=set_training_mode)
-    preprocess = DetectionPreprocessing(Normalisation((0.5,) * 3, (0.25,) * 3), seed=0)
+    preprocess = DetectionPreprocessing(Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), seed=0)
     step = make_train_step(graph, optimizer, DetectionObjective(), preprocess=preprocess, devices=devices)
     state, found = devices.replicate(state), []
     for number in range(STEPS):

@@ -27,9 +27,6 @@ RUN = (
 
 STEPS = 58
 
-COMPILE_QUICKLY = "--xla_backend_optimization_level=0"
-"""An XLA flag, for programs that take far longer to compile than to run."""
-
 PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy
 
 

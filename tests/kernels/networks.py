@@ -15,6 +15,7 @@ from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet
+from tests.quick_jit import quick_jit
 
 V2 = Architecture(
     stages=(2, 1, 2),
@@ -97,7 +98,7 @@ def run_with(model: CondenseNet, function: Callable[..., Any], *inputs: Any, **l
     """`function(model, *inputs)`, compiled under an override."""
     graph, state = nnx.split(model)
     with override(**lowerings):
-        return jax.jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
+        return quick_jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
 
 
 def program(model: CondenseNet, images: jax.Array) -> str:

@@ -10,6 +10,7 @@ from flax import nnx
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.models.condensenet import CondenseNet
 from tests.kernels.networks import V2, condensed_network, random_images, run
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -23,7 +24,7 @@ def both(function: Any, *inputs: Any) -> tuple[Any, Any]:
     found = []
     for lowering in ("kernel", "layers"):
         with override(condensed_block=lowering):
-            found.append(jax.jit(function)(*inputs))
+            found.append(quick_jit(function)(*inputs))
     return found[0], found[1]
 
 

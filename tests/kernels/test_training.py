@@ -16,12 +16,10 @@ from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.condensenet import CondenseNet
 from tests.kernels.networks import V2, random_architecture, random_images
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
-
-COMPILE_QUICKLY = {"xla_backend_optimization_level": "0"}
-"""For programs that take far longer to compile than to run; the kernels are compiled already."""
 
 REFUSED = (ValueError, jax.errors.JaxRuntimeError)
 
@@ -50,7 +48,7 @@ def step(model: CondenseNet, images: Any, lowering: str) -> Step:
         return jnp.square(logits - 1).sum(), (logits, nnx.state(merged, nnx.BatchStat))
 
     with override(training_block=lowering):
-        run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=COMPILE_QUICKLY)
+        run = quick_jit(jax.grad(loss, has_aux=True))
         gradients, (logits, statistics) = run(parameters, images)
     return Step(logits, nnx.to_pure_dict(gradients), nnx.to_pure_dict(statistics))
 

@@ -14,6 +14,7 @@ from cdnv2_jax.layers.valid_region import at_stride, valid_mask
 from cdnv2_jax.models.images import region_of
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images
 from tests.plain_models import SMALL, plain_network
+from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 HEIGHT, WIDTH = 64, 96
@@ -58,7 +59,7 @@ def compiled(name: str) -> Callable[..., tuple[dict[int, jax.Array], jax.Array]]
         maps = nnx.merge(graph, state).features(images, sizes)
         return sum((jnp.square(x).sum() for x in maps.values()), jnp.zeros(())), maps
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+    @quick_jit
     def both(state: nnx.State, images: jax.Array, sizes: jax.Array | None):
         gradient, maps = jax.grad(total, has_aux=True)(images, state, sizes)
         return maps, gradient
