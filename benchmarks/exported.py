@@ -85,8 +85,8 @@ def exported(options: argparse.Namespace, console: Console) -> None:
     """Measures, prints, writes."""
     check_models(options.models)
     path = results_file(options.output, SCRIPT)
-    if options.docs and not DOCS.is_file():
-        raise UserError(f"--docs: there is no {DOCS}")
+    if options.docs:
+        in_docs("")  # what cannot be is known before anything is measured
     rates, entries = measured_rates(), []
     for name in options.models:
         console.print(f"{name} …")
@@ -96,10 +96,16 @@ def exported(options: argparse.Namespace, console: Console) -> None:
     print_comparison("Exported, in ONNX Runtime", entries, rates, console)
     console.print(f"written to {path}")
     if options.docs:
-        contents = f"{machine_line(describe())}\n\n{times_table(entries, rates)}"
-        text = replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document=DOCS.name)
+        text = in_docs(f"{machine_line(describe())}\n\n{times_table(entries, rates)}")
         DOCS.write_text(text, encoding="utf-8")
         console.print(f"written to {DOCS}")
+
+
+def in_docs(contents: str) -> str:
+    """The document's text with that as its table; UserError when there is no such document."""
+    if not DOCS.is_file():
+        raise UserError(f"--docs: there is no {DOCS}")
+    return replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document=str(DOCS))
 
 
 def times_table(entries: Sequence[Entry], rates: dict[str, float]) -> str:

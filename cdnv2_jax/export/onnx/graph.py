@@ -53,7 +53,7 @@ class Graph:
         array = np.asarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
         key = str(array.dtype), array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(np.ascontiguousarray(array), self._unique(name))
+            self._constants[key] = numpy_helper.from_array(array, self._unique(name))
         return self._constants[key].name
 
     def _unique(self, name: str) -> str:
