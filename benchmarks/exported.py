@@ -32,7 +32,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.onnx_runtime import session
 from benchmarks.peers.peer import Loaded, check_same
 from benchmarks.results import Entry, results_file, write_results
-from benchmarks.tables import extremes, print_comparison, title_of
+from benchmarks.tables import extremes, print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import condense
 from cdnv2_jax.errors import UserError
@@ -42,7 +42,8 @@ from cdnv2_jax.models.condensenet import CondenseNet
 from cdnv2_jax.models.registry import model_entry
 
 SCRIPT = "exported"
-OTHERS = ("onnx", "onnx_folded")
+OTHERS = {"onnx": "PyTorch's export", "onnx_folded": "PyTorch's export, index folded"}
+"""The peers, and what they are called in the document."""
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 START, END = "<!-- exported: python -m benchmarks.exported -->", "<!-- end of exported -->"
 
@@ -110,7 +111,7 @@ def in_docs(contents: str) -> str:
 
 def times_table(entries: Sequence[Entry], rates: dict[str, float]) -> str:
     """In Markdown, milliseconds; who was refused has empty cells."""
-    titles = [title_of(key) for key in OTHERS]
+    titles = list(OTHERS.values())
     header = ["condensed network", "batch", "ours", *titles, *(f"{title} ÷ ours" for title in titles), "floor"]
     lines = []
     for entry in entries:

@@ -72,8 +72,8 @@ def test_exported(tiny: str, quick: list[str], tmp_path: Path, monkeypatch: pyte
         (batch, {"onnx", "onnx_folded"}, {}) for batch in (1, 2)
     ]
     text = docs.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert f"| {tiny} | 2 | " in text and "ONNX Runtime, index folded ÷ ours" in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text
+    assert f"| {tiny} | 2 | " in text and "PyTorch's export, index folded ÷ ours" in text
 
 
 def test_a_document_without_the_comments(

@@ -31,12 +31,12 @@ def decoded(graph: Graph, deltas: Sequence[str], anchors: Sequence[np.ndarray], 
         shifts, stretches = graph.split(graph.add("Concat", *deltas, axis=1), 2, axis=2)
         shift = graph.add("Mul", shifts, graph.constant(sizes, "sizes"))
         centre = graph.add("Add", shift, graph.constant(centres, "centres"))
-        limits = [graph.constant(np.float32(limit), "stretch") for limit in (-LARGEST_STRETCH, LARGEST_STRETCH)]
+        limits = [graph.number(limit) for limit in (-LARGEST_STRETCH, LARGEST_STRETCH)]
         stretch = graph.add("Exp", graph.add("Clip", stretches, *limits))
         half = graph.add("Mul", stretch, graph.constant(sizes / 2, "half_sizes"))
         corners = graph.add("Concat", graph.add("Sub", centre, half), graph.add("Add", centre, half), axis=2)
         largest = graph.constant(np.array([width, height, width, height], np.float32), "largest")
-        within = graph.add("Max", corners, graph.constant(np.float32(0), "zero"))
+        within = graph.add("Max", corners, graph.number(0))
         return graph.add("Min", within, largest, output="boxes")
 
 
@@ -80,7 +80,7 @@ def suppressed(graph: Graph, boxes: str, scores: str, labels: str, settings: Det
     Every pair has a box of its own, with a score in its own class and none in the others.
     """
     classes = graph.constant(np.arange(settings.num_classes)[:, None], "classes")
-    by_class = graph.add("Where", graph.add("Equal", labels, classes), scores, graph.constant(np.float32(0), "none"))
+    by_class = graph.add("Where", graph.add("Equal", labels, classes), scores, graph.number(0))
     found = graph.add(
         "NonMaxSuppression",
         boxes,

@@ -65,6 +65,10 @@ class Graph:
         """The name of a constant int64 [n]: a shape, axes, a limit."""
         return self.constant(np.array(numbers, np.int64))
 
+    def number(self, value: float) -> str:
+        """The name of a constant float32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
     def add(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Adds a node with one output and gives its name."""
         (name,) = self.add_many(op, inputs, [output or self._unique(op)], **attributes)

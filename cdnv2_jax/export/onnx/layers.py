@@ -17,7 +17,7 @@ def activate(graph: Graph, x: Map, name: ActivationName | AfterNorm) -> Map:
     if name == "linear":
         return x
     if name == "relu6":
-        limits = [graph.constant(np.float32(limit), "limit") for limit in (0, 6)]
+        limits = [graph.number(limit) for limit in (0, 6)]
         return Map(graph.add("Clip", x.name, *limits), x.channels)
     return graph.apply({"relu": "Relu", "hard_swish": "HardSwish"}[name], x)
 

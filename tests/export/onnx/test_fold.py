@@ -1,6 +1,7 @@
 """Foldings and other forms of kernels against what they stand for."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,9 +14,9 @@ def convolved(x: np.ndarray, kernel: np.ndarray, groups: int = 1) -> np.ndarray:
     """x [b, c, h, w] by [out, in / groups, h, w], in float32."""
     layout = ("NCHW", "OIHW", "NCHW")
     pads = 2 * [(kernel.shape[-1] // 2,) * 2]
-    x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+    arrays = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
     return np.asarray(
-        jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=layout, feature_group_count=groups)
+        jax.lax.conv_general_dilated(*arrays, (1, 1), pads, dimension_numbers=layout, feature_group_count=groups)
     )
 
 

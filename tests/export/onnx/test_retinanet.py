@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 from flax import nnx
 from scipy.special import expit
 
-from cdnv2_jax.detection.detector import build_detector
+from cdnv2_jax.detection.detector import DetectorSettings, build_detector
 from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.detection.types import Detections
 from cdnv2_jax.errors import UserError
@@ -38,7 +39,7 @@ def detector_on(what: str, gain: float = 30.0, **changes: float) -> RetinaNet:
 def ours(detector: RetinaNet, images: np.ndarray) -> tuple[list[jax.Array], Detections]:
     """(logits of every level, detections) of one image that fills its canvas."""
     graph, state = nnx.split(detector)
-    sizes = np.array([images.shape[1:3]])
+    sizes = jnp.array([images.shape[1:3]])
 
     @quick_jit
     def outputs(state, images):
@@ -60,19 +61,33 @@ CASES: dict[str, tuple[str, dict[str, float]]] = {
 
 @pytest.mark.parametrize(("what", "changes"), CASES.values(), ids=CASES)
 def test_same_detections(what: str, changes: dict[str, float]) -> None:
-    detector = detector_on(what, **changes)
-    logits, boxes, selected = run(retinanet_to_onnx(detector, height=HEIGHT, width=WIDTH), IMAGES)
-    our_logits, found = ours(detector, IMAGES)
+    check_same_detections(detector_on(what, **changes), IMAGES)
+
+
+def check_same_detections(detector: RetinaNet, images: np.ndarray) -> None:
+    height, width = images.shape[1:3]
+    logits, boxes, selected = run(retinanet_to_onnx(detector, height=height, width=width), images)
+    our_logits, found = ours(detector, images)
     expected = np.concatenate(our_logits, axis=1)
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
     valid = np.asarray(found.valid[0])
     assert valid.sum() >= 5
     assert selected.shape == (valid.sum(), 3) and selected.dtype == np.int64
-    images, labels, anchors = selected.T
-    assert not images.any()
+    of_image, labels, anchors = selected.T
+    assert not of_image.any()
     np.testing.assert_array_equal(labels, np.asarray(found.labels[0])[valid])
     np.testing.assert_allclose(boxes[0, anchors], np.asarray(found.boxes[0])[valid], atol=1e-3)
     np.testing.assert_allclose(expit(logits[0, anchors, labels]), np.asarray(found.scores[0])[valid], atol=1e-5)
+
+
+@pytest.mark.soak  # cdnv2_c and 256 channels in the pyramid are compiled here, most of a minute
+def test_same_detections_at_full_size() -> None:
+    settings = DetectorSettings("retinanet", num_classes=80, score_threshold=0.011)
+    detector = build_detector(settings, small_network("cdnv2_c condensed", whole=True), rngs=nnx.Rngs(0))
+    assert isinstance(detector, RetinaNet)
+    detector.eval()
+    images = np.random.default_rng(0).normal(size=(1, 256, 320, 3)).astype(np.float32)
+    check_same_detections(detector, images)
 
 
 def test_nothing_found() -> None:

@@ -97,7 +97,7 @@ def test_removed_connections_are_zero() -> None:
         for node in model.graph.node
         if node.op_type == "Conv" and node.name.startswith("block_1/layer_1/lgc")
     )
-    layer = next(iter(network.dense_layers())).lgc
+    layer = next(iter(network.masked_convs()))
     np.testing.assert_array_equal(kernel[:, :, 0, 0].T != 0, np.asarray(layer.kernel_mask()))
     assert (np.asarray(layer.kernel[...]) != 0).all()
     assert all(tensor.data_type in (TensorProto.FLOAT, TensorProto.INT64) for tensor in model.graph.initializer)
