@@ -30,19 +30,19 @@ NETWORKS = [
 """Some of what `small_network` makes."""
 
 
-def small_network(what: str, *, whole: bool = False, **types: Any) -> AnyNetwork:
+def small_network(what: str, *, whole: bool = False) -> AnyNetwork:
     """A network by name and form, or one of `PLAIN`, in evaluation mode, with few layers or channels.
 
     Args:
-      whole: with all layers and channels that it has in the registry. types: dtypes, as for `create_model`.
+      whole: with all layers and channels that it has in the registry.
     """
     if what in PLAIN:
         name, changes = PLAIN[what]
-        return randomised(create_model(name, rngs=nnx.Rngs(0), **({} if whole else changes), **types))
+        return randomised(create_model(name, rngs=nnx.Rngs(0), **({} if whole else changes)))
     name, form = what.split()
     blocks = len(model_entry(name).architecture.stages)
     changes = {} if whole else {"stages": (2, *[1] * (blocks - 1)), "num_classes": 7}
-    network = randomised(create_model(name, rngs=nnx.Rngs(0), **changes, **types))
+    network = randomised(create_model(name, rngs=nnx.Rngs(0), **changes))
     prune(network, network.condensation_stages)
     return network if form == "masked" else condense(network, halve_classifier=form == "halved")
 

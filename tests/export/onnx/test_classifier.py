@@ -73,11 +73,12 @@ def test_a_network_that_is_half_pruned() -> None:
 
 def test_bfloat16_is_cast() -> None:
     """The model computes in float32 what the same weights give there."""
-    network = small_network("cdnv2_a condensed", param_dtype=jnp.bfloat16)
+    network = small_network("cdnv2_a condensed")
     graph, state = nnx.split(network)
-    wide = nnx.merge(
-        graph, nnx.map_state(lambda path, x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state)
-    )
+    narrow = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, state)
+    wide = nnx.merge(graph, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x, narrow))
+    nnx.update(network, jax.tree.map(jnp.asarray, narrow))
+    assert network.param_dtype == jnp.bfloat16
     images = images_of(1, 32)
     model = classifier_to_onnx(network, image_size=32)
     assert {tensor.data_type for tensor in model.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}

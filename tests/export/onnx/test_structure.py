@@ -47,7 +47,7 @@ def test_normalisations_that_are_left(what: str) -> None:
 
 
 def test_convolutions_of_a_condensed_network() -> None:
-    """By block of cdnv2_c: depthwise with sums up to four outputs per group, then pairs of groups, then all eight.
+    """By block of cdnv2_c: depthwise with sums up to two outputs per group, then four groups merged, two, none.
 
     LGC gathers where its groups have 16 outputs or more.
     """
@@ -59,15 +59,15 @@ def test_convolutions_of_a_condensed_network() -> None:
         if node.op_type == "Conv" and part in ("lgc", "conv") and "layer_1" in node.name:
             block = node.name.split("/")[0]
             groups.setdefault(f"{block} {part}", []).append((group_of(node), *kernels[node.input[1]]))
-    sums = [(1, k, 4 * k, 1, 1) for k in (8, 16, 32)]
-    depthwise = [(4 * k, 4 * k, 1, 3, 3) for k in (8, 16, 32)]
+    sums = [(1, k, 4 * k, 1, 1) for k in (8, 16)]
+    depthwise = [(4 * k, 4 * k, 1, 3, 3) for k in (8, 16)]
     assert groups == {
         "block_1 lgc": [(1, 32, 16, 1, 1)],
         "block_1 conv": [depthwise[0], sums[0]],
         "block_2 lgc": [(1, 64, 32, 1, 1)],
         "block_2 conv": 2 * [depthwise[1], sums[1]],
         "block_3 lgc": [(8, 128, 6, 1, 1)],
-        "block_3 conv": 4 * [depthwise[2], sums[2]],
+        "block_3 conv": [(2, 32, 64, 3, 3)],
         "block_4 lgc": [(8, 256, 10, 1, 1)],
         "block_4 conv": [(4, 64, 64, 3, 3)],
         "block_5 lgc": [(8, 512, 18, 1, 1)],
