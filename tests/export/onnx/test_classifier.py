@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
