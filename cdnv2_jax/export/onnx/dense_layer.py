@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdnv2_jax.export.onnx.fold import norm_of, pointwise_kernel, spread, values, window_kernel
+from cdnv2_jax.export.onnx.fold import masked_kernel, norm_of, spread, values, window_kernel
 from cdnv2_jax.export.onnx.graph import Graph, Map
 from cdnv2_jax.export.onnx.grouped_conv import grouped_conv
 from cdnv2_jax.export.onnx.layers import activate, squeeze_excite
@@ -33,6 +33,6 @@ def reactivated(graph: Graph, layer: SparseFeatureReactivation | CondensedReacti
         by_input = spread(values(layer.kernel), np.asarray(layer.index[...]), layer.out_channels)
         kernel = by_input.T[:, :, None, None]
     else:
-        kernel = pointwise_kernel(layer.kernel[...] * layer.kernel_mask())
+        kernel = masked_kernel(layer)
     h = activate(graph, graph.norm(h, norm_of(layer.norm)), layer.activation)
     return graph.apply("Add", x, graph.conv(h, kernel))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdnv2_jax.layers.batch_norm import EPSILON, BatchNorm
+from cdnv2_jax.layers.masked_conv import MaskedConv
 
 
 class Norm(NamedTuple):
@@ -47,6 +48,11 @@ def window_kernel(kernel: Any) -> np.ndarray:
 def pointwise_kernel(kernel: Any) -> np.ndarray:
     """[in, out] → [out, in, 1, 1]."""
     return values(kernel).T[:, :, None, None]
+
+
+def masked_kernel(layer: MaskedConv) -> np.ndarray:
+    """[out, in, 1, 1], with zeros where connections were removed."""
+    return pointwise_kernel(layer.kernel) * pointwise_kernel(np.asarray(layer.kernel_mask()))
 
 
 def spread(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:

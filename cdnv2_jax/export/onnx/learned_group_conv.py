@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cdnv2_jax.export.onnx.fold import Norm, fold, norm_of, pointwise_kernel, spread, values
+from cdnv2_jax.export.onnx.fold import Norm, fold, masked_kernel, norm_of, spread, values
 from cdnv2_jax.export.onnx.graph import Graph, Map
 from cdnv2_jax.export.onnx.layers import activate
 from cdnv2_jax.layers.batch_norm import BatchNorm
@@ -20,7 +20,7 @@ def learned_group_conv(
     """The convolution's outputs, normalised by what follows, and int [out]: which of them lies at each place."""
     after = norm_of(following)
     if isinstance(layer, LearnedGroupConv):
-        kernel = pointwise_kernel(layer.kernel[...] * layer.kernel_mask())
+        kernel = masked_kernel(layer)
         return dense(graph, layer, norm_of(layer.norm), kernel, after, x)
     before = norm_of_all_channels(layer)
     if before is None or layer.kernel.shape[-1] >= GATHERED_FROM:
