@@ -33,6 +33,7 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 	$(BIN)/python -m benchmarks.training --rounds 11 --output benchmarks/results
 	$(BIN)/python -m benchmarks.sweep --output benchmarks/results
 	$(BIN)/python -m benchmarks.compile_time --output benchmarks/results
+	$(BIN)/python -m benchmarks.exported --docs --output benchmarks/results
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme_table
 
