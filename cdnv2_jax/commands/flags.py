@@ -73,3 +73,11 @@ def window(text: str) -> tuple[int, int]:
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise argparse.ArgumentTypeError(f"must be FIRST:LAST, two steps such as 100:110, got {text!r}")
     return int(first), int(last)
+
+
+def canvas(text: str) -> tuple[int, int]:
+    """ "800x1344": height and width."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 8192 and 0 < int(width) <= 8192):
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, such as 800x1344, got {text!r}")
+    return int(height), int(width)

@@ -85,6 +85,9 @@ def _export(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--format", choices=EXPORTED, required=True, help="what to write (docs/export.md says for whom)")
     verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.stablehlo, .onnx, .safetensors")
     verb.add_argument("--image-size", type=flags.positive, metavar="N", help="pixels (default: as the network is used)")
+    verb.add_argument(
+        "--canvas", type=flags.canvas, metavar="HxW", help="of a detector, pixels (default: landscape as in training)"
+    )
     flags.official_file(verb)
     verb.add_argument("--condense", action="store_true", help="condense the masked network on the way")
     flags.halve_classifier(verb, "with --condense, ")
@@ -213,6 +216,7 @@ def _run_export(options: argparse.Namespace) -> None:
         halve_classifier=options.halve_classifier,
         image_size=options.image_size,
         class_names=options.class_names,
+        canvas=options.canvas,
     )
     export_checkpoint(source, options.output, format=options.format, overwrite=options.overwrite)
 

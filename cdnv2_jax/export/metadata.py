@@ -9,11 +9,15 @@ from typing import Any
 from cdnv2_jax.checkpoint.safetensors import KEY
 from cdnv2_jax.checkpoint.usage import KEY as USAGE
 from cdnv2_jax.checkpoint.usage import Usage
+from cdnv2_jax.detection.checkpoint import Classes
+from cdnv2_jax.detection.cost import PartCost
+from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.detection.usage import CanvasPreparation
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.report.cost import count_flops
 
-__all__ = ["KEY", "Described", "classifier_metadata", "described", "parse_metadata", "written_by"]
+__all__ = ["KEY", "Described", "classifier_metadata", "described", "detector_metadata", "parse_metadata", "written_by"]
 
 FORMAT = 1
 PACKAGE = "cdnv2-jax"
@@ -48,6 +52,32 @@ def classifier_metadata(network: AnyNetwork, usage: Usage) -> dict[str, Any]:
         USAGE: usage.to_json(),
         "written_by": written_by(),
     }
+
+
+def detector_metadata(
+    detector: PyramidDetector,
+    classes: Classes,
+    preparation: CanvasPreparation,
+    canvas: tuple[int, int],
+    cost: PartCost,
+) -> dict[str, Any]:
+    """JSON values: kind, backbone, classes, canvas (height, width), cost for one image on it, usage, who wrote it."""
+    return {
+        "format": FORMAT,
+        "kind": "detector",
+        "detector": detector.settings.kind,
+        "name": detector.backbone.name,
+        "form": detector.backbone.form_name,
+        "num_classes": detector.settings.num_classes,
+        "canvas": list(canvas),
+        **dataclasses.asdict(cost),
+        USAGE: {"preparation": dataclasses.asdict(preparation), **_class_lists(classes)},
+        "written_by": written_by(),
+    }
+
+
+def _class_lists(classes: Classes) -> dict[str, Any]:
+    return {"class_names": list(classes.names), "category_ids": list(classes.category_ids)}
 
 
 def written_by() -> str:

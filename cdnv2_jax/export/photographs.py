@@ -10,9 +10,14 @@ SHARES = (1.0, 0.7, 0.45)
 
 
 @functools.cache
-def photographs() -> tuple[np.ndarray, ...]:
-    """Eight images uint8 [h, w, 3] of a temple and of a flower, between 190 and 640 pixels; not to be written to."""
-    return tuple(part for image in load_sample_images().images for part in _parts(image))
+def whole_photographs() -> tuple[np.ndarray, ...]:
+    """Two images uint8 [427, 640, 3], of a temple and of a flower; not to be written to."""
+    return tuple(load_sample_images().images)
+
+
+def photographs() -> list[np.ndarray]:
+    """Eight images uint8 [h, w, 3], between 190 and 640 pixels; not to be written to."""
+    return [part for image in whole_photographs() for part in _parts(image)]
 
 
 def _parts(image: np.ndarray) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, 
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.optional import import_optional
+
+Verified = TypeVar("Verified")
+"""What there is to say about a file that passed."""
 
 
 def export_classifier(
@@ -66,8 +69,8 @@ def write_verified(
     kind: Format,
     metadata: Mapping[str, Any],
     write: Callable[[Path], None],
-    verify: Callable[[Path], Agreement],
-) -> Agreement:
+    verify: Callable[[Path], Verified],
+) -> Verified:
     """Writes to a temporary path, verifies what is there, and only then moves it to `output`."""
     with contextlib.ExitStack() as stack:
         if kind.metadata_beside:
