@@ -21,7 +21,7 @@ def official_file(verb: argparse.ArgumentParser) -> None:
     """What there is to say about an official file."""
     verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
     weights(verb)
-    verb.add_argument("--num-classes", type=positive, metavar="N", help="of an official file (default: as it holds)")
+    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
 
 
 def weights(verb: argparse.ArgumentParser) -> None:
