@@ -1,7 +1,8 @@
 """StableHLO by `jax.export`: one file that JAX alone runs, on CPUs, GPUs and TPUs, for batches of any size."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,19 @@ def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.S
     branches = {"cpu": traced_for("cpu"), "cuda": traced_for("gpu"), "tpu": traced_for("tpu")}
     # The arrays are an operand of all branches: as constants inside of each they would be stored three times.
     program = jax.jit(lambda *arguments: jax.lax.platform_dependent(state, *arguments, **branches))
-    return bytes(export.export(program, platforms=PLATFORMS)(*arguments).serialize())
+    with _without_source_locations():
+        return bytes(export.export(program, platforms=PLATFORMS)(*arguments).serialize())
+
+
+@contextlib.contextmanager
+def _without_source_locations() -> Iterator[None]:
+    """Programs traced inside do not say from which file and line each operation comes: paths are this machine's own."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:

@@ -18,8 +18,7 @@ from cdnv2_jax.checkpoint.usage import KEY as USAGE
 from cdnv2_jax.checkpoint.usage import Usage, usage_of
 from cdnv2_jax.data.image_preparation import ImagePreparation
 from tests.checkpoint.networks import FORMS, assert_same_network, network
-from tests.torch_io.official_files import assert_same_bits
-from tests.torch_twin import CondenseNetTwin, converted
+from tests.torch_io.official_files import assert_same_bits, twin_in_form
 
 LAYOUTS: list[Layout] = ["ours", "official"]
 
@@ -41,9 +40,7 @@ def test_the_official_layout_is_the_official_state_dict(form: str, tmp_path: Pat
     save_safetensors(path, network(form), {}, "official")
     expected = to_torch_state_dict(network(form))
     assert_same_bits({key: safetensors.numpy.load_file(path)[key] for key in expected}, expected)
-    twin = CondenseNetTwin(network(form).architecture)
-    if form != "partly pruned":
-        twin = converted(twin)
+    twin = twin_in_form(network(form).architecture, 1 if form == "partly pruned" else "converted")
     twin.load_state_dict(safetensors.torch.load_file(path), strict=True)
 
 

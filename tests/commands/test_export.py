@@ -58,15 +58,8 @@ def test_official_file(official: Path, shell: Shell) -> None:
 
 def test_halved_classifier(official: Path, shell: Shell) -> None:
     """The authors' form of a condensed CondenseNet (v1), which its whole form is not."""
-    arguments = (
-        "--checkpoint",
-        official,
-        "--format",
-        "safetensors-official",
-        "--output",
-        "it.safetensors",
-        "--condense",
-    )
+    writing = ("--format", "safetensors-official", "--output", "it.safetensors")
+    arguments = ("--checkpoint", official, "--condense", *writing)
     assert "halve_classifier" in shell.refuses("main.py", "export", *arguments)
     shell.succeeds("main.py", "export", *arguments, "--halve-classifier")
     assert load_safetensors("it.safetensors").form.halved_classifier
