@@ -27,20 +27,19 @@ def predict_images(
 ) -> None:
     """Prints the likeliest classes of every image.
 
-    An image that cannot be read does not keep the others from being printed: it gets a line on standard error, and the
-    last of them is raised.
+    Raises:
+      ExceptionGroup: of BrokenImage, for those that could not be read, after all others were printed.
     """
     classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
     paths = image_files(_given(images, sys.stdin))
-    broken: BrokenImage | None = None
+    broken: list[BrokenImage] = []
     for result in predict(classifier, paths, top=top, batch_size=batch_size):
         if isinstance(result, Prediction):
             print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else _as_text(result), flush=True)
         else:
-            _complain(broken)
-            broken = result
-    if broken is not None:
-        raise broken
+            broken.append(result)
+    if broken:
+        raise ExceptionGroup("unreadable images", broken)
 
 
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
@@ -55,8 +54,3 @@ def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
 def _as_text(prediction: Prediction) -> str:
     lines = [f"{one.probability:8.2%}  {one.name}" for one in prediction.classes]
     return "\n".join([str(prediction.path), *lines])
-
-
-def _complain(broken: BrokenImage | None) -> None:
-    if broken is not None:
-        print(f"main.py predict: {' '.join(str(broken).split())}", file=sys.stderr)

@@ -118,7 +118,7 @@ class DetectorAgreement:
     def __str__(self) -> str:
         return (
             f"on {self.images} photographs {self.same:.0%} of {self.detections} detections the same, largest relative "
-            f"difference {self.difference:.1e}"
+            f"difference {self.difference:.2g}"
         )
 
 

@@ -33,7 +33,7 @@ class Agreement:
 
     def __str__(self) -> str:
         same = "" if self.top1 is None else f"top-1 the same for {self.top1:.0%}, "
-        return f"on {self.images} photographs {same}largest relative difference {self.difference:.1e}"
+        return f"on {self.images} photographs {same}largest relative difference {self.difference:.2g}"
 
 
 def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Files of all formats: what they give, what they say, and that a wrong one is never left behind."""
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +19,53 @@ from cdnv2_jax.export.write import check_target, export_classifier, write_verifi
 from tests.checkpoint.networks import contents, network
 from tests.export.networks import USAGE, images, logits
 
+Exported = Callable[[str, str], Path]
 
-def exported(directory: Path, format: str, form: str) -> Path:
-    path = directory / f"network{FORMATS[format].suffix}"
-    export_classifier(network(form), USAGE, path, format=format)
-    return path
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """(format, form) → the exported network, alone in a directory; written once, to be read only."""
+
+    @functools.cache
+    def file(format: str, form: str) -> Path:
+        path = tmp_path_factory.mktemp("exported") / f"network{FORMATS[format].suffix}"
+        export_classifier(network(form), USAGE, path, format=format)
+        return path
+
+    return file
+
+
+@pytest.fixture
+def copied(exported: Exported, tmp_path: Path) -> Callable[[str], Path]:
+    """format → a condensed network's file to damage."""
+
+    def file(format: str) -> Path:
+        whole = exported(format, "condensed")
+        shutil.copytree(whole.parent, tmp_path / "copy")
+        return tmp_path / "copy" / whole.name
+
+    return file
 
 
 @pytest.mark.parametrize("form", ["partly pruned", "condensed"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_a_file_gives(format: str, form: str, tmp_path: Path) -> None:
+def test_what_a_file_gives(format: str, form: str, exported: Exported) -> None:
     """For batches of other sizes than that it was verified with; nothing else is left in the directory."""
-    path = exported(tmp_path, format, form)
+    path = exported(format, form)
     run = FORMATS[format].run(path)
     for count in (1, 3):
         np.testing.assert_allclose(run(images(count)), logits(form, count), atol=1e-5)
-    assert set(contents(tmp_path)) <= {path.name, f"{path.name}.json"}
+    assert set(contents(path.parent)) <= {path.name, f"{path.name}.json"}
 
 
-def test_what_a_file_says(tmp_path: Path) -> None:
+def test_what_a_file_says(exported: Exported) -> None:
     """The same in every format, read as anybody would."""
     import onnx
 
     said = {
-        "onnx": {p.key: p.value for p in onnx.load(exported(tmp_path, "onnx", "condensed")).metadata_props}[KEY],
-        "stablehlo": Path(f"{exported(tmp_path, 'stablehlo', 'condensed')}.json").read_text(),
-        "safetensors": _header(exported(tmp_path, "safetensors", "condensed"))[KEY],
+        "onnx": {p.key: p.value for p in onnx.load(exported("onnx", "condensed")).metadata_props}[KEY],
+        "stablehlo": Path(f"{exported('stablehlo', 'condensed')}.json").read_text(),
+        "safetensors": _header(exported("safetensors", "condensed"))[KEY],
     }
     cost = count_flops(network("condensed"), 24)
     for text in said.values():
@@ -59,8 +83,8 @@ def _header(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
-def test_opened_to_be_used(format: str, tmp_path: Path) -> None:
-    found = open_exported(exported(tmp_path, format, "condensed"))
+def test_opened_to_be_used(format: str, exported: Exported) -> None:
+    found = open_exported(exported(format, "condensed"))
     assert (found.described.name, found.described.form, found.described.usage) == (
         *("cdnv2_cifar_110", "condensed"),
         USAGE,
@@ -93,7 +117,7 @@ def test_agreement() -> None:
     found = agreement(expected + off, expected)
     assert (found.images, found.top1) == (4, 0.75)
     assert found.difference == pytest.approx(3 / 4)
-    assert str(found) == "on 4 photographs top-1 the same for 75%, largest relative difference 7.5e-01"
+    assert str(found) == "on 4 photographs top-1 the same for 75%, largest relative difference 0.75"
     for wrong in (agreement(expected * np.nan, expected), agreement(expected[:, :2], expected)):
         with pytest.raises(UserError, match="nothing was written"):
             refuse_difference(wrong, "it")
@@ -115,8 +139,8 @@ def test_targets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 @pytest.mark.parametrize("length", [0, 100, -100])
-def test_cut_off(format: str, length: int, tmp_path: Path) -> None:
-    path = exported(tmp_path, format, "condensed")
+def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> None:
+    path = copied(format)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=str(path)):
         open_exported(path).forward(images(1))
@@ -134,15 +158,15 @@ def test_cut_off(format: str, length: int, tmp_path: Path) -> None:
         ('{"format": 1, "kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}', "not as it should be"),
     ],
 )
-def test_metadata_that_cannot_be(text: str, complaint: str, tmp_path: Path) -> None:
-    path = exported(tmp_path, "stablehlo", "condensed")
+def test_metadata_that_cannot_be(text: str, complaint: str, copied: Callable[[str], Path]) -> None:
+    path = copied("stablehlo")
     Path(f"{path}.json").write_text(text)
     with pytest.raises(UserError, match=complaint):
         open_exported(path)
 
 
-def test_metadata_that_is_not_there(tmp_path: Path) -> None:
-    path = exported(tmp_path, "stablehlo", "condensed")
+def test_metadata_that_is_not_there(copied: Callable[[str], Path]) -> None:
+    path = copied("stablehlo")
     Path(f"{path}.json").unlink()
     with pytest.raises(UserError, match=r"network\.stablehlo\.json, which belongs to"):
         open_exported(path)
