@@ -56,7 +56,7 @@ class CanvasPreparation:
 
         An image that would be larger than the canvas, such as a portrait on a landscape one, is made to fit.
         """
-        height, width = resized_size(*image.shape[:2], self.short_side, self.long_side)
+        height, width = resized_size(image.shape[0], image.shape[1], self.short_side, self.long_side)
         shrink = min(1.0, canvas[0] / height, canvas[1] / width)
         size = (max(int(height * shrink), 1), max(int(width * shrink), 1))
         resized, _ = resize(image, size)

@@ -19,6 +19,7 @@ from cdnv2_jax.layers.platform import tracing_for
 from cdnv2_jax.models.families import AnyNetwork
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+LOCATIONS = "jax_traceback_in_locations_limit"
 LARGEST_FILE = 2 * 2**30
 """Bytes; ten times what the largest detector needs."""
 
@@ -59,12 +60,12 @@ def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.S
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
     """Programs traced inside do not say from which file and line each operation comes: paths are this machine's own."""
-    before = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    before = getattr(jax.config, LOCATIONS)
+    jax.config.update(LOCATIONS, 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        jax.config.update(LOCATIONS, before)
 
 
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:

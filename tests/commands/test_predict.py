@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -32,7 +33,7 @@ def here(shell: Shell) -> Shell:
 
 def probabilities(path: str) -> np.ndarray:
     image = USAGE.preparation(decode(Path(path).read_bytes(), path))
-    return softmax(np.asarray(network("condensed")(image[None])[0], np.float64))
+    return softmax(np.asarray(network("condensed")(jnp.asarray(image[None]))[0], np.float64))
 
 
 @pytest.mark.parametrize("exported", ["", "onnx", "stablehlo", "safetensors"])

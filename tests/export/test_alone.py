@@ -4,6 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,7 +41,7 @@ def test_onnx(tmp_path: Path) -> None:
     Image.fromarray(whole_photographs()[0]).save(tmp_path / "photo.png")
     code = documented("onnx").replace("photo.jpg", "photo.png") + "np.save('logits.npy', logits)\n"
     run_alone(code, tmp_path, without=(*OURS, "jax", "cv2", "onnx"))
-    expected = network("condensed")(USAGE.preparation(whole_photographs()[0])[None])
+    expected = network("condensed")(jnp.asarray(USAGE.preparation(whole_photographs()[0])[None]))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ from cdnv2_jax import UserError, create_model
 from cdnv2_jax.data.image_preparation import IMAGENET
 from cdnv2_jax.detection.checkpoint import Classes
 from cdnv2_jax.detection.detector import PyramidDetector, build_detector
+from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.detection.usage import CanvasPreparation
 from cdnv2_jax.export.detector import export_detector
@@ -33,7 +34,7 @@ def detector(kind: Kind) -> PyramidDetector:
     backbone = create_model("cdnv2_a", num_classes=1, stages=(1,) * 5, growth=(8,) * 5, rngs=nnx.Rngs(0))
     made = build_detector(settings, backbone, rngs=nnx.Rngs(1))
     made.eval()
-    heads = made.head if kind == "retinanet" else made.roi_head
+    heads = made.head if isinstance(made, RetinaNet) else made.roi_head
     # Unlike initial values, such that scores and boxes are not all alike.
     nnx.update(heads, jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, nnx.state(heads, nnx.Param)))
     return made

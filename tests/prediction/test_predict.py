@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from cdnv2_jax.export.metadata import Described
 from cdnv2_jax.export.opened import Classifier
 from cdnv2_jax.prediction.image_files import image_files
 from cdnv2_jax.prediction.open import open_classifier
-from cdnv2_jax.prediction.predict import Likely, Prediction, predict
+from cdnv2_jax.prediction.predict import Prediction, predict
 from tests.checkpoint.networks import network
 from tests.data.image_files import write_noise
 
@@ -44,7 +45,7 @@ def test_predictions(batch_size: int, classifier: Classifier, album: list[Path])
     for path, prediction in zip(album, found, strict=True):
         assert isinstance(prediction, Prediction)
         pixels = USAGE.preparation(np.array(Image.open(path).convert("RGB")))
-        expected = softmax(np.asarray(network("condensed")(pixels[None])[0], np.float64))
+        expected = softmax(np.asarray(network("condensed")(jnp.asarray(pixels[None]))[0], np.float64))
         order = np.argsort(expected)[::-1][:2]
         assert [one.label for one in prediction.classes] == order.tolist()
         assert [one.name for one in prediction.classes] == [USAGE.class_names[label] for label in order]
@@ -80,7 +81,8 @@ def test_equal_probabilities_keep_their_order(album: list[Path]) -> None:
         classifier, [Path(__file__).parents[2] / "docs" / "images" / "digits_learning_curves.png"], top=9
     )
     assert isinstance(found, Prediction)
-    assert found.classes == [Likely(n, name, pytest.approx(1 / 3)) for n, name in enumerate(("cat", "dog", "eel"))]
+    assert [(one.label, one.name) for one in found.classes] == [(0, "cat"), (1, "dog"), (2, "eel")]
+    assert [one.probability for one in found.classes] == pytest.approx([1 / 3] * 3)
 
 
 def test_a_program_that_gives_something_else(album: list[Path]) -> None:
