@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
+from benchmarks.markdown import replaced, table
 from benchmarks.networks import example_images
 from benchmarks.options import add_measuring, make_parser, positive, run
 from benchmarks.results import Entry, results_file, write_results
@@ -93,15 +94,14 @@ def detectors(options: argparse.Namespace, console: Console) -> None:
             canvas = (options.canvas[0], options.canvas[1])
             entries.append(detector_entry(kind, backbone, canvas, options))
             write_results(path, SCRIPT, {}, entries)
-    console.print(table(entries))
+    console.print(costs_table(entries))
     console.print(f"written to {path}")
     if options.docs:
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(START)
-        _, _, after = rest.partition(END)
-        DOCS.write_text(f"{before}{START}\n{table(entries)}\n{END}{after}", encoding="utf-8")
+        text = replaced(DOCS.read_text(encoding="utf-8"), START, END, costs_table(entries), document=DOCS.name)
+        DOCS.write_text(text, encoding="utf-8")
 
 
-def table(entries: Sequence[Entry]) -> str:
+def costs_table(entries: Sequence[Entry]) -> str:
     """In Markdown; billions of multiply-adds."""
     header = [
         "detector",
@@ -111,8 +111,10 @@ def table(entries: Sequence[Entry]) -> str:
         "pyramid and heads",
         "all",
         "parameters",
+        "seconds per image",
+        "mAP, published",
     ]
-    lines = [[*header, "seconds per image", "mAP, published"], ["---"] * (len(header) + 2)]
+    lines = []
     for e in entries:
         adds, params = e["multiply_adds"], e["params"]
         figures = (adds["body"] / 1e9, (adds["total"] - adds["body"]) / 1e9, adds["total"] / 1e9)
@@ -125,7 +127,7 @@ def table(entries: Sequence[Entry]) -> str:
                 str(e["published_map"] or ""),
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(header, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from benchmarks.comparison import OURS
 from benchmarks.floors import Floor, floor_milliseconds
+from benchmarks.markdown import figure, machine_line, replaced, table
 from benchmarks.options import add_results, make_parser, run
 from benchmarks.results import Entry, read_results
 from benchmarks.tables import extremes, title_of
-from cdnv2_jax.errors import UserError
 
 SCRIPT = "readme_table"
 README = Path(__file__).parents[1] / "README.md"
@@ -41,10 +41,8 @@ def section(results: Path) -> str:
     ]
     others = _in_order([name for _, entry, _ in rows for name in entry["ratios"]])
     header = ["work", "batch", *map(title_of, [OURS, *others]), "fastest other ÷ ours (lowest to highest)", "floor"]
-    lines = [header, ["---"] * len(header)]
-    lines += [[name, *_cells(entry, others, rates)] for name, entry, rates in rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_machines(list(records.values()))}\n\n{table}"
+    cells = [[name, *_cells(entry, others, rates)] for name, entry, rates in rows]
+    return f"{_machines(list(records.values()))}\n\n{table(header, cells)}"
 
 
 def _in_order(names: list[str]) -> list[str]:
@@ -72,31 +70,14 @@ def _beside_fastest(entry: Entry) -> str:
     return f"{ratio['median']:.2f} ({extremes(ratio)})"
 
 
-def figure(milliseconds: float) -> str:
-    """Two or more digits that mean something: "0.4", "9.6", "27", "3312"."""
-    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
-
-
 def _machines(records: list[dict[str, Any]]) -> str:
     """Where, with what and when: one line, or one each where the works differ."""
-    return "\n".join(_in_order([_machine(record["machine"]) for record in records]))
-
-
-def _machine(machine: dict[str, Any]) -> str:
-    names = {"jax": "JAX", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
-    found = {names[key]: version for key, version in machine["versions"].items() if key in names and version}
-    versions = [f"{name} {version.partition('+')[0]}" for name, version in found.items()]
-    where = f"{machine['cores']} cores of an {machine['processor']}"
-    return f"Milliseconds on {where} (float32, {', '.join(versions)}, {machine['date']}):"
+    return "\n".join(_in_order([machine_line(record["machine"]) for record in records]))
 
 
 def updated(readme: str, section: str) -> str:
     """The README's text with that section; UserError when its comments are not there."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise UserError(f"the README lacks the comments {START!r} and {END!r}, between which the table goes")
-    return f"{before}{START}\n{section}\n{END}{after}"
+    return replaced(readme, START, END, section, document="the README")
 
 
 def readme_table(options: argparse.Namespace, console: Console) -> None:

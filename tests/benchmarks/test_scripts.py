@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accelerator, compile_time, detectors, inference, lowerings, sweep, training
+from benchmarks import accelerator, compile_time, detectors, exported, inference, lowerings, sweep, training
 from benchmarks.machine import machine_kind
 from benchmarks.options import check_models
 from cdnv2_jax.errors import UserError
@@ -21,6 +21,7 @@ SCRIPTS: dict[str, Main] = {
     "lowerings": lowerings.main,
     "detectors": detectors.main,
     "accelerator": accelerator.main,
+    "exported": exported.main,
 }
 
 
@@ -61,6 +62,30 @@ def test_sweep(tiny: str, quick: list[str], tmp_path: Path) -> None:
     assert points == [("batch", 1, 32), ("image_size", 2, 24), ("image_size", 2, 32)]
 
 
+def test_exported(tiny: str, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = tmp_path / "export.md"
+    docs.write_text(f"before\n{exported.START}\nold\n{exported.END}\nafter\n")
+    monkeypatch.setattr(exported, "DOCS", docs)
+    assert exported.main(["--models", tiny, "--batches", "1", "2", "--docs", *quick]) == 0
+    entries = written(tmp_path, "exported")["entries"]
+    assert [(e["batch"], set(e["ratios"]), e["refused"]) for e in entries] == [
+        (batch, {"onnx", "onnx_folded"}, {}) for batch in (1, 2)
+    ]
+    text = docs.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text
+    assert f"| {tiny} | 2 | " in text and "PyTorch's export, index folded ÷ ours" in text
+
+
+def test_a_document_without_the_comments(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known before anything is measured."""
+    docs = tmp_path / "export.md"
+    docs.write_text("nothing")
+    monkeypatch.setattr(exported, "DOCS", docs)
+    check_refused("exported", ["--models", tiny, "--docs", "--output", str(tmp_path)], "lacks the comments", capsys)
+
+
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "unknown model": ("inference", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "unknown peer": ("inference", ["--peers", "torhc"], "torhc"),
@@ -74,6 +99,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "unknown model to compile": ("compile_time", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "unknown model's shapes": ("lowerings", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "unknown model on a GPU": ("accelerator", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
+    "unknown model to export": ("exported", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "unknown side": ("accelerator", ["--sides", "onnx"], "onnx"),
     "unknown flag": ("sweep", ["--batch", "3"], "--batch"),
 }
