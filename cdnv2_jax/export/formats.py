@@ -60,7 +60,9 @@ def _run_safetensors(path: Path) -> Forward:
 _SAFETENSORS = (SUFFIX, ("safetensors",))
 
 FORMATS: dict[str, Format] = {
-    "stablehlo": Format("StableHLO", ".stablehlo", (), _write_stablehlo, stablehlo_forward, metadata_beside=True),
+    "stablehlo": Format(
+        "StableHLO", ".stablehlo", ("flatbuffers",), _write_stablehlo, stablehlo_forward, metadata_beside=True
+    ),
     "onnx": Format("ONNX", ".onnx", ("onnx", "onnxruntime"), _write_onnx, onnx_forward),
     "safetensors": Format("safetensors", *_SAFETENSORS, _write_ours, _run_safetensors),
     "safetensors-official": Format("safetensors, official layout", *_SAFETENSORS, _write_official, _run_safetensors),

@@ -17,6 +17,7 @@ from cdnv2_jax.export.verify import Forward
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.layers.platform import tracing_for
 from cdnv2_jax.models.families import AnyNetwork
+from cdnv2_jax.optional import import_optional
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
@@ -75,6 +76,7 @@ def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
 
 def read_exported(path: Path) -> export.Exported:
     """The program at `path`; UserError when it is none."""
+    import_optional("flatbuffers", "export")  # by which `jax.export` reads and writes
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any network exported here")

@@ -121,7 +121,9 @@ def _strided() -> AnyNetwork:
     return create_model("cdnv2_a", num_classes=3, stages=(1,) * 5, growth=(8,) * 5, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxruntime"), ("safetensors", "safetensors")])
+@pytest.mark.parametrize(
+    ("format", "package"), [("onnx", "onnxruntime"), ("safetensors", "safetensors"), ("stablehlo", "flatbuffers")]
+)
 def test_missing_packages(format: str, package: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     save("network", network("dense"))
     monkeypatch.setitem(sys.modules, package, None)

@@ -31,7 +31,7 @@ NETWORKS = ["cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_86"]
 BATCHES = (1, 3, 32)
 CANVAS = (320, 512)
 
-RUNTIMES = {"onnx": ("onnxruntime", "numpy"), "stablehlo": ("jax", "numpy")}
+RUNTIMES = {"onnx": ("onnxruntime", "numpy"), "stablehlo": ("jax", "flatbuffers")}
 
 RUN = {
     "onnx": """
