@@ -45,7 +45,8 @@ def save_safetensors(path: Path, network: AnyNetwork, metadata: Mapping[str, Any
     if layout == "official":
         header["format"] = "pt"  # by which others tell that these are tensors of PyTorch's
     # The package writes an array's memory as it lies, whatever its strides say.
-    files.save_file({name: np.array(tensor, order="C") for name, tensor in tensors.items()}, path, header)
+    contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
+    path.write_bytes(files.save(contiguous, header))  # its own `save_file` keeps others from reading the file
 
 
 def load_safetensors(path: str | Path) -> AnyNetwork:

@@ -31,6 +31,8 @@ def test_round_trip(form: str, layout: Layout, tmp_path: Path) -> None:
     assert_same_network(load_safetensors(path), network(form))
     assert_same_network(open_checkpoint(path, model=None), network(form))
     assert read_metadata(path)["note"] == 7
+    (tmp_path / "usual").touch()
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 @pytest.mark.parametrize("form", ["partly pruned", "condensed", "halved"])
