@@ -10,12 +10,15 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, save
 from cdnv2_jax.checkpoint.safetensors import load_safetensors
+from cdnv2_jax.detection.checkpoint import save_detector
+from cdnv2_jax.detection.usage import KEY as USAGE
 from cdnv2_jax.export.formats import FORMATS
 from cdnv2_jax.export.opened import open_exported
 from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.models.registry import architecture_of
 from tests.checkpoint.networks import assert_same_network, network
 from tests.commands.shell import Shell
+from tests.export.detectors import CLASSES, PREPARATION, detector
 from tests.torch_io.official_files import save as save_official
 from tests.torch_io.official_files import training_file, twin_in_form
 
@@ -81,6 +84,23 @@ def test_from_safetensors(shell: Shell) -> None:
         "main.py", "export", "--checkpoint", "condensed", "--format", "safetensors", "--output", "small.safetensors"
     )
     assert_same_network(load_safetensors("small.safetensors"), condense(network("pruned")))
+
+
+def test_detector(shell: Shell) -> None:
+    """Its canvas is the one it was trained with, or another; flags of classifiers are refused."""
+    metadata = {USAGE: PREPARATION.to_json()}
+    save_detector(Path("detector"), detector("retinanet"), CLASSES, metadata=metadata)
+    arguments = ("export", "--checkpoint", "detector", "--output", "it.onnx", "--format", "onnx")
+    printed = shell.succeeds("main.py", *arguments, "--canvas", "64x64")
+    assert re.match(
+        r"retinanet on cdnv2_a \(masked\) as ONNX: it.onnx, [\d,]+ bytes\nrun from the file on 2 ph", printed
+    )
+    complaint = shell.refuses("main.py", "predict", "--checkpoint", "it.onnx", "it.onnx")
+    assert "it.onnx holds a detector, not a classifier" in complaint
+    refused = {"--image-size": "64", "--class-names": "it.onnx"}
+    for flag in refused.items():
+        assert "holds a detector" in shell.refuses("main.py", *arguments, "--overwrite", *flag)
+    assert "a multiple of 32 pixels" in shell.refuses("main.py", *arguments, "--overwrite", "--canvas", "64x65")
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {

@@ -1,43 +1,19 @@
 """Detectors as programs: what they find is what the detector finds."""
 
-import functools
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from cdnv2_jax import UserError, create_model
-from cdnv2_jax.data.image_preparation import IMAGENET
-from cdnv2_jax.detection.checkpoint import Classes
-from cdnv2_jax.detection.detector import PyramidDetector, build_detector
-from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax import UserError
 from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.detection.usage import CanvasPreparation
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.export.detector_programs import Found, detect, detector_agreement
 from tests.checkpoint.networks import contents
-from tests.detection.tiny import tiny_settings
 from tests.export.alone import run_alone
-
-CANVAS = (64, 96)
-CLASSES = Classes(("disc", "square", "star"), (1, 2, 5))
-PREPARATION = CanvasPreparation(64, 96, *IMAGENET)
-
-
-@functools.cache
-def detector(kind: Kind) -> PyramidDetector:
-    """On a small cdnv2_a, from drawn weights; what would be too unlikely to be detected is, here."""
-    settings = tiny_settings(kind, score_threshold=0.005, most_detections=30)
-    backbone = create_model("cdnv2_a", num_classes=1, stages=(1,) * 5, growth=(8,) * 5, rngs=nnx.Rngs(0))
-    made = build_detector(settings, backbone, rngs=nnx.Rngs(1))
-    made.eval()
-    heads = made.head if isinstance(made, RetinaNet) else made.roi_head
-    # Unlike initial values, such that scores and boxes are not all alike.
-    nnx.update(heads, jax.tree.map(lambda x: 8 * x if x.ndim > 1 else x, nnx.state(heads, nnx.Param)))
-    return made
+from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector
 
 
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:
