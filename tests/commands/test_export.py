@@ -37,8 +37,8 @@ def test_own_checkpoint(format: str, shell: Shell) -> None:
     assert re.fullmatch(re.escape(first) + REPORT, printed)
     complaint = shell.refuses("main.py", "export", *arguments)
     assert f"{path} exists" in complaint or f"{path}.json exists" in complaint
-    shell.succeeds("main.py", "export", *arguments, "--overwrite")
     if "safetensors" in format:
+        shell.succeeds("main.py", "export", *arguments, "--overwrite")
         assert_same_network(load_safetensors(path), network("condensed"))
 
 

@@ -25,10 +25,9 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return noise, sizes
 
 
-SLOW = pytest.mark.slow  # two stages to compile, three times: the detector, its program, and that in its process
-
-
-@pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=SLOW)])
+# Compiled three times: the detector, its program, and that in its process.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
 def test_stablehlo(kind: Kind, tmp_path: Path) -> None:
     """By JAX alone, in batches of other sizes than that it was verified with."""
     path = tmp_path / "detector.stablehlo"

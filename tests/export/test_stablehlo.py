@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax import create_model
 from cdnv2_jax.export.stablehlo import PLATFORMS, classifier_to_stablehlo
+from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.torch_io.state_dict import model_from_state_dict
 from tests.checkpoint.networks import network
 from tests.export.networks import SIZE, images, logits
+from tests.plain_models import random_twin
 
 
 @pytest.mark.parametrize("form", ["dense", "condensed", "halved"])
@@ -27,7 +29,7 @@ def test_it_holds_no_call_of_ours(form: str) -> None:
 
 def test_weights_are_stored_once() -> None:
     """Not once for each platform."""
-    plain = create_model("shufflenet_v2_x0_5", num_classes=3, rngs=nnx.Rngs(0))
-    plain.eval()
+    architecture = architecture_of("shufflenet_v2_x0_5")
+    plain = model_from_state_dict(random_twin(architecture).state_dict(), architecture, name="shufflenet_v2_x0_5")
     arrays = sum(array.nbytes for array in jax.tree.leaves(nnx.state(plain)))
     assert arrays < len(classifier_to_stablehlo(plain, 32)) < 1.6 * arrays
