@@ -10,7 +10,7 @@ import pytest
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"errors", "files", "host_memory"}
+EVERYBODY = {"errors", "files", "host_memory", "optional"}
 NETWORKS = {"kernels", "layers", "models", "condensation"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},
@@ -24,7 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": NETWORKS | {"data", "torch_io"},
     "torch_io": NETWORKS,
     "report": NETWORKS,
-    "export": NETWORKS | {"checkpoint", "data", "detection", "preprocessing", "torch_io"},
+    "export": NETWORKS | {"checkpoint", "data", "detection", "evaluation", "preprocessing", "report", "torch_io"},
+    "prediction": NETWORKS | {"checkpoint", "data", "evaluation", "export", "torch_io"},
     "evaluation": NETWORKS | {"data", "devices", "preprocessing"},
     "training": NETWORKS | {"checkpoint", "data", "devices"},
     "classification": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report", "training"},
@@ -41,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "devices",
         "evaluation",
         "export",
+        "prediction",
         "preprocessing",
         "report",
     }

@@ -1,9 +1,10 @@
-"""Opening a checkpoint of either kind: ours, a directory, or official, a file."""
+"""Opening a checkpoint of any kind: ours, a directory, official, a file, or safetensors of either layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.checkpoint import safetensors
 from cdnv2_jax.checkpoint.model import load
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.families import AnyArchitecture, AnyNetwork, family_of
@@ -20,21 +21,27 @@ def open_checkpoint(
     num_classes: int | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> AnyNetwork:
-    """Our own checkpoint (a directory) or an official one (a file), in evaluation mode.
+    """Our own checkpoint (a directory), an official one (a file) or a safetensors file, in evaluation mode.
 
     Args:
       path: the directory or file.
       model: what an official file holds; None to go by the name the file itself gives.
-      weights, num_classes, overrides: for official files, as for `load_torch_checkpoint`; without `num_classes` it is
-        as many as the file's classifier has.
+      weights, num_classes, overrides: for official files, as for `load_torch_checkpoint` (a safetensors file has one
+        choice of weights); without `num_classes` it is as many as the file's classifier has.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
     if path.is_dir():
         return load(path)
-    checkpoint = read_checkpoint(path)
-    name = model or _name_in(checkpoint, path)
-    tensors = select_state_dict(checkpoint, weights, str(path))
+    if path.suffix == safetensors.SUFFIX:
+        if safetensors.read_metadata(path):
+            return safetensors.load_safetensors(path)
+        name = model or _name_in({}, path)
+        tensors: Mapping[str, Any] = safetensors.read_tensors(path)
+    else:
+        checkpoint = read_checkpoint(path)
+        name = model or _name_in(checkpoint, path)
+        tensors = select_state_dict(checkpoint, weights, str(path))
     if num_classes is None:
         num_classes = _classes_in(tensors, architecture_of(name))
     architecture = architecture_of(name, num_classes, overrides)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.checkpoint import safetensors
 from cdnv2_jax.checkpoint.model import load_metadata
 from cdnv2_jax.data.image_preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
 from cdnv2_jax.errors import UserError
@@ -27,6 +28,12 @@ class Usage:
     def name_of(self, label: int) -> str:
         """The class's name, or "class 7"."""
         return self.class_names[label] if self.class_names else f"class {label}"
+
+    def with_names(self, class_names: Sequence[str], num_classes: int) -> "Usage":
+        """The same with other names of classes; UserError when there are not as many as classes."""
+        if len(class_names) != num_classes:
+            raise UserError(f"{len(class_names)} names for {num_classes} classes: give one for each, in their order")
+        return dataclasses.replace(self, class_names=class_names)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for metadata: {"usage": usage.to_json()} is what `usage_of` looks for."""
@@ -52,7 +59,7 @@ def usage_of(path: Path, network: AnyNetwork) -> Usage:
     Raises:
       UserError: it says something that cannot be, or nothing and is not in the registry.
     """
-    said = load_metadata(path).get("metadata", {}) if path.is_dir() else {}
+    said = _said(path)
     if KEY in said:
         try:
             return Usage.from_json(said[KEY], network.architecture.num_classes)
@@ -61,6 +68,12 @@ def usage_of(path: Path, network: AnyNetwork) -> Usage:
     if network.name not in MODELS:
         raise UserError(f"{path}: nothing says how images are prepared for {network.name!r}")
     return Usage(usual_preparation(network))
+
+
+def _said(path: Path) -> Mapping[str, Any]:
+    if path.is_dir():
+        return load_metadata(path).get("metadata", {})
+    return safetensors.read_metadata(path) if path.suffix == safetensors.SUFFIX else {}
 
 
 def usual_preparation(network: AnyNetwork) -> ImagePreparation:

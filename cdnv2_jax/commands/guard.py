@@ -26,12 +26,21 @@ def program_name(script: str, command: str) -> str:
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess."""
+    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
+
+    Of a group of UserErrors each gets a line.
+    """
     try:
         action()
     except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"{program}: {message}", file=sys.stderr)
+        _complain(program, error)
+        return BAD_INPUT
+    except ExceptionGroup as group:
+        _, others = group.split(UserError)
+        if others is not None:
+            raise
+        for error in group.exceptions:
+            _complain(program, error)
         return BAD_INPUT
     except LostProcess as error:
         print(f"{program}: {error}", file=sys.stderr)
@@ -40,6 +49,11 @@ def guarded(action: Callable[[], None], program: str) -> int:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _complain(program: str, error: Exception) -> None:
+    message = " ".join(str(error).split())
+    print(f"{program}: {message}", file=sys.stderr)
 
 
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cdnv2_jax
+from cdnv2_jax.commands import flags
 from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded, program_name
 from cdnv2_jax.errors import UserError
 
-WEIGHTS = ("auto", "ema", "model")
+EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
 
 
@@ -34,12 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     program = program_name("main.py", "cdnv2")
-    parser = OneLineParser(prog=program, description="Train, evaluate and condense CondenseNetV2.")
+    parser = OneLineParser(prog=program, description="Train, evaluate, condense, export and use CondenseNetV2.")
     parser.add_argument("--version", action="version", version=f"cdnv2-jax {cdnv2_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
     _train(verbs)
     _eval(verbs)
     _condense(verbs)
+    _export(verbs)
+    _predict(verbs)
     _report(verbs)
     _prepare(verbs)
     return parser
@@ -55,39 +58,64 @@ def _train(verbs: argparse._SubParsersAction) -> None:
     )
     verb.add_argument("--accept-changes", action="store_true", help="go on with a run although the config has changed")
     verb.add_argument(
-        "--profile", type=_window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
+        "--profile", type=flags.window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
     )
-    _processes(verb)
+    flags.processes(verb)
 
 
 def _eval(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "eval", "evaluate a checkpoint, ours or official, on a config's held-out data", _run_eval)
     _config(verb)
-    verb.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="PATH", help="directory (ours) or file (official)"
-    )
-    verb.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
-    )
+    flags.checkpoint(verb)
+    flags.weights(verb)
     verb.add_argument("--output", type=Path, metavar="FILE.npz", help="also write logits and labels there")
     verb.add_argument("--per-class", type=Path, metavar="FILE.csv", help="also write a table of all classes there")
     verb.add_argument("--overwrite", action="store_true", help="replace --output and --per-class if they exist")
-    _processes(verb)
+    flags.processes(verb)
 
 
 def _condense(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "condense", "turn a masked checkpoint, ours or official, into a condensed one", _run_condense)
-    verb.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="PATH", help="directory (ours) or file (official)"
-    )
+    flags.checkpoint(verb)
     verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory to make")
-    _official_file(verb)
-    verb.add_argument(
-        "--halve-classifier",
-        action="store_true",
-        help="CondenseNet (v1): as the official conversion does; changes logits",
-    )
+    flags.official_file(verb)
+    flags.halve_classifier(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+
+
+def _export(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "export", "write a network as a file that runs without this package", _run_export)
+    flags.checkpoint(verb)
+    verb.add_argument("--format", choices=EXPORTED, required=True, help="what to write (docs/export.md says for whom)")
+    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.stablehlo, .onnx, .safetensors")
+    verb.add_argument("--image-size", type=flags.positive, metavar="N", help="pixels (default: as the network is used)")
+    verb.add_argument(
+        "--canvas", type=flags.canvas, metavar="HxW", help="of a detector, pixels (default: landscape as in training)"
+    )
+    flags.official_file(verb)
+    verb.add_argument("--condense", action="store_true", help="condense the masked network on the way")
+    flags.halve_classifier(verb, "with --condense, ")
+    flags.class_names(verb)
+    verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+
+
+def _predict(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "predict", "print the likeliest classes of images", _run_predict)
+    verb.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="directory (ours), file (official), or what export wrote: .stablehlo, .onnx, .safetensors",
+    )
+    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
+    flags.class_names(verb)
+    verb.add_argument("--json", action="store_true", help="a JSON object per image and line")
+    verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
+    verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images at once (default: 32)")
+    verb.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="file; folder, with the folders in it; - for paths on standard input"
+    )
 
 
 def _report(verbs: argparse._SubParsersAction) -> None:
@@ -98,7 +126,7 @@ def _report(verbs: argparse._SubParsersAction) -> None:
         "--checkpoint", type=Path, metavar="PATH", help="a network alone: directory (ours) or file (official)"
     )
     verb.add_argument("--output", type=Path, metavar="FILE.html", help="with --checkpoint: where the page goes")
-    _official_file(verb)
+    flags.official_file(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
 
 
@@ -122,14 +150,6 @@ def _add(
     return verb
 
 
-def _official_file(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
-    verb.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
-    )
-    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
-
-
 def _config(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--config",
@@ -137,27 +157,6 @@ def _config(verb: argparse.ArgumentParser) -> None:
         metavar="FILE[:variant]",
         help="config file; change its fields with --config.key=value",
     )
-
-
-def _processes(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--distributed",
-        action="store_true",
-        help="one of several processes, found through SLURM, Open MPI, Kubernetes or a TPU pod's metadata",
-    )
-    verb.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
-    verb.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
-    verb.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
-    verb.add_argument(
-        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there (JAX_COMPILATION_CACHE_DIR)"
-    )
-
-
-def _window(text: str) -> tuple[int, int]:
-    first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
-        raise argparse.ArgumentTypeError(f"must be FIRST:LAST, two steps such as 100:110, got {text!r}")
-    return int(first), int(last)
 
 
 # The verbs are imported when they run, so that --help and a mistyped flag need not wait for JAX.
@@ -213,6 +212,37 @@ def _run_condense(options: argparse.Namespace) -> None:
         num_classes=options.num_classes,
         halve_classifier=options.halve_classifier,
         overwrite=options.overwrite,
+    )
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from cdnv2_jax.commands.export import Source, export_checkpoint
+
+    source = Source(
+        options.checkpoint,
+        model=options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        condense=options.condense,
+        halve_classifier=options.halve_classifier,
+        image_size=options.image_size,
+        class_names=options.class_names,
+        canvas=options.canvas,
+    )
+    export_checkpoint(source, options.output, format=options.format, overwrite=options.overwrite)
+
+
+def _run_predict(options: argparse.Namespace) -> None:
+    from cdnv2_jax.commands.predict import predict_images
+
+    predict_images(
+        options.checkpoint,
+        options.images,
+        model=options.model,
+        class_names=options.class_names,
+        as_json=options.json,
+        top=options.top,
+        batch_size=options.batch_size,
     )
 
 

@@ -25,6 +25,7 @@ from cdnv2_jax.detection.detector import (
 from cdnv2_jax.detection.finish import RESULTS, finish
 from cdnv2_jax.detection.held_out import HeldOutDetection
 from cdnv2_jax.detection.objective import DetectionObjective, DetectionPreprocessing
+from cdnv2_jax.detection.usage import KEY, usage_in
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.models.registry import create_model
@@ -96,8 +97,9 @@ class DetectionExperiment:
         return Classes(self.train_source.class_names, self.train_source.category_ids)
 
     def save(self, path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
-        """As a checkpoint, in place of one that is there."""
-        save_detector(path, model, self.classes, metadata=metadata, overwrite=True)
+        """As a checkpoint, in place of one that is there; it says how it is used."""
+        usage = usage_in(self.config.data).to_json()
+        save_detector(path, model, self.classes, metadata={**metadata, KEY: usage}, overwrite=True)
 
     def finish(self, trained: Any, live: Any | None, workdir: Path, console: Console) -> None:
         """See `detection/finish.py`."""

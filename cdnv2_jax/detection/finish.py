@@ -16,6 +16,7 @@ from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.held_out import DetectionJudgement, HeldOutDetection
 from cdnv2_jax.detection.pictures import write_examples
+from cdnv2_jax.detection.usage import KEY, usage_in
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.report.plots import PLOTS, plot_run
 from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
@@ -58,7 +59,7 @@ def finish(
         cost = cost_of(detector, *config.data.canvas)["total"]
         summary[name] |= {"multiply_adds": cost.multiply_adds, "params": cost.params}
         summary[name] |= {"ms_per_image": milliseconds[name]}
-        metadata = {"AP": judged[name].figures["AP"]}
+        metadata = {"AP": judged[name].figures["AP"], KEY: usage_in(config.data).to_json()}
         save_detector(workdir / name, detector, classes, metadata=metadata, overwrite=True)
     if form == "masked":
         summary["stages_passed"] = stages_passed(trained)

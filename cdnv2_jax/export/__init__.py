@@ -1,1 +1,1 @@
-"""Networks as files that other programs run."""
+"""Networks as files that run without this package: StableHLO, ONNX, safetensors."""

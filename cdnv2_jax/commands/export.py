@@ -1,0 +1,95 @@
+"""`main.py export`."""
+
+import dataclasses
+from pathlib import Path
+
+from cdnv2_jax.checkpoint.arrays import is_checkpoint, read_description
+from cdnv2_jax.checkpoint.open import open_checkpoint
+from cdnv2_jax.checkpoint.usage import Usage, usage_of
+from cdnv2_jax.commands.class_names import read_class_names
+from cdnv2_jax.condensation.condense import condense
+from cdnv2_jax.detection.checkpoint import KIND, load_detector
+from cdnv2_jax.detection.condensed_backbone import condense_backbone
+from cdnv2_jax.detection.usage import preparation_of
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.export.detector import export_detector
+from cdnv2_jax.export.formats import FORMATS
+from cdnv2_jax.export.write import check_target, export_classifier
+from cdnv2_jax.torch_io.read import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What to export, as the flags say.
+
+    Attributes:
+      checkpoint: of any kind. model, weights, num_classes: of an official file.
+      condense, halve_classifier: whether to condense it first, and as `condense` does.
+      image_size: of a classifier, instead of that which it is used with. class_names: a file of them, likewise.
+      canvas: of a detector, height and width.
+    """
+
+    checkpoint: Path
+    model: str | None = None
+    weights: Weights = "auto"
+    num_classes: int | None = None
+    condense: bool = False
+    halve_classifier: bool = False
+    image_size: int | None = None
+    class_names: Path | None = None
+    canvas: tuple[int, int] | None = None
+
+
+def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: bool) -> None:
+    """Loads, perhaps condenses, writes and verifies; nothing is left unless all of it succeeds."""
+    if source.halve_classifier and not source.condense:
+        raise UserError("--halve-classifier is a part of condensing: add --condense")
+    check_target(output, format, overwrite)
+    is_detector = is_checkpoint(source.checkpoint) and read_description(source.checkpoint).get("kind") == KIND
+    export = _export_detector if is_detector else _export_classifier
+    what, found = export(source, output, format, overwrite)
+    print(f"{what} as {FORMATS[format].title}: {output}, {output.stat().st_size:,} bytes")
+    print(f"run from the file {found}")
+
+
+def _export_classifier(source: Source, output: Path, format: str, overwrite: bool) -> tuple[str, object]:
+    """(what was written, how well it agrees)."""
+    if source.canvas is not None:
+        raise UserError(f"--canvas is for detectors, {source.checkpoint} holds a classifier: use --image-size")
+    network = open_checkpoint(
+        source.checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes
+    )
+    usage = _usage(source, usage_of(source.checkpoint, network), network.architecture.num_classes)
+    if source.condense:
+        network = condense(network, halve_classifier=source.halve_classifier)
+    found = export_classifier(network, usage, output, format=format, overwrite=overwrite)
+    return f"{network.name} ({network.form_name})", found
+
+
+def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
+    """The network's usage with what the flags say instead."""
+    if names := read_class_names(source.class_names):
+        usual = usual.with_names(names, num_classes)
+    if source.image_size is None:
+        return usual
+    try:
+        return dataclasses.replace(usual, preparation=dataclasses.replace(usual.preparation, size=source.image_size))
+    except ValueError as error:
+        raise UserError(f"--image-size {source.image_size}: from 1 to 4096 pixels") from error
+
+
+def _export_detector(source: Source, output: Path, format: str, overwrite: bool) -> tuple[str, object]:
+    """(what was written, how well it agrees)."""
+    if source.image_size is not None or source.class_names is not None or source.halve_classifier:
+        raise UserError(
+            f"{source.checkpoint} holds a detector: --image-size, --class-names and --halve-classifier are for "
+            f"classifiers; use --canvas"
+        )
+    detector, classes = load_detector(source.checkpoint)
+    if source.condense:
+        detector = condense_backbone(detector)
+    preparation = preparation_of(source.checkpoint)
+    found = export_detector(
+        detector, classes, preparation, output, format=format, canvas=source.canvas, overwrite=overwrite
+    )
+    return f"{detector.settings.kind} on {detector.backbone.name} ({detector.backbone.form_name})", found

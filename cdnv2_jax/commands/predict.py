@@ -1,0 +1,56 @@
+"""`main.py predict`."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from cdnv2_jax.commands.class_names import read_class_names
+from cdnv2_jax.data.decode import BrokenImage
+from cdnv2_jax.prediction.image_files import image_files
+from cdnv2_jax.prediction.open import open_classifier
+from cdnv2_jax.prediction.predict import Prediction, predict
+
+STANDARD_INPUT = "-"
+
+
+def predict_images(
+    checkpoint: Path,
+    images: Sequence[str],
+    *,
+    model: str | None,
+    class_names: Path | None,
+    as_json: bool,
+    top: int,
+    batch_size: int,
+) -> None:
+    """Prints the likeliest classes of every image.
+
+    Raises:
+      ExceptionGroup: of BrokenImage, for those that could not be read, after all others were printed.
+    """
+    classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
+    paths = image_files(_given(images, sys.stdin))
+    broken: list[BrokenImage] = []
+    for result in predict(classifier, paths, top=top, batch_size=batch_size):
+        if isinstance(result, Prediction):
+            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else _as_text(result), flush=True)
+        else:
+            broken.append(result)
+    if broken:
+        raise ExceptionGroup("unreadable images", broken)
+
+
+def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
+    """The paths; in place of "-" those that are listed, one a line."""
+    for image in images:
+        if image == STANDARD_INPUT:
+            yield from (Path(line.strip()) for line in listed if line.strip())
+        else:
+            yield Path(image)
+
+
+def _as_text(prediction: Prediction) -> str:
+    lines = [f"{one.probability:8.2%}  {one.name}" for one in prediction.classes]
+    return "\n".join([str(prediction.path), *lines])

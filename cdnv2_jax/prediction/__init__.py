@@ -1,0 +1,1 @@
+"""Images in, classes out: with any network that was saved or exported."""
