@@ -120,8 +120,7 @@ def maps_of_a_process(file: Path, **environment: str) -> np.ndarray:
     return np.load(file)
 
 
-# Each number of threads takes a process of its own.
-@pytest.mark.slow
+@pytest.mark.soak  # each number of threads takes a process of its own: most of a minute
 def test_the_same_bits_on_any_number_of_threads(tmp_path: Path) -> None:
     """More threads than cores among them: most helpers come when there is nothing left to do."""
     one, *others = (maps_of_a_process(tmp_path / "maps.npy", NPROC=str(threads)) for threads in (1, 2, 5))

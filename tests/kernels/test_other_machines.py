@@ -51,12 +51,12 @@ def logits_of_a_process(directory: Path, code: str, **environment: str) -> np.nd
     return np.load(file)
 
 
-# Each is a process of its own, and the first compiles the kernels.
+# Each is a process of its own, and the first compiles the kernels, which takes most of a minute.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "environment"),
     [
-        pytest.param(ALONE, {"CDNV2_KERNEL_FLAGS": "-march=x86-64-v3"}, id="AVX2"),
+        pytest.param(ALONE, {"CDNV2_KERNEL_FLAGS": "-march=x86-64-v3"}, id="AVX2", marks=pytest.mark.soak),
         pytest.param(SHARDED, {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, id="8 devices"),
     ],
 )
