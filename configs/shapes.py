@@ -35,7 +35,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    config.epochs = 6 if detector == "retinanet" else 5
+    config.epochs = 7 if detector == "retinanet" else 5
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
@@ -68,8 +68,8 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.optimizer.decay_vectors = False
 
     config.ema_decay = 0.99
-    config.eval_every_epochs = 3
-    config.checkpoint_every_epochs = 3
+    config.eval_every_epochs = 4
+    config.checkpoint_every_epochs = 4
     config.keep_checkpoints = 2
     config.log_every_steps = 20
     if smoke:

@@ -11,8 +11,8 @@ from tests.golden_format import read_golden
 FILES = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 
 # Ten seconds and more, or up to a minute, nearly all of it compilation in float64: a training step, or 36 layers.
-SLOW = ("digits_trajectory", "digits_trajectory_c8g4", "imagenet_cdnv2_a")
-SOAK = ("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8")
+SLOW = ("digits_trajectory_c8g4", "imagenet_cdnv2_a")
+SOAK = ("digits_trajectory", "imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8")
 
 
 def files_with_marks() -> list:

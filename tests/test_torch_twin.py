@@ -24,8 +24,8 @@ from tests.torch_twin.layers import LearnedGroupConvolution, MaskedPointwise, Sp
 ALL_STAGES = 100
 """More condensation stages than any layer has."""
 
-# 11 to 17 s of float64 convolutions; the shorter run, whose C and G differ, goes through the same code.
-SLOW = {"digits_trajectory"}
+# 11 to 40 s of float64 convolutions each.
+SLOW = {"digits_trajectory", "digits_trajectory_c8g4"}
 
 
 def _golden_files(*, trajectories: bool) -> list:

@@ -44,7 +44,7 @@ def test_each_program_is_made_ready_twice_with_one_cache(
     assert "cdnv2_a masked, batch 1" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # two fresh processes that import JAX and compile a network
+@pytest.mark.soak  # two fresh processes that import JAX and compile a network: half a minute
 def test_a_cache_saves_compiling(tmp_path: Path) -> None:
     entry = compile_time.compile_entry("condensenet_50", "masked")
     assert entry["seconds"]["cached"]["compiling"] < entry["seconds"]["cold"]["compiling"] / 2

@@ -183,6 +183,7 @@ def test_report_without_the_images(beside: Shell, runs: Path) -> None:
     assert "Beside published networks on COCO" in page.text and "31.7" in page.text
 
 
+@pytest.mark.soak  # a third run, half a minute
 def test_starting_from_a_condensed_classifier(beside: Shell) -> None:
     """It stays condensed: there is nothing to prune, and one network in the end."""
     model = create_model("cdnv2_a", num_classes=3, rngs=nnx.Rngs(0), stages=(1,) * 5)

@@ -30,7 +30,10 @@ TRAINED = (
     "cifar.py:cdnv2_cifar_110,cifar10,smoke",
 )
 QUICK = ("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:cdnv2_cifar_110,cifar10,smoke")
-LONG = tuple(f"imagenet.py:{model},smoke" for model in ("cdnv2_b", "cdnv2_c", *V1))
+LONG = (
+    *(f"imagenet.py:{model},smoke" for model in ("cdnv2_b", "cdnv2_c", *V1)),
+    "cifar.py:condensenet_182,cifar100,smoke",
+)
 SAME = {
     **{f"cifar.py:condensenet_{n},cifar10,smoke": TRAINED[6] for n in (74, 86, 98, 110, 122)},
     "cifar.py:cdnv2_cifar_146,cifar10,smoke": TRAINED[8],

@@ -31,6 +31,7 @@ def test_splitting_the_batch_changes_nothing(devices: int, alone: Path) -> None:
     assert summaries[0]["loss"] == pytest.approx(summaries[1]["loss"], rel=1e-5)
 
 
+@pytest.mark.soak  # two more runs, most of a minute
 def test_accumulating_parts_is_a_batch_normalisation_of_parts(alone: Path) -> None:
     """Two parts of 24 differ from one batch of 48 by their statistics alone: near, but not the same."""
     parts = finished(alone.parent / "parts", "--config.accumulate=2")

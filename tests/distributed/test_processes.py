@@ -43,8 +43,8 @@ def assert_same_masks(run: Path, other: Path) -> None:
         np.testing.assert_array_equal(ours.mask[...], theirs.mask[...])
 
 
-@SLOW
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak  # two runs of two processes each: most of a minute; kills of single ones are in tests/commands
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_is_killed(victim: int, two: Path) -> None:
     """The other ends with a clear error; started again, the run ends like one that was left alone."""
     workdir = two.parent / f"killed_{victim}"
@@ -61,7 +61,7 @@ def test_one_is_killed(victim: int, two: Path) -> None:
     _assert_ends_like(workdir, two)
 
 
-@SLOW
+@pytest.mark.soak  # as long
 def test_asked_to_stop(two: Path) -> None:
     """SIGTERM to one of them: both save the same step and end well; the run goes on from there."""
     workdir = two.parent / "asked"

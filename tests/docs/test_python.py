@@ -53,7 +53,7 @@ def test_readme(official_file: Path) -> None:
     assert page["tensors"]["features.init_conv.weight"].shape == (16, 3, 3, 3)
 
 
-@pytest.mark.slow  # the same network, read from a file
+@pytest.mark.soak  # the same network, read from a file: half a minute
 def test_pytorch_weights(official_file: Path) -> None:
     shutil.copy(official_file, ".")
     page = run_page("docs/pytorch-weights.md", {"images": jnp.ones((1, 224, 224, 3))})

@@ -27,7 +27,7 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 # Compiled three times: the detector, its program, and that in its process.
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
+@pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.soak)])
 def test_stablehlo(kind: Kind, tmp_path: Path) -> None:
     """By JAX alone, in batches of other sizes than that it was verified with."""
     path = tmp_path / "detector.stablehlo"

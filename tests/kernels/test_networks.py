@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("kernels")
 TOLERANCE = 1e-5
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(n, marks=pytest.mark.soak) for n in range(5, 16))])
 def test_random_architectures(seed: int) -> None:
     architecture = random_architecture(seed)
     masked = masked_network(architecture, seed)

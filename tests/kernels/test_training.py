@@ -77,7 +77,7 @@ def assert_as_exact_as_layers(model: CondenseNet, images: jax.Array) -> None:
     assert_as_exact(kernel, layers, truth)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 12))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 12))])
 def test_random_networks(seed: int) -> None:
     architecture = random_architecture(100 + seed)
     model = network(architecture, stage=seed % 4, seed=seed)

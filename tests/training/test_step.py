@@ -66,6 +66,18 @@ def test_pruning_never_recompiles():
     assert prune_step._cache_size() == 1
 
 
+def test_accumulated_parts_are_batches_of_their_own():
+    """Rows j, j + 2, … are normalised by themselves; the loss is the mean of the parts' losses."""
+    in_parts, whole, images = make_setup(accumulate=2), make_setup(), batch()
+    _, metrics = in_parts.step(in_parts.state, images)
+    losses = []
+    for part in range(2):
+        rows = {name: array[part::2] for name, array in images.items()}
+        losses.append(float(whole.step(copied(whole.state), rows)[1]["loss"]))
+    assert losses[0] != losses[1]
+    assert float(metrics["loss"]) == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
 def test_each_layer_follows_its_own_factor():
     setup = make_setup()
     state, pruner = setup.state, Pruner(setup.graph, setup.state)
