@@ -75,6 +75,7 @@ RUN = [
     Run("python -m benchmarks.pod_plan.*", "tests/distributed/test_lowering.py", "benchmarks.pod_plan"),
     Run("python -m benchmarks.accelerator", "tests/benchmarks/test_accelerator.py", "accelerator"),
     Run("python -m benchmarks.lowerings.*", "tests/benchmarks/test_lowerings.py", "lowerings"),
+    Run("python -m benchmarks.exported --docs", "tests/benchmarks/test_scripts.py", "exported.main("),
     Run("python -m benchmarks.detectors --docs", "tests/benchmarks/test_scripts.py", "detectors.main("),
 ]
 
