@@ -18,7 +18,7 @@ from cdnv2_jax.layers.grouped_conv import grouped_conv, possible_lowerings
 from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
 from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
 from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.kernel_path import network_shape
+from cdnv2_jax.models.kernel_inference import network_shape
 from cdnv2_jax.models.registry import model_entry
 
 BOTH: tuple[Direction, ...] = ("forward", "gradient")
@@ -92,14 +92,17 @@ def _last_result(call: Call) -> np.ndarray:
 
 
 def networks(name: str, batch: int) -> Iterator[Operation]:
-    """A model's prediction, condensed, and its training step, as wholes; float32."""
+    """A model's predictions, condensed and masked, and its training step, as wholes; float32."""
     entry = model_entry(name)
     images = example_images(batch, entry.image_size)
     labels = example_labels(batch, entry.architecture.num_classes)
     shape = network_shape(entry.architecture, jnp.asarray(images))
 
-    def predict(way: str, _: Direction) -> Call:
+    def predict_condensed(way: str, _: Direction) -> Call:
         return _within({"condensed_block": way}, our_call(condense(pruned_pair(name)[0]), images))
+
+    def predict_masked(way: str, _: Direction) -> Call:
+        return _within({"masked_block": way}, our_call(pruned_pair(name)[0], images))
 
     def train(way: str, _: Direction) -> Call:
         return _within({"training_block": way}, our_step(create_model(name, rngs=nnx.Rngs(0)), images, labels))
@@ -107,7 +110,8 @@ def networks(name: str, batch: int) -> Iterator[Operation]:
     def logits(call: Call) -> np.ndarray:
         return np.asarray(call())
 
-    yield Operation("condensed_block", shape, KINDS["condensed_block"], ["forward"], predict, logits)
+    for kind, predict in (("condensed_block", predict_condensed), ("masked_block", predict_masked)):
+        yield Operation(kind, shape, KINDS[kind], ["forward"], predict, logits)
     yield Operation("training_block", shape, KINDS["training_block"], ["gradient"], train, first_losses)
 
 

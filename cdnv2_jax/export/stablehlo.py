@@ -21,6 +21,7 @@ from cdnv2_jax.optional import import_optional
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
+WITHOUT_KERNELS = {"condensed_block": "layers", "masked_block": "layers", "training_block": "layers"}
 LARGEST_FILE = 2 * 2**30
 """Bytes; ten times what the largest detector needs."""
 
@@ -46,7 +47,7 @@ def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.S
 
     def traced_for(platform: str) -> Callable[..., Any]:
         def run(state: nnx.State, *arguments: jax.Array) -> Any:
-            with tracing_for(platform), override(condensed_block="layers", training_block="layers"):
+            with tracing_for(platform), override(**WITHOUT_KERNELS):
                 return function(nnx.merge(graph, state), *arguments)
 
         return run

@@ -23,6 +23,7 @@ from cdnv2_jax.layers.platform import traced_platform
 
 KINDS: dict[str, tuple[str, ...]] = {
     "condensed_block": ("layers", "kernel"),
+    "masked_block": ("layers", "kernel"),
     "training_block": ("layers", "kernel"),
     "grouped_conv": ("grouped", "pairs", "quads", "block_diagonal"),
     "grouped_pointwise": ("batched", "block_diagonal"),

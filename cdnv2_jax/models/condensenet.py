@@ -14,7 +14,7 @@ from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from cdnv2_jax.layers.valid_region import at_stride, inside
-from cdnv2_jax.models import kernel_path, kernel_training
+from cdnv2_jax.models import kernel_inference, kernel_training
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer, Form
 from cdnv2_jax.models.images import check_images, region_of
@@ -87,7 +87,7 @@ class CondenseNet(nnx.Module):
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
         check_images(self.architecture, images)
         if self._by_kernel(images):
-            x = kernel_path.pooled_features(self.stem, self.blocks, self.norm_last, images)
+            x = kernel_inference.pooled_features(self.stem, self.blocks, self.norm_last, images)
         else:
             *_, last = self.block_outputs(images)
             x = jax.nn.relu(self.norm_last(last)).mean((1, 2))
@@ -126,7 +126,7 @@ class CondenseNet(nnx.Module):
         """
         check_images(self.architecture, images)
         if sizes is None and self._by_kernel(images):
-            for x in kernel_path.block_outputs(self.stem, self.blocks, images):
+            for x in kernel_inference.block_outputs(self.stem, self.blocks, images):
                 yield x.transpose(0, 2, 3, 1)
         elif sizes is None and self._by_training_kernel(images):
             yield from kernel_training.block_outputs(self.stem, self.blocks, images)
@@ -146,8 +146,9 @@ class CondenseNet(nnx.Module):
             yield x
 
     def _by_kernel(self, images: jax.Array) -> bool:
-        """Whether the CPU kernels take the layers' place for these images."""
-        return self.form.condensed and kernel_path.applies(self.architecture, self._kernel_modules(), images)
+        """Whether the CPU kernels take the layers' place for these images, in evaluation mode."""
+        modules, condensed = self._kernel_modules(), self.form.condensed
+        return kernel_inference.applies(self.architecture, modules, images, condensed=condensed)
 
     def _by_training_kernel(self, images: jax.Array) -> bool:
         masked = not self.form.condensed

@@ -17,7 +17,7 @@ from cdnv2_jax.layers.lowering import choose
 from cdnv2_jax.layers.masked_conv import MaskedConv
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer
-from cdnv2_jax.models.kernel_path import fits, network_shape
+from cdnv2_jax.models.kernel_inference import fits, network_shape
 
 
 def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:

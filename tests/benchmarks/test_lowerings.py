@@ -52,7 +52,8 @@ def test_whole_networks(tiny: str, quick: list[str], tmp_path: Path, capsys: pyt
     """By kernels and by layers, where there is a compiler for kernels."""
     assert main(["--models", tiny, "--batch", "2", *quick]) == 0
     entries = json.loads((tmp_path / machine_kind() / "lowerings.json").read_text())["entries"]
-    assert [e["kind"] for e in entries] == ["grouped_pointwise", "grouped_conv", "condensed_block", "training_block"]
+    networks = ["condensed_block", "masked_block", "training_block"]
+    assert [e["kind"] for e in entries] == ["grouped_pointwise", "grouped_conv", *networks]
     assert set(entries[-2]["forward"]) == set(entries[-1]["gradient"]) == {"layers", "kernel"}
     assert not any(e["refused"] for e in entries)
     assert "training_block" in capsys.readouterr().out

@@ -66,8 +66,8 @@ def random_architecture(seed: int) -> Architecture:
             continue
 
 
-def masked_network(architecture: Architecture, seed: int = 0) -> CondenseNet:
-    """Fully pruned, in evaluation mode, float32; BatchNorms that leave nothing as it is."""
+def masked_network(architecture: Architecture, seed: int = 0, *, stages: int | None = None) -> CondenseNet:
+    """Pruned by so many stages (None: by all), in evaluation mode, float32; BatchNorms that leave nothing as it is."""
     model = CondenseNet(architecture, name="small", rngs=nnx.Rngs(seed))
     model.eval()
     random = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def masked_network(architecture: Architecture, seed: int = 0) -> CondenseNet:
         if isinstance(norm, BatchNorm):
             for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
                 getattr(norm, name)[...] = jnp.asarray(random.uniform(low, high, norm.features), jnp.float32)
-    prune(model, architecture.condensation_stages)
+    prune(model, architecture.condensation_stages if stages is None else stages)
     return model
 
 

@@ -1,5 +1,6 @@
 """Derivatives through the kernels are those of the layers; batching by vmap."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from flax import nnx
 
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.models.condensenet import CondenseNet
-from tests.kernels.networks import V2, condensed_network, random_images, run
+from tests.kernels.networks import V2, condensed_network, masked_network, random_images, run
 from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
@@ -23,7 +24,7 @@ def both(function: Any, *inputs: Any) -> tuple[Any, Any]:
     """What the function gives by kernel and by layers."""
     found = []
     for lowering in ("kernel", "layers"):
-        with override(condensed_block=lowering):
+        with override(condensed_block=lowering, masked_block=lowering):
             found.append(quick_jit(function)(*inputs))
     return found[0], found[1]
 
@@ -40,7 +41,9 @@ def model() -> CondenseNet:
     return condensed_network(SMALL)
 
 
-def test_gradients_of_parameters_and_images(model: CondenseNet) -> None:
+@pytest.mark.parametrize("network", [condensed_network, masked_network])
+def test_gradients_of_parameters_and_images(network: Callable[..., CondenseNet]) -> None:
+    model = network(SMALL)
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(parameters: nnx.State, images: jax.Array) -> jax.Array:

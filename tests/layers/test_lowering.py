@@ -59,7 +59,7 @@ def test_only_what_is_possible_and_measured_for_the_direction_counts() -> None:
 def test_defaults_where_nothing_is_measured() -> None:
     assert choose("grouped_pointwise", LARGE) == "batched"
     with tracing_for("tpu"):
-        assert [choose(kind, LARGE) for kind in KINDS] == ["layers", "layers", "grouped", "batched"]
+        assert [choose(kind, LARGE) for kind in KINDS] == ["layers", "layers", "layers", "grouped", "batched"]
 
 
 def test_the_table_that_is_shipped() -> None:
@@ -119,7 +119,7 @@ def test_an_override_is_seen_by_functions_that_were_traced_before() -> None:
     [
         ("grouped_conv", "'grouped_conv' must be kind=lowering"),
         ("gruoped_conv=grouped", "did you mean 'grouped_conv'"),
-        ("x=grouped", "there are condensed_block, training_block, grouped_conv, grouped_pointwise"),
+        ("x=grouped", "there are condensed_block, masked_block, training_block, grouped_conv, grouped_pointwise"),
         ("grouped_conv=fast", "no lowering 'fast': there are grouped, pairs, quads, block_diagonal"),
     ],
 )

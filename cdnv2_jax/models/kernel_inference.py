@@ -1,8 +1,12 @@
-"""A condensed network's way through the CPU kernels: maps are [batch, channels, height, width] here."""
+"""A network's way through the CPU kernels in evaluation mode: maps are [batch, channels, height, width] here.
+
+The kernels know condensed layers only. A masked one is given to them as a condensed one that has kept everything, zeros
+included: as fast as a dense network can be, but whoever wants pruned connections left out condenses first.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +19,27 @@ from cdnv2_jax.kernels.head import head
 from cdnv2_jax.kernels.stem import stem
 from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
 from cdnv2_jax.layers.lowering import Shape, choose
 from cdnv2_jax.layers.platform import traced_platform
+from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
 from cdnv2_jax.models.architecture import Architecture
 from cdnv2_jax.models.dense_layer import DenseLayer
 
+GROUP_OUTPUTS = 64
+"""Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so
+few that their weights stay in a core's cache and that there is enough to share out among threads."""
 
-def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
-    """Whether the kernels take the place of a condensed network's modules for these images.
+
+def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool) -> bool:
+    """Whether the kernels take the place of a network's modules for these images.
 
     They can in evaluation mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
     compiler.
     """
     return (
         fits(modules, images, use_running_average=True)
-        and choose("condensed_block", network_shape(architecture, images)) == "kernel"
+        and choose("condensed_block" if condensed else "masked_block", network_shape(architecture, images)) == "kernel"
         and library.available()
     )
 
@@ -136,22 +146,51 @@ def _differentiated_as(
     return function(state, x)
 
 
+class _Connections(NamedTuple):
+    """Index, kernel and BatchNorm of a condensed LGC or SFR."""
+
+    index: jax.Array
+    kernel: jax.Array
+    norm: Norm
+
+
 def _arrays(layer: DenseLayer) -> Layer:
-    assert isinstance(layer.lgc, CondensedGroupConv)
-    se, sfr = layer.se, layer.sfr
-    assert sfr is None or isinstance(sfr, CondensedReactivation)
+    lgc, conv, se = _lgc(layer.lgc), layer.conv, layer.se
+    sfr = None if layer.sfr is None else _sfr(layer.sfr)
     return Layer(
-        lgc_index=layer.lgc.index[...],
-        lgc_kernel=layer.lgc.kernel[...],
-        lgc_norm=_norm(layer.lgc.norm),
-        conv_norm=_norm(layer.conv.norm),
-        conv_kernel=layer.conv.kernel[...],
+        lgc_index=lgc.index,
+        lgc_kernel=lgc.kernel,
+        lgc_norm=lgc.norm,
+        conv_norm=_norm(conv.norm),
+        conv_kernel=conv.kernel[...],
         squeeze=None if se is None else se.squeeze.kernel[...],
         excite=None if se is None else se.excite.kernel[...],
-        sfr_index=None if sfr is None else sfr.index[...],
-        sfr_kernel=None if sfr is None else sfr.kernel[...],
-        sfr_norm=None if sfr is None else _norm(sfr.norm),
+        sfr_index=None if sfr is None else sfr.index,
+        sfr_kernel=None if sfr is None else sfr.kernel,
+        sfr_norm=None if sfr is None else sfr.norm,
     )
+
+
+def _lgc(conv: CondensedGroupConv | LearnedGroupConv) -> _Connections:
+    norm = _norm(conv.norm)
+    if isinstance(conv, CondensedGroupConv):
+        return _Connections(conv.index[...], conv.kernel[...], norm)
+    inputs, outputs = conv.kernel.shape
+    groups = next(n for n in range(-(-outputs // GROUP_OUTPUTS), outputs + 1) if outputs % n == 0)
+    kernel = (conv.kernel * conv.kernel_mask()).reshape(inputs, outputs // groups, groups).transpose(2, 0, 1)
+    return _Connections(_all(groups, inputs), kernel, Norm(*(jnp.tile(values, groups) for values in norm)))
+
+
+def _sfr(conv: CondensedReactivation | SparseFeatureReactivation) -> _Connections:
+    norm = _norm(conv.norm)
+    if isinstance(conv, CondensedReactivation):
+        return _Connections(conv.index[...], conv.kernel[...], norm)
+    return _Connections(_all(1, conv.kernel.shape[1]), (conv.kernel * conv.kernel_mask())[None], norm)
+
+
+def _all(groups: int, channels: int) -> jax.Array:
+    """An index [groups, channels] by which every group has kept all."""
+    return jnp.broadcast_to(jnp.arange(channels, dtype=jnp.int32), (groups, channels))
 
 
 def _norm(norm: BatchNorm) -> Norm:
