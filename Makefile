@@ -31,7 +31,7 @@ bench: $(VENV)/.dev  ## inference, training and compiling, beside others, on thi
 bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle machine: an hour or more
 	$(BIN)/python -m benchmarks.inference --rounds 11 --output benchmarks/results
 	$(BIN)/python -m benchmarks.training --rounds 11 --output benchmarks/results
-	$(BIN)/python -m benchmarks.sweep --output benchmarks/results
+	$(BIN)/python -m benchmarks.sweep --model cdnv2_c --output benchmarks/results
 	$(BIN)/python -m benchmarks.compile_time --output benchmarks/results
 	$(BIN)/python -m benchmarks.exported --docs --output benchmarks/results
 	$(BIN)/python -m benchmarks.plots
