@@ -50,7 +50,7 @@ def draw_sweep(figure: Any, entries: list[Entry]) -> None:
         axes.grid(alpha=0.2)
     panels[0].set_title(f"{entries[0]['model']} over the batch")
     panels[1].set_title("over the image size" + _fixed_batch(entries))
-    panels[0].legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
 
 
 def _draw_line(axes: Any, name: str, points: list[Entry], over: str) -> None:
@@ -113,7 +113,7 @@ def plots(options: argparse.Namespace, console: Console) -> None:
     figures = {}
     sweep = options.results / "sweep.json"
     if sweep.is_file():
-        figures["time_per_image"] = Figure(figsize=(9, 3.8), layout="constrained")
+        figures["time_per_image"] = Figure(figsize=(9, 4.2), layout="constrained")
         draw_sweep(figures["time_per_image"], read_results(sweep)["entries"])
     groups = ratio_groups(options.results)
     if groups:

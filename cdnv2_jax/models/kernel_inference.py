@@ -147,9 +147,9 @@ def _differentiated_as(
 
 
 class _Connections(NamedTuple):
-    """Index, kernel and BatchNorm of a condensed LGC or SFR."""
+    """Index [groups, kept], kernel and BatchNorm of a condensed LGC or SFR."""
 
-    index: jax.Array
+    channels: jax.Array
     kernel: jax.Array
     norm: Norm
 
@@ -158,14 +158,14 @@ def _arrays(layer: DenseLayer) -> Layer:
     lgc, conv, se = _lgc(layer.lgc), layer.conv, layer.se
     sfr = None if layer.sfr is None else _sfr(layer.sfr)
     return Layer(
-        lgc_index=lgc.index,
+        lgc_index=lgc.channels,
         lgc_kernel=lgc.kernel,
         lgc_norm=lgc.norm,
         conv_norm=_norm(conv.norm),
         conv_kernel=conv.kernel[...],
         squeeze=None if se is None else se.squeeze.kernel[...],
         excite=None if se is None else se.excite.kernel[...],
-        sfr_index=None if sfr is None else sfr.index,
+        sfr_index=None if sfr is None else sfr.channels,
         sfr_kernel=None if sfr is None else sfr.kernel,
         sfr_norm=None if sfr is None else sfr.norm,
     )
