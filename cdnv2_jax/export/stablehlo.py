@@ -14,14 +14,14 @@ from jax import export
 
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.verify import Forward
-from cdnv2_jax.layers.lowering import override
+from cdnv2_jax.layers.lowering import KINDS, override
 from cdnv2_jax.layers.platform import tracing_for
 from cdnv2_jax.models.families import AnyNetwork
 from cdnv2_jax.optional import import_optional
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
-WITHOUT_KERNELS = {"condensed_block": "layers", "masked_block": "layers", "training_block": "layers"}
+WITHOUT_KERNELS = {kind: "layers" for kind, lowerings in KINDS.items() if "kernel" in lowerings}
 LARGEST_FILE = 2 * 2**30
 """Bytes; ten times what the largest detector needs."""
 

@@ -57,8 +57,12 @@ class MaskedConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
-        h, kernel = promote_dtype((h, self.kernel * self.kernel_mask()), dtype=self.dtype)
+        h, kernel = promote_dtype((h, self.masked_kernel()), dtype=self.dtype)
         return h @ kernel
+
+    def masked_kernel(self) -> jax.Array:
+        """The kernel [in, out], zero where there is no connection."""
+        return self.kernel * self.kernel_mask()
 
     @property
     def kept(self) -> int:

@@ -177,7 +177,7 @@ def _lgc(conv: CondensedGroupConv | LearnedGroupConv) -> _Connections:
         return _Connections(conv.index[...], conv.kernel[...], norm)
     inputs, outputs = conv.kernel.shape
     groups = next(n for n in range(-(-outputs // GROUP_OUTPUTS), outputs + 1) if outputs % n == 0)
-    kernel = (conv.kernel * conv.kernel_mask()).reshape(inputs, outputs // groups, groups).transpose(2, 0, 1)
+    kernel = conv.masked_kernel().reshape(inputs, outputs // groups, groups).transpose(2, 0, 1)
     return _Connections(_all(groups, inputs), kernel, Norm(*(jnp.tile(values, groups) for values in norm)))
 
 
@@ -185,7 +185,7 @@ def _sfr(conv: CondensedReactivation | SparseFeatureReactivation) -> _Connection
     norm = _norm(conv.norm)
     if isinstance(conv, CondensedReactivation):
         return _Connections(conv.index[...], conv.kernel[...], norm)
-    return _Connections(_all(1, conv.kernel.shape[1]), (conv.kernel * conv.kernel_mask())[None], norm)
+    return _Connections(_all(1, conv.kernel.shape[1]), conv.masked_kernel()[None], norm)
 
 
 def _all(groups: int, channels: int) -> jax.Array:

@@ -87,7 +87,7 @@ def _layer(layer: DenseLayer, x: jax.Array, height: int, width: int) -> jax.Arra
 
 
 def _masked(conv: MaskedConv) -> NormConv:
-    return NormConv(conv.norm.scale[...], conv.norm.bias[...], conv.kernel * conv.kernel_mask())
+    return NormConv(conv.norm.scale[...], conv.norm.bias[...], conv.masked_kernel())
 
 
 def _track(norm: BatchNorm, seen: Statistics, values: int) -> None:

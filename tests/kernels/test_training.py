@@ -217,6 +217,7 @@ def test_used_in_training_unless_overridden() -> None:
         assert "cdnv2." not in program()
     model.eval()
     graph, state = nnx.split(model)
+    assert "cdnv2.CondensedBlock" in program()
     assert "cdnv2.Pointwise" not in program()
 
 
