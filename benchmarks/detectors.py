@@ -28,11 +28,13 @@ from benchmarks.options import add_measuring, make_parser, positive, run
 from benchmarks.results import Entry, results_file, write_results
 from benchmarks.timing import Call, measure_in_turn, spread
 from cdnv2_jax import condense, create_model, prune
+from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.detector import DetectorSettings, PyramidDetector, build_detector
-from cdnv2_jax.detection.published import PUBLISHED, published_map
-from cdnv2_jax.models.registry import model_entry
-from cdnv2_jax.report.cost import count_flops
+from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.networks.cost import count_flops
+from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.report.published import PUBLISHED, published_map
 
 SCRIPT = "detectors"
 CLASSES = 80

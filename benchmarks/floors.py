@@ -10,9 +10,9 @@ and their gradients.
 
 from typing import NamedTuple
 
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import Form
-from cdnv2_jax.report.cost import network_cost
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.cost import network_cost
 
 TRAINING_PASSES = 3
 

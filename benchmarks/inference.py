@@ -35,9 +35,9 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import condense
-from cdnv2_jax.evaluation import compiled_forward
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.classification.evaluation import compiled_forward
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.zoo import model_entry
 
 SCRIPT = "inference"
 

@@ -31,14 +31,20 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks import pillow_pipeline as pillow
 from benchmarks.machine import describe
-from cdnv2_jax.data.augment.erasing import Rectangle, draw_rectangle, erase
-from cdnv2_jax.data.augment.flip import draw_flip, flip
-from cdnv2_jax.data.augment.geometry import Resample
+from cdnv2_jax.data.augment.crops import Box, crop_and_resize, draw_box
+from cdnv2_jax.data.augment.operations import Resample
 from cdnv2_jax.data.augment.rand_augment import Operation, apply_operation, draw_operations, parse_rand_augment
-from cdnv2_jax.data.augment.random_resized_crop import Box, crop_and_resize, draw_box
-from cdnv2_jax.data.augment.training_image import Augmentation, training_image
+from cdnv2_jax.data.augment.training_image import (
+    Augmentation,
+    Rectangle,
+    draw_flip,
+    draw_rectangle,
+    erase,
+    flip,
+    training_image,
+)
 from cdnv2_jax.data.decode import decode_fast
-from cdnv2_jax.data.normalise import normalise
+from cdnv2_jax.data.preparation import normalise
 
 SIZE = 224
 WIDTH, HEIGHT = 500, 375

@@ -14,12 +14,11 @@ from benchmarks.networks import example_images, example_labels, pruned_pair
 from benchmarks.timing import Call
 from benchmarks.training import first_losses, our_step
 from cdnv2_jax import condense, create_model
-from cdnv2_jax.layers.grouped_conv import grouped_conv, possible_lowerings
-from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
+from cdnv2_jax.layers.convolutions import grouped_conv, grouped_pointwise, possible_lowerings
 from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.kernel_inference import network_shape
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.kernel_inference import network_shape
+from cdnv2_jax.networks.zoo import model_entry
 
 BOTH: tuple[Direction, ...] = ("forward", "gradient")
 

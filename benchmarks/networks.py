@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax import create_model, prune, to_torch_state_dict
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.torch_twin import CondenseNetTwin, build_twin
 from tests.twin_models import twin_config
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.results import COMMITTED, OWN
-from cdnv2_jax.commands.guard import OneLineParser, guarded
+from cdnv2_jax.commands.arguments import OneLineParser, guarded
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.zoo import model_entry
 
 Script = Callable[[argparse.Namespace, Console], None]
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from cdnv2_jax.data.augment.erasing import Rectangle
+from cdnv2_jax.data.augment.crops import Box
 from cdnv2_jax.data.augment.rand_augment import Operation
-from cdnv2_jax.data.augment.random_resized_crop import Box
+from cdnv2_jax.data.augment.training_image import Rectangle
 
 FILL = (124, 116, 104)
 METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -29,9 +29,9 @@ def plan(spec: str, overrides: list[str], *, compile_too: bool) -> dict[str, Any
     """The figures of a config's train step on all devices that this process has; see the module's docstring."""
     from cdnv2_jax.classification.config import ClassificationConfig
     from cdnv2_jax.classification.experiment import Experiment
-    from cdnv2_jax.commands.config_flag import read_config
+    from cdnv2_jax.commands.read_config import read_config
     from cdnv2_jax.devices import Devices
-    from cdnv2_jax.layers.platform import tracing_for
+    from cdnv2_jax.layers.lowering import tracing_for
 
     # Generated images stand for the real ones: only their number and shape matter here. The noise of random erasing
     # belongs to the device on accelerators.

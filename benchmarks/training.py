@@ -37,9 +37,9 @@ from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import create_model
 from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.host_memory import keep_freed_memory
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.commands.processes import keep_freed_memory
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.zoo import model_entry
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import make_optimizer
 from cdnv2_jax.training.state import TrainState, create_state

@@ -4,14 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdnv2_jax.checkpoint.model import load, save
-    from cdnv2_jax.condensation.condense import condense
-    from cdnv2_jax.condensation.prune import prune
     from cdnv2_jax.errors import UserError
-    from cdnv2_jax.models.registry import create_model, list_models
-    from cdnv2_jax.report.cost import count_flops
-    from cdnv2_jax.torch_io.checkpoint import load_torch_checkpoint
-    from cdnv2_jax.torch_io.state_dict import to_torch_state_dict
+    from cdnv2_jax.networks.cost import count_flops
+    from cdnv2_jax.networks.zoo import create_model, list_models
+    from cdnv2_jax.pruning.condense import condense
+    from cdnv2_jax.pruning.prune import prune
+    from cdnv2_jax.weights.checkpoint import load, save
+    from cdnv2_jax.weights.torch_file import load_torch_checkpoint, to_torch_state_dict
 
     __version__: str
 

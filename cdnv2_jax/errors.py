@@ -1,5 +1,8 @@
 """Errors that are the user's to mend."""
 
+import importlib
+from typing import Any
+
 
 class UserError(ValueError):
     """A mistake in what was asked for: a path, a name, a file's contents, a setting.
@@ -29,3 +32,12 @@ def one_line(error: BaseException, longest: int = 300) -> str:
     lines = [line.strip() for line in str(message).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def import_optional(module: str, extra: str) -> Any:
+    """The module, or a UserError that says which extra of ours brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise UserError(f"this needs the package {package}: pip install 'cdnv2-jax[{extra}]'") from error

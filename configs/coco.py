@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cdnv2_jax.detection.published import PUBLISHED
+from cdnv2_jax.report.published import PUBLISHED
 
 
 def get_config(variant: str = "retinanet,cdnv2_c") -> ConfigDict:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import cdnv2_jax
 from benchmarks.options import run
-from cdnv2_jax.commands.guard import OneLineParser
+from cdnv2_jax.commands.arguments import OneLineParser
 
 # Named one by one, as pdoc goes no further than `__all__` by itself.
 PARTS = [f"cdnv2_jax.{part.name}" for part in pkgutil.iter_modules(cdnv2_jax.__path__) if part.name != "commands"]

@@ -20,12 +20,11 @@ from rich.console import Console
 
 from benchmarks.options import run
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.commands.guard import OneLineParser
-from cdnv2_jax.condensation.masks import importance
-from cdnv2_jax.condensation.schedule import due_stage
+from cdnv2_jax.commands.arguments import OneLineParser
 from cdnv2_jax.files import replacing
 from cdnv2_jax.layers.condensed import CondensedGroupConv
-from cdnv2_jax.layers.masked_conv import MaskedConv
+from cdnv2_jax.layers.learned import MaskedConv
+from cdnv2_jax.pruning.prune import due_stage, importance
 
 IMAGES = Path(__file__).with_name("images")
 LAYER = 2

@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 
 from cdnv2_jax import load
 from cdnv2_jax.files import replacing
-from cdnv2_jax.report.confusion import confusion_matrix
-from cdnv2_jax.report.confusion_plot import draw_confusion
 from cdnv2_jax.report.connection_plots import draw_cuts, draw_group_strips, draw_layer_map
 from cdnv2_jax.report.connections import block_ends, layer_connections, layer_map
-from cdnv2_jax.report.plots import of_kind
-from cdnv2_jax.report.predictions_file import read_predictions
-from cdnv2_jax.training.progress import read_metrics
+from cdnv2_jax.report.learning import of_kind
+from cdnv2_jax.report.mistakes import confusion_matrix, draw_confusion, read_predictions
+from cdnv2_jax.training.records import read_metrics
 
 CLASSES = [str(digit) for digit in range(10)]
 

@@ -2,7 +2,7 @@
 
     python -m docs.status_tables [--results benchmarks/results/cpu_2_cores] [--check]
 
-Published figures come from `models/registry.py` and `detection/published.py`, costs from the networks themselves, times
+Published figures come from `networks/zoo.py` and `report/published.py`, costs from the networks themselves, times
 from the results files. --check writes nothing and exits with status 1 if the page is not up to date.
 """
 
@@ -18,12 +18,12 @@ from benchmarks.markdown import figure, replaced, table
 from benchmarks.options import add_results, run
 from benchmarks.readme_table import existing_file
 from benchmarks.results import read_results
-from cdnv2_jax.commands.guard import OneLineParser
-from cdnv2_jax.detection.published import PUBLISHED
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import Form
-from cdnv2_jax.models.registry import MODELS, ModelEntry
-from cdnv2_jax.report.cost import network_cost
+from cdnv2_jax.commands.arguments import OneLineParser
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.cost import network_cost
+from cdnv2_jax.networks.zoo import MODELS, ModelEntry
+from cdnv2_jax.report.published import PUBLISHED
 
 PAGE = Path(__file__).with_name("status.md")
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}

@@ -18,18 +18,18 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, count_flops, prune, to_torch_state_dict
+from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.data.digits import digits_as_images
-from cdnv2_jax.evaluation import compiled_forward
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.torch_io.key_map import state_dict_slots
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.data.sources.generated import digits_as_images
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.torch_keys import state_dict_slots
+from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import create_state, ema_model, live_model
 from cdnv2_jax.training.step import Pruner, make_train_step
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.golden_format import (
     GoldenFile,
     architecture_config,

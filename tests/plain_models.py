@@ -7,11 +7,11 @@ import torch
 from flax import nnx
 from torch import nn
 
-from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.layers.conv_norm import ConvNorm
-from cdnv2_jax.models.families import AnyArchitecture, build_network
-from cdnv2_jax.models.mobilenet_v2 import MobileNetV2Architecture
-from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2Architecture
+from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.family import AnyArchitecture, build_network
+from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2Architecture
+from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
 from tests.torch_twin.plain import MegviiShuffleNetV2, TorchvisionMobileNetV2, TorchvisionShuffleNetV2
 
 SMALL_SHUFFLENET = ShuffleNetV2Architecture(

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from cdnv2_jax import host_memory
+from cdnv2_jax.commands import processes as host_memory
 
 CODE = """
 import ctypes, resource
-from cdnv2_jax.host_memory import keep_freed_memory
+from cdnv2_jax.commands.processes import keep_freed_memory
 kept = keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]

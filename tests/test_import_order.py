@@ -54,7 +54,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 def part_of(file: Path) -> str:
-    """`layers` for `cdnv2_jax/layers/condensed.py`, `evaluation` for `cdnv2_jax/evaluation.py`."""
+    """`layers` for `cdnv2_jax/layers/condensed.py`, `evaluation` for `cdnv2_jax/classification/evaluation.py`."""
     return "" if file == ROOT / "__init__.py" else file.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -110,7 +110,7 @@ def test_all_parts_that_there_are_were_found() -> None:
         ("import numpy\nfrom jax import numpy", []),
         ("import cdnv2_jax.layers.condensed", ["layers"]),
         ("import cdnv2_jax.errors as e, cdnv2_jax.data", ["errors", "data"]),
-        ("from cdnv2_jax.models.registry import create_model", ["models"]),
+        ("from cdnv2_jax.networks.zoo import create_model", ["models"]),
         ("from cdnv2_jax import models, prune", ["models", ""]),
         ("import cdnv2_jax", [""]),
         ("def f():\n    from cdnv2_jax.training.state import TrainState", ["training"]),
@@ -123,4 +123,4 @@ def test_all_parts_that_there_are_were_found() -> None:
 )
 def test_what_counts_as_an_import(source: str, parts: list[str]) -> None:
     """As in a file of `cdnv2_jax/condensation`."""
-    assert list(imported_parts(source, "cdnv2_jax.condensation")) == parts
+    assert list(imported_parts(source, "cdnv2_jax.pruning")) == parts

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.preprocessing import Normalisation, TrainingPreprocessing, erased
+from cdnv2_jax.data.on_device import Normalisation, TrainingPreprocessing, erased
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)

@@ -11,10 +11,10 @@ import torch
 from flax import nnx
 from torch import Tensor, nn
 
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.torch_io.key_map import state_dict_slots
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.torch_keys import state_dict_slots
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.golden_format import deterministic_input, deterministic_state_dict
 from tests.quick_jit import quick_jit
 from tests.torch_twin import CondenseNetTwin, build_twin

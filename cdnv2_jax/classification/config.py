@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig
 
 

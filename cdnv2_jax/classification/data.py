@@ -4,17 +4,17 @@ import dataclasses
 
 import jax
 
-from cdnv2_jax.checkpoint.usage import Usage
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.data.augment.training_image import Augmentation
-from cdnv2_jax.data.image_preparation import ImagePreparation
+from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.order import Share
 from cdnv2_jax.data.pipeline import EvaluationRow, TrainingRow
-from cdnv2_jax.data.readers.open import open_source
+from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
-from cdnv2_jax.models.registry import model_entry
-from cdnv2_jax.preprocessing import Normalisation
+from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.weights.usage import Usage
 
 
 def source_of(config: ClassificationConfig, split: Split) -> Source:

@@ -11,26 +11,26 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.checkpoint.model import save
-from cdnv2_jax.checkpoint.starting_point import network_from
-from cdnv2_jax.checkpoint.usage import KEY
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.data import normalisation_of, source_of, training_row, usage_in
+from cdnv2_jax.classification.evaluation import HeldOut
 from cdnv2_jax.classification.finish import RESULTS, finish
-from cdnv2_jax.classification.held_out import HeldOut
 from cdnv2_jax.classification.objective import Objective
+from cdnv2_jax.data.on_device import TrainingPreprocessing
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.models.registry import create_model
-from cdnv2_jax.preprocessing import TrainingPreprocessing
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import TrainState, create_state
 from cdnv2_jax.training.step import TrainStep, check_parts, make_train_step
+from cdnv2_jax.weights.checkpoint import save
+from cdnv2_jax.weights.open import network_from
+from cdnv2_jax.weights.usage import KEY
 
 
 class Experiment:
-    """A config made ready to run on some devices: the `Task` (`training/task.py`) of classification.
+    """A config made ready to run on some devices: the `Task` (`training/experiment.py`) of classification.
 
     Attributes:
       train_source: the training images. optimizer: with its schedule, scaled to the batch.

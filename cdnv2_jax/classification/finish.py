@@ -8,24 +8,20 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from cdnv2_jax.checkpoint.model import save
-from cdnv2_jax.checkpoint.usage import KEY
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.data import usage_in
-from cdnv2_jax.classification.held_out import HeldOut
-from cdnv2_jax.condensation.condense import condense
-from cdnv2_jax.condensation.prune import stages_passed
+from cdnv2_jax.classification.evaluation import Evaluation, HeldOut, compiled_forward
 from cdnv2_jax.devices import is_first_process
-from cdnv2_jax.evaluation import Evaluation, compiled_forward
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.report.confusion import Predictions
-from cdnv2_jax.report.cost import count_flops
-from cdnv2_jax.report.latency import median_milliseconds, milliseconds_per_call
-from cdnv2_jax.report.per_class import write_per_class
-from cdnv2_jax.report.plots import PLOTS, plot_run
-from cdnv2_jax.report.predictions_file import write_predictions
-from cdnv2_jax.report.table import comparison_table
-from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
+from cdnv2_jax.networks.cost import count_flops
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.pruning.prune import stages_passed
+from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
+from cdnv2_jax.report.learning import PLOTS, plot_run
+from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
+from cdnv2_jax.training.records import SUMMARY_FILE, read_metrics
+from cdnv2_jax.weights.checkpoint import save
+from cdnv2_jax.weights.usage import KEY
 
 PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
 RESULTS = ("masked", "condensed", "plain", PER_CLASS_FILE, PREDICTIONS_FILE, *PLOTS)

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from cdnv2_jax.condensation.prune import total_group_lasso
-from cdnv2_jax.models.families import AnyNetwork
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.training.step import Batch, Metrics
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cdnv2_jax.checkpoint.model import save
-from cdnv2_jax.checkpoint.open import open_checkpoint
-from cdnv2_jax.checkpoint.usage import KEY, usage_of
-from cdnv2_jax.condensation.condense import condense
 from cdnv2_jax.files import refuse_existing
-from cdnv2_jax.torch_io.read import Weights
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.weights.checkpoint import save
+from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.usage import KEY, usage_of
 
 
 def condense_checkpoint(

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdnv2_jax.commands.guard import OneLineParser, guarded, program_name
+from cdnv2_jax.commands.arguments import OneLineParser, guarded, program_name
 from cdnv2_jax.errors import UserError
 
 
@@ -63,8 +63,8 @@ def _from_torch(options: argparse.Namespace) -> None:
 def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load
     from cdnv2_jax.files import refuse_existing
-    from cdnv2_jax.models.registry import model_entry
-    from cdnv2_jax.torch_io.checkpoint import save_torch_checkpoint
+    from cdnv2_jax.networks.zoo import model_entry
+    from cdnv2_jax.weights.torch_file import save_torch_checkpoint
 
     refuse_existing(options.output, options.overwrite, file=True)
     model_entry(options.model)

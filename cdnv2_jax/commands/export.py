@@ -3,19 +3,18 @@
 import dataclasses
 from pathlib import Path
 
-from cdnv2_jax.checkpoint.arrays import is_checkpoint, read_description
-from cdnv2_jax.checkpoint.open import open_checkpoint
-from cdnv2_jax.checkpoint.usage import Usage, usage_of
-from cdnv2_jax.commands.class_names import read_class_names
-from cdnv2_jax.condensation.condense import condense
+from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.detection.checkpoint import KIND, load_detector
-from cdnv2_jax.detection.condensed_backbone import condense_backbone
-from cdnv2_jax.detection.usage import preparation_of
+from cdnv2_jax.detection.data.canvas import preparation_of
+from cdnv2_jax.detection.detector import condense_backbone
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
-from cdnv2_jax.export.formats import FORMATS
-from cdnv2_jax.export.write import check_target, export_classifier
-from cdnv2_jax.torch_io.read import Weights
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.weights.arrays import is_checkpoint, read_description
+from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.usage import Usage, usage_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cdnv2_jax
-from cdnv2_jax.commands import flags
-from cdnv2_jax.commands.guard import OneLineParser, expect_no_more, guarded, program_name
+from cdnv2_jax.commands import arguments as flags
+from cdnv2_jax.commands.arguments import OneLineParser, expect_no_more, guarded, program_name
 from cdnv2_jax.errors import UserError
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
@@ -256,7 +256,7 @@ def _run_report(options: argparse.Namespace) -> None:
         return
     if options.output is None:
         raise UserError("--checkpoint needs --output FILE.html: say where the page goes")
-    from cdnv2_jax.commands.report_network import report_network
+    from cdnv2_jax.commands.report import report_network
 
     report_network(
         options.checkpoint,

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cdnv2_jax.commands.class_names import read_class_names
+from cdnv2_jax.classification.predict import Prediction, image_files, predict
+from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.prediction.image_files import image_files
-from cdnv2_jax.prediction.open import open_classifier
-from cdnv2_jax.prediction.predict import Prediction, predict
+from cdnv2_jax.weights.opened import open_classifier
 
 STANDARD_INPUT = "-"
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cdnv2_jax.data.readers.open import open_directory
-from cdnv2_jax.data.readers.write_array_record import VERSION, write_array_record
+from cdnv2_jax.data.sources.open import open_directory
+from cdnv2_jax.data.sources.write_array_record import VERSION, write_array_record
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing
 

@@ -9,19 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
-from cdnv2_jax.commands.config_flag import read_config
-from cdnv2_jax.commands.tasks import make_task
+from cdnv2_jax.commands.processes import keep_freed_memory
+from cdnv2_jax.commands.read_config import make_task, read_config
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
-from cdnv2_jax.host_memory import keep_freed_memory
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.loop import BEST, CHECKPOINTS, Training
+from cdnv2_jax.training.experiment import Task
+from cdnv2_jax.training.loop import BEST, CHECKPOINTS, PROFILE, Profile, Stopped, Training
 from cdnv2_jax.training.parse_config import flat_fields
-from cdnv2_jax.training.profile import PROFILE, Profile
-from cdnv2_jax.training.progress import CONFIG_FILE, EVENTS, METRICS_FILE, REPORT_FILE, SUMMARY_FILE
-from cdnv2_jax.training.stopping import Stopped
-from cdnv2_jax.training.task import Task
+from cdnv2_jax.training.records import CONFIG_FILE, EVENTS, METRICS_FILE, REPORT_FILE, SUMMARY_FILE
 
 RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE)
 """What every run leaves; its task leaves more."""

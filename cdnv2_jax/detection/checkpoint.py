@@ -8,10 +8,12 @@ from typing import Any
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.checkpoint.arrays import read_description
-from cdnv2_jax.checkpoint.model import describe_network, described_network, fill_module, write_module
-from cdnv2_jax.detection.detector import DetectorSettings, PyramidDetector, build_detector
+from cdnv2_jax.detection.build import build_detector
+from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.weights.arrays import read_description
+from cdnv2_jax.weights.checkpoint import describe_network, described_network, fill_module, write_module
 
 FORMAT = 1
 KIND = "detector"

@@ -5,9 +5,9 @@ import difflib
 from typing import Any, Literal
 
 from cdnv2_jax.detection.data.canvas import canvas_size
-from cdnv2_jax.detection.detector import DetectorSettings
+from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig
 
 

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
-from cdnv2_jax.detection.pyramid_detector import PyramidDetector
+from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.models.condensenet import CondenseNet, Form
-from cdnv2_jax.report.cost import body_cost
+from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.cost import body_cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,38 +1,223 @@
-"""A detector by its settings, and how it is set up for training."""
+"""What both detectors have in common: backbone, pyramid, inputs and outputs, what trains."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol
 
+import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.faster_rcnn import FasterRCNN
-from cdnv2_jax.detection.pyramid_detector import Backbone, PyramidDetector
-from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax.detection.fpn import FPN
+from cdnv2_jax.detection.ops.anchors import Maps, level_masks
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.detection.trainable import set_training_mode, trainable_parameters
-
-__all__ = [
-    "Backbone",
-    "DetectorSettings",
-    "PyramidDetector",
-    "build_detector",
-    "set_training_mode",
-    "trainable_parameters",
-]
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.learned import MaskedConv
+from cdnv2_jax.layers.valid_region import MULTIPLE
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import NetworkArchitecture
+from cdnv2_jax.pruning.condense import condense
 
 
-def build_detector(
-    settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
-) -> RetinaNet | FasterRCNN:
-    """A detector with a fresh pyramid and fresh heads on `backbone`, which it takes over.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """The true objects of a batch of images, padded to the same number m.
 
-    Args:
-      backbone: see `Backbone`; weights, statistics and masks are kept as they are.
-      dtype: in which pyramid and heads compute, None for that of images; parameters, boxes and losses are float32.
-      rngs: `params` gives the initial values.
+    Attributes:
+      boxes: float32 [b, m, 4], x1, y1, x2, y2 in pixels of the canvas; zeros where not valid.
+      labels: int32 [b, m], from 0.
+      valid: bool [b, m].
+    """
+
+    boxes: jax.Array
+    labels: jax.Array
+    valid: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Detections:
+    """What was found in a batch of images, best first, padded to the same number n.
+
+    Attributes:
+      boxes: float32 [b, n, 4], x1, y1, x2, y2 in pixels of the canvas, within the image.
+      scores: float32 [b, n], in [0, 1]. labels: int32 [b, n], from 0.
+      valid: bool [b, n].
+      truncated: bool [b], whether a limit on candidates could have changed the result.
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    labels: jax.Array
+    valid: jax.Array
+    truncated: jax.Array
+
+
+def with_area(targets: Targets) -> Targets:
+    """The same without the objects of no area, which no box could be trained towards."""
+    width, height = (targets.boxes[..., 2 + axis] - targets.boxes[..., axis] for axis in (0, 1))
+    return dataclasses.replace(targets, valid=targets.valid & (width > 0) & (height > 0))
+
+
+Path = tuple[Any, ...]
+
+
+def stage_paths(backbone: Any) -> list[list[Path]]:
+    """For each stage the paths of its modules within the backbone, as `[("stem",), ("blocks", 0)]`.
+
+    A stage is a dense block or the units of one stride; the stem belongs to the first and what follows the last block
+    to the last. Modules in none, a classifier say, do not lead to a feature map. A backbone of one's own says it
+    itself, by an attribute `stage_paths`.
+    """
+    if hasattr(backbone, "stage_paths"):
+        return [list(stage) for stage in backbone.stage_paths]
+    if isinstance(backbone, CondenseNet):
+        stages: list[list[Path]] = [[("blocks", number)] for number in range(len(backbone.blocks))]
+        stages[-1].append(("norm_last",))
+    else:
+        strides = backbone.architecture.unit_strides
+        stages = [[("units", n) for n, s in enumerate(strides) if s == stride] for stride in sorted(set(strides))]
+    stages[0].insert(0, ("stem",))
+    return stages
+
+
+class Backbone(Protocol):
+    """What a detector asks of its backbone, which is an `nnx.Module`.
+
+    Attributes:
+      feature_channels: {stride: channels} of its maps.
+
+    For one's own also `stage_paths`, see `stages.stage_paths`.
+    """
+
+    @property
+    def feature_channels(self) -> dict[int, int]: ...
+
+    def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Images [b, h, w, 3] → {stride: [b, h / stride, w / stride, c]}.
+
+        With `sizes`, int [b, 2], the height and width of each image on its canvas, the maps are zero beyond the
+        image, padded to 32 pixels, and do not depend on what the canvas is beyond it.
+        """
+        ...
+
+
+class PyramidDetector(nnx.Module):
+    """A detector of one of the two kinds; `RetinaNet` and `FasterRCNN` say what follows the pyramid.
+
+    Attributes:
+      settings: what it is made of. backbone, fpn: its parts.
+      canvases_filled: whether whoever calls promises that all images cover their canvases, but for what pads them to 32
+        pixels. The results are the same; the backbone then needs no masks, and a CondenseNet may use its CPU kernels.
+    """
+
+    def __init__(self, settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+        _check_backbone(settings, backbone)
+        self.settings = settings
+        self.backbone = backbone
+        self.canvases_filled = False
+        self.fpn = FPN(
+            backbone.feature_channels,
+            settings.fpn_channels,
+            strides=settings.feature_strides,
+            top="convolved" if settings.kind == "retinanet" else "subsampled",
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    @property
+    def architecture(self) -> NetworkArchitecture:
+        """The backbone's."""
+        return self.backbone.architecture
+
+    def masked_convs(self) -> Iterable[MaskedConv]:
+        """The backbone's learned convolutions, which may be pruned while the detector trains."""
+        return self.backbone.masked_convs()
+
+    def losses(self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array) -> dict[str, jax.Array]:
+        """The losses of a batch, scalars by name, to be added up; finite whatever the targets are.
+
+        They are of the whole batch, not means over images: on a batch that is split over devices the same as on one.
+        Objects of no area are left out.
+
+        Args:
+          images: [b, h, w, 3], normalised, each at the top left of its canvas, zeros beyond it.
+          sizes: int32 [b, 2], height and width of each image.
+          targets: of each image.
+          key: from which samples are drawn.
+        """
+        raise NotImplementedError
+
+    def detect(self, images: jax.Array, sizes: jax.Array) -> Detections:
+        """What is in a batch of images, given as `losses` takes them."""
+        raise NotImplementedError
+
+    def levels(self, images: jax.Array, sizes: jax.Array) -> tuple[Maps, Maps]:
+        """(maps [b, h, w, c], masks bool [b, h, w, 1]) of the pyramid by stride; cells outside of masks mean nothing.
+
+        Raises UserError for a canvas that does not divide by 32.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3 or sizes.shape != (images.shape[0], 2):
+            raise ValueError(
+                f"images must be [b, h, w, 3] and sizes [b, 2], got {list(images.shape)} and {list(sizes.shape)}"
+            )
+        height, width = images.shape[1:3]
+        if height % MULTIPLE or width % MULTIPLE or not height * width:
+            raise UserError(f"a canvas must be a multiple of {MULTIPLE} pixels on each side, got {height}×{width}")
+        masks = level_masks(sizes, height, width, sorted({*self.settings.feature_strides, *self.settings.strides}))
+        return self.fpn(self.backbone.features(images, None if self.canvases_filled else sizes), masks), masks
+
+
+def _check_backbone(settings: DetectorSettings, backbone: Backbone) -> None:
+    given, read = sorted(backbone.feature_channels), settings.feature_strides
+    if not set(read) <= set(given):
+        raise UserError(f"{settings.kind} needs a backbone with maps of strides {list(read)}, this one gives {given}")
+    stages = len(stage_paths(backbone))
+    if settings.frozen_stages > stages:
+        raise UserError(f"frozen_stages must be {stages} or less for this backbone, got {settings.frozen_stages}")
+
+
+def trainable_parameters(detector: PyramidDetector) -> nnx.State:
+    """The tree of `nnx.state(detector, nnx.Param)` with a bool for each array: whether it trains; a mask for optax.
+
+    The pyramid and the heads train, and of the backbone what leads to its maps, without its first
+    `settings.frozen_stages` stages: a classifier that comes with a backbone stays as it is.
+    """
+    stages = stage_paths(detector.backbone)[detector.settings.frozen_stages :]
+    trained = [path for stage in stages for path in stage]
+    return nnx.map_state(
+        lambda path, parameter: parameter.replace(path[0] != "backbone" or _within(path[1:], trained)),
+        nnx.state(detector, nnx.Param),
+    )
+
+
+def set_training_mode(detector: PyramidDetector) -> None:
+    """As `detector.train()`, but BatchNorms keep their statistics: all with `norm` "frozen", else in frozen stages.
+
+    `detector.eval()` is its opposite.
+    """
+    detector.train()
+    if detector.settings.norm == "frozen":
+        detector.backbone.eval()
+        return
+    frozen = [path for stage in stage_paths(detector.backbone)[: detector.settings.frozen_stages] for path in stage]
+    for path, module in nnx.iter_modules(detector.backbone):
+        if _within(path, frozen):
+            module.eval()
+
+
+def _within(path: Path, prefixes: list[Path]) -> bool:
+    return any(path[: len(prefix)] == prefix for prefix in prefixes)
+
+
+def condense_backbone(detector: PyramidDetector) -> PyramidDetector:
+    """The detector on the condensed form of its masked backbone; pyramid and heads are shared with `detector`.
 
     Raises:
-      UserError: the backbone has not the maps or not the stages that the settings ask for.
+      UserError: the backbone is condensed already, has nothing to condense, or is not fully pruned.
     """
-    kind = RetinaNet if settings.kind == "retinanet" else FasterRCNN
-    return kind(settings, backbone, dtype=dtype, rngs=rngs)
+    condensed = nnx.clone(detector)
+    condensed.backbone = condense(detector.backbone)
+    condensed.eval()
+    return condensed

@@ -1,4 +1,4 @@
-"""What a config of detection stands for: its detector, its data, its length; the `Task` of `training/task.py`."""
+"""What a config of detection stands for: its detector, its data, its length; the `Task` of `training/experiment.py`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,29 +10,25 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.checkpoint.starting_point import network_from
+from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.order import Share
+from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig, settings_of
-from cdnv2_jax.detection.data.open import open_source
-from cdnv2_jax.detection.data.rows import DetectionTrainingRow
-from cdnv2_jax.detection.detector import (
-    PyramidDetector,
-    build_detector,
-    set_training_mode,
-    trainable_parameters,
-)
+from cdnv2_jax.detection.data.batches import DetectionTrainingRow
+from cdnv2_jax.detection.data.canvas import KEY, usage_in
+from cdnv2_jax.detection.data.sources import open_source
+from cdnv2_jax.detection.detector import PyramidDetector, set_training_mode, trainable_parameters
+from cdnv2_jax.detection.evaluation import HeldOutDetection
 from cdnv2_jax.detection.finish import RESULTS, finish
-from cdnv2_jax.detection.held_out import HeldOutDetection
 from cdnv2_jax.detection.objective import DetectionObjective, DetectionPreprocessing
-from cdnv2_jax.detection.usage import KEY, usage_in
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.registry import create_model
-from cdnv2_jax.preprocessing import Normalisation
+from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import TrainState, create_state
 from cdnv2_jax.training.step import TrainStep, check_parts, make_train_step
+from cdnv2_jax.weights.open import network_from
 
 
 class DetectionExperiment:

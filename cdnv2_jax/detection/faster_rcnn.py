@@ -1,6 +1,6 @@
-"""Faster R-CNN: proposals first, then a class and a box for each."""
+"""The features of boxes: each box pooled from the pyramid level that suits its size."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,141 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.candidates import best_detections
-from cdnv2_jax.detection.levels import Maps, level_anchors, level_anchors_inside
-from cdnv2_jax.detection.ops.box_coder import decode
-from cdnv2_jax.detection.ops.boxes import clip_boxes
-from cdnv2_jax.detection.pyramid_detector import PyramidDetector
-from cdnv2_jax.detection.roi_head import RoIHead, roi_losses, sample_rois
-from cdnv2_jax.detection.roi_pooling import pool_boxes
+from cdnv2_jax.detection.detector import Detections, PyramidDetector, Targets, with_area
+from cdnv2_jax.detection.losses import at_least_float32, softmax_cross_entropy, sum_where
+from cdnv2_jax.detection.nms import best_detections
+from cdnv2_jax.detection.ops.anchors import Maps, level_anchors, level_anchors_inside
+from cdnv2_jax.detection.ops.assignment import IGNORED, assign, sample
+from cdnv2_jax.detection.ops.boxes import clip_boxes, decode, encode, pairwise_iou
+from cdnv2_jax.detection.ops.roi_align import roi_align, roi_align_exact, roi_levels
 from cdnv2_jax.detection.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.detection.types import Detections, Targets, with_area
+from cdnv2_jax.layers.initializers import normal, xavier_uniform
+
+
+def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSettings) -> jax.Array:
+    """[b, n, s, s, c]: RoIAlign of each box on one of P2 to P5 (Lin et al. 2017a, equation 1).
+
+    Args:
+      maps, masks: [b, h, w, c] and bool [b, h, w, 1] by stride; cells outside the masks have no influence.
+      boxes: [b, n, 4], pixels, within the images.
+    """
+    strides = settings.feature_strides
+    pooled = [_repeat_edge(maps[stride], masks[stride]) for stride in strides]
+    size = settings.roi_size
+
+    def gathered(pooled, boxes):
+        return roi_align(
+            pooled, strides, boxes, roi_levels(boxes), output_size=size, sampling_ratio=settings.sampling_ratio
+        )
+
+    def exact(pooled, boxes):
+        levels = roi_levels(boxes)[:, None, None, None]
+        found = jnp.zeros((boxes.shape[0], size, size, pooled[0].shape[-1]), pooled[0].dtype)
+        for level, (x, stride) in enumerate(zip(pooled, strides, strict=True)):
+            most = -(-max(x.shape[:2]) // size)
+            of_level = roi_align_exact(x, boxes, stride, output_size=size, most_samples=most)
+            found = jnp.where(levels == level, of_level.astype(found.dtype), found)
+        return found
+
+    return jax.vmap(exact if settings.exact_roi_align else gathered)(pooled, boxes)
+
+
+def _repeat_edge(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """The cells just outside the mask, below and to the right, repeat the last ones inside.
+
+    RoIAlign reads half a cell beyond the image; at the canvas's own edge it repeats the last cells.
+    """
+    for axis in (1, 2):
+        beyond = ~mask & jnp.roll(mask, 1, axis)
+        x = jnp.where(beyond, jnp.roll(x, 1, axis), x)
+        mask = mask | beyond
+    return x
+
+
+class RoIHead(nnx.Module):
+    """Two Linears with ReLU, then one to the classes and the background, which is last, and one to a box per class."""
+
+    def __init__(self, inputs: int, hidden: int, num_classes: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int, kernel_init: nnx.Initializer) -> nnx.Linear:
+            return nnx.Linear(inputs, outputs, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+
+        self.num_classes = num_classes
+        self.fc1 = linear(inputs, hidden, xavier_uniform(inputs, hidden))
+        self.fc2 = linear(hidden, hidden, xavier_uniform(hidden, hidden))
+        self.classes = linear(hidden, num_classes + 1, normal(0.01))
+        self.boxes = linear(hidden, 4 * num_classes, normal(0.001))
+
+    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[..., s, s, channels] → (class logits [..., c + 1], deltas [..., c, 4]), float32."""
+        x = pooled.reshape(*pooled.shape[:-3], -1)
+        x = jax.nn.relu(self.fc2(jax.nn.relu(self.fc1(x))))
+        deltas = at_least_float32(self.boxes(x))
+        return at_least_float32(self.classes(x)), deltas.reshape(*deltas.shape[:-1], self.num_classes, 4)
+
+
+class RoISamples(NamedTuple):
+    """The proposals that the losses see, s for each image.
+
+    Attributes:
+      boxes: [b, s, 4]. valid: bool [b, s]; the others are there for the shape's sake.
+      labels: int [b, s]; the number of classes for background.
+      wanted: [b, s, 4], the object's box, of background the proposal itself.
+    """
+
+    boxes: jax.Array
+    valid: jax.Array
+    labels: jax.Array
+    wanted: jax.Array
+
+
+def sample_rois(proposals: Proposals, targets: Targets, keys: jax.Array, settings: DetectorSettings) -> RoISamples:
+    """Draws `settings.roi_samples` of each image's proposals, with its objects' own boxes before them."""
+    s = settings
+
+    def of_image(proposals: Proposals, targets: Targets, key: jax.Array) -> RoISamples:
+        of_proposals = assign(
+            pairwise_iou(targets.boxes, proposals.boxes),
+            targets.valid,
+            positive=s.roi_positive_iou,
+            negative=s.roi_positive_iou,
+            min_positive=s.roi_positive_iou,
+            low_quality=False,
+            candidates=proposals.valid,
+        )
+        own = jnp.where(targets.valid, jnp.arange(targets.valid.shape[0]), IGNORED)
+        assigned = jnp.concatenate([own.astype(of_proposals.dtype), of_proposals])
+        picked = sample(assigned, key, size=s.roi_samples, positive_share=s.roi_positive_share)
+        boxes = jnp.concatenate([targets.boxes, proposals.boxes])[picked.indices]
+        positive = picked.positive & picked.valid
+        matched = jnp.maximum(assigned[picked.indices], 0)
+        return RoISamples(
+            boxes=boxes,
+            valid=picked.valid,
+            labels=jnp.where(positive, targets.labels[matched], s.num_classes),
+            wanted=jnp.where(positive[:, None], targets.boxes[matched], boxes),
+        )
+
+    return jax.vmap(of_image)(proposals, targets, keys)
+
+
+def roi_losses(
+    logits: jax.Array, deltas: jax.Array, samples: RoISamples, settings: DetectorSettings
+) -> dict[str, jax.Array]:
+    """{"class_loss", "box_loss"}: softmax cross-entropy, and L1 on the object's class; over all samples of the batch.
+
+    Args:
+      logits: [b, s, c + 1]. deltas: [b, s, c, 4].
+    """
+    count = jnp.maximum(samples.valid.sum(), 1)
+    positive = samples.valid & (samples.labels < settings.num_classes)
+    at_label = jnp.where(positive, samples.labels, 0)[..., None, None]
+    of_class = jnp.take_along_axis(deltas, at_label, axis=-2)[..., 0, :]
+    codes = encode(samples.boxes, samples.wanted, settings.roi_deviations)
+    return {
+        "class_loss": sum_where(samples.valid, softmax_cross_entropy(logits, samples.labels)) / count,
+        "box_loss": sum_where(positive, jnp.abs(of_class - codes)) / count,
+    }
 
 
 class FasterRCNN(PyramidDetector):

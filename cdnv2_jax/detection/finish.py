@@ -7,19 +7,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cdnv2_jax.condensation.prune import stages_passed
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.coco_evaluation import write_results
-from cdnv2_jax.detection.condensed_backbone import condense_backbone
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.held_out import DetectionJudgement, HeldOutDetection
+from cdnv2_jax.detection.data.canvas import KEY, usage_in
+from cdnv2_jax.detection.detector import PyramidDetector, condense_backbone
+from cdnv2_jax.detection.evaluation import DetectionJudgement, HeldOutDetection
 from cdnv2_jax.detection.pictures import write_examples
-from cdnv2_jax.detection.usage import KEY, usage_in
 from cdnv2_jax.devices import is_first_process
-from cdnv2_jax.report.plots import PLOTS, plot_run
-from cdnv2_jax.training.progress import SUMMARY_FILE, read_metrics
+from cdnv2_jax.pruning.prune import stages_passed
+from cdnv2_jax.report.learning import PLOTS, plot_run
+from cdnv2_jax.training.records import SUMMARY_FILE, read_metrics
 
 EXAMPLES, DETECTIONS = "detections.png", "detections.json"
 RESULTS = ("masked", "condensed", "plain", EXAMPLES, DETECTIONS, *PLOTS)

@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from cdnv2_jax.layers.initializers import normal
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -34,3 +37,15 @@ def sum_where(mask: jax.Array, values: jax.Array) -> jax.Array:
 def at_least_float32(x: jax.Array) -> jax.Array:
     """Losses and boxes are computed in float32, whatever the network computes in."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+USUAL_CHANNELS = 256
+
+
+def head_kernel(channels: int) -> nnx.Initializer:
+    """N(0, 0.01), as mmdetection 2.11 has it, for the usual 256 input channels.
+
+    Narrower heads get √(256 / channels) times as much: with 0.01 they would let hardly anything through at first, and
+    learn nothing for thousands of steps.
+    """
+    return normal(0.01 * (USUAL_CHANNELS / channels) ** 0.5)

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cdnv2_jax.detection.types import Targets
-from cdnv2_jax.preprocessing import Normalisation
+from cdnv2_jax.data.on_device import Normalisation
+from cdnv2_jax.detection.detector import Targets
 from cdnv2_jax.training.step import Batch, Metrics
 
 

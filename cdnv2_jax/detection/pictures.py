@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.decode import BrokenImage, decode
-from cdnv2_jax.detection.data.source import DetectionSource
+from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
 
 LEAST_SCORE = 0.3

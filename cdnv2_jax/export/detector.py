@@ -1,28 +1,187 @@
-"""Exporting a detector: checked by running the file before it is put in its place."""
+"""Exported detectors: written, and verified by running the file."""
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from cdnv2_jax.detection.checkpoint import Classes
 from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.data.canvas import resize
+from cdnv2_jax.detection.data.canvas import CanvasPreparation, resize
 from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.usage import CanvasPreparation
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.export.detector_programs import (
-    DETECTOR_FORMATS,
-    Canvas,
-    DetectorAgreement,
-    DetectorFormat,
-    detect,
-    detector_agreement,
+from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.export.classifier import (
+    LARGEST_DIFFERENCE,
+    check_target,
+    relative_difference,
+    whole_photographs,
+    write_verified,
 )
 from cdnv2_jax.export.metadata import detector_metadata
-from cdnv2_jax.export.photographs import whole_photographs
-from cdnv2_jax.export.verify import LARGEST_DIFFERENCE
-from cdnv2_jax.export.write import check_target, write_verified
+from cdnv2_jax.export.onnx_file import open_session, run_session, save_onnx
+from cdnv2_jax.export.stablehlo import exported, read_exported
+
+Canvas = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What is detected in one image: boxes float32 [n, 4], x1, y1, x2, y2 in pixels; scores [n]; labels int [n].
+
+    Attributes:
+      logits: [anchors, classes] of everything looked at, where the runtime tells.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray | None = None
+
+
+def write_stablehlo(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
+    """images float32 [batch, h, w, 3], sizes int32 [batch, 2] → {"boxes", "scores", "labels", "valid"}, best first."""
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.float32)
+    sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    path.write_bytes(exported(detector, _detections, images, sizes))
+
+
+def run_stablehlo(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
+    """What the program at `path` finds in each image."""
+    program = read_exported(path)
+    try:
+        found = jax.device_get(jax.jit(program.call)(images, sizes))
+    except Exception as error:  # whatever a damaged program trips in the compiler
+        raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
+    return _of_each_image(found)
+
+
+def write_onnx(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
+    """images [1, 3, h, w] that fill the canvas → logits, boxes, selected; see `retinanet_to_onnx`."""
+    from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
+
+    if not isinstance(detector, RetinaNet):
+        raise UserError("of the detectors only RetinaNet is written as ONNX: --format stablehlo takes Faster R-CNN too")
+    save_onnx(path, retinanet_to_onnx(detector, height=canvas[0], width=canvas[1]), metadata)
+
+
+def run_onnx(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
+    """What the model at `path` finds in each image; they fill the canvas."""
+    session = open_session(path)
+    found = []
+    for image in images:
+        inputs = {"images": np.ascontiguousarray(image.transpose(2, 0, 1))[None]}
+        logits, boxes, selected = run_session(path, session, ["logits", "boxes", "selected"], inputs)
+        _, labels, anchors = selected.T
+        scores = 1 / (1 + np.exp(-logits[0, anchors, labels].astype(np.float64)))
+        found.append(Found(boxes[0, anchors], scores, labels, logits[0]))
+    return found
+
+
+def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
+    """What the detector itself finds; of a RetinaNet with the logits of all anchors."""
+
+    def run(images: jax.Array, sizes: jax.Array) -> tuple[dict[str, jax.Array], jax.Array | None]:
+        logits = None
+        if isinstance(detector, RetinaNet):
+            logits = jnp.concatenate(detector.head(*detector.levels(images, sizes))[0], axis=1)
+        return _detections(detector, images, sizes), logits
+
+    found, logits = jax.device_get(jax.jit(run)(images, sizes))
+    of_each = _of_each_image(found)
+    if logits is None:
+        return of_each
+    return [dataclasses.replace(one, logits=values) for one, values in zip(of_each, logits, strict=True)]
+
+
+def _detections(detector: PyramidDetector, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
+    found = detector.detect(images, sizes)
+    return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "valid": found.valid}
+
+
+def _of_each_image(found: Mapping[str, np.ndarray]) -> list[Found]:
+    rows = zip(found["boxes"], found["scores"], found["labels"], found["valid"], strict=True)
+    return [Found(boxes[valid], scores[valid], labels[valid]) for boxes, scores, labels, valid in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorAgreement:
+    """How near two results for the same images are.
+
+    Attributes:
+      images, detections: how many. same: share of the detections that the other result has too, in [0, 1].
+      difference: the largest of the logits, where they are known, otherwise of the scores of the same detections;
+        relative to the largest value.
+    """
+
+    images: int
+    detections: int
+    same: float
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"on {self.images} photographs {self.same:.0%} of {self.detections} detections the same, largest relative "
+            f"difference {self.difference:.2g}"
+        )
+
+
+def detector_agreement(actual: list[Found], expected: list[Found]) -> DetectorAgreement:
+    """Of the same images: a detection is the same as one of its class whose corners are within a pixel of its own."""
+    same, detections, differences = 0, 0, [0.0]
+    for ours, theirs in zip(actual, expected, strict=True):
+        pairs = _matches(ours, theirs)
+        same += len(pairs)
+        detections += max(len(ours.scores), len(theirs.scores))
+        if ours.logits is not None and theirs.logits is not None:
+            differences.append(relative_difference(ours.logits, theirs.logits))
+        elif pairs:
+            mine, other = (list(side) for side in zip(*pairs, strict=True))
+            differences.append(relative_difference(ours.scores[mine], theirs.scores[other]))
+    share = same / detections if detections else 1.0
+    return DetectorAgreement(len(expected), detections, share, float(np.max(differences)))
+
+
+def _matches(ours: Found, theirs: Found) -> list[tuple[int, int]]:
+    """Pairs of detections that are the same; each of `theirs` once at most."""
+    free = list(range(len(theirs.scores)))
+    pairs = []
+    for one in range(len(ours.scores)):
+        for other in free:
+            near = np.abs(ours.boxes[one] - theirs.boxes[other]).max() < 1
+            if near and ours.labels[one] == theirs.labels[other]:
+                pairs.append((one, other))
+                free.remove(other)
+                break
+    return pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorFormat:
+    """One of DETECTOR_FORMATS.
+
+    Attributes:
+      write: (path, detector, canvas, metadata). run: (path, images, sizes) → what is found in each image.
+      fills_canvas: whether images must cover the whole canvas.
+    """
+
+    write: Callable[[Path, PyramidDetector, Canvas, Mapping[str, Any]], None]
+    run: Callable[[Path, np.ndarray, np.ndarray], list[Found]]
+    fills_canvas: bool
+
+
+DETECTOR_FORMATS = {
+    "stablehlo": DetectorFormat(write_stablehlo, run_stablehlo, fills_canvas=False),
+    "onnx": DetectorFormat(write_onnx, run_onnx, fills_canvas=True),
+}
+"""By the name that `main.py export --format` knows."""
+
 
 LEAST_SAME = 0.9
 """Share of the detections. Rounding turns round what all but ties: an order, or an overlap at the threshold."""

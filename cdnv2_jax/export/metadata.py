@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cdnv2_jax.checkpoint.safetensors import KEY
-from cdnv2_jax.checkpoint.usage import KEY as USAGE
-from cdnv2_jax.checkpoint.usage import Usage
 from cdnv2_jax.detection.checkpoint import Classes
 from cdnv2_jax.detection.cost import PartCost
+from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.usage import CanvasPreparation
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.report.cost import count_flops
+from cdnv2_jax.networks.cost import count_flops
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.weights.safetensors import KEY
+from cdnv2_jax.weights.usage import KEY as USAGE
+from cdnv2_jax.weights.usage import Usage
 
 __all__ = ["KEY", "Described", "classifier_metadata", "described", "detector_metadata", "parse_metadata", "written_by"]
 

@@ -12,12 +12,10 @@ import numpy as np
 from flax import nnx
 from jax import export
 
-from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.export.verify import Forward
-from cdnv2_jax.layers.lowering import KINDS, override
-from cdnv2_jax.layers.platform import tracing_for
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.optional import import_optional
+from cdnv2_jax.errors import UserError, import_optional, one_line
+from cdnv2_jax.export.classifier import Forward
+from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
+from cdnv2_jax.networks.family import AnyNetwork
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"

@@ -6,10 +6,9 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.activation import ActivationName, activation_function
-from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
+from cdnv2_jax.layers.convolutions import grouped_pointwise
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 
 class ConnectionIndex(nnx.Variable):

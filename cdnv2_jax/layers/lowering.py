@@ -1,9 +1,4 @@
-"""Which of several ways to compute an operation is taken: a table of measurements, by back end and shape.
-
-Back ends differ wildly in what they are good at: on a CPU, XLA's grouped convolutions take up to 120 times as long as
-dense ones that multiply eight times as much. `lowerings.json` holds what was measured, and where;
-`python -m benchmarks.lowerings` measures it anew.
-"""
+"""Which kind of device a layer is traced for; layers choose their lowerings by it."""
 
 import contextlib
 import dataclasses
@@ -19,7 +14,22 @@ from typing import Any, Literal
 import jax
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.platform import traced_platform
+
+# Part of what JAX's caches of traced functions go by: a function traced for one platform is traced again for another.
+_other = jax.make_user_context(None)
+
+
+def traced_platform() -> str:
+    """ "cpu", "gpu" or "tpu": that of the default devices, unless inside of `tracing_for`."""
+    return _other.value or jax.default_backend()
+
+
+@contextlib.contextmanager
+def tracing_for(name: str) -> Iterator[None]:
+    """Layers traced inside choose as on that platform: for programs compiled here to run elsewhere."""
+    with _other(name):
+        yield
+
 
 KINDS: dict[str, tuple[str, ...]] = {
     "condensed_block": ("layers", "kernel"),

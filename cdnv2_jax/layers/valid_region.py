@@ -1,5 +1,7 @@
 """The part of a canvas that an image covers, so that what pads it changes nothing."""
 
+from typing import Protocol
+
 import jax
 import jax.numpy as jnp
 
@@ -40,3 +42,39 @@ def mean_inside(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is None:
         return x.mean((1, 2), keepdims=True)
     return inside(x, mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True).astype(x.dtype)
+
+
+class TakesImages(Protocol):
+    """An architecture, which knows the images that are too small for it."""
+
+    def check_image(self, height: int, width: int) -> None: ...
+
+
+def check_images(architecture: TakesImages, images: jax.Array) -> None:
+    """ValueError unless `images` are [batch, height, width, 3]; UserError when they are too small."""
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
+    architecture.check_image(*images.shape[1:3])
+
+
+def region_of(images: jax.Array, sizes: jax.Array | None, largest_stride: int) -> jax.Array | None:
+    """bool [b, h, w, 1]: where each image is, padded to a multiple of 32; None without `sizes`.
+
+    Args:
+      images: [b, h, w, c], the canvas. sizes: int [b, 2], heights and widths.
+      largest_stride: of the maps that the region will be needed for.
+
+    Raises:
+      ValueError: shapes that do not fit together, or a canvas or stride in which such regions would end between two
+        values of a map.
+    """
+    if sizes is None:
+        return None
+    batch, height, width, _ = images.shape
+    if sizes.shape != (batch, 2):
+        raise ValueError(f"sizes must be [{batch}, 2], height and width of each image, got {list(sizes.shape)}")
+    if height % MULTIPLE or width % MULTIPLE:
+        raise ValueError(f"with sizes, the canvas must be a multiple of {MULTIPLE} pixels, got {height}×{width}")
+    if MULTIPLE % largest_stride:
+        raise ValueError(f"with sizes, strides must divide {MULTIPLE}, got {largest_stride}")
+    return valid_mask(sizes, height, width)

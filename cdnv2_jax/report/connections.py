@@ -13,9 +13,9 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.masked_conv import MaskedConv
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.layers.learned import MaskedConv
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cdnv2_jax.files import replacing
+from cdnv2_jax.report.page import Photograph, Section, image_uri
 
 TRUTH = (255, 255, 255)
 GOLDEN = 0.618033988749895
@@ -109,3 +110,17 @@ def _name(
     y = min(y if y >= 0 else max(round(float(box[1])), 0), max(size[1] - height, 0))
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
     draw.text((x + 2 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
+
+
+LONGEST_SIDE = 640
+
+
+def detections_section(pictures: Sequence[np.ndarray], notes: Sequence[str]) -> Section:
+    """Images with frames drawn on them, uint8 [h, w, 3] each (see `report/detections.py`); notes: paragraphs."""
+    label = "Held-out image {} with the found objects framed and named, true ones in white."
+    photographs = [
+        Photograph(image_uri(pixels, longest=LONGEST_SIDE), label.format(number), f"Held-out image {number}")
+        for number, pixels in enumerate(pictures, start=1)
+    ]
+    text = ["Frames and names are what was found, with its score in per cent; white frames are the true objects."]
+    return Section("detections", "Detections", [*(text if photographs else []), *notes], photographs=photographs)

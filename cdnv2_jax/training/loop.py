@@ -1,10 +1,12 @@
-"""The training loop: batches → steps, pruning between them, evaluation, checkpoints."""
+"""Ending a run early and in order, when the machine is about to be taken away (SIGTERM)."""
 
 import dataclasses
 import math
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -15,14 +17,72 @@ from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
-from cdnv2_jax.training.meter import Meter
-from cdnv2_jax.training.profile import Profile
-from cdnv2_jax.training.progress import RunLog
+from cdnv2_jax.training.experiment import Task
 from cdnv2_jax.training.pruning import Pruning
+from cdnv2_jax.training.records import Meter, RunLog
 from cdnv2_jax.training.state import TrainState, ema_model, live_model
 from cdnv2_jax.training.step import Metrics
-from cdnv2_jax.training.stopping import Stopped, StopSignal
-from cdnv2_jax.training.task import Task
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved where it is; its message is for the user."""
+
+
+class StopSignal:
+    """Notices SIGTERM, so that the loop can save and end between two steps. Use as a context manager.
+
+    Several processes must end at the same step: there JAX's preemption service tells all of them when one is asked to.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self._asked = False
+        self._one_process = jax.process_count() == 1
+        if self._one_process:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._one_process:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def due(self, step: int) -> bool:
+        """Whether to stop before `step`; every process must ask before every step."""
+        if self._one_process:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+
+PROFILE = "profile"
+
+
+@dataclasses.dataclass
+class Profile:
+    """Traces the steps `first` … `last` − 1 into `workdir`/profile, for TensorBoard or Perfetto; nothing by default."""
+
+    workdir: Path
+    first: int = 0
+    last: int = 0
+    _on: bool = False
+
+    def before_step(self, step: int) -> None:
+        """Starts or ends the trace when `step` is the one for it."""
+        if self._on and step >= self.last:
+            self.end()
+        if not self._on and self.first <= step < self.last:
+            jax.profiler.start_trace(str(self.workdir / PROFILE))
+            self._on = True
+
+    def end(self) -> None:
+        """Ends the trace if there is one."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
+
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.condensation.prune import sparsity, stages_passed
 from cdnv2_jax.devices import fetch
-from cdnv2_jax.training.progress import RunLog
+from cdnv2_jax.pruning.prune import sparsity, stages_passed
+from cdnv2_jax.training.experiment import Task
+from cdnv2_jax.training.records import RunLog
 from cdnv2_jax.training.state import TrainState
 from cdnv2_jax.training.step import Pruner
-from cdnv2_jax.training.task import Task
 
 
 class Pruning:

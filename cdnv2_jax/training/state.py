@@ -11,7 +11,7 @@ from flax import nnx
 
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.layers.condensed import ConnectionIndex
-from cdnv2_jax.layers.masked_conv import ConnectionMask
+from cdnv2_jax.layers.learned import ConnectionMask
 
 
 @jax.tree_util.register_dataclass

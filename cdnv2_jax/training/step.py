@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from cdnv2_jax.condensation.prune import layer_stage, prune_layers
-from cdnv2_jax.condensation.schedule import due_stages
 from cdnv2_jax.devices import AXIS, Devices, fetch
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.masked_conv import ConnectionMask
+from cdnv2_jax.layers.learned import ConnectionMask
+from cdnv2_jax.pruning.prune import due_stages, layer_stage, prune_layers
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.state import TrainState
 

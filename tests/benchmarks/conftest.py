@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import machine
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.registry import MODELS, ModelEntry
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.zoo import MODELS, ModelEntry
 from tests.twin_models import SMALL_V2
 
 IMAGE_SIZE = 32

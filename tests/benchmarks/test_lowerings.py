@@ -11,9 +11,9 @@ from benchmarks.lowered_operations import Operation, convolutions
 from benchmarks.lowerings import main, measured, table_row, write_table
 from benchmarks.machine import machine_kind
 from cdnv2_jax.layers import lowering
-from cdnv2_jax.layers.grouped_conv import possible_lowerings
+from cdnv2_jax.layers.convolutions import possible_lowerings
 from cdnv2_jax.layers.lowering import Shape
-from cdnv2_jax.models.registry import MODELS
+from cdnv2_jax.networks.zoo import MODELS
 from tests.twin_models import SMALL_V2
 
 

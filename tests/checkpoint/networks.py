@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.checkpoint.arrays import flat_arrays
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.weights.arrays import flat_arrays
 
 FORMS = ["dense", "partly pruned", "pruned", "condensed", "halved"]
 

@@ -11,13 +11,13 @@ import safetensors.numpy
 import safetensors.torch
 
 from cdnv2_jax import UserError, to_torch_state_dict
-from cdnv2_jax.checkpoint.open import open_checkpoint
-from cdnv2_jax.checkpoint.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
-from cdnv2_jax.checkpoint.usage import KEY as USAGE
-from cdnv2_jax.checkpoint.usage import Usage, usage_of
-from cdnv2_jax.data.image_preparation import ImagePreparation
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
+from cdnv2_jax.weights.torch_file import model_from_state_dict
+from cdnv2_jax.weights.usage import KEY as USAGE
+from cdnv2_jax.weights.usage import Usage, usage_of
 from tests.checkpoint.networks import FORMS, assert_same_network, network
 from tests.plain_models import random_twin
 from tests.torch_io.official_files import assert_same_bits, twin_in_form

@@ -8,12 +8,12 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
-from cdnv2_jax.checkpoint.arrays import flat_arrays
-from cdnv2_jax.checkpoint.starting_point import network_from
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.open import network_from
 from tests.checkpoint.networks import assert_same_network, network
 from tests.torch_io.official_files import converted_file, training_file, twin_in_form
 from tests.torch_io.official_files import save as save_official

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import UserError, create_model, save
-from cdnv2_jax.checkpoint.usage import KEY, Usage, usage_of
-from cdnv2_jax.data.image_preparation import ImagePreparation
-from cdnv2_jax.models.families import AnyNetwork
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.weights.usage import KEY, Usage, usage_of
 
 MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cdnv2_jax.classification.published import data_set_of_published, published_data_set
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.report.published import data_set_of_published, published_data_set
 
 
 @pytest.mark.parametrize(

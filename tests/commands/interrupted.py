@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cdnv2_jax import load
-from cdnv2_jax.checkpoint.model import load_metadata
-from cdnv2_jax.training.progress import RunLog
+from cdnv2_jax.training.records import RunLog
+from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.checkpoint.networks import assert_same_network
 from tests.commands.runs import checkpoints_of, records_of, summary_of
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
@@ -26,7 +26,7 @@ RUN = (
 SLOWLY = """
 import sys, time
 from cdnv2_jax.commands.main import main
-from cdnv2_jax.training.progress import RunLog
+from cdnv2_jax.training.records import RunLog
 
 write = RunLog.train
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax import condense, load, save
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.checkpoint.networks import assert_same_network, network
 from tests.commands.shell import Shell
 from tests.torch_io.official_files import save as save_official

@@ -7,8 +7,8 @@ import torch
 
 from cdnv2_jax import load, save
 from cdnv2_jax.commands import convert
-from cdnv2_jax.models.condensenet import Form
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.checkpoint.networks import network
 from tests.commands.shell import Shell
 from tests.torch_io.official_files import assert_same_bits, training_file, twin_in_form

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cdnv2_jax import load_torch_checkpoint, save
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.torch_io.read import Weights
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.torch_file import Weights
 from tests.checkpoint.networks import contents, network
 from tests.commands.shell import DIGITS, TINY, Shell
 from tests.data.image_files import write_images

@@ -9,13 +9,12 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, save
-from cdnv2_jax.checkpoint.safetensors import load_safetensors
 from cdnv2_jax.detection.checkpoint import save_detector
-from cdnv2_jax.detection.usage import KEY as USAGE
-from cdnv2_jax.export.formats import FORMATS
-from cdnv2_jax.export.opened import open_exported
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.detection.data.canvas import KEY as USAGE
+from cdnv2_jax.export.classifier import FORMATS, open_exported
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.safetensors import load_safetensors
 from tests.checkpoint.networks import assert_same_network, network
 from tests.commands.shell import Shell
 from tests.export.detectors import CLASSES, PREPARATION, detector

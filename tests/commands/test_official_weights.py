@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cdnv2_jax.data.evaluation_image import evaluation_image
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.data.preparation import evaluation_image
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import IMAGENET, Shell
 from tests.data.image_files import write_noise
 from tests.torch_io.official_files import assert_same_bits, converted_file, training_file, twin_in_form

@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data as skimage_data
 from sklearn.datasets import load_sample_images
 
-from cdnv2_jax.training.progress import RunLog
+from cdnv2_jax.training.records import RunLog
 from tests.commands.shell import REPOSITORY, Shell
 
 CLASSES = ("astronaut", "china", "chelsea", "coffee", "flower", "rocket")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdnv2_jax import load
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import Shell
 from tests.plain_models import random_twin
 from tests.torch_io.official_files import assert_same_bits, save

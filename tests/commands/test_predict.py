@@ -11,9 +11,9 @@ import pytest
 from scipy.special import softmax
 
 from cdnv2_jax import save
-from cdnv2_jax.checkpoint.usage import KEY, Usage
 from cdnv2_jax.data.decode import decode
-from cdnv2_jax.data.image_preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.weights.usage import KEY, Usage
 from tests.checkpoint.networks import network
 from tests.commands.shell import Shell
 from tests.data.image_files import write_noise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cdnv2_jax.data.readers.tfds import read_tfds
+from cdnv2_jax.data.sources.tfds import read_tfds
 from tests.commands.shell import Shell
 from tests.data.readers.cifar_binaries import image_and_label, write_folder
 from tests.data.readers.imagenet_archives import CLASSES, LABELS, write_archives

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import save
-from cdnv2_jax.models.families import build_network
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.family import build_network
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell
 from tests.plain_models import SMALL

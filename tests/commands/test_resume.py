@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cdnv2_jax import load
-from cdnv2_jax.checkpoint.model import load_metadata
 from cdnv2_jax.classification import experiment
+from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.interrupted import (
     RUN,
     STEPS,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import load
-from cdnv2_jax.commands.config_flag import read_config
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import REPOSITORY, Shell
 

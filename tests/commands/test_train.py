@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import load
-from cdnv2_jax.checkpoint.model import load_metadata
+from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.checkpoint.networks import assert_same_network, contents
 from tests.commands.runs import records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell

@@ -9,14 +9,14 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.condensation.condense import condense, halve_linear
-from cdnv2_jax.condensation.prune import prune
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.condensed import CondensedLinear
-from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.layers.learned import SparseFeatureReactivation
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.pruning.condense import condense, halve_linear
+from cdnv2_jax.pruning.prune import prune
 from tests.torch_twin import CondenseNetTwin, converted, prune_to_stage
 from tests.twin_models import (
     SMALL_V1,

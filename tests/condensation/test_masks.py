@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.condensation.masks import group_lasso, importance, remove_connections, stage_of
+from cdnv2_jax.pruning.prune import group_lasso, importance, remove_connections, stage_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 

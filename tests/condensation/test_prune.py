@@ -9,13 +9,13 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.condensation import prune as prune_module
-from cdnv2_jax.condensation.condense import condense
-from cdnv2_jax.condensation.prune import layer_stage, prune, sparsity, stages_passed, total_group_lasso
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.masked_conv import ConnectionMask
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.layers.learned import ConnectionMask
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.pruning import prune as prune_module
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.pruning.prune import layer_stage, prune, sparsity, stages_passed, total_group_lasso
 from tests.torch_twin import CondenseNetTwin, prune_to_stage
 from tests.torch_twin.layers import MaskedPointwise
 from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, random_twin, tensors_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdnv2_jax.condensation.schedule import due_stage, due_stages, pruning_steps
+from cdnv2_jax.pruning.prune import due_stage, due_stages, pruning_steps
 from tests.golden_format import read_golden
 
 GOLDEN = Path(__file__).parents[1] / "golden"

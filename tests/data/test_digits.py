@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.digits import digits_as_images, split_indices
+from cdnv2_jax.data.sources.generated import digits_as_images, split_indices
 
 PIXELS, LABELS = load_digits(return_X_y=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.evaluation_image import evaluation_image
+from cdnv2_jax.data.preparation import evaluation_image
 
 Interpolation = Literal["bilinear", "bicubic"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.normalise import normalise
+from cdnv2_jax.data.preparation import normalise
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (5, 9)])

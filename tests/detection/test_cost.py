@@ -10,9 +10,9 @@ from flax import nnx
 
 from cdnv2_jax.detection.cost import PartCost, detector_cost
 from cdnv2_jax.detection.settings import KINDS, DetectorSettings, Kind
-from cdnv2_jax.models.condensenet import Form
-from cdnv2_jax.models.registry import model_entry
-from cdnv2_jax.report.cost import body_cost, network_cost
+from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.cost import body_cost, network_cost
+from cdnv2_jax.networks.zoo import model_entry
 from tests.detection.tiny import tiny_detector
 
 CDNV2_C = {4: 144, 8: 400, 16: 1040, 32: 2064}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.detection.roi_head import RoIHead, RoISamples, roi_losses, sample_rois
+from cdnv2_jax.detection.faster_rcnn import RoIHead, RoISamples, roi_losses, sample_rois
 from cdnv2_jax.detection.rpn import Proposals
 from tests.detection import reference
 from tests.detection.ops.oracles import iou

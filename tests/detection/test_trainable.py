@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cdnv2_jax.detection.detector import set_training_mode, trainable_parameters
-from cdnv2_jax.detection.stages import stage_paths
+from cdnv2_jax.detection.detector import set_training_mode, stage_paths, trainable_parameters
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.families import build_network
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.family import build_network
+from cdnv2_jax.networks.zoo import model_entry
 from tests.detection.tiny import tiny_detector
 from tests.quick_jit import quick_jit
 from tests.twin_models import SMALL_V2

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.checkpoint import arrays
-from cdnv2_jax.data.image_preparation import IMAGENET
-from cdnv2_jax.detection.usage import KEY, CanvasPreparation, preparation_of
+from cdnv2_jax.data.preparation import IMAGENET
+from cdnv2_jax.detection.data.canvas import KEY, CanvasPreparation, preparation_of
+from cdnv2_jax.weights import arrays
 
 
 def saved(path: Path, metadata: dict[str, Any]) -> Path:

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import optax
 
+from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.detection.detector import set_training_mode
 from cdnv2_jax.detection.objective import DetectionObjective, DetectionPreprocessing
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.preprocessing import Normalisation
 from cdnv2_jax.training.state import create_state
 from cdnv2_jax.training.step import make_train_step
 from tests.detection.tiny import make_targets, random_boxes, tiny_detector

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cdnv2_jax.commands import convert, main
-from cdnv2_jax.commands.config_flag import read_config
+from cdnv2_jax.commands.read_config import read_config
 from tests.docs.markdown import PAGES, ROOT, Command, commands
 
 COMMANDS = {f"{command.page}:{command.line} {command}": command for page in PAGES for command in commands(page)}

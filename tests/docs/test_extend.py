@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import create_model
-from cdnv2_jax.commands.config_flag import read_config
 from cdnv2_jax.commands.main import main
-from cdnv2_jax.data.readers import open as readers
+from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.data.sources import open as readers
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models import registry
+from cdnv2_jax.networks import zoo as registry
 from tests.docs.markdown import ROOT, python_blocks
 
 NETWORK, OVERRIDES, SOURCE, CONFIG, LOWERING, OVERRIDE = (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import save
-from cdnv2_jax.models.registry import architecture_of
+from cdnv2_jax.networks.zoo import architecture_of
 from tests.checkpoint.networks import network
 from tests.data.readers.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model
+from cdnv2_jax.classification.evaluation import Evaluation, _classified, compiled_forward, evaluate, score
+from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import HostBatch
-from cdnv2_jax.evaluation import Evaluation, _classified, compiled_forward, evaluate, score
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.preprocessing import Normalisation
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (11, 8, 8, 3), np.uint8)

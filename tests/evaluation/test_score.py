@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cdnv2_jax.evaluation import score
+from cdnv2_jax.classification.evaluation import score
 
 RANDOM = np.random.default_rng(0)
 DISTINCT = RANDOM.standard_normal((200, 12)).astype(np.float32)

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.checkpoint.usage import Usage
-from cdnv2_jax.data.image_preparation import IMAGENET, ImagePreparation
+from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
+from cdnv2_jax.weights.usage import Usage
 from tests.checkpoint.networks import network
 
 SIZE = 24

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
+from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.settings import Kind
-from cdnv2_jax.detection.usage import CanvasPreparation
-from cdnv2_jax.export.detector import export_detector
-from cdnv2_jax.export.detector_programs import Found, detect, detector_agreement
+from cdnv2_jax.export.detector import Found, detect, detector_agreement, export_detector
 from tests.checkpoint.networks import contents
 from tests.export.alone import run_alone
 from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector

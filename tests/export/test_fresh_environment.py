@@ -12,17 +12,15 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.checkpoint.usage import Usage, usual_preparation
+from cdnv2_jax.classification.evaluation import compiled_forward
+from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes
-from cdnv2_jax.detection.detector import build_detector
+from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.detection.usage import CanvasPreparation
-from cdnv2_jax.evaluation import compiled_forward
-from cdnv2_jax.export.detector import export_detector
-from cdnv2_jax.export.detector_programs import detect
-from cdnv2_jax.export.formats import FORMATS
-from cdnv2_jax.export.write import export_classifier
-from cdnv2_jax.models.families import AnyNetwork
+from cdnv2_jax.export.classifier import FORMATS, export_classifier
+from cdnv2_jax.export.detector import detect, export_detector
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.weights.usage import Usage, usual_preparation
 
 # Two environments are made, and eight networks of full size compiled for three sizes of batches: twenty minutes.
 pytestmark = pytest.mark.soak

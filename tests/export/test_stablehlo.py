@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.export.stablehlo import PLATFORMS, classifier_to_stablehlo
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.checkpoint.networks import network
 from tests.export.networks import SIZE, images, logits
 from tests.plain_models import random_twin

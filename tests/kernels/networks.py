@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.condensation.condense import condense
-from cdnv2_jax.condensation.prune import prune
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.lowering import override
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.pruning.prune import prune
 from tests.quick_jit import quick_jit
 
 V2 = Architecture(

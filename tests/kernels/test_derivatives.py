@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.layers.lowering import override
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images, run
 from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near

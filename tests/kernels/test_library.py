@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cdnv2_jax.kernels import build, library
+from cdnv2_jax.kernels import library
+from cdnv2_jax.kernels import library as build
 from tests.kernels.networks import condensed_network, program, random_images, run
 from tests.twin_models import assert_near
 
@@ -36,53 +37,53 @@ def one(path: Path) -> int:
 
 
 def test_builds_once(cache: Path) -> None:
-    path = build.library()
+    path = build.built_library()
     assert one(path) == 1
     written = path.stat().st_mtime_ns
-    assert build.library() == path
+    assert build.built_library() == path
     assert path.stat().st_mtime_ns == written
     assert [entry for entry in path.parent.iterdir()] == [path]
     assert path.stat().st_mode & 0o077 == path.parent.stat().st_mode & 0o077 == 0
 
 
 def test_other_sources_and_flags_give_other_libraries(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = build.library()
+    first = build.built_library()
     monkeypatch.setenv("CDNV2_KERNEL_FLAGS", "-O1")
-    second = build.library()
+    second = build.built_library()
     (build.SOURCES / "one.cc").write_text('extern "C" int one() { return 2; }\n')
-    third = build.library()
+    third = build.built_library()
     assert len({first, second, third}) == 3
     assert one(third) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data), lambda _: b""])
 def test_a_damaged_library_is_built_anew(cache: Path, damage) -> None:
-    path = build.library()
+    path = build.built_library()
     path.write_bytes(damage(path.read_bytes()))
-    assert one(build.library()) == 1
+    assert one(build.built_library()) == 1
 
 
 def test_a_library_that_others_may_write_is_not_loaded(cache: Path) -> None:
-    path = build.library()
+    path = build.built_library()
     path.chmod(0o777)
-    path = build.library()
+    path = build.built_library()
     assert path.stat().st_mode & 0o022 == 0
     path.parent.chmod(0o777)
     with pytest.raises(build.CannotBuild, match="can be written by others"):
-        build.library()
+        build.built_library()
 
 
 def test_many_build_at_once(cache: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: build.library(), range(4)))
+        paths = list(pool.map(lambda _: build.built_library(), range(4)))
     assert {one(path) for path in paths} == {1}
     assert not list(paths[0].parent.glob(".building-*"))
 
 
 def test_processes_build_at_once(cache: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cdnv2_jax.kernels import build;"
-        "build.SOURCES = Path(sys.argv[1]); import ctypes; print(ctypes.CDLL(str(build.library())).one())"
+        "import sys; from pathlib import Path; from cdnv2_jax.kernels import library as build;"
+        "build.SOURCES = Path(sys.argv[1]); import ctypes; print(ctypes.CDLL(str(build.built_library())).one())"
     )
     command = [sys.executable, "-c", code, str(build.SOURCES)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -92,14 +93,14 @@ def test_processes_build_at_once(cache: Path) -> None:
 def test_a_compiler_that_fails_is_quoted_in_one_line(cache: Path) -> None:
     (build.SOURCES / "one.cc").write_text("this is no C++\n")
     with pytest.raises(build.CannotBuild, match=r"failed: .*error") as caught:
-        build.library()
+        build.built_library()
     assert "\n" not in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file")
     with pytest.raises(build.CannotBuild, match=str(cache)):
-        build.library()
+        build.built_library()
 
 
 @pytest.fixture
@@ -125,7 +126,8 @@ def test_without_a_compiler_the_layers_do_it(monkeypatch: pytest.MonkeyPatch, ca
 def test_importing_compiles_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXX": "/nowhere/c++"}
     code = (
-        "import cdnv2_jax.models.condensenet, cdnv2_jax.kernels.library as l; assert not l._loaded.cache_info().misses"
+        "import cdnv2_jax.networks.condensenet.network, cdnv2_jax.kernels.library as l; "
+        "assert not l._loaded.cache_info().misses"
     )
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.kernels.networks import (
     V2,
     condensed_network,

@@ -13,8 +13,7 @@ import pytest
 from flax import nnx
 from jax import export
 
-from cdnv2_jax.layers.lowering import override
-from cdnv2_jax.layers.platform import tracing_for
+from cdnv2_jax.layers.lowering import override, tracing_for
 from tests.kernels.networks import condensed_network, program, random_images, run
 from tests.twin_models import assert_near
 

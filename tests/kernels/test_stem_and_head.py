@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.kernels.condensed_block import Norm
-from cdnv2_jax.kernels.head import head
-from cdnv2_jax.kernels.stem import stem
+from cdnv2_jax.kernels.inference import Norm, head, stem
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")

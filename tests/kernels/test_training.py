@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax.condensation.prune import prune
-from cdnv2_jax.kernels.dense_layer import Excitation, Masks, Parameters, dense_layer
-from cdnv2_jax.kernels.flat_maps import average_pool, from_flat, positions, to_flat
-from cdnv2_jax.kernels.training_ops import Map, NormConv, conv_forward, pointwise_forward
+from cdnv2_jax.kernels.training import (
+    Excitation,
+    Map,
+    Masks,
+    NormConv,
+    Parameters,
+    average_pool,
+    conv_forward,
+    dense_layer,
+    from_flat,
+    pointwise_forward,
+    positions,
+    to_flat,
+)
 from cdnv2_jax.layers.lowering import override
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.pruning.prune import prune
 from tests.kernels.networks import V2, random_architecture, random_images
 from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near

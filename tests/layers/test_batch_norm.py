@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn as tnn
 
-from cdnv2_jax.layers.batch_norm import BatchNorm
+from cdnv2_jax.layers.norm import BatchNorm
 from tests.layers.twin_layers import compare, random_input, share_weights
 from tests.twin_models import assert_near, nhwc
 

@@ -7,8 +7,8 @@ import torch
 from flax import nnx
 from torch import Tensor
 
-from cdnv2_jax.layers.activation import ActivationName
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.torch_twin import layers as twin_layers
 

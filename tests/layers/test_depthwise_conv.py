@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.layers.depthwise_conv import DepthwiseConv, DepthwiseLowering, depthwise_conv
+from cdnv2_jax.layers.convolutions import DepthwiseConv, DepthwiseLowering, depthwise_conv
 from cdnv2_jax.layers.initializers import normal
-from cdnv2_jax.layers.platform import tracing_for
+from cdnv2_jax.layers.lowering import tracing_for
 from tests.twin_models import assert_near, nhwc, random_images
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.layers.activation import ActivationName
-from cdnv2_jax.layers.grouped_conv import NormActConv, block_diagonal_kernel, grouped_conv, possible_lowerings
+from cdnv2_jax.layers.convolutions import NormActConv, block_diagonal_kernel, grouped_conv, possible_lowerings
 from cdnv2_jax.layers.lowering import KINDS, override
+from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, nhwc

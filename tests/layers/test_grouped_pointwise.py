@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cdnv2_jax.layers.grouped_pointwise import grouped_pointwise
+from cdnv2_jax.layers.convolutions import grouped_pointwise
 from cdnv2_jax.layers.lowering import KINDS, override
 from tests.layers.twin_layers import random_input
 from tests.twin_models import assert_near, nhwc

@@ -12,10 +12,9 @@ from flax import nnx
 from torch import nn as tnn
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.grouped_conv import NormActConv
+from cdnv2_jax.layers.convolutions import NormActConv
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
-from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
-from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
+from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 
 RNGS = nnx.Rngs(0)

@@ -10,9 +10,8 @@ import pytest
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers import lowering
-from cdnv2_jax.layers.grouped_conv import grouped_conv
-from cdnv2_jax.layers.lowering import KINDS, TABLE, VARIABLE, Shape, choose, override, shape_of
-from cdnv2_jax.layers.platform import tracing_for
+from cdnv2_jax.layers.convolutions import grouped_conv
+from cdnv2_jax.layers.lowering import KINDS, TABLE, VARIABLE, Shape, choose, override, shape_of, tracing_for
 
 SMALL, LARGE = Shape(1, 7, 64, 16, 8), Shape(32, 112, 64, 16, 8)
 

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax.layers.activation import ActivationName
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
-from cdnv2_jax.layers.masked_conv import MaskedConv
-from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, SparseFeatureReactivation
+from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, forward, mask_at_random, nhwc

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.layers.activation import ActivationName, activation_function
+from cdnv2_jax.layers.norm import ActivationName, activation_function
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.torch_twin import layers as twin_layers

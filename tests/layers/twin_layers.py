@@ -1,6 +1,6 @@
 """One layer in JAX and in the PyTorch twin: the same weights in both, outputs and gradients compared.
 
-The layouts are written out here a second time, so that the layers' tests do not rest on `cdnv2_jax.torch_io`.
+The layouts are written out here a second time, so that the layers' tests do not rest on `cdnv2_jax.weights`.
 """
 
 import operator
@@ -13,11 +13,10 @@ from flax import nnx
 from torch import Tensor
 from torch import nn as tnn
 
-from cdnv2_jax.layers.batch_norm import BatchNorm
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.grouped_conv import NormActConv
-from cdnv2_jax.layers.learned_group_conv import LearnedGroupConv
-from cdnv2_jax.layers.sparse_feature_reactivation import SparseFeatureReactivation
+from cdnv2_jax.layers.convolutions import NormActConv
+from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
+from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.torch_twin.layers import hard_swish
 from tests.twin_models import Derivatives, assert_near, derivatives, nhwc

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import Architecture
 from tests.twin_models import (
     SMALL_V1,
     SMALL_V2,

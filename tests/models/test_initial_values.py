@@ -5,8 +5,8 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.torch_twin import build_twin
 from tests.twin_models import SMALL_V1, SMALL_V2, tensors_of, twin_config
 

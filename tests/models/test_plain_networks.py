@@ -12,14 +12,14 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune
-from cdnv2_jax.models.condensenet import CondenseNet, Form
-from cdnv2_jax.models.families import blank_network, build_network
-from cdnv2_jax.models.mobilenet_v2 import MobileNetV2
-from cdnv2_jax.models.network import Network
-from cdnv2_jax.models.registry import architecture_of
-from cdnv2_jax.models.shufflenet_v2 import ShuffleNetV2, interleaved
-from cdnv2_jax.torch_io.key_map import state_dict_slots
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.family import blank_network, build_network
+from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, interleaved
+from cdnv2_jax.networks.torch_keys import state_dict_slots
+from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.plain_models import SMALL, SMALL_MOBILENET, SMALL_SHUFFLENET, plain_twin, random_twin
 from tests.twin_models import assert_near, call, derivatives, forward, nhwc, random_images
 

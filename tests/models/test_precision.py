@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.models.registry import create_model
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.zoo import create_model
 from tests.torch_twin import CondenseNetTwin
 from tests.twin_models import SMALL_V2, assert_near, derivatives, forward, jax_model, nhwc, random_images, random_twin
 

@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import Form
-from cdnv2_jax.models.registry import MODELS, architecture_of, create_model, list_models, model_entry
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.zoo import MODELS, architecture_of, create_model, list_models, model_entry
 
 V1 = [
     "condensenet_50",

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax.layers.valid_region import at_stride, valid_mask
-from cdnv2_jax.models.images import region_of
+from cdnv2_jax.layers.valid_region import at_stride, region_of, valid_mask
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images
 from tests.plain_models import SMALL, plain_network
 from tests.quick_jit import quick_jit

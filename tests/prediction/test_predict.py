@@ -9,14 +9,13 @@ from PIL import Image
 from scipy.special import softmax
 
 from cdnv2_jax import UserError, save
-from cdnv2_jax.checkpoint.usage import KEY, Usage
+from cdnv2_jax.classification.predict import Prediction, image_files, predict
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.data.image_preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.export.classifier import Classifier
 from cdnv2_jax.export.metadata import Described
-from cdnv2_jax.export.opened import Classifier
-from cdnv2_jax.prediction.image_files import image_files
-from cdnv2_jax.prediction.open import open_classifier
-from cdnv2_jax.prediction.predict import Prediction, predict
+from cdnv2_jax.weights.opened import open_classifier
+from cdnv2_jax.weights.usage import KEY, Usage
 from tests.checkpoint.networks import network
 from tests.data.image_files import write_noise
 

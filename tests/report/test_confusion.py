@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.report.confusion import Predictions, confusion_matrix, most_confused
-from cdnv2_jax.report.predictions_file import read_predictions, write_predictions
+from cdnv2_jax.report.mistakes import Predictions, confusion_matrix, most_confused, read_predictions, write_predictions
 
 LOGITS = np.log(np.array([[6, 3, 1], [2, 2, 6], [1, 8, 1], [5, 4, 1], [9, 0.5, 0.5], [4, 4, 2]], np.float32))
 LABELS = np.array([0, 1, 1, 1, 1, 1], np.int32)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cdnv2_jax.report.confusion_plot import draw_confusion, short_name
 from cdnv2_jax.report.connection_plots import draw_cuts, draw_group_strips, draw_layer_map, draw_readers
-from cdnv2_jax.report.plots import mark_stages
-from cdnv2_jax.report.published_plot import draw_published, millions_of
-from cdnv2_jax.report.sections.published import classifier_points
+from cdnv2_jax.report.learning import mark_stages
+from cdnv2_jax.report.mistakes import draw_confusion, short_name
+from cdnv2_jax.report.published import classifier_points, draw_published, millions_of
 
 NAN = np.nan
 

@@ -7,9 +7,9 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense
-from cdnv2_jax.condensation.prune import prune
 from cdnv2_jax.layers.condensed import CondensedGroupConv
-from cdnv2_jax.models.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.pruning.prune import prune
 from cdnv2_jax.report.connections import (
     Connections,
     LayerConnections,

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdnv2_jax.condensation.condense import condense
-from cdnv2_jax.condensation.prune import prune
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import Form, abstract_network
-from cdnv2_jax.models.families import blank_network
-from cdnv2_jax.models.registry import MODELS, architecture_of, list_models, model_entry
-from cdnv2_jax.report.cost import Cost, count_flops, network_cost
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import Form, abstract_network
+from cdnv2_jax.networks.cost import Cost, count_flops, network_cost
+from cdnv2_jax.networks.family import blank_network
+from cdnv2_jax.networks.zoo import MODELS, architecture_of, list_models, model_entry
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.pruning.prune import prune
 from tests.golden_format import read_golden
 from tests.plain_models import SMALL as SMALL_PLAIN
 from tests.plain_models import plain_twin

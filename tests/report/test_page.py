@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 
 import cdnv2_jax.report.page as page_module
-from cdnv2_jax.report.confusion import Predictions
-from cdnv2_jax.report.data_uri import image_uri
-from cdnv2_jax.report.inline_svg import INK, inline_svg
-from cdnv2_jax.report.page import Drawing, Photograph, Section, Table, render_page
-from cdnv2_jax.report.sections.config import config_section
-from cdnv2_jax.report.sections.figures import figures_section
-from cdnv2_jax.report.sections.mistakes import mistakes_section
-from cdnv2_jax.report.sections.published import classifier_points, published_section
+from cdnv2_jax.report.figures import config_section, figures_section
+from cdnv2_jax.report.mistakes import Predictions, mistakes_section
+from cdnv2_jax.report.page import INK, Drawing, Photograph, Section, Table, image_uri, inline_svg, render_page
+from cdnv2_jax.report.published import classifier_points, published_section
 from tests.report.html_page import HtmlPage
 
 EVIL = (

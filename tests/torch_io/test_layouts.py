@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdnv2_jax.torch_io import layouts
-from cdnv2_jax.torch_io.layouts import Layout
+from cdnv2_jax.layers import torch_layout as layouts
+from cdnv2_jax.layers.torch_layout import Layout
 
 
 def _column(rows: list) -> np.ndarray:
@@ -18,7 +18,7 @@ HAND_WRITTEN: dict[str, tuple[Layout, Any, Any]] = {
     "unchanged": (layouts.unchanged((3,)), np.array([1, 2, 3], np.float32), np.array([1, 2, 3], np.float32)),
     "batch counter": (layouts.batch_counter(), np.array(7, np.int32), np.array(7, np.int64)),
     "3×3 kernel": (
-        layouts.spatial_kernel((1, 3, 2, 2)),  # one row of three pixels, two inputs, two outputs
+        layouts.spatial_kernel_layout((1, 3, 2, 2)),  # one row of three pixels, two inputs, two outputs
         np.array([[[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]]], np.float32),
         np.array([[[[1, 5, 9]], [[3, 7, 11]]], [[[2, 6, 10]], [[4, 8, 12]]]], np.float32),
     ),
@@ -84,7 +84,7 @@ def _random_pairs() -> dict[str, tuple[Layout, np.ndarray]]:
         return random.standard_normal(shape).astype(np.float32)
 
     return {
-        "3×3 kernel": (layouts.spatial_kernel((3, 3, 5, 7)), floats(3, 3, 5, 7)),
+        "3×3 kernel": (layouts.spatial_kernel_layout((3, 3, 5, 7)), floats(3, 3, 5, 7)),
         "1×1 kernel": (layouts.pointwise_kernel((5, 7)), floats(5, 7)),
         "linear kernel": (layouts.linear_kernel((5, 7)), floats(5, 7)),
         "LGC mask": (layouts.lgc_mask(4, inputs=6, outputs=12), random.random((4, 6)) < 0.5),

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict, to_torch_state_dict
+from cdnv2_jax.weights.torch_file import model_from_state_dict, to_torch_state_dict
 from tests.torch_twin import build_twin
 from tests.twin_models import SMALL_V1, twin_config
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint, to_torch_state_dict
-from cdnv2_jax.models.condensenet import CondenseNet
-from cdnv2_jax.torch_io.checkpoint import save_torch_checkpoint
-from cdnv2_jax.torch_io.read import Weights, read_checkpoint
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.weights.torch_file import Weights, read_checkpoint, save_torch_checkpoint
 from tests.torch_io.official_files import (
     assert_same_bits,
     converted_file,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint
-from cdnv2_jax.torch_io.state_dict import model_from_state_dict
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.torch_io.official_files import StateDict, overrides_of, save, twin_in_form
 from tests.twin_models import SMALL_V2
 

@@ -8,11 +8,11 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune, to_torch_state_dict
-from cdnv2_jax.checkpoint.arrays import flat_arrays
-from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.models.architecture import Architecture
-from cdnv2_jax.models.condensenet import CondenseNet, Form
-from cdnv2_jax.torch_io.state_dict import form_of, model_from_state_dict
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
 from tests.torch_io.official_files import assert_same_bits, overrides_of, twin_in_form
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, forward, nhwc, random_images, twin_config

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.commands.config_flag import read_config
-from cdnv2_jax.detection.published import PUBLISHED
+from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.models.registry import MODELS
+from cdnv2_jax.networks.zoo import MODELS
+from cdnv2_jax.report.published import PUBLISHED
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.parse_config import parse_config
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from cdnv2_jax import create_model
 from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.condensation.prune import layer_stage, sparsity, stages_passed
+from cdnv2_jax.pruning.prune import layer_stage, sparsity, stages_passed
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import TrainState, create_state, ema_model, live_model

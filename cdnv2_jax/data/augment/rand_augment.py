@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cdnv2_jax.data.augment import color, geometry
-from cdnv2_jax.data.augment.geometry import Resample
+from cdnv2_jax.data.augment import operations as color
+from cdnv2_jax.data.augment import operations as geometry
+from cdnv2_jax.data.augment.operations import Resample
 from cdnv2_jax.errors import UserError
 
 HIGHEST_MAGNITUDE = 10.0

@@ -1,19 +1,74 @@
-"""One sample's image → what the network trains on, all chance from one generator."""
+"""Mirroring left and right."""
 
 import dataclasses
 import functools
+import math
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-from cdnv2_jax.data.augment.erasing import Rectangle, draw_rectangle
-from cdnv2_jax.data.augment.flip import draw_flip, flip
+from cdnv2_jax.data.augment.crops import crop_and_resize, draw_box, draw_shift, shift
 from cdnv2_jax.data.augment.rand_augment import apply_operation, draw_operations, parse_rand_augment
-from cdnv2_jax.data.augment.random_resized_crop import crop_and_resize, draw_box
-from cdnv2_jax.data.augment.shift import draw_shift, shift
 from cdnv2_jax.data.decode import decode_fast
 from cdnv2_jax.errors import UserError
+
+
+def draw_flip(rng: np.random.Generator) -> bool:
+    """True for one image in two."""
+    return bool(rng.random() < 0.5)
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] with left and right exchanged."""
+    return cv2.flip(image, 1)
+
+
+LEAST_AREA, MOST_AREA = 0.02, 1 / 3
+LEAST_RATIO, MOST_RATIO = 0.3, 1 / 0.3
+TRIES = 10
+
+
+class Rectangle(NamedTuple):
+    """Pixels of an image; of no height and width: nothing."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+NOTHING = Rectangle(0, 0, 0, 0)
+
+
+def draw_rectangle(height: int, width: int, probability: float, rng: np.random.Generator) -> Rectangle:
+    """With `probability`, part of an image [height, width], else `NOTHING`.
+
+    Its share of the area is uniform in 0.02 … ⅓, its height to its width log-uniform in 0.3 … 1 / 0.3; what does not
+    fit inside is drawn anew, ten times at most.
+    """
+    if rng.random() >= probability:
+        return NOTHING
+    for _ in range(TRIES):
+        area = rng.uniform(LEAST_AREA, MOST_AREA) * height * width
+        ratio = math.exp(rng.uniform(math.log(LEAST_RATIO), math.log(MOST_RATIO)))
+        tall, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if tall < height and wide < width:
+            top, left = rng.integers((height - tall + 1, width - wide + 1))
+            return Rectangle(int(top), int(left), tall, wide) if tall and wide else NOTHING
+    return NOTHING
+
+
+def erase(image: np.ndarray, rectangle: Rectangle, rng: np.random.Generator) -> np.ndarray:
+    """Normalised float32 [h, w, 3] with standard normal noise, of each pixel and channel its own, in the rectangle."""
+    top, left, height, width = rectangle
+    if not (height and width):
+        return image
+    erased = image.copy()
+    noise = rng.standard_normal((height, width, image.shape[2]), np.float32)
+    erased[top : top + height, left : left + width] = noise
+    return erased
+
 
 cv2.setNumThreads(0)  # many processes do this side by side, and threads of each would only get in the way
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.readers.bar import progress_bar
+from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.detection.data.annotation_arrays import AnnotationArrays
-from cdnv2_jax.detection.data.source import DetectionSample
+from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSample
 from cdnv2_jax.errors import UserError, one_line, shorten
 
 LAYOUT = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.data.readers.bar import progress_bar
+from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.data.coco_json import CocoSource, read_coco
 from cdnv2_jax.detection.data.drawn_scene import CATEGORY_IDS, CLASS_NAMES, draw_scene

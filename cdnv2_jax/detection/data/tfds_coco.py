@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.decode import encoded_size
-from cdnv2_jax.data.readers.array_cache import Arrays, cached_arrays
-from cdnv2_jax.data.readers.array_records import ArrayRecords
-from cdnv2_jax.data.readers.bar import progress_bar
-from cdnv2_jax.data.readers.tf_example import decode_lists
-from cdnv2_jax.data.readers.tfds import FEATURES, INFO, find_data_set, read_class_names, read_json, split_files
+from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.detection.data.annotation_arrays import AnnotationArrays
-from cdnv2_jax.detection.data.source import DetectionSample
+from cdnv2_jax.data.sources.array_cache import Arrays, cached_arrays
+from cdnv2_jax.data.sources.tf_example import decode_lists
+from cdnv2_jax.data.sources.tfds import (
+    FEATURES,
+    INFO,
+    ArrayRecords,
+    find_data_set,
+    read_class_names,
+    read_json,
+    split_files,
+)
+from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSample
 from cdnv2_jax.errors import UserError, one_line
 
 LAYOUT = "let DIRECTORY be what tfds made of coco/2017, the folder with dataset_info.json in it"

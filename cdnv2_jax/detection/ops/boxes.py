@@ -1,5 +1,8 @@
 """Boxes as corners x1, y1, x2, y2 in pixels, the far edge excluded: their areas, overlaps and limits."""
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -30,3 +33,48 @@ def clip_boxes(boxes: jax.Array, size: jax.Array) -> jax.Array:
     """Boxes [n, 4] cut to an image of `size` [2], its height and width in pixels; what lay outside has no area."""
     height, width = size[0], size[1]
     return jnp.clip(boxes, 0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
+
+
+LARGEST_STRETCH = math.log(1000 / 16)
+SMALLEST_SIDE = 1e-6
+NO_SCALING = (1.0, 1.0, 1.0, 1.0)
+
+
+def encode(anchors: jax.Array, boxes: jax.Array, stds: Sequence[float] = NO_SCALING) -> jax.Array:
+    """Deltas [n, 4] from anchors [n, 4] to boxes [n, 4]: (Δx, Δy) / anchor's size, log of the sizes' ratios; ÷ stds.
+
+    A side counts as at least 1e-6 pixels, so that boxes without area have finite deltas and gradients.
+
+    Args:
+      anchors, boxes: x1, y1, x2, y2; leading axes broadcast.
+      stds: four numbers by which deltas are divided, to bring them to similar sizes.
+    """
+    anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
+    centres, sizes = _centres_and_sizes(boxes)
+    # Before the division and the logarithm: after them, gradients would be NaN where the other side is taken.
+    anchor_sizes, sizes = jnp.maximum(anchor_sizes, SMALLEST_SIDE), jnp.maximum(sizes, SMALLEST_SIDE)
+    shifts = (centres - anchor_centres) / anchor_sizes
+    stretches = jnp.log(sizes / anchor_sizes)
+    deltas = jnp.concatenate([shifts, stretches], -1)
+    return deltas / jnp.asarray(stds, deltas.dtype)
+
+
+def decode(anchors: jax.Array, deltas: jax.Array, stds: Sequence[float] = NO_SCALING) -> jax.Array:
+    """Boxes [n, 4] from anchors [n, 4] and deltas [n, 4], the inverse of `encode`; not clipped to any image.
+
+    A box has at most 1000 / 16 times its anchor's width and height, and at least 16 / 1000 (as mmdetection 2.11).
+
+    Args:
+      anchors, deltas: leading axes broadcast.
+      stds: as given to `encode`.
+    """
+    anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
+    scaled = deltas * jnp.asarray(stds, deltas.dtype)
+    centres = anchor_centres + scaled[..., :2] * anchor_sizes
+    half_sizes = anchor_sizes * jnp.exp(jnp.clip(scaled[..., 2:], -LARGEST_STRETCH, LARGEST_STRETCH)) / 2
+    return jnp.concatenate([centres - half_sizes, centres + half_sizes], -1)
+
+
+def _centres_and_sizes(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return (low + high) / 2, high - low

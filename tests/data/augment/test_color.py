@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from cdnv2_jax.data.augment import color
+from cdnv2_jax.data.augment import operations as color
 from tests.data.photographs import assorted
 
 FACTORS = [0.1, 0.35, 0.7, 0.9, 1.0, 1.3, 1.72, 1.9]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.augment.erasing import NOTHING, Rectangle, draw_rectangle, erase
+from cdnv2_jax.data.augment.training_image import NOTHING, Rectangle, draw_rectangle, erase
 
 
 def _rectangles(height: int, width: int, probability: float, draws: int = 20_000) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.augment.flip import draw_flip, flip
+from cdnv2_jax.data.augment.training_image import draw_flip, flip
 
 
 def test_flip() -> None:

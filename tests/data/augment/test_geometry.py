@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.augment import geometry
-from cdnv2_jax.data.augment.geometry import FILL, PILLOW, Resample
+from cdnv2_jax.data.augment import operations as geometry
+from cdnv2_jax.data.augment.operations import FILL, PILLOW, Resample
 from tests.data.photographs import assorted
 
 Matrix = tuple[float, float, float, float, float, float]

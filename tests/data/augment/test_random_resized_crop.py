@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.augment.random_resized_crop import Box, central_box, crop_and_resize, draw_box
+from cdnv2_jax.data.augment.crops import Box, central_box, crop_and_resize, draw_box
 
 DRAWS = 20_000
 

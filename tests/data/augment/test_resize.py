@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.augment.geometry import PILLOW, Resample
-from cdnv2_jax.data.augment.resize import resize
+from cdnv2_jax.data.augment.crops import resize
+from cdnv2_jax.data.augment.operations import PILLOW, Resample
 from tests.data.photographs import photographs
 
 RESAMPLES: list[Resample] = ["bilinear", "bicubic"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.augment.shift import draw_shift, shift
+from cdnv2_jax.data.augment.crops import draw_shift, shift
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (8, 8), (5, 9), (1, 1)])

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.augment.erasing import NOTHING
-from cdnv2_jax.data.augment.random_resized_crop import crop_and_resize, draw_box
-from cdnv2_jax.data.augment.training_image import Augmentation, training_image
+from cdnv2_jax.data.augment.crops import crop_and_resize, draw_box
+from cdnv2_jax.data.augment.training_image import NOTHING, Augmentation, training_image
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.errors import UserError
 from tests.data.photographs import assorted, encoded, photographs

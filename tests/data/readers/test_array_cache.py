@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers import array_cache
-from cdnv2_jax.data.readers.array_cache import cached_arrays
+from cdnv2_jax.data.sources import array_cache
+from cdnv2_jax.data.sources.array_cache import cached_arrays
 from cdnv2_jax.files import replacing
 
 ARRAYS = {"numbers": np.arange(5), "names": np.array(["a", "bc"])}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers.cifar import read_cifar
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.sources.cifar import read_cifar
 from tests.data.readers.cifar_binaries import EACH, FILES, NAMES, image_and_label, write_archive, write_folder
 
 Name = Literal["cifar10", "cifar100"]

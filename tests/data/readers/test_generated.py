@@ -5,10 +5,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.digits import split_indices
-from cdnv2_jax.data.readers.digits import read_digits
-from cdnv2_jax.data.readers.synthetic import SyntheticSource
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits, split_indices
 
 
 @pytest.mark.parametrize(("split", "part", "count"), [("train", 0, 1437), ("val", 1, 360)])

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers.image_folder import read_image_folder
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.sources.image_folder import read_image_folder
 from tests.data.readers.photographs import CLASSES, TRAIN, VAL, write_photographs
 
 

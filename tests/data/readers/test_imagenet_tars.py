@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers.imagenet_devkit import read_devkit
-from cdnv2_jax.data.readers.imagenet_tars import read_imagenet_tars
+from cdnv2_jax.data.sources.imagenet_tars import read_devkit, read_imagenet_tars
 from tests.data.readers.imagenet_archives import (
     CLASSES,
     LABELS,

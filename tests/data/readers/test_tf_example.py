@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.readers.tf_example import decode_example, decode_lists, encode_example
+from cdnv2_jax.data.sources.tf_example import decode_example, decode_lists, encode_example
 
 # Classes that protocol buffers make when they are imported.
 PROTO: Any = import_module("tensorflow_datasets.proto")

@@ -11,11 +11,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers.array_records import ArrayRecords
-from cdnv2_jax.data.readers.synthetic import SyntheticSource
-from cdnv2_jax.data.readers.tf_example import encode_example
-from cdnv2_jax.data.readers.tfds import read_tfds
-from cdnv2_jax.data.readers.write_array_record import write_array_record
+from cdnv2_jax.data.sources.generated import SyntheticSource
+from cdnv2_jax.data.sources.tf_example import encode_example
+from cdnv2_jax.data.sources.tfds import ArrayRecords, read_tfds
+from cdnv2_jax.data.sources.write_array_record import write_array_record
 
 LENGTHS = [2, 3, 1]
 
@@ -74,7 +73,7 @@ def test_records_of_several_files(tmp_path: Path) -> None:
 
 
 def test_more_files_than_are_kept_open(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdnv2_jax.data.readers.array_records.MOST_OPEN", 2)
+    monkeypatch.setattr("cdnv2_jax.data.sources.tfds.MOST_OPEN", 2)
     source = read_tfds(made, "train")
     assert len(list(made.glob("made-train*"))) > 3
     first = [source[index].image for index in range(len(source))]

@@ -10,12 +10,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.readers.image_folder import read_image_folder
-from cdnv2_jax.data.readers.pixels import PixelSource
-from cdnv2_jax.data.readers.synthetic import SyntheticSource
-from cdnv2_jax.data.readers.tfds import read_tfds
-from cdnv2_jax.data.readers.write_array_record import write_array_record
-from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.source import PixelSource, Sample, Source
+from cdnv2_jax.data.sources.generated import SyntheticSource
+from cdnv2_jax.data.sources.image_folder import read_image_folder
+from cdnv2_jax.data.sources.tfds import read_tfds
+from cdnv2_jax.data.sources.write_array_record import write_array_record
 from tests.data.readers.photographs import CLASSES, write_photographs
 
 

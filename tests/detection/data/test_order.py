@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.data.order import Share
-from cdnv2_jax.detection.data.order import OrientationOrder, epoch_batches, evaluation_order
+from cdnv2_jax.detection.data.batches import OrientationOrder, epoch_batches, evaluation_order
 
 LANDSCAPE = np.array([i % 3 != 0 for i in range(25)])  # 16 of 25
 INDICES = np.array([i for i in range(25) if i not in (4, 9)])  # 15 landscapes, 8 portraits

@@ -12,8 +12,8 @@ from PIL import Image
 from cdnv2_jax import UserError
 from cdnv2_jax.data.order import Share
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, Row, host_batches
-from cdnv2_jax.detection.data.rows import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
-from cdnv2_jax.detection.data.source import DetectionSample
+from cdnv2_jax.detection.data.annotations import DetectionSample
+from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
 
 SHORT, LONG = 64, 96
 BACKGROUND, OBJECT = 40, 200

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE
-from cdnv2_jax.detection.ops.sampling import Sample, sample
+from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE, Sample, sample
 
 KEY = jax.random.key(0)
 

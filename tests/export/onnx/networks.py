@@ -9,9 +9,9 @@ import onnxruntime
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.layers.batch_norm import BatchNorm
-from cdnv2_jax.models.families import AnyNetwork
-from cdnv2_jax.models.registry import model_entry
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.zoo import model_entry
 from tests.detection.tiny import quick_jit
 from tests.plain_models import SMALL_MOBILENET, SMALL_SHUFFLENET
 

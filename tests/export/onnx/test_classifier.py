@@ -11,7 +11,7 @@ from flax import nnx
 
 from cdnv2_jax import condense, prune
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.export.onnx import classifier_to_onnx
+from cdnv2_jax.export.onnx_file import classifier_to_onnx
 from cdnv2_jax.layers.condensed import CondensedGroupConv
 from tests.export.onnx.networks import NETWORKS, PLAIN, V2, logits_of, run, small_network
 from tests.plain_models import SMALL_MOBILENET

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.export.onnx.fold import Norm, fold, merge_groups, spread
+from cdnv2_jax.layers.onnx_graph import Norm, fold, merge_groups, spread
 
 RANDOM = np.random.default_rng(0)
 

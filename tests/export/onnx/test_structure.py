@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from cdnv2_jax.export.onnx import classifier_to_onnx
-from cdnv2_jax.models.condensenet import CondenseNet
+from cdnv2_jax.export.onnx_file import classifier_to_onnx
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.export.onnx.networks import NETWORKS, operations, small_network
 
 

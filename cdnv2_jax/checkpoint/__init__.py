@@ -1,1 +1,0 @@
-"""Our own checkpoints, on Orbax."""

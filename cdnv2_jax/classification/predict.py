@@ -1,0 +1,124 @@
+"""The likeliest classes of image files."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.data.decode import BrokenImage, decode_fast
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.sources.image_folder import EXTENSIONS
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.export.classifier import Classifier
+
+
+def image_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are given, whatever they are called; of folders all images in them, also in folders within.
+
+    Names decide the order within a folder; hidden files and folders are left out.
+
+    Raises:
+      UserError: a folder without images.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = list(_below(path))
+        if not found:
+            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+        yield from found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                yield Path(directory, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Likely:
+    """One class: its number, its name, its probability in [0, 1]."""
+
+    label: int
+    name: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of the image at `path`, best first."""
+
+    path: Path
+    classes: Sequence[Likely]
+
+    def to_json(self) -> dict[str, Any]:
+        """{"image": path, "classes": [{"label", "name", "probability"}, …]}."""
+        return {"image": str(self.path), "classes": [dataclasses.asdict(one) for one in self.classes]}
+
+
+def predict(
+    classifier: Classifier, paths: Iterable[Path], *, top: int = 5, batch_size: int = 32
+) -> Iterator[Prediction | BrokenImage]:
+    """A prediction for each image, in order; for one that cannot be read what is wrong with it.
+
+    All batches have one shape, so that one program is compiled: that of `batch_size`, or of the images if they are
+    fewer. Images are read in threads, one batch at a time.
+
+    Raises:
+      UserError: the classifier does not give as many values as it says it has classes.
+    """
+    preparation = classifier.described.usage.preparation
+    remaining = iter(paths)
+    rows = 0
+    with ThreadPoolExecutor() as threads:
+        while batch := list(itertools.islice(remaining, batch_size)):
+            rows = rows or len(batch)
+            images = list(threads.map(lambda path: _read(path, preparation), batch))
+            readable = [image for image in images if isinstance(image, np.ndarray)]
+            found = iter(_probabilities(classifier, readable, rows))
+            for path, image in zip(batch, images, strict=True):
+                if isinstance(image, BrokenImage):
+                    yield image
+                else:
+                    yield Prediction(path, _likeliest(classifier, next(found), top))
+
+
+def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage:
+    """The prepared image, or why there is none."""
+    try:
+        return preparation(decode_fast(path.read_bytes(), str(path)))
+    except OSError as error:
+        return BrokenImage(str(path), error.strerror or str(error))
+    except BrokenImage as error:
+        return error
+
+
+def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """float64 [images, classes], computed for `rows` images, the last of them zeros where there are fewer."""
+    if not images:
+        return np.zeros((0, classifier.described.num_classes))
+    batch = np.zeros((rows, *images[0].shape), np.float32)
+    batch[: len(images)] = images
+    logits = np.asarray(classifier.forward(batch), np.float64)
+    if logits.shape != (rows, classifier.described.num_classes):
+        raise UserError(
+            f"the network gives {list(logits.shape)} values for {rows} images and says that it has "
+            f"{classifier.described.num_classes} classes: export it again"
+        )
+    likelihood = np.exp(logits - logits.max(1, keepdims=True))
+    return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
+
+
+def _likeliest(classifier: Classifier, probabilities: np.ndarray, top: int) -> list[Likely]:
+    """Of equal ones the first goes first."""
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    usage = classifier.described.usage
+    return [Likely(int(label), usage.name_of(int(label)), float(probabilities[label])) for label in best]

@@ -1,0 +1,153 @@
+"""Command-line arguments shared by verbs, and how user errors end a command."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cdnv2_jax.errors import LostProcess, UserError
+
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line; `--help` shows the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def program_name(script: str, command: str) -> str:
+    """What usage and messages call a program: the console command if that was started, else the checkout's script."""
+    return command if Path(sys.argv[0]).stem == command else script
+
+
+def guarded(action: Callable[[], None], program: str) -> int:
+    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
+
+    Of a group of UserErrors each gets a line.
+    """
+    try:
+        action()
+    except UserError as error:
+        _complain(program, error)
+        return BAD_INPUT
+    except ExceptionGroup as group:
+        _, others = group.split(UserError)
+        if others is not None:
+            raise
+        for error in group.exceptions:
+            _complain(program, error)
+        return BAD_INPUT
+    except LostProcess as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _complain(program: str, error: Exception) -> None:
+    message = " ".join(str(error).split())
+    print(f"{program}: {message}", file=sys.stderr)
+
+
+def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """Complains about arguments nobody asked for."""
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+
+
+WEIGHTS = ("auto", "ema", "model")
+
+
+def checkpoint(verb: argparse.ArgumentParser) -> None:
+    """A network of any kind."""
+    verb.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="directory (ours), file (official), or .safetensors",
+    )
+
+
+def official_file(verb: argparse.ArgumentParser) -> None:
+    """What there is to say about an official file."""
+    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
+    weights(verb)
+    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
+
+
+def weights(verb: argparse.ArgumentParser) -> None:
+    """Which of a file's weights."""
+    verb.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
+    )
+
+
+def halve_classifier(verb: argparse.ArgumentParser, only: str = "") -> None:
+    """How CondenseNets (v1) are condensed; `only` says with which other flag."""
+    verb.add_argument(
+        "--halve-classifier",
+        action="store_true",
+        help=f"{only}CondenseNet (v1): as the official conversion does; changes logits",
+    )
+
+
+def class_names(verb: argparse.ArgumentParser) -> None:
+    """Names instead of those that a network knows."""
+    verb.add_argument("--class-names", type=Path, metavar="FILE", help="names of the classes, one per line")
+
+
+def processes(verb: argparse.ArgumentParser) -> None:
+    """For several processes."""
+    verb.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, found through SLURM, Open MPI, Kubernetes or a TPU pod's metadata",
+    )
+    verb.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
+    verb.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
+    verb.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    verb.add_argument(
+        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there (JAX_COMPILATION_CACHE_DIR)"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def window(text: str) -> tuple[int, int]:
+    """ "100:110": two steps, the first before the last."""
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"must be FIRST:LAST, two steps such as 100:110, got {text!r}")
+    return int(first), int(last)
+
+
+def canvas(text: str) -> tuple[int, int]:
+    """ "800x1344": height and width."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 8192 and 0 < int(width) <= 8192):
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, such as 800x1344, got {text!r}")
+    return int(height), int(width)
+
+
+def read_class_names(path: Path | None) -> list[str]:
+    """One name per line, in the order of the labels; none without a path. UserError when there is no such text file."""
+    if path is None:
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--class-names {path} cannot be read as text ({error}): one name per line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,1 +1,0 @@
-"""From a dense network to a condensed one: when to prune, what to prune, how to condense."""

@@ -1,0 +1,145 @@
+"""Crops of training images: random resized, with antialiased resizing, and shifted."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cdnv2_jax.data.augment.operations import PILLOW, Resample
+
+MOST_SHRUNK = 3.0
+"""Filters would be long for scales above that."""
+
+SCALE_STEPS = 32
+"""Filters are worked out for scales in steps of 1 / 32, once each."""
+
+PILLOW_CUBIC, OPENCV_CUBIC = -0.5, -0.75
+"""The parameter a of cubic convolution (Keys 1981)."""
+
+
+def resize(image: np.ndarray, size: int, resample: Resample) -> np.ndarray:
+    """uint8 [h, w, 3] → uint8 [size, size, 3].
+
+    On photographs it differs from Pillow's result by about 1 level of 255 (root mean square over random crops; 5 when
+    halving without antialiasing), 2 when shrinking to less than a third; bilinear enlarging by one level at most. In
+    halving, the last row or column of an odd number is left out, as if the crop had been that much smaller.
+    """
+    while max(image.shape[:2]) > MOST_SHRUNK * size and min(image.shape[:2]) >= 2 * size:
+        image = _halved(image)
+    height, width = image.shape[:2]
+    if max(height, width) > MOST_SHRUNK * size:  # long and narrow
+        return np.array(Image.fromarray(image).resize((size, size), PILLOW[resample]))
+    along_x, along_y = _filter_for(width / size, resample), _filter_for(height / size, resample)
+    if len(along_x) > 1 or len(along_y) > 1:
+        image = cv2.sepFilter2D(image, -1, along_x, along_y, borderType=cv2.BORDER_REPLICATE)
+    method = cv2.INTER_CUBIC if resample == "bicubic" else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=method)
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    """Means of 2 × 2 pixels; the last of an odd number is left out."""
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    return cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _filter_for(scale: float, resample: Resample) -> np.ndarray:
+    return _fitted(max(round(scale * SCALE_STEPS), SCALE_STEPS), resample)
+
+
+@functools.cache
+def _fitted(steps: int, resample: Resample) -> np.ndarray:
+    """Odd number of symmetric weights of sum 1: least squares over all positions between pixels."""
+    scale = steps / SCALE_STEPS
+    if resample == "bilinear":
+        wide, narrow, reach = _triangle, _triangle, math.ceil(scale - 1)
+    else:
+        wide, narrow, reach = _pillow_cubic, _opencv_cubic, math.ceil(2 * scale - 2) + 1
+    if not reach:
+        return np.ones(1)
+    x = np.linspace(-2 * scale - 2, 2 * scale + 2, 801)
+    pairs = np.stack([narrow(x - k) + narrow(x + k) - 2 * narrow(x) for k in range(1, reach + 1)], axis=1)
+    weights = np.linalg.lstsq(pairs, wide(x / scale) / scale - narrow(x), rcond=None)[0]
+    return np.concatenate([weights[::-1], [1 - 2 * weights.sum()], weights])
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    x = np.abs(x)
+    near, far = ((a + 2) * x - (a + 3)) * x**2 + 1, a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+_pillow_cubic = functools.partial(_cubic, a=PILLOW_CUBIC)
+_opencv_cubic = functools.partial(_cubic, a=OPENCV_CUBIC)
+
+
+LEAST_AREA, MOST_AREA = 0.08, 1.0
+LEAST_RATIO, MOST_RATIO = 3 / 4, 4 / 3
+TRIES = 10
+
+
+class Box(NamedTuple):
+    """Pixels of an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def draw_box(height: int, width: int, rng: np.random.Generator) -> Box:
+    """Part of an image [height, width], at least one pixel.
+
+    Its share of the area is uniform in 0.08 … 1, its width to its height log-uniform in ¾ … 4⁄3; what does not fit
+    inside is drawn anew. After ten times it is the largest part in the middle with a ratio in that range.
+    """
+    for _ in range(TRIES):
+        area = rng.uniform(LEAST_AREA, MOST_AREA) * height * width
+        ratio = math.exp(rng.uniform(math.log(LEAST_RATIO), math.log(MOST_RATIO)))
+        # At least one pixel, where the official code would go on with an empty crop of a tiny image.
+        wide, tall = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
+        if wide <= width and tall <= height:
+            top, left = rng.integers((height - tall + 1, width - wide + 1))
+            return Box(int(top), int(left), tall, wide)
+    return central_box(height, width)
+
+
+def central_box(height: int, width: int) -> Box:
+    """The largest part in the middle whose width to its height is in ¾ … 4⁄3."""
+    tall = min(height, round(width / LEAST_RATIO))
+    wide = min(width, round(height * MOST_RATIO))
+    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+
+
+def crop_and_resize(image: np.ndarray, box: Box, size: int, resample: Resample) -> np.ndarray:
+    """The part `box` of uint8 [h, w, 3], seeing nothing of what is around it: uint8 [size, size, 3]; see `resize`."""
+    top, left, height, width = box
+    return resize(image[top : top + height, left : left + width], size, resample)
+
+
+def draw_shift(most: int, rng: np.random.Generator) -> tuple[int, int]:
+    """(down, right), each uniform in −most … most pixels."""
+    down, right = rng.integers(-most, most, size=2, endpoint=True)
+    return int(down), int(right)
+
+
+def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Moves uint8 [h, w, 3] by so many pixels; what comes in from outside is black."""
+    height, width = image.shape[:2]
+    moved = np.zeros_like(image)
+    if abs(down) < height and abs(right) < width:
+        to_rows, from_rows = _overlap(down, height)
+        to_columns, from_columns = _overlap(right, width)
+        moved[to_rows, to_columns] = image[from_rows, from_columns]
+    return moved
+
+
+def _overlap(distance: int, side: int) -> tuple[slice, slice]:
+    """Where along one side the image remains in sight: after moving, before."""
+    return slice(max(distance, 0), side + min(distance, 0)), slice(max(-distance, 0), side - max(distance, 0))

@@ -1,0 +1,1 @@
+"""One file per kind of data source; `open_source` knows them all."""

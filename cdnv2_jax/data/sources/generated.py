@@ -1,0 +1,95 @@
+"""Sources that need no files: scikit-learn's digits and synthetic patterns."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from cdnv2_jax.data.source import PixelSource, Sample, Split
+from cdnv2_jax.errors import UserError
+
+SIDE = 8
+DIGITS = 10  # classes
+TEST_IMAGES = 360
+SPLIT_SEED = 0
+
+
+def digits_as_images(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """All digits in their published order: images float32 [1797, side, side, 3] in [−1, 1], labels int32 [1797].
+
+    Each pixel becomes a square of side / 8 pixels, each grey value three equal channels.
+    """
+    from sklearn.datasets import load_digits
+
+    if side % SIDE:
+        raise UserError(f"digits are {SIDE}×{SIDE}: image_size must be a multiple of {SIDE}, got {side}")
+    pixels, labels = cast(tuple[np.ndarray, np.ndarray], load_digits(return_X_y=True))
+    grey = (pixels.reshape(-1, SIDE, SIDE).astype(np.float32) / 16 - 0.5) / 0.5
+    large = grey.repeat(side // SIDE, axis=1).repeat(side // SIDE, axis=2)
+    return np.repeat(large[..., None], 3, axis=-1), labels.astype(np.int32)
+
+
+def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed split: indices of 1,437 training and 360 test images, every class in proportion."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=TEST_IMAGES, random_state=SPLIT_SEED, stratify=labels
+    )
+    return np.sort(train), np.sort(test)
+
+
+def read_digits(split: Split, image_size: int) -> PixelSource:
+    """1,437 (train) or 360 (val) digits, uint8 [image_size, image_size, 3]; level l of 0 … 16 is round(l · 255 / 16).
+
+    Raises:
+      UserError: `image_size` is no multiple of 8.
+    """
+    images, labels = digits_as_images(image_size)
+    chosen = split_indices(labels)[0 if split == "train" else 1]
+    pixels = np.rint((images[chosen] + 1) / 2 * 255).astype(np.uint8)
+    return PixelSource(pixels, labels[chosen], [str(digit) for digit in range(DIGITS)], f"digits {split} image")
+
+
+IMAGES: dict[Split, int] = {"train": 1280, "val": 256}
+CELLS = 4  # a class is known by a pattern of 4×4 colours
+DARKEST, BRIGHTEST = 32, 192  # of the pattern; noise adds up to 63, so that nothing need be clipped
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSource:
+    """A coarse random pattern for each class, the same in both splits, and noise that differs in every image.
+
+    Image i has class i modulo `num_classes`; the same index always gives the same image.
+
+    Attributes:
+      split: which noise.
+      image_size: side of the images, uint8 [image_size, image_size, 3].
+      num_classes: at least 1.
+      count: number of images; None: 1,280 to train on, 256 held out.
+    """
+
+    split: Split
+    image_size: int
+    num_classes: int
+    count: int | None = None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return [f"pattern {label}" for label in range(self.num_classes)]
+
+    def __len__(self) -> int:
+        return IMAGES[self.split] if self.count is None else self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        label = index % self.num_classes
+        pattern = np.random.default_rng(label).integers(DARKEST, BRIGHTEST, (CELLS, CELLS, 3), np.uint8)
+        nearest = np.arange(self.image_size) * CELLS // self.image_size
+        # Random bytes cost a seventh of random integers below 64.
+        noise = np.random.default_rng((self.split == "val", index)).bytes(self.image_size**2 * 3)
+        image = np.frombuffer(noise, np.uint8).reshape(self.image_size, self.image_size, 3) >> 2
+        image += pattern[nearest].take(nearest, axis=1)
+        return Sample(image, label, f"synthetic {self.split} image {index}")

@@ -1,0 +1,176 @@
+"""ILSVRC2012_devkit_t12.tar.gz: the classes of ImageNet and which of them each validation image shows."""
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from cdnv2_jax.data.progress import progress_bar
+from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.data.sources.array_cache import Arrays, cached_arrays
+from cdnv2_jax.data.sources.tar_members import TarFile
+from cdnv2_jax.errors import UserError, one_line, shorten
+
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+MOST_BYTES = 64 << 20  # of each of the two; the real ones have less than 1 MiB
+
+
+def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
+    """WordNet ids of all classes, sorted, and the class of every validation image: int32 [n], positions in them.
+
+    The ids are those of the synsets that have no children; the ground truth gives a synset's ILSVRC2012_ID for each
+    image, as torchvision reads it too.
+
+    Raises:
+      UserError: damaged, or not the devkit's contents.
+    """
+    files = _members(path)
+    try:
+        classes, labels = _classes(files[META])
+        truth = [labels[int(line)] for line in files[TRUTH].split()]
+    except Exception as error:  # SciPy raises errors of many kinds over a malformed file
+        raise UserError(f"{path} is not what it should be ({one_line(error)}): download it again") from error
+    return classes, np.array(truth, np.int32)
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                name = re.sub(r"^[^/]+/(?=data/)", "", member.name.removeprefix("./"))
+                if name in (META, TRUTH) and member.isreg() and member.size <= MOST_BYTES:
+                    opened = archive.extractfile(member)
+                    found[name] = opened.read() if opened else b""
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): download it again") from error
+    if missing := {META, TRUTH} - set(found):
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: download it again")
+    return found
+
+
+def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
+    """Sorted WordNet ids, and ILSVRC2012_ID → position among them."""
+    from scipy.io import loadmat
+
+    synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"])
+    ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in synsets if int(row["num_children"]) == 0}
+    classes = sorted(ids)
+    return classes, {ids[wnid]: label for label, wnid in enumerate(classes)}
+
+
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
+IMAGES = (".jpeg", ".jpg")
+
+
+class TarSource:
+    """Images in a tar at known positions.
+
+    Attributes:
+      class_names: WordNet ids, sorted.
+    """
+
+    def __init__(self, tar: TarFile, class_names: Sequence[str], offsets: np.ndarray, sizes: np.ndarray, labels):
+        """Byte positions and sizes int64 [n], labels int32 [n]."""
+        self.class_names = list(class_names)
+        self._tar, self._offsets, self._sizes, self._labels = tar, offsets, sizes, labels
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Sample:
+        """UserError when the tar cannot be read."""
+        name, image = self._tar.member(int(self._offsets[index]), int(self._sizes[index]))
+        return Sample(image, int(self._labels[index]), f"{self._tar.path}/{name}")
+
+
+def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
+    """The images of a split; where they lie in the tar is found out once and kept (see `cached_arrays`).
+
+    Raises:
+      UserError: an archive is missing, damaged, or does not go with the others.
+    """
+    needed = [TRAIN] if split == "train" else [VAL, DEVKIT]
+    if missing := [name for name in needed if not (directory / name).is_file()]:
+        raise UserError(f"{directory} lacks {shorten(missing)}: {LAYOUT}")
+    return _train(directory) if split == "train" else _val(directory)
+
+
+def _train(directory: Path) -> TarSource:
+    tar = TarFile(directory / TRAIN)
+    arrays = cached_arrays(tar.path, lambda: _index_classes(tar), lambda found: _is_index(found, tar, "classes"))
+    classes = [str(name) for name in arrays["classes"]]
+    if (directory / DEVKIT).is_file():
+        known, _ = read_devkit(directory / DEVKIT)
+        if known != classes:
+            odd = shorten(sorted(set(known) ^ set(classes)))
+            raise UserError(f"{tar.path} and {DEVKIT} differ in the classes {odd}: download them again")
+    return TarSource(tar, classes, arrays["offsets"], arrays["sizes"], arrays["labels"])
+
+
+def _val(directory: Path) -> TarSource:
+    tar = TarFile(directory / VAL)
+    classes, truth = read_devkit(directory / DEVKIT)
+    arrays = cached_arrays(tar.path, lambda: _index_images(tar), lambda found: _is_index(found, tar, "numbers"))
+    numbers = arrays["numbers"]
+    if not np.array_equal(numbers, np.arange(1, len(truth) + 1)):
+        raise UserError(f"{tar.path} has {len(numbers)} images, {DEVKIT} the classes of {len(truth)}: get both anew")
+    return TarSource(tar, classes, arrays["offsets"], arrays["sizes"], truth)
+
+
+def _index_classes(tar: TarFile) -> Arrays:
+    """Of a tar of tars, WNID.tar: `classes`, sorted, and of every image offset, size and label, sorted by label."""
+    size = tar.size()
+    packed = {}
+    for member in tar.members():
+        if member.name.endswith(".tar"):
+            wnid = PurePosixPath(member.name).stem
+            if wnid in packed:
+                raise UserError(f"{tar.path} has the class {wnid!r} twice: download it again")
+            packed[wnid] = member
+    if not packed:
+        raise UserError(f"{tar.path} holds no tar of a class: it must be the original, a tar of tars")
+    found: list[tuple[int, int, int]] = []
+    with progress_bar(f"indexing {tar.path.name} (once)", size) as advance:
+        for label, wnid in enumerate(sorted(packed)):
+            member = packed[wnid]
+            inside = tar.members(member.offset, member.offset + member.size)
+            images = [(image.offset, image.size, label) for image in inside if image.name.lower().endswith(IMAGES)]
+            if not images:
+                raise UserError(f"{tar.path}: {member.name!r} holds no images: download it again")
+            found += images
+            advance(member.size)
+    offsets, sizes, labels = np.array(found, np.int64).T.copy()
+    return {"classes": np.array(sorted(packed)), "offsets": offsets, "sizes": sizes, "labels": labels.astype(np.int32)}
+
+
+def _index_images(tar: TarFile) -> Arrays:
+    """Of a tar of images, …_NUMBER.JPEG: offset, size and number of every image, sorted by number."""
+    found = [
+        (int(number[1]), member.offset, member.size)
+        for member in tar.members()
+        if (number := re.search(r"_(\d{1,9})\.jpe?g$", member.name, re.IGNORECASE))
+    ]
+    numbers, offsets, sizes = np.array(sorted(found), np.int64).reshape(-1, 3).T.copy()
+    return {"numbers": numbers, "offsets": offsets, "sizes": sizes}
+
+
+def _is_index(found: Arrays, tar: TarFile, kind: str) -> bool:
+    """Whether what a cache holds has the form of an index, and points nowhere outside of the tar."""
+    lists = ["offsets", "sizes", "numbers" if kind == "numbers" else "labels"]
+    if not {kind, *lists} <= set(found):
+        return False
+    first = found["offsets"]
+    if any(found[name].ndim != 1 or found[name].dtype.kind != "i" or len(found[name]) != len(first) for name in lists):
+        return False
+    inside = np.all((first >= 512) & (found["sizes"] >= 0) & (found["sizes"] <= tar.size() - first))
+    if kind == "numbers" or not inside:
+        return bool(inside)
+    named = found["classes"].dtype.kind == "U" and found["classes"].ndim == 1
+    return bool(named and np.all((found["labels"] >= 0) & (found["labels"] < len(found["classes"]))))

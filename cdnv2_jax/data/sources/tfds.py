@@ -1,0 +1,214 @@
+"""Records of a list of array_record files, found by their position in all of them together."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.data.sources.tf_example import decode_example
+from cdnv2_jax.errors import UserError, one_line, shorten
+
+MOST_OPEN = 512  # of a data set's files: many systems let a process open 1,024 files and no more
+OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
+BUFFER_BYTES = 32 << 10
+
+
+class ArrayRecords:
+    """Record i as bytes; files are opened when first read, and anew after unpickling."""
+
+    def __init__(self, files: Sequence[Path], lengths: Sequence[int]):
+        """Takes each file's number of records, so that none need be opened yet."""
+        self._files, self._lengths = list(files), list(lengths)
+        self._ends = np.cumsum([0, *lengths])
+        self._readers: dict[int, Any] = {}
+
+    def __getstate__(self) -> tuple[list[Path], list[int]]:
+        return self._files, self._lengths
+
+    def __setstate__(self, state: tuple[list[Path], list[int]]) -> None:
+        self.__init__(*state)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> bytes:
+        """UserError, naming the file, when it cannot be read."""
+        index = range(len(self))[index]
+        file = int(np.searchsorted(self._ends, index, side="right")) - 1
+        try:
+            return self._reader(file).read([index - int(self._ends[file])])[0]
+        except RuntimeError as error:
+            raise UserError(f"{self._files[file]} is damaged ({one_line(error)}): make the data set anew") from error
+
+    def _reader(self, file: int) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        reader = self._readers.get(file)
+        if reader is None:
+            path = self._files[file]
+            if not path.is_file():
+                raise UserError(f"{path} is missing: make the data set anew")
+            reader = ArrayRecordReader(str(path), options=OPTIONS, file_reader_buffer_size=BUFFER_BYTES)
+            # A damaged file says why when it is read.
+            if reader.ok() and reader.num_records() != self._lengths[file]:
+                raise UserError(
+                    f"{path} has {reader.num_records()} records, its dataset_info.json says {self._lengths[file]}: "
+                    "make the data set anew"
+                )
+            if len(self._readers) >= MOST_OPEN:
+                self._readers = {}  # readers that another thread still uses close when it lets go of them
+            self._readers[file] = reader
+        return reader
+
+
+LAYOUT = "let DIRECTORY be what tfds or `main.py prepare` made, the folder with dataset_info.json in it"
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
+INFO, FEATURES = "dataset_info.json", "features.json"
+FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json gives none
+MOST_BYTES = 64 << 20  # of a JSON file
+
+
+class TfdsSource:
+    """Encoded images and labels from tf.train.Examples.
+
+    Attributes:
+      class_names: as label.labels.txt has them.
+    """
+
+    def __init__(self, records: ArrayRecords, class_names: Sequence[str], image: str, label: str, where: str):
+        """`image` and `label` are names of features; `where` says in messages which data set and split this is."""
+        self.class_names = list(class_names)
+        self._records, self._image, self._label, self._where = records, image, label, where
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """UserError when the record cannot be read or is none of an image and its label."""
+        name = f"{self._where} image {index}"
+        try:
+            example = decode_example(self._records[index])
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{name} is damaged ({one_line(error)}): make the data set anew") from error
+        image, label = example.get(self._image), example.get(self._label)
+        if not isinstance(image, bytes) or not isinstance(label, int):
+            raise UserError(f"{name} has no {self._image!r} and {self._label!r}: make the data set anew")
+        if not 0 <= label < len(self.class_names):
+            raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: make the data set anew")
+        file = example.get("file_name")
+        return Sample(image, label, f"{name} ({file.decode('utf-8', 'replace')})" if isinstance(file, bytes) else name)
+
+
+def read_tfds(directory: Path, split: Split) -> TfdsSource:
+    """The records of "train" or, held out, of the first there is of "validation", "val", "test".
+
+    Args:
+      directory: with dataset_info.json in it, or up to three levels above it: …/imagenet2012/5.1.0, …/imagenet2012.
+      split: which.
+
+    Raises:
+      UserError: no such data set or more than one, another file format, no such split, files missing.
+    """
+    found = find_data_set(directory)
+    info, features = read_json(found / INFO), read_json(found / FEATURES)
+    try:
+        image, label, classes = _features(info, features)
+        names = read_class_names(found / f"{label}.labels.txt", classes)
+        files, lengths, split_name = split_files(found, info, split)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {LAYOUT}") from error
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(f"{found} lacks {shorten(missing, 2)}: make the data set anew")
+    return TfdsSource(ArrayRecords(files, lengths), names, image, label, f"{found} {split_name}")
+
+
+def find_data_set(directory: Path) -> Path:
+    """Where dataset_info.json is: `directory`, or up to three levels below; UserError unless there is just one."""
+    for levels in range(4):
+        found = sorted(path.parent for path in directory.glob("*/" * levels + INFO))
+        if len(found) > 1:
+            raise UserError(f"{directory} holds several data sets, choose one: {shorten(list(map(str, found)))}")
+        if found:
+            return found[0]
+    raise UserError(f"{directory} holds no {INFO}: {LAYOUT}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What such a file says; UserError when it is missing, no JSON, or no object."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is larger than any {path.name}: {LAYOUT}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): {LAYOUT}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no JSON ({one_line(error)}): make the data set anew") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not what it should be: make the data set anew")
+    return content
+
+
+def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Names of the image's and the label's feature, number of classes; among several, those for supervised training."""
+    kinds = features["featuresDict"]["features"]
+    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
+    supervised = [item.get("featureKey") for item in items]
+    chosen = []
+    for kind in ("image", "classLabel"):
+        having = [name for name, feature in kinds.items() if kind in feature]
+        preferred = [name for name in having if name in supervised] or having
+        if len(preferred) != 1:
+            raise UserError(f"{info['name']} has {len(preferred)} features {kind!r}, a classification set has one")
+        chosen.append(preferred[0])
+    image, label = chosen
+    return image, label, int(kinds[label]["classLabel"]["numClasses"])
+
+
+def read_class_names(path: Path, classes: int) -> list[str]:
+    """The lines of a labels.txt, or numbers where there is none; UserError when it has another number of lines."""
+    if not path.is_file():
+        return [str(label) for label in range(classes)]
+    names = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    if len(names) != classes:
+        raise UserError(f"{path} names {len(names)} classes, {FEATURES} says {classes}: make the data set anew")
+    return names
+
+
+def split_files(found: Path, info: Mapping[str, Any], split: Split) -> tuple[list[Path], list[int], str]:
+    """The files of a split, how many records each has, and the split's own name; UserError when it has none."""
+    if info.get("fileFormat") != "array_record":
+        raise UserError(f"{found} is in {info.get('fileFormat')} files: make it anew with file_format='array_record'")
+    splits = {entry["name"]: entry for entry in info["splits"]}
+    chosen = next((name for name in SPLITS[split] if name in splits), None)
+    if chosen is None:
+        raise UserError(f"{found} has no split {SPLITS[split]}, only {shorten(sorted(splits))}")
+    lengths = [int(length) for length in splits[chosen].get("shardLengths", [])]
+    if not lengths or min(lengths) < 0 or not sum(lengths):
+        raise UserError(f"{found} has no records in its split {chosen!r}: make the data set anew")
+    template = splits[chosen].get("filepathTemplate") or FILE_TEMPLATE
+    files = []
+    for number in range(len(lengths)):
+        index, of = f"{number:05d}", f"{len(lengths):05d}"
+        parts = {
+            "DATASET": info["name"],
+            "SPLIT": chosen,
+            "FILEFORMAT": "array_record",
+            "SHARD_INDEX": index,
+            "NUM_SHARDS": of,
+            "SHARD_X_OF_Y": f"{index}-of-{of}",
+        }
+        name = re.sub(r"\{(\w+)\}", lambda match, parts=parts: parts[match[1]], template)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{found} names a file outside of it, {name!r}: do not trust it")
+        files.append(found / name)
+    return files, lengths, chosen

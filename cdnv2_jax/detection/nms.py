@@ -1,0 +1,50 @@
+"""From scored boxes to detections: score threshold, non-maximum suppression by class, the best of what is left."""
+
+import jax
+import jax.numpy as jnp
+
+from cdnv2_jax.detection.detector import Detections
+from cdnv2_jax.detection.ops.nms import best_after_nms
+from cdnv2_jax.detection.settings import DetectorSettings
+
+
+def top_k_and_next(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(values, indices, next): the k largest of [n], or all where there are fewer, and the largest left out.
+
+    Among equals the first goes first. `next` is a scalar, −∞ where nothing was left out.
+    """
+    n = values.shape[0]
+    best, indices = jax.lax.top_k(values, min(k + 1, n))
+    return best[:k], indices[:k], best[k] if n > k else jnp.full((), -jnp.inf, values.dtype)
+
+
+def best_detections(scores: jax.Array, boxes: jax.Array, left_out: jax.Array, settings: DetectorSettings) -> Detections:
+    """The detections of one image, without a batch axis.
+
+    Of the pairs of box and class that score above the threshold, the best `settings.nms_candidates` enter the
+    suppression within each class, and the best `settings.most_detections` of what it leaves are detected.
+
+    `truncated` says that a limit on candidates may have changed the result: a pair that was left out, here or before,
+    scored above the threshold, and above the last detection if there are as many as there may be.
+
+    Args:
+      scores: [n, c], probabilities. boxes: [n, 4], or one for each class [n, c, 4].
+      left_out: scalar, the best score of the boxes that have been left out before.
+    """
+    n, classes = scores.shape
+    enough = jnp.where(scores > settings.score_threshold, scores, -jnp.inf).reshape(-1)
+    best, indices, rest = top_k_and_next(enough, settings.nms_candidates)
+    labels = (indices % classes).astype(jnp.int32)
+    of_pair = boxes[indices // classes] if boxes.ndim == 2 else boxes.reshape(n * classes, 4)[indices]
+    chosen, valid = best_after_nms(
+        of_pair, best, settings.nms_threshold, settings.most_detections, groups=labels, valid=best > -jnp.inf
+    )
+    found = jnp.where(valid, best[chosen], 0)
+    rest = jnp.maximum(rest, left_out)
+    return Detections(
+        boxes=jnp.where(valid[:, None], of_pair[chosen], 0),
+        scores=found,
+        labels=jnp.where(valid, labels[chosen], 0),
+        valid=valid,
+        truncated=(rest > settings.score_threshold) & (rest > jnp.where(valid.all(), found[-1], -jnp.inf)),
+    )

@@ -1,0 +1,254 @@
+"""Exported classifiers: written, verified by running the file, opened again."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from sklearn.datasets import load_sample_images
+
+from cdnv2_jax.classification.evaluation import compiled_forward
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.errors import UserError, import_optional
+from cdnv2_jax.export.metadata import Described, classifier_metadata, described, parse_metadata
+from cdnv2_jax.export.onnx_file import onnx_forward, read_onnx_metadata, save_onnx
+from cdnv2_jax.export.stablehlo import (
+    classifier_to_stablehlo,
+    metadata_file,
+    read_metadata,
+    stablehlo_forward,
+    write_metadata,
+)
+from cdnv2_jax.files import refuse_existing, replacing
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.weights.safetensors import SUFFIX, load_safetensors, save_safetensors
+from cdnv2_jax.weights.usage import Usage
+
+SHARES = (1.0, 0.7, 0.45)
+"""Of both sides of a photograph that the parts have."""
+
+
+@functools.cache
+def whole_photographs() -> tuple[np.ndarray, ...]:
+    """Two images uint8 [427, 640, 3], of a temple and of a flower; not to be written to."""
+    return tuple(load_sample_images().images)
+
+
+def photographs() -> list[np.ndarray]:
+    """Eight images uint8 [h, w, 3], between 190 and 640 pixels; not to be written to."""
+    return [part for image in whole_photographs() for part in _parts(image)]
+
+
+def _parts(image: np.ndarray) -> list[np.ndarray]:
+    """The whole, its middle, a corner, and the middle mirrored."""
+    height, width = image.shape[:2]
+    whole, middle, corner = ((int(height * share), int(width * share)) for share in SHARES)
+    top, left = (height - middle[0]) // 2, (width - middle[1]) // 2
+    centre = image[top : top + middle[0], left : left + middle[1]]
+    return [image[: whole[0], : whole[1]], centre, image[: corner[0], : corner[1]], centre[:, ::-1]]
+
+
+Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
+"""Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
+
+LARGEST_DIFFERENCE = 1e-4
+"""Relative to the largest value: a hundred times what rounding in float32 makes of these networks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How near two results for the same images are.
+
+    Attributes:
+      images: how many. top1: share of them, in [0, 1], for which the largest value is at the same place; None of what
+        is not classified.
+      difference: the largest, relative to the largest value; NaN if one is no number.
+    """
+
+    images: int
+    top1: float | None
+    difference: float
+
+    def __str__(self) -> str:
+        same = "" if self.top1 is None else f"top-1 the same for {self.top1:.0%}, "
+        return f"on {self.images} photographs {same}largest relative difference {self.difference:.2g}"
+
+
+def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:
+    """float32 [8, size, size, 3], as the network takes them."""
+    return np.stack([preparation(image) for image in photographs()])
+
+
+def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
+    """Of logits [n, classes]."""
+    if actual.shape != expected.shape:
+        return Agreement(len(expected), 0.0, float("nan"))
+    same = actual.argmax(1) == expected.argmax(1)
+    return Agreement(len(expected), float(same.mean()), relative_difference(actual, expected))
+
+
+def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference over the largest absolute value; NaN if there is one among either."""
+    largest = np.abs(expected).max(initial=0.0)
+    return float(np.abs(actual - expected).max(initial=0.0) / max(largest, np.finfo(np.float32).tiny))
+
+
+def refuse_difference(found: Agreement, what: str) -> None:
+    """UserError when the results are further apart than rounding explains."""
+    if not found.difference <= LARGEST_DIFFERENCE:  # written so that NaN is refused
+        raise UserError(
+            f"{what} does not give what the network gives ({found}, at most {LARGEST_DIFFERENCE:g} is rounding): "
+            f"nothing was written"
+        )
+
+
+Write = Callable[[Path, AnyNetwork, int, Mapping[str, Any]], None]
+"""Writes (path, network, side of the images, metadata)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One of FORMATS.
+
+    Attributes:
+      title: what it is called. suffix: how its files end, by which they are told apart when they are opened.
+      packages: modules that it needs and the rest of the project does not.
+      write: writes a classifier. run: the classifier of a file, as a function.
+      metadata_beside: whether metadata is in a second file, FILE.json.
+    """
+
+    title: str
+    suffix: str
+    packages: tuple[str, ...]
+    write: Write
+    run: Callable[[Path], Forward]
+    metadata_beside: bool = False
+
+
+def _write_stablehlo(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+    path.write_bytes(classifier_to_stablehlo(network, image_size))
+
+
+def _write_onnx(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+    from cdnv2_jax.export.onnx_file import classifier_to_onnx
+
+    save_onnx(path, classifier_to_onnx(network, image_size=image_size), metadata)
+
+
+def _write_ours(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+    save_safetensors(path, network, metadata, "ours")
+
+
+def _write_official(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+    save_safetensors(path, network, metadata, "official")
+
+
+def _run_safetensors(path: Path) -> Forward:
+    return compiled_forward(load_safetensors(path))
+
+
+_SAFETENSORS = (SUFFIX, ("safetensors",))
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(
+        "StableHLO", ".stablehlo", ("flatbuffers",), _write_stablehlo, stablehlo_forward, metadata_beside=True
+    ),
+    "onnx": Format("ONNX", ".onnx", ("onnx", "onnxruntime"), _write_onnx, onnx_forward),
+    "safetensors": Format("safetensors", *_SAFETENSORS, _write_ours, _run_safetensors),
+    "safetensors-official": Format("safetensors, official layout", *_SAFETENSORS, _write_official, _run_safetensors),
+}
+"""By the name that `main.py export --format` knows."""
+
+
+PROGRAMS = {".onnx": (read_onnx_metadata, onnx_forward), ".stablehlo": (read_metadata, stablehlo_forward)}
+"""Ending → how metadata is read, as text, and how the program is run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network ready to classify, wherever it comes from.
+
+    Attributes:
+      described: its name, form, number of classes, and how it is used. forward: normalised images → logits.
+    """
+
+    described: Described
+    forward: Forward
+
+
+def open_exported(path: Path) -> Classifier:
+    """The classifier in a StableHLO or ONNX file that `main.py export` wrote; its ending is one of PROGRAMS.
+
+    Raises:
+      UserError: no such file, damaged, without its metadata, or of a detector.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    read, run = PROGRAMS[path.suffix]
+    return Classifier(described(parse_metadata(read(path), str(path)), str(path)), run(path))
+
+
+Verified = TypeVar("Verified")
+"""What there is to say about a file that passed."""
+
+
+def export_classifier(
+    network: AnyNetwork, usage: Usage, output: Path, *, format: str, overwrite: bool = False
+) -> Agreement:
+    """Writes a classifier as the file `output` and says how near the file's own results are to the network's.
+
+    Args:
+      network: in evaluation mode, masked, condensed or plain.
+      usage: how it is used; images are exported for at the size that its preparation says.
+      output: of StableHLO, FILE.json with the metadata is written beside it.
+      format: a key of FORMATS. overwrite: replace what is there.
+
+    Raises:
+      UserError: no such format, a package is missing, the path exists or cannot be written, images of that size are too
+        small, the format does not know such networks, or the results differ; nothing is written then.
+    """
+    kind = check_target(output, format, overwrite)
+    size = usage.preparation.size
+    metadata = classifier_metadata(network, usage)
+
+    def verify(path: Path) -> Agreement:
+        images = prepared_photographs(usage.preparation)
+        found = agreement(np.asarray(kind.run(path)(images)), np.asarray(compiled_forward(network)(images)))
+        refuse_difference(found, f"{output} ({kind.title})")
+        return found
+
+    return write_verified(output, kind, metadata, lambda path: kind.write(path, network, size, metadata), verify)
+
+
+def check_target(output: Path, format: str, overwrite: bool) -> Format:
+    """The format, once it is known that nothing but the work itself stands in the way; UserError otherwise."""
+    if format not in FORMATS:
+        raise UserError(f"no format is called {format!r}: there are {', '.join(FORMATS)}")
+    kind = FORMATS[format]
+    if output.suffix != kind.suffix:
+        raise UserError(f"{output}: files of {kind.title} are told by their ending, call it {output.stem}{kind.suffix}")
+    for package in kind.packages:
+        import_optional(package, "export")
+    for path in (output, metadata_file(output)) if kind.metadata_beside else (output,):
+        refuse_existing(path, overwrite, file=True)
+    return kind
+
+
+def write_verified(
+    output: Path,
+    kind: Format,
+    metadata: Mapping[str, Any],
+    write: Callable[[Path], None],
+    verify: Callable[[Path], Verified],
+) -> Verified:
+    """Writes to a temporary path, verifies what is there, and only then moves it to `output`."""
+    with contextlib.ExitStack() as stack:
+        if kind.metadata_beside:
+            write_metadata(stack.enter_context(replacing(metadata_file(output))), metadata)
+        temporary = stack.enter_context(replacing(output))
+        write(temporary)
+        return verify(temporary)

@@ -1,0 +1,99 @@
+"""The CPU kernels of evaluation mode: stem, a whole condensed dense block, head."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Pooling = Literal["none", "before", "after"]
+"""Where in a block a 2×2 average pool of stride 2 is."""
+
+
+class Norm(NamedTuple):
+    """A BatchNorm with frozen statistics: float32 [channels] each."""
+
+    scale: jax.Array
+    bias: jax.Array
+    mean: jax.Array
+    var: jax.Array
+
+
+class Layer(NamedTuple):
+    """The arrays of a condensed dense layer, laid out as its modules lay them out and in the kernel's order.
+
+    SE's two kernels [k, hidden] and [hidden, k] and what belongs to SFR are None in a block without them.
+    """
+
+    lgc_index: jax.Array
+    lgc_kernel: jax.Array
+    lgc_norm: Norm
+    conv_norm: Norm
+    conv_kernel: jax.Array
+    squeeze: jax.Array | None
+    excite: jax.Array | None
+    sfr_index: jax.Array | None
+    sfr_kernel: jax.Array | None
+    sfr_norm: Norm | None
+
+
+def condensed_block(
+    x: jax.Array, layers: Sequence[Layer], *, conv_groups: int, hard_swish: bool, pooling: Pooling
+) -> jax.Array:
+    """Features float32 [N, C, H, W] → those after all layers of the block, [N, C + Σ k, H, W].
+
+    With pooling, before the layers or after them, the result is [N, C + Σ k, H / 2, W / 2], rounded down.
+
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+
+    Args:
+      x: what the block reads.
+      layers: one or more, all with or all without SE and SFR.
+      conv_groups: groups of the 3×3 convolutions.
+      hard_swish: the activation; ReLU otherwise.
+      pooling: "none", "before" or "after".
+
+    Raises:
+      ValueError, jax.errors.JaxRuntimeError: when it runs, if shapes do not fit or an index is out of range.
+    """
+    batch, channels, height, width = x.shape
+    channels += sum(layer.conv_kernel.shape[-1] for layer in layers)
+    step = 1 if pooling == "none" else 2
+    result = jax.ShapeDtypeStruct((batch, channels, height // step, width // step), jnp.float32)
+    call = jax.ffi.ffi_call("cdnv2.CondensedBlock", result, vmap_method="sequential")
+    return call(
+        x,
+        *jax.tree.leaves(list(layers)),
+        layers=np.int64(len(layers)),
+        conv_groups=np.int64(conv_groups),
+        hard_swish=hard_swish,
+        se=layers[0].squeeze is not None,
+        sfr=layers[0].sfr_index is not None,
+        pooling=pooling,
+    )
+
+
+def stem(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """3×3 convolution with padding 1: float32 [N, H, W, c] → [N, C, ⌈H / stride⌉, ⌈W / stride⌉].
+
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+
+    Args:
+      images: with few channels.
+      kernel: [3, 3, c, C].
+      stride: of both sides.
+    """
+    batch, height, width, _ = images.shape
+    shape = (batch, kernel.shape[-1], -(-height // stride), -(-width // stride))
+    call = jax.ffi.ffi_call("cdnv2.Stem", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")
+    return call(images, kernel, stride=np.int64(stride))
+
+
+def head(x: jax.Array, norm: Norm) -> jax.Array:
+    """BatchNorm → ReLU → mean over the map: float32 [N, C, H, W] → [N, C].
+
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+    """
+    result = jax.ShapeDtypeStruct(x.shape[:2], jnp.float32)
+    return jax.ffi.ffi_call("cdnv2.Head", result, vmap_method="sequential")(x, *norm)

@@ -1,0 +1,251 @@
+"""The CPU kernels of training: a dense layer as one differentiable function, and the operations it is made of."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+GRAIN = 8
+
+
+def positions(height: int, width: int) -> int:
+    """Values per channel of a flat map."""
+    return -(-height * (width + 1) // GRAIN) * GRAIN
+
+
+def to_flat(x: jax.Array) -> jax.Array:
+    """[N, C, H, W] → [N, C, positions]."""
+    batch, channels, height, width = x.shape
+    rows = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
+    flat = rows.reshape(batch, channels, height * (width + 1))
+    return jnp.pad(flat, ((0, 0), (0, 0), (0, positions(height, width) - flat.shape[2])))
+
+
+def from_flat(x: jax.Array, height: int, width: int) -> jax.Array:
+    """[N, C, positions] → [N, H, W, C]."""
+    batch, channels, _ = x.shape
+    rows = x[:, :, : height * (width + 1)].reshape(batch, channels, height, width + 1)
+    return rows[..., :width].transpose(0, 2, 3, 1)
+
+
+def average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
+    """2×2 average pool of stride 2 of flat H × W maps, float32; an odd last row or column is left out."""
+    return _average_pool(x, height, width)
+
+
+def _pooled(x: jax.Array, height: int, width: int) -> jax.Array:
+    return _pool("PoolForward", x, positions(height // 2, width // 2), height, width)
+
+
+def _pool_forward(x: jax.Array, height: int, width: int) -> tuple[jax.Array, None]:
+    return _pooled(x, height, width), None
+
+
+def _pool_backward(height: int, width: int, _: None, dy: jax.Array) -> tuple[jax.Array]:
+    return (_pool("PoolBackward", dy, positions(height, width), height, width),)
+
+
+_average_pool: Any = jax.custom_vjp(_pooled, nondiff_argnums=(1, 2))
+_average_pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _pool(target: str, x: jax.Array, size: int, height: int, width: int) -> jax.Array:
+    result = jax.ShapeDtypeStruct((*x.shape[:2], size), jnp.float32)
+    call = jax.ffi.ffi_call(f"cdnv2.{target}", result, vmap_method="sequential")
+    return call(x, height=np.int64(height), width=np.int64(width))
+
+
+class Map(NamedTuple):
+    """Sides of the maps in pixels, and whether the activation is the hard-swish (or ReLU)."""
+
+    height: int
+    width: int
+    hard_swish: bool
+
+    @property
+    def attributes(self) -> dict[str, np.int64 | bool]:
+        return {"height": np.int64(self.height), "width": np.int64(self.width), "hard_swish": self.hard_swish}
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance of every channel over the batch, [C] each."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+class NormConv(NamedTuple):
+    """BatchNorm's scale and bias [in], and the kernel behind it: [in, out] of a 1×1, [3, 3, in / groups, out]."""
+
+    scale: jax.Array
+    bias: jax.Array
+    kernel: jax.Array
+
+
+def pointwise_forward(
+    map: Map, x: jax.Array, conv: NormConv, mask: jax.Array, *, outputs_grouped: bool, residual: jax.Array | None = None
+) -> tuple[jax.Array, Statistics]:
+    """x [N, in, P] → kernel · activation(norm(x)) [N, out, P], and x's statistics.
+
+    Args:
+      mask: boolean [groups, n], the connections there are; the kernel is zero elsewhere.
+      outputs_grouped: the outputs are divided into groups and n = in (LGC); otherwise the inputs, and n = out (SFR).
+      residual: [N, out, P]: the result is then [N, out + in, P], residual + the above, and x behind it.
+    """
+    batch, inputs, size = x.shape
+    outputs = conv.kernel.shape[1]
+    result = _floats(batch, outputs + (0 if residual is None else inputs), size)
+    call = _call("PointwiseForward", (result, _floats(inputs), _floats(inputs)))
+    optional = () if residual is None else (residual,)
+    y, mean, var = call(x, *conv, mask, *optional, **map.attributes, outputs_grouped=outputs_grouped)
+    return y, Statistics(mean, var)
+
+
+def pointwise_backward(
+    map: Map,
+    dy: jax.Array,
+    x: jax.Array,
+    statistics: Statistics,
+    conv: NormConv,
+    mask: jax.Array,
+    *,
+    outputs_grouped: bool,
+    direct: jax.Array | None,
+    direct_from: int = 0,
+) -> tuple[jax.Array, NormConv]:
+    """The gradients of x and of the parameters; where there is no connection, the kernel's is zero.
+
+    Args:
+      dy: [N, ≥ out, P], of which the first `out` channels are the gradient of the result.
+      direct: [N, ≥ direct_from + in, P] or None: what reaches x on another way, added to its gradient.
+    """
+    inputs = x.shape[1]
+    results = (_floats(*x.shape), _floats(inputs), _floats(inputs), _floats(*conv.kernel.shape))
+    optional = () if direct is None else (direct,)
+    call = _call("PointwiseBackward", results)
+    attributes = {**map.attributes, "outputs_grouped": outputs_grouped, "direct_from": np.int64(direct_from)}
+    dx, *gradients = call(dy, x, *statistics, *conv, mask, *optional, **attributes)
+    return dx, NormConv(*gradients)
+
+
+def conv_forward(map: Map, x: jax.Array, conv: NormConv, *, groups: int) -> tuple[jax.Array, Statistics]:
+    """x [N, in, P] → grouped 3×3 convolution of activation(norm(x)) [N, out, P], and x's statistics."""
+    batch, inputs, size = x.shape
+    results = (_floats(batch, conv.kernel.shape[3], size), _floats(inputs), _floats(inputs))
+    y, mean, var = _call("ConvForward", results)(x, *conv, **map.attributes, groups=np.int64(groups))
+    return y, Statistics(mean, var)
+
+
+def conv_backward(
+    map: Map, dy: jax.Array, x: jax.Array, statistics: Statistics, conv: NormConv, *, groups: int
+) -> tuple[jax.Array, NormConv]:
+    """The gradients of x and of the parameters, for dy [N, out, P]."""
+    inputs = x.shape[1]
+    results = (_floats(*x.shape), _floats(inputs), _floats(inputs), _floats(*conv.kernel.shape))
+    call = _call("ConvBackward", results)
+    dx, *gradients = call(dy, x, *statistics, *conv, **map.attributes, groups=np.int64(groups))
+    return dx, NormConv(*gradients)
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _call(target: str, results: tuple[jax.ShapeDtypeStruct, ...]):
+    return jax.ffi.ffi_call(f"cdnv2.{target}", results, vmap_method="sequential")
+
+
+class Excitation(NamedTuple):
+    """The kernels of SE: [k, hidden] and [hidden, k]."""
+
+    squeeze: jax.Array
+    excite: jax.Array
+
+
+class Parameters(NamedTuple):
+    """Of a dense layer with n inputs and growth rate k, float32; kernels of LGC and SFR already masked."""
+
+    lgc: NormConv
+    conv: NormConv
+    se: Excitation | None = None
+    sfr: NormConv | None = None
+
+
+class Masks(NamedTuple):
+    """Boolean [groups, n] each: which connections there are."""
+
+    lgc: jax.Array
+    sfr: jax.Array | None = None
+
+
+class LayerStatistics(NamedTuple):
+    """What each BatchNorm saw of the batch."""
+
+    lgc: Statistics
+    conv: Statistics
+    sfr: Statistics | None
+
+
+def dense_layer(
+    map: Map, conv_groups: int, x: jax.Array, parameters: Parameters, masks: Masks
+) -> tuple[jax.Array, LayerStatistics]:
+    """Features [N, n, P] → those after the layer, [N, n + k, P], and the statistics (which have no gradient)."""
+    return _dense_layer(map, conv_groups, x, parameters, masks)
+
+
+def _result(*arguments: Any) -> tuple[jax.Array, LayerStatistics]:
+    return _layer_forward(*arguments)[0]
+
+
+def _layer_forward(map: Map, conv_groups: int, x: jax.Array, parameters: Parameters, masks: Masks):
+    hidden, lgc = pointwise_forward(map, x, parameters.lgc, masks.lgc, outputs_grouped=True)
+    raw, conv = conv_forward(map, hidden, parameters.conv, groups=conv_groups)
+    new = raw if parameters.se is None else _excited(map, raw, parameters.se)
+    if parameters.sfr is None or masks.sfr is None:
+        features, sfr = jnp.concatenate([x, new], axis=1), None
+    else:
+        features, sfr = pointwise_forward(map, new, parameters.sfr, masks.sfr, outputs_grouped=False, residual=x)
+    statistics = LayerStatistics(lgc, conv, sfr)
+    return (features, statistics), (x, hidden, raw, new, parameters, masks, statistics)
+
+
+def _layer_backward(map: Map, conv_groups: int, saved: Any, cotangents: tuple[jax.Array, Any]):
+    x, hidden, raw, new, parameters, masks, statistics = saved
+    d = cotangents[0]
+    inputs = x.shape[1]
+    dsfr = dse = None
+    if parameters.sfr is None:
+        dnew = d[:, inputs:]
+    else:
+        dnew, dsfr = pointwise_backward(
+            map,
+            d,
+            new,
+            statistics.sfr,
+            parameters.sfr,
+            masks.sfr,
+            outputs_grouped=False,
+            direct=d,
+            direct_from=inputs,
+        )
+    if parameters.se is not None:
+        _, through_se = jax.vjp(partial(_excited, map), raw, parameters.se)
+        dnew, dse = through_se(dnew)
+    dhidden, dconv = conv_backward(map, dnew, hidden, statistics.conv, parameters.conv, groups=conv_groups)
+    dx, dlgc = pointwise_backward(
+        map, dhidden, x, statistics.lgc, parameters.lgc, masks.lgc, outputs_grouped=True, direct=d
+    )
+    nothing = jax.tree.map(lambda mask: np.zeros(mask.shape, jax.dtypes.float0), masks)
+    return dx, Parameters(dlgc, dconv, dse, dsfr), nothing
+
+
+_dense_layer: Any = jax.custom_vjp(_result, nondiff_argnums=(0, 1))
+_dense_layer.defvjp(_layer_forward, _layer_backward)
+
+
+def _excited(map: Map, x: jax.Array, se: Excitation) -> jax.Array:
+    mean = x.sum(2) / (map.height * map.width)
+    gate = jax.nn.sigmoid(jax.nn.relu(mean @ se.squeeze) @ se.excite)
+    return x * gate[:, :, None]

@@ -1,0 +1,246 @@
+"""Convolutions with fixed connections, grouped and depthwise, and the ways to lower them."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from cdnv2_jax.layers import lowering as lowerings
+from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+from cdnv2_jax.layers.lowering import traced_platform
+from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
+from cdnv2_jax.layers.valid_region import inside
+
+
+def possible_lowerings(groups: int) -> dict[str, int]:
+    """Lowering → how many neighbouring groups it makes one of, filling the kernel up with zeros.
+
+    "grouped" leaves all as they are; "pairs" and "quads" merge 2 and 4, where these divide the groups;
+    "block_diagonal" ends in a dense convolution.
+    """
+    merged = {"grouped": 1, "pairs": 2, "quads": 4, "block_diagonal": groups}
+    return {name: count for name, count in merged.items() if groups % count == 0}
+
+
+def block_diagonal_kernel(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
+    """[h, w, in / groups, out] → [h, w, merged · in / groups, out]: that of groups / merged groups.
+
+    Zero wherever an output would read an input that was not in its own group.
+    """
+    group_in = kernel.shape[2]
+    blocks = []
+    for group, block in enumerate(jnp.split(kernel, groups, axis=-1)):
+        before = group % merged
+        blocks.append(jnp.pad(block, ((0, 0), (0, 0), (before * group_in, (merged - 1 - before) * group_in), (0, 0))))
+    # Not a product with 0 and 1: its gradient is a sum, in which XLA of jaxlib 0.10.2 crashes for two groups on a CPU.
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def grouped_conv(
+    x: jax.Array, kernel: jax.Array, groups: int, *, training: bool = False, lowering: str | None = None
+) -> jax.Array:
+    """Grouped convolution, stride 1, same size.
+
+    Args:
+      x: feature map [batch, height, width, in].
+      kernel: [k, k, in / groups, out], k odd; output channels ordered group by group.
+      groups: number of groups; divides in and out.
+      training: whether to choose a lowering that is fast with the gradient.
+      lowering: one of `possible_lowerings(groups)`; None for the choice of the table. Same result whichever.
+    """
+    possible = possible_lowerings(groups)
+    if lowering is None:
+        shape = lowerings.shape_of(x, kernel.shape[-1], groups)
+        direction = "gradient" if training else "forward"
+        lowering = lowerings.choose("grouped_conv", shape, direction, among=tuple(possible))
+    merged = possible[lowering]
+    if merged > 1:
+        kernel = block_diagonal_kernel(kernel, groups, merged)
+    pad = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups // merged,
+    )
+
+
+class NormActConv(nnx.Module):
+    """BatchNorm → activation → grouped 3×3 convolution without bias; [b, h, w, in] → [b, h, w, out].
+
+    Where a `mask` [b, h, w, 1] is given and False, the convolution reads zeros, as beyond the edges of the map.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        activation: ActivationName,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.groups = groups
+        self.activation: ActivationName = activation
+        self.dtype = dtype
+        self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
+        init = kaiming_normal_fan_out(out_channels, receptive_field=9)
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_channels // groups, out_channels), param_dtype))
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        h = inside(activation_function(self.activation)(self.norm(x)), mask)
+        h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.dtype)
+        return grouped_conv(h, kernel, self.groups, training=not self.norm.use_running_average)
+
+
+def grouped_pointwise(
+    x: jax.Array, kernel: jax.Array, *, training: bool = False, lowering: str | None = None
+) -> jax.Array:
+    """Grouped 1×1 convolution, outputs shuffled: output k · G + g is the k-th of group g.
+
+    Args:
+      x: [batch, height, width, G · i], channels ordered group by group.
+      kernel: [G, i, k].
+      training: whether to choose a lowering that is fast with the gradient.
+      lowering: "batched", one product for each group, or "block_diagonal", one product with zeros between the groups,
+        which moves less data; None for the choice of the table. Same result either way.
+
+    Returns:
+      [batch, height, width, k · G].
+    """
+    groups, members, outputs = kernel.shape
+    in_channels, out_channels = groups * members, groups * outputs
+    if lowering is None:
+        shape = lowerings.shape_of(x, out_channels, groups)
+        lowering = lowerings.choose("grouped_pointwise", shape, "gradient" if training else "forward")
+    if lowering == "block_diagonal":
+        diagonal = jnp.eye(groups, dtype=kernel.dtype)[:, None, None, :]
+        return x @ (kernel[..., None] * diagonal).reshape(in_channels, out_channels)
+    rows = x.reshape(-1, groups, members).transpose(1, 0, 2)
+    product = rows @ kernel
+    return product.transpose(1, 2, 0).reshape(*x.shape[:-1], out_channels)
+
+
+DepthwiseLowering = Literal["convolution", "shifted_sum"]
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, lowering: DepthwiseLowering | None = None
+) -> jax.Array:
+    """Every channel convolved with a 3×3 kernel of its own, the map padded by 1.
+
+    Args:
+      x: [b, h, w, c]. kernel: [3, 3, 1, c]. stride: of both axes.
+      lowering: "convolution", the back end's own, or "shifted_sum", nine products of the map, shifted, which XLA fuses;
+        None for the sum on CPUs, where the convolution takes 10 to 50 times as long and its gradient 2 to 90 times.
+        Same result either way.
+
+    Returns:
+      [b, ⌈h / stride⌉, ⌈w / stride⌉, c].
+    """
+    if lowering is None:
+        lowering = "shifted_sum" if traced_platform() == "cpu" else "convolution"
+    if lowering == "convolution":
+        layout = ("NHWC", "HWIO", "NHWC")
+        padding, channels = ((1, 1), (1, 1)), x.shape[-1]
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=channels
+        )
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # nine terms would lose bits in narrower types
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(wide)
+    height, width = (-(-side // stride) for side in x.shape[1:3])
+    total = jnp.zeros((), wide)
+    for i in range(3):
+        for j in range(3):
+            rows, columns = slice(i, i + height * stride, stride), slice(j, j + width * stride, stride)
+            total += padded[:, rows, columns] * kernel[i, j, 0]
+    return total.astype(x.dtype)
+
+
+class DepthwiseConv(nnx.Module):
+    """`depthwise_conv` without bias; [b, h, w, c] → [b, ⌈h / stride⌉, ⌈w / stride⌉, c]."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        stride: int,
+        kernel_init: nnx.Initializer,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        self.dtype = dtype
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (3, 3, 1, channels), param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel = promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        return depthwise_conv(x, kernel, self.stride)
+
+
+AfterNorm = Literal["relu", "relu6", "linear"]
+FUNCTIONS: dict[AfterNorm, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "linear": lambda x: x,
+}
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias → BatchNorm → activation; [b, h, w, in] → [b, ⌈h / stride⌉, ⌈w / stride⌉, out].
+
+    Where a `mask` [b, h, w, 1] is given and False, a window larger than 1 reads zeros, as beyond the edges of the map.
+
+    Attributes:
+      conv: its kernel is [window, window, in, out], of a depthwise one [3, 3, 1, out]; padded to keep the size.
+      norm: over the outputs.
+      activation: what follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        activation: AfterNorm,
+        kernel_init: nnx.Initializer,
+        window: Literal[1, 3] = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        norm_bias: float = 0.0,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.activation: AfterNorm = activation
+        self.window = window
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs, "kernel_init": kernel_init}
+        if depthwise:
+            if window != 3 or in_channels != out_channels:
+                raise ValueError("a depthwise convolution has a window of 3 and as many outputs as inputs")
+            self.conv = DepthwiseConv(in_channels, stride=stride, **types)
+        else:
+            self.conv = nnx.Conv(
+                in_channels,
+                out_channels,
+                (window, window),
+                strides=stride,
+                padding=window // 2,
+                use_bias=False,
+                **types,
+            )
+        self.norm = BatchNorm(out_channels, initial_bias=norm_bias, param_dtype=param_dtype)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        if self.window > 1:
+            x = inside(x, mask)
+        return FUNCTIONS[self.activation](self.norm(self.conv(x)))

@@ -1,0 +1,124 @@
+"""A 1×1 convolution that learns which of its connections to keep: what LGC and SFR have in common.
+
+Both divide one side of the kernel into G groups, channel c belonging to group c mod G, and let every group choose
+among the n channels of the other side. A connection is a pair (group, channel); it stands for the m weights between
+that channel and the group's m channels. So one [G, n] mask describes either layer, and a mask that differs between
+channels of one group cannot even be written down.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
+
+
+class ConnectionMask(nnx.Variable):
+    """Boolean [G, n]: True where the connection exists. Carried like statistics: never trained, never averaged."""
+
+
+class MaskedConv(nnx.Module):
+    """BatchNorm → activation → masked 1×1 convolution; [b, h, w, in] → [b, h, w, out].
+
+    Base of `LearnedGroupConv` and `SparseFeatureReactivation`, which say which side is divided into groups.
+
+    Attributes:
+      kernel: [in, out]; removed connections keep their weights here, only the forward pass leaves them out.
+      mask: `ConnectionMask` [groups, n], n the number of channels each group chooses from.
+      groups: G.
+      condensation_factor: C; after C − 1 stages every group has n / C connections left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int,
+        condensation_factor: int,
+        activation: ActivationName,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.groups = groups
+        self.condensation_factor = condensation_factor
+        self.activation: ActivationName = activation
+        self.dtype = dtype
+        choices = self.check_channels(in_channels, out_channels)
+        self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
+        init = kaiming_normal_fan_out(out_channels)
+        self.kernel = nnx.Param(init(rngs.params(), (in_channels, out_channels), param_dtype))
+        self.mask = ConnectionMask(jnp.ones((groups, choices), bool))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = activation_function(self.activation)(self.norm(x))
+        h, kernel = promote_dtype((h, self.masked_kernel()), dtype=self.dtype)
+        return h @ kernel
+
+    def masked_kernel(self) -> jax.Array:
+        """The kernel [in, out], zero where there is no connection."""
+        return self.kernel * self.kernel_mask()
+
+    @property
+    def kept(self) -> int:
+        """How many connections each group has left after the last stage: n / C."""
+        return self.mask.shape[1] // self.condensation_factor
+
+    def check_channels(self, in_channels: int, out_channels: int) -> int:
+        """Returns n, the number of channels to choose from; raises ValueError when groups do not divide evenly."""
+        raise NotImplementedError
+
+    def kernel_mask(self) -> jax.Array:
+        """The mask as boolean [in, out]."""
+        raise NotImplementedError
+
+    def connection_weights(self) -> jax.Array:
+        """The kernel as [G, n, m]: the m weights of every connection, removed ones included."""
+        raise NotImplementedError
+
+
+def check_divisible(what: str, channels: int, **divisors: int) -> None:
+    """Raises ValueError when `channels` does not divide evenly by one of the named divisors."""
+    for name, divisor in divisors.items():
+        if divisor < 1 or channels % divisor:
+            raise ValueError(f"{what}: {channels} channels do not divide by {name.replace('_', ' ')} {divisor}")
+
+
+class LearnedGroupConv(MaskedConv):
+    """Masked 1×1 convolution whose output channel o belongs to group o mod G; its mask is [G, in]."""
+
+    def check_channels(self, in_channels: int, out_channels: int) -> int:
+        divisors = {"groups": self.groups, "condensation_factor": self.condensation_factor}
+        check_divisible("learned group convolution, inputs", in_channels, **divisors)
+        check_divisible("learned group convolution, outputs", out_channels, groups=self.groups)
+        return in_channels
+
+    def kernel_mask(self) -> jax.Array:
+        return jnp.tile(self.mask.T, (1, self.kernel.shape[1] // self.groups))
+
+    def connection_weights(self) -> jax.Array:
+        """[G, in, out / G]: what group g reads from input j."""
+        inputs, outputs = self.kernel.shape
+        return self.kernel.reshape(inputs, outputs // self.groups, self.groups).transpose(2, 0, 1)
+
+
+class SparseFeatureReactivation(MaskedConv):
+    """Masked 1×1 convolution whose input channel j belongs to group j mod G; its mask is [G, out]."""
+
+    def check_channels(self, in_channels: int, out_channels: int) -> int:
+        divisors = {"groups": self.groups, "condensation_factor": self.condensation_factor}
+        check_divisible("sparse feature reactivation, outputs", out_channels, **divisors)
+        check_divisible("sparse feature reactivation, inputs", in_channels, groups=self.groups)
+        return out_channels
+
+    def kernel_mask(self) -> jax.Array:
+        return jnp.tile(self.mask[...], (self.kernel.shape[0] // self.groups, 1))
+
+    def connection_weights(self) -> jax.Array:
+        """[G, out, in / G]: what group g adds to output i."""
+        inputs, outputs = self.kernel.shape
+        return self.kernel.reshape(inputs // self.groups, self.groups, outputs).transpose(1, 2, 0)

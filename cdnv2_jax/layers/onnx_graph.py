@@ -1,0 +1,239 @@
+"""A thin builder of ONNX graphs, and weights in ONNX's layout."""
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
+
+from cdnv2_jax.layers.learned import MaskedConv
+from cdnv2_jax.layers.norm import EPSILON, BatchNorm
+
+
+class Norm(NamedTuple):
+    """A batch normalisation in evaluation mode: (x − mean) / √(var + ε) · scale + bias; [c] each."""
+
+    scale: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    var: np.ndarray
+
+    def of(self, channels: np.ndarray) -> "Norm":
+        """Of those channels, in that order."""
+        return Norm(*(part[channels] for part in self))
+
+
+def values(array: Any) -> np.ndarray:
+    """A variable, of whatever floating type."""
+    return np.asarray(array[...]).astype(np.float64)
+
+
+def norm_of(module: BatchNorm) -> Norm:
+    """The values of a normalisation."""
+    return Norm(values(module.scale), values(module.bias), values(module.mean), values(module.var))
+
+
+def fold(kernel: np.ndarray, norm: Norm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel [out, in, h, w] and bias [out] of a convolution and the normalisation of what it gives."""
+    factor = norm.scale / np.sqrt(norm.var + EPSILON)
+    return kernel * factor[:, None, None, None], norm.bias - norm.mean * factor
+
+
+def window_kernel(kernel: Any) -> np.ndarray:
+    """[h, w, in / groups, out] → [out, in / groups, h, w]."""
+    return values(kernel).transpose(3, 2, 0, 1)
+
+
+def pointwise_kernel(kernel: Any) -> np.ndarray:
+    """[in, out] → [out, in, 1, 1]."""
+    return values(kernel).T[:, :, None, None]
+
+
+def masked_kernel(layer: MaskedConv) -> np.ndarray:
+    """[out, in, 1, 1], with zeros where connections were removed."""
+    return pointwise_kernel(layer.kernel) * pointwise_kernel(np.asarray(layer.kernel_mask()))
+
+
+def spread(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:
+    """[m · G, channels]: the weights of kept connections where they belong, zeros elsewhere.
+
+    Args:
+      weights: [G, m, kept]; row i · G + g of the result is weights[g, i].
+      index: [G, kept], the channels that each group keeps.
+      channels: from which the groups choose.
+    """
+    groups, members, _ = weights.shape
+    wide = np.zeros((groups, members, channels))
+    # Added, not put: a group may have the same channel twice.
+    np.add.at(wide, (np.arange(groups)[:, None, None], np.arange(members)[:, None], index[:, None]), weights)
+    return wide.transpose(1, 0, 2).reshape(members * groups, channels)
+
+
+def merge_groups(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
+    """[out, in, h, w] of so many groups → [out, merged · in, h, w] of groups / merged, zeros between those merged."""
+    outputs, inputs, *window = kernel.shape
+    blocks = kernel.reshape(groups // merged, merged, outputs // groups, inputs, *window)
+    wide = np.zeros((groups // merged, merged, outputs // groups, merged, inputs, *window))
+    for member in range(merged):
+        wide[:, member, :, member] = blocks[:, member]
+    return wide.reshape(outputs, merged * inputs, *window)
+
+
+OPSET, IR_VERSION = 17, 8
+"""Old enough for whatever reads ONNX files today."""
+
+Side = int | str
+"""Of a shape: a number, or the name of what is known only when the model runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """A feature map [batch, channels, height, width], or [batch, channels]."""
+
+    name: str
+    channels: int
+
+
+class Graph:
+    """Nodes in the order in which they are computed, and their constants, each of them stored once.
+
+    Nodes and constants are named after the scope they are made in: the same network makes the same file.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        self._scopes: list[str] = []
+        self._names: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Inside, names begin with `name/`."""
+        self._scopes.append(name)
+        yield
+        self._scopes.pop()
+
+    def constant(self, array: np.ndarray, name: str = "constant") -> str:
+        """The name of a constant; floats become float32. One that is there already is not stored again."""
+        array = np.asarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
+        key = str(array.dtype), array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(array, self._unique(name))
+        return self._constants[key].name
+
+    def _unique(self, name: str) -> str:
+        path = "/".join([*self._scopes, name])
+        self._names[path] += 1
+        return path if self._names[path] == 1 else f"{path}_{self._names[path]}"
+
+    def integers(self, *numbers: int) -> str:
+        """The name of a constant int64 [n]: a shape, axes, a limit."""
+        return self.constant(np.array(numbers, np.int64))
+
+    def number(self, value: float) -> str:
+        """The name of a constant float32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def add(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Adds a node with one output and gives its name."""
+        (name,) = self.add_many(op, inputs, [output or self._unique(op)], **attributes)
+        return name
+
+    def add_many(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
+        """Adds a node with several outputs and gives their names."""
+        self._nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+        return outputs
+
+    def split(self, x: str, parts: int, axis: int) -> Sequence[str]:
+        """Equal parts of x along an axis."""
+        return self.add_many("Split", [x], [self._unique("part") for _ in range(parts)], axis=axis)
+
+    def top_k(self, x: str, k: str, axis: int, *, largest: bool = True) -> tuple[str, str]:
+        """(values, indices) of the k largest or smallest of x along an axis, in order; of equal ones the first."""
+        names = [self._unique("best"), self._unique("indices")]
+        values, indices = self.add_many("TopK", [x, k], names, axis=axis, largest=int(largest), sorted=1)
+        return values, indices
+
+    def conv(
+        self, x: Map, kernel: np.ndarray, bias: np.ndarray | None = None, *, groups: int = 1, stride: int = 1
+    ) -> Map:
+        """Convolution by a kernel [out, in / groups, k, k], k odd, padded by k // 2."""
+        outputs, _, *window = kernel.shape
+        inputs = [x.name, self.constant(kernel, "kernel")]
+        if bias is not None:
+            inputs.append(self.constant(bias, "bias"))
+        pads = 2 * [side // 2 for side in window]
+        name = self.add("Conv", *inputs, kernel_shape=window, pads=pads, strides=[stride, stride], group=groups)
+        return Map(name, outputs)
+
+    def norm(self, x: Map, norm: Norm) -> Map:
+        """Batch normalisation."""
+        constants = [self.constant(part, name) for name, part in norm._asdict().items()]
+        return Map(self.add("BatchNormalization", x.name, *constants, epsilon=EPSILON), x.channels)
+
+    def apply(self, op: str, *maps: Map, **attributes: Any) -> Map:
+        """An operation whose result has as many channels as the first of its maps."""
+        return Map(self.add(op, *(each.name for each in maps), **attributes), maps[0].channels)
+
+    def concatenate(self, *maps: Map) -> Map:
+        """The channels of all, one after the other."""
+        return Map(self.add("Concat", *(each.name for each in maps), axis=1), sum(each.channels for each in maps))
+
+    def gather(self, x: Map, channels: np.ndarray) -> Map:
+        """The channels of those numbers, in that order."""
+        index = self.constant(channels.astype(np.int64), "channels")
+        return Map(self.add("Gather", x.name, index, axis=1), len(channels))
+
+    def linear(self, x: Map, kernel: np.ndarray, bias: np.ndarray | None, output: str | None = None) -> Map:
+        """x [batch, in] times a kernel [in, out], plus a bias [out]."""
+        inputs = [x.name, self.constant(kernel, "kernel")]
+        if bias is not None:
+            inputs.append(self.constant(bias, "bias"))
+        return Map(self.add("Gemm", *inputs, output=output), kernel.shape[1])
+
+    def model(
+        self,
+        name: str,
+        *,
+        images: Sequence[Side],
+        outputs: Mapping[str, tuple[int, Sequence[Side]]],
+        description: str,
+    ) -> onnx.ModelProto:
+        """The checked model, with the shapes of everything in it.
+
+        Args:
+          name: of the graph.
+          images: shape of the input "images", float32.
+          outputs: name → (`TensorProto` element type, shape).
+          description: for who looks into the file.
+        """
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, images)],
+            [helper.make_tensor_value_info(output, kind, shape) for output, (kind, shape) in outputs.items()],
+            initializer=list(self._constants.values()),
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="cdnv2_jax",
+            producer_version=_version(),
+            doc_string=description,
+        )
+        model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        checker.check_model(model, full_check=True)
+        return model
+
+
+def _version() -> str:
+    try:
+        return version("cdnv2-jax")
+    except PackageNotFoundError:  # run from a copy of the sources
+        return ""

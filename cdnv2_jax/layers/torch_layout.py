@@ -1,0 +1,206 @@
+"""How each layer lies in a PyTorch state_dict, and which variable holds which tensor."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdnv2_jax.layers.condensed import CondensedLinear
+from cdnv2_jax.layers.norm import BatchNorm
+
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Two inverse functions and the shape on PyTorch's side.
+
+    Attributes:
+      shape: of the tensor in the state_dict.
+      to_torch: our array → that tensor.
+      from_torch: that tensor → our array. Raises ValueError when its values cannot be one.
+    """
+
+    shape: tuple[int, ...]
+    to_torch: Callable[[Array], Array]
+    from_torch: Callable[[Array], Array]
+
+
+def unchanged(shape: tuple[int, ...]) -> Layout:
+    """The same array on both sides."""
+    return Layout(shape, lambda a: a, lambda t: t)
+
+
+def batch_counter() -> Layout:
+    """int32 scalar ↔ int64 scalar."""
+    return Layout((), lambda a: a.astype(np.int64), _to_counter)
+
+
+def spatial_kernel_layout(shape: tuple[int, ...]) -> Layout:
+    """[height, width, in, out] ↔ [out, in, height, width]."""
+    height, width, inputs, outputs = shape
+    return Layout(
+        (outputs, inputs, height, width), lambda a: a.transpose(3, 2, 0, 1), lambda t: t.transpose(2, 3, 1, 0)
+    )
+
+
+def pointwise_kernel(shape: tuple[int, ...]) -> Layout:
+    """[in, out] ↔ [out, in, 1, 1]."""
+    inputs, outputs = shape
+    return Layout((outputs, inputs, 1, 1), lambda a: a.T[:, :, None, None], lambda t: t[:, :, 0, 0].T)
+
+
+def linear_kernel(shape: tuple[int, ...]) -> Layout:
+    """[in, out] ↔ [out, in]."""
+    inputs, outputs = shape
+    return Layout((outputs, inputs), lambda a: a.T, lambda t: t.T)
+
+
+def lgc_mask(groups: int, inputs: int, outputs: int) -> Layout:
+    """bool [G, in] ↔ 0/1 float [out, in, 1, 1], row o being group o mod G's."""
+
+    def from_torch(tensor: Array) -> Array:
+        return _group_pattern(tensor[:, :, 0, 0], groups)
+
+    return Layout((outputs, inputs, 1, 1), lambda a: _spread(a, outputs)[:, :, None, None], from_torch)
+
+
+def sfr_mask(groups: int, inputs: int, outputs: int) -> Layout:
+    """bool [G, out] ↔ 0/1 float [out, in, 1, 1], column j being group j mod G's."""
+
+    def from_torch(tensor: Array) -> Array:
+        return _group_pattern(tensor[:, :, 0, 0].T, groups)
+
+    return Layout((outputs, inputs, 1, 1), lambda a: _spread(a, inputs).T[:, :, None, None], from_torch)
+
+
+def condensed_lgc_kernel(shape: tuple[int, ...]) -> Layout:
+    """[G, kept, out / G] ↔ [out, kept, 1, 1], rows group by group."""
+    groups, kept, members = shape
+    return Layout(
+        (groups * members, kept, 1, 1),
+        lambda a: a.transpose(0, 2, 1).reshape(groups * members, kept, 1, 1),
+        lambda t: t.reshape(groups, members, kept).transpose(0, 2, 1),
+    )
+
+
+def condensed_sfr_kernel(shape: tuple[int, ...]) -> Layout:
+    """[G, in / G, kept] ↔ [G · kept, in / G, 1, 1], rows group by group."""
+    groups, members, kept = shape
+    return Layout(
+        (groups * kept, members, 1, 1),
+        lambda a: a.transpose(0, 2, 1).reshape(groups * kept, members, 1, 1),
+        lambda t: t.reshape(groups, kept, members).transpose(0, 2, 1),
+    )
+
+
+def input_index(shape: tuple[int, ...], channels: int) -> Layout:
+    """int32 channel numbers of any shape ↔ int64, flat; each must be one of `channels`."""
+
+    def from_torch(tensor: Array) -> Array:
+        if not np.issubdtype(tensor.dtype, np.integer):
+            raise ValueError(f"channel numbers must be integers, got {tensor.dtype}")
+        if tensor.size and not (tensor.min() >= 0 and tensor.max() < channels):
+            raise ValueError(f"channel numbers must be in [0, {channels}), got {tensor.min()} to {tensor.max()}")
+        return tensor.reshape(shape).astype(np.int32)
+
+    return Layout((int(np.prod(shape)),), lambda a: a.reshape(-1).astype(np.int64), from_torch)
+
+
+def output_index(shape: tuple[int, ...], outputs: int) -> Layout:
+    """int32 [G, kept], the output each result is added to ↔ 0/1 float [G · kept, out], a single 1 in every row."""
+
+    def to_torch(array: Array) -> Array:
+        return np.eye(outputs, dtype=np.float32)[array.reshape(-1)]
+
+    def from_torch(tensor: Array) -> Array:
+        if not (np.isin(tensor, (0, 1)).all() and (tensor.sum(1) == 1).all()):
+            raise ValueError("every row must hold a single 1 and zeros beside it")
+        return tensor.argmax(1).reshape(shape).astype(np.int32)
+
+    return Layout((int(np.prod(shape)), outputs), to_torch, from_torch)
+
+
+def _to_counter(tensor: Array) -> Array:
+    if not 0 <= tensor < 2**31:
+        raise ValueError(f"a number of batches must be in [0, 2^31), got {tensor}")
+    return tensor.astype(np.int32)
+
+
+def _spread(pattern: Array, members: int) -> Array:
+    """bool [G, n] → float32 [members, n]: row r is group r mod G's pattern."""
+    return np.tile(pattern, (members // pattern.shape[0], 1)).astype(np.float32)
+
+
+def _group_pattern(mask: Array, groups: int) -> Array:
+    """0/1 [members, n] → bool [G, n]; ValueError unless all members of a group agree."""
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError("a mask must hold zeros and ones only")
+    if (_spread(mask[:groups], len(mask)) != mask).any():
+        raise ValueError(f"a mask must be the same for all channels of a group (channel modulo {groups})")
+    return mask[:groups].astype(bool)
+
+
+COUNTER = "num_batches_tracked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One tensor of the state_dict and the variable that holds it here."""
+
+    variable: nnx.Variable
+    layout: Layout
+
+    def read(self) -> np.ndarray:
+        """Our value in PyTorch's layout."""
+        return np.array(self.layout.to_torch(np.asarray(self.variable[...])), order="C")
+
+    def write(self, tensor: np.ndarray) -> None:
+        """Takes a tensor of the right shape over; ValueError when its values cannot be right."""
+        if np.issubdtype(tensor.dtype, np.complexfloating):
+            raise ValueError("holds complex numbers")
+        check_finite(tensor)
+        # jnp.array copies: the tensor stays the caller's, who may go on training it.
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is found
+            array = jnp.array(self.layout.from_torch(tensor), self.variable.dtype)
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+            raise ValueError(f"holds values too large for {array.dtype}")
+        self.variable.set_value(array)
+
+
+NamedSlots = Iterator[tuple[str, Slot]]
+"""(key, slot) in the order of the state_dict."""
+
+
+def check_finite(array: np.ndarray) -> None:
+    """ValueError when floating-point values are NaN or infinite."""
+    if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
+        raise ValueError("holds NaN or infinity")
+
+
+def prefixed(prefix: str, slots: Iterable[tuple[str, Slot]]) -> NamedSlots:
+    """The same with `prefix.` before every key."""
+    for name, slot in slots:
+        yield f"{prefix}.{name}", slot
+
+
+def batch_norm(norm: BatchNorm) -> NamedSlots:
+    """Of a BatchNorm2d."""
+    names = {"weight": norm.scale, "bias": norm.bias, "running_mean": norm.mean, "running_var": norm.var}
+    for name, variable in names.items():
+        yield name, Slot(variable, unchanged(variable.shape))
+    yield COUNTER, Slot(norm.batches, batch_counter())
+
+
+def spatial_kernel(kernel: nnx.Param) -> Slot:
+    """Of a Conv2d's weight."""
+    return Slot(kernel, spatial_kernel_layout(kernel.shape))
+
+
+def linear(module: nnx.Linear | CondensedLinear) -> NamedSlots:
+    """Of a Linear, with or without bias."""
+    yield "weight", Slot(module.kernel, linear_kernel(module.kernel.shape))
+    if module.bias is not None:
+        yield "bias", Slot(module.bias, unchanged(module.bias.shape))

@@ -1,0 +1,1 @@
+"""Networks: the base class, the families, and every model by name."""

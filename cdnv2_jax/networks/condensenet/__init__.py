@@ -1,0 +1,1 @@
+"""CondenseNet (v1) and CondenseNetV2."""

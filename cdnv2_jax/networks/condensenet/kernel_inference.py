@@ -1,0 +1,193 @@
+"""A network's way through the CPU kernels in evaluation mode: maps are [batch, channels, height, width] here.
+
+The kernels know condensed layers only. A masked one is given to them as a condensed one that has kept everything, zeros
+included: as fast as a dense network can be, but whoever wants pruned connections left out condenses first.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cdnv2_jax.kernels import library
+from cdnv2_jax.kernels.inference import Layer, Norm, Pooling, condensed_block, head, stem
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
+from cdnv2_jax.layers.lowering import Shape, choose, traced_platform
+from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.network import DenseLayer
+
+GROUP_OUTPUTS = 64
+"""Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so
+few that their weights stay in a core's cache and that there is enough to share out among threads."""
+
+
+def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool) -> bool:
+    """Whether the kernels take the place of a network's modules for these images.
+
+    They can in evaluation mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
+    compiler.
+    """
+    return (
+        fits(modules, images, use_running_average=True)
+        and choose("condensed_block" if condensed else "masked_block", network_shape(architecture, images)) == "kernel"
+        and library.available()
+    )
+
+
+def fits(modules: Iterable[nnx.Module], images: jax.Array, *, use_running_average: bool) -> bool:
+    """Whether there are kernels for such modules: float32, BatchNorms in the mode that is meant, on one CPU."""
+    return (
+        traced_platform() == "cpu"
+        # XLA cannot divide a call among devices: each would compute the whole batch.
+        and jax.device_count() == 1
+        and images.dtype == jnp.float32
+        # A program exported for batches of any size is meant to run elsewhere.
+        and all(isinstance(side, int) for side in images.shape)
+        and all(_module_fits(module, use_running_average) for module in modules)
+    )
+
+
+def _module_fits(module: nnx.Module, use_running_average: bool) -> bool:
+    floats = (a for a in jax.tree.leaves(nnx.state(module)) if jnp.issubdtype(a.dtype, jnp.floating))
+    parts = [part for _, part in nnx.iter_modules(module)]
+    return (
+        all(array.dtype == jnp.float32 for array in floats)
+        and all(getattr(part, "dtype", None) in (None, jnp.float32) for part in parts)
+        and all(part.use_running_average == use_running_average for part in parts if isinstance(part, BatchNorm))
+    )
+
+
+def network_shape(a: Architecture, images: jax.Array) -> Shape:
+    """Of all blocks together, by which the table knows a network: from the first map's side to the last's channels."""
+    batch, height, width, _ = images.shape
+    side = math.sqrt(a.map_side(0, height) * a.map_side(0, width))
+    return Shape(batch, side, a.stem_channels, a.out_channels, a.lgc_groups)
+
+
+def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
+    """Each dense block's output [b, c, h, w], before the average pool that leads to the next block."""
+    x = _stem(stem, images)
+    for number, block in enumerate(blocks):
+        x = _block(block, x, "before" if number else "none")
+        yield x
+
+
+def pooled_features(stem: nnx.Conv, blocks: Sequence[nnx.List], norm: BatchNorm, images: jax.Array) -> jax.Array:
+    """[b, c]: the last block's output after BatchNorm, ReLU and the mean over the map."""
+    x = _stem(stem, images)
+    for block in blocks[:-1]:
+        x = _block(block, x, "after")  # what is pooled at once is written and read a quarter as much
+    return _head(norm, _block(blocks[-1], x, "none"))
+
+
+def _stem(module: nnx.Conv, images: jax.Array) -> jax.Array:
+    def kernel(module: nnx.Conv, images: jax.Array) -> jax.Array:
+        stride, _ = np.broadcast_to(module.strides or 1, 2)
+        return stem(images, module.kernel[...], int(stride))
+
+    return _differentiated_as(lambda module, images: _channels_first(module(images)), kernel, module, images)
+
+
+def _block(block: nnx.List, x: jax.Array, pooling: Pooling) -> jax.Array:
+    def kernel(block: nnx.List, x: jax.Array) -> jax.Array:
+        conv = block[0].conv
+        hard_swish = conv.activation == "hard_swish"
+        arrays = [_arrays(layer) for layer in block]
+        return condensed_block(x, arrays, conv_groups=conv.groups, hard_swish=hard_swish, pooling=pooling)
+
+    def plain(block: nnx.List, x: jax.Array) -> jax.Array:
+        x = x.transpose(0, 2, 3, 1)
+        if pooling == "before":
+            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+        for layer in block:
+            x = layer(x)
+        if pooling == "after":
+            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+        return _channels_first(x)
+
+    return _differentiated_as(plain, kernel, block, x)
+
+
+def _head(norm: BatchNorm, x: jax.Array) -> jax.Array:
+    def plain(norm: BatchNorm, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(norm(x.transpose(0, 2, 3, 1))).mean((1, 2))
+
+    return _differentiated_as(plain, lambda norm, x: head(x, _norm(norm)), norm, x)
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    return x.transpose(0, 3, 1, 2)
+
+
+def _differentiated_as(
+    plain: Callable[[Any, jax.Array], jax.Array],
+    kernel: Callable[[Any, jax.Array], jax.Array],
+    module: nnx.Module,
+    x: jax.Array,
+) -> jax.Array:
+    """kernel(module, x), whose derivatives, of any order and mode, are those of plain(module, x)."""
+    graph, state = nnx.split(module)
+    function = jax.custom_jvp(lambda state, x: kernel(nnx.merge(graph, state), x))
+
+    @function.defjvp
+    def _derivative(primals: tuple[nnx.State, jax.Array], tangents: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        return jax.jvp(lambda state, x: plain(nnx.merge(graph, state), x), primals, tangents)
+
+    return function(state, x)
+
+
+class _Connections(NamedTuple):
+    """Index [groups, kept], kernel and BatchNorm of a condensed LGC or SFR."""
+
+    channels: jax.Array
+    kernel: jax.Array
+    norm: Norm
+
+
+def _arrays(layer: DenseLayer) -> Layer:
+    lgc, conv, se = _lgc(layer.lgc), layer.conv, layer.se
+    sfr = None if layer.sfr is None else _sfr(layer.sfr)
+    return Layer(
+        lgc_index=lgc.channels,
+        lgc_kernel=lgc.kernel,
+        lgc_norm=lgc.norm,
+        conv_norm=_norm(conv.norm),
+        conv_kernel=conv.kernel[...],
+        squeeze=None if se is None else se.squeeze.kernel[...],
+        excite=None if se is None else se.excite.kernel[...],
+        sfr_index=None if sfr is None else sfr.channels,
+        sfr_kernel=None if sfr is None else sfr.kernel,
+        sfr_norm=None if sfr is None else sfr.norm,
+    )
+
+
+def _lgc(conv: CondensedGroupConv | LearnedGroupConv) -> _Connections:
+    norm = _norm(conv.norm)
+    if isinstance(conv, CondensedGroupConv):
+        return _Connections(conv.index[...], conv.kernel[...], norm)
+    inputs, outputs = conv.kernel.shape
+    groups = next(n for n in range(-(-outputs // GROUP_OUTPUTS), outputs + 1) if outputs % n == 0)
+    kernel = conv.masked_kernel().reshape(inputs, outputs // groups, groups).transpose(2, 0, 1)
+    return _Connections(_all(groups, inputs), kernel, Norm(*(jnp.tile(values, groups) for values in norm)))
+
+
+def _sfr(conv: CondensedReactivation | SparseFeatureReactivation) -> _Connections:
+    norm = _norm(conv.norm)
+    if isinstance(conv, CondensedReactivation):
+        return _Connections(conv.index[...], conv.kernel[...], norm)
+    return _Connections(_all(1, conv.kernel.shape[1]), conv.masked_kernel()[None], norm)
+
+
+def _all(groups: int, channels: int) -> jax.Array:
+    """An index [groups, channels] by which every group has kept all."""
+    return jnp.broadcast_to(jnp.arange(channels, dtype=jnp.int32), (groups, channels))
+
+
+def _norm(norm: BatchNorm) -> Norm:
+    return Norm(norm.scale[...], norm.bias[...], norm.mean[...], norm.var[...])

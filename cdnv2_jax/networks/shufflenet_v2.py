@@ -1,0 +1,199 @@
+"""ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' form and in torchvision's."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.initializers import normal
+from cdnv2_jax.layers.valid_region import at_stride, inside
+from cdnv2_jax.networks.network import check_whole, make_tuples
+from cdnv2_jax.networks.plain_network import PlainArchitecture, PlainNetwork
+
+Variant = Literal["megvii", "torchvision"]
+NORM_BIAS = 1e-4  # what the authors' code starts from
+
+
+class Unit(NamedTuple):
+    """Sizes of one unit; `kept` outputs come from the projection or, with stride 1, pass unchanged."""
+
+    inputs: int
+    kept: int
+    outputs: int
+    stride: int
+
+    @property
+    def read(self) -> int:
+        """Inputs of the main branch: all of them, or the half that does not pass unchanged."""
+        return self.inputs if self.stride == 2 else self.inputs // 2
+
+    @property
+    def middle(self) -> int:
+        """Channels in the middle of the main branch."""
+        return self.outputs // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffleNetV2Architecture(PlainArchitecture):
+    """What a ShuffleNetV2 is made of.
+
+    Attributes:
+      num_classes: logits.
+      stage_channels: outputs of the three stages, even. stage_units: units of each, the first with stride 2.
+      stem_channels: of the first convolution. head_channels: of the last one.
+      variant: "megvii", the authors' code, whose figures are the published ones, or "torchvision". They differ in three
+        ways. A stage's first unit projects its inputs to as many channels, or to half of the outputs. Later units keep
+        the even channels and append what they make of the odd ones, or interleave the two and keep the first half. The
+        classifier has no bias, or has one.
+    """
+
+    stage_channels: tuple[int, ...] = (116, 232, 464)
+    stage_units: tuple[int, ...] = (4, 8, 4)
+    stem_channels: int = 24
+    head_channels: int = 1024
+    variant: Variant = "megvii"
+
+    def __post_init__(self):
+        make_tuples(self, ("stage_channels", "stage_units"))
+        for name in ("num_classes", "stage_channels", "stage_units", "stem_channels", "head_channels"):
+            check_whole(name, getattr(self, name))
+        if len(self.stage_channels) != 3 or len(self.stage_units) != 3:
+            raise UserError("stage_channels and stage_units need one number for each of the three stages")
+        if self.variant not in ("megvii", "torchvision"):
+            raise UserError(f"variant must be megvii or torchvision, got {self.variant!r}")
+        for unit in self.units():
+            if unit.outputs % 2 or unit.kept >= unit.outputs:
+                raise UserError(
+                    f"stage_channels {self.stage_channels}: a stage must have an even number of channels, "
+                    f"and more than the {unit.inputs} it reads"
+                )
+
+    def units(self) -> list[Unit]:
+        """All units, from the stem to the head."""
+        found, channels = [], self.stem_channels
+        for outputs, count in zip(self.stage_channels, self.stage_units, strict=True):
+            kept = channels if self.variant == "megvii" else outputs // 2
+            found.append(Unit(channels, kept, outputs, stride=2))
+            found += [Unit(outputs, outputs // 2, outputs, stride=1)] * (count - 1)
+            channels = outputs
+        return found
+
+    @property
+    def unit_strides(self) -> tuple[int, ...]:
+        """The stride of each unit's output relative to the image."""
+        return tuple(stride for stride, count in zip((8, 16, 32), self.stage_units, strict=True) for _ in range(count))
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        """Stride → channels: of the max-pool's output and of the stages'."""
+        return dict(zip((4, 8, 16, 32), (self.stem_channels, *self.stage_channels), strict=True))
+
+
+class ShuffleUnit(nnx.Module):
+    """[b, h, w, inputs] → [b, h, w, outputs], with stride 2 half as large."""
+
+    def __init__(self, unit: Unit, variant: Variant, types: dict[str, Any]):
+        self.variant: Variant = variant
+        self.projection = None if unit.stride == 1 else _projection(unit, types)
+        self.main = nnx.List(
+            [
+                _pointwise(unit.read, unit.middle, types),
+                _depthwise(unit.middle, unit.stride, types),
+                _pointwise(unit.middle, unit.outputs - unit.kept, types),
+            ]
+        )
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        if self.projection is None:
+            kept, x = self._halves(x)
+        else:
+            kept = _in_turn(self.projection, x, mask)
+        x = _in_turn(self.main, x, mask)
+        joined = jnp.concatenate([kept, x], axis=-1)
+        return interleaved(joined) if self.variant == "torchvision" else joined
+
+    def _halves(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.variant == "megvii":
+            return x[..., 0::2], x[..., 1::2]
+        first, second = jnp.split(x, 2, axis=-1)
+        return first, second
+
+
+def _in_turn(convs: nnx.List, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    for conv in convs:
+        # The 1×1 ones after a stride take no notice of a mask that has become too large for them.
+        x = conv(x, mask)
+    return x
+
+
+def interleaved(x: jax.Array) -> jax.Array:
+    """Channels 0, n, 1, n + 1, … of 2n: the channel shuffle of two groups."""
+    return x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
+class ShuffleNetV2(PlainNetwork):
+    """NHWC images → logits. Initial values are those of the authors' code, for either variant."""
+
+    def __init__(
+        self,
+        architecture: ShuffleNetV2Architecture,
+        *,
+        name: str,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        self.architecture = architecture
+        a = architecture
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.stem = ConvNorm(
+            3,
+            a.stem_channels,
+            window=3,
+            stride=2,
+            activation="relu",
+            kernel_init=normal(0.01),
+            norm_bias=NORM_BIAS,
+            **types,
+        )
+        self.units = nnx.List([ShuffleUnit(unit, a.variant, types) for unit in a.units()])
+        self.last = _pointwise(a.stage_channels[-1], a.head_channels, types)
+        self.classifier = nnx.Linear(
+            a.head_channels, a.num_classes, use_bias=a.variant == "torchvision", kernel_init=normal(0.01), **types
+        )
+
+    def first_map(self, images: jax.Array, region: jax.Array | None) -> tuple[int, jax.Array]:
+        """The max-pool's output, stride 4."""
+        # Zeros beyond the region do as well as the −∞ beyond the edges: a ReLU's outputs are not below them.
+        x = inside(self.stem(images, region), at_stride(region, 2))
+        window, strides, padding = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        return 4, jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
+
+
+def _projection(unit: Unit, types: dict[str, Any]) -> nnx.List:
+    return nnx.List([_depthwise(unit.inputs, unit.stride, types), _pointwise(unit.inputs, unit.kept, types)])
+
+
+def _pointwise(inputs: int, outputs: int, types: dict[str, Any]) -> ConvNorm:
+    init = normal(1 / inputs)
+    return ConvNorm(inputs, outputs, activation="relu", kernel_init=init, norm_bias=NORM_BIAS, **types)
+
+
+def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
+    return ConvNorm(
+        channels,
+        channels,
+        window=3,
+        stride=stride,
+        depthwise=True,
+        activation="linear",
+        kernel_init=normal(1.0),
+        norm_bias=NORM_BIAS,
+        **types,
+    )

@@ -1,1 +1,0 @@
-"""Images in, classes out: with any network that was saved or exported."""

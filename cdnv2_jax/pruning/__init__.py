@@ -1,0 +1,1 @@
+"""Pruning and condensing: pure functions first, then whole networks."""

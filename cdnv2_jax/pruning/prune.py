@@ -1,0 +1,171 @@
+"""When to prune and what: the schedule, importance → mask, and whole networks."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.learned import ConnectionMask, MaskedConv
+from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network, NetworkArchitecture
+
+
+def due_stage(progress: float, condensation_factor: int) -> int:
+    """The stage (0 … C − 1) a layer must have reached once `progress` of the training is done.
+
+    The C − 1 stages share the first half of the training evenly: stage s is due from 2 · progress ≥ s / (C − 1) on,
+    the last one at one half; the second half trains the final sparsity (CondenseNet, section 3.3).
+
+    Args:
+      progress: steps done / all steps, in [0, 1].
+      condensation_factor: C.
+    """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must be in [0, 1], got {progress}")
+    last = condensation_factor - 1
+    # Compared as the official code compares, so that both prune in the same step for every length of run.
+    return sum(2 * progress >= stage / last for stage in range(1, last + 1))
+
+
+def due_stages(progress: float, condensation_factors: Iterable[int]) -> dict[int, int]:
+    """`due_stage` for every condensation factor that occurs in a network: {factor: stage}."""
+    return {factor: due_stage(progress, factor) for factor in sorted(set(condensation_factors))}
+
+
+def pruning_steps(total_steps: int, condensation_factor: int) -> dict[int, int]:
+    """The step before which each stage is first due, {stage: step}, over a run of `total_steps`.
+
+    Several stages may fall on one step of a short run. What is not due before the last step is due after it, as
+    step `total_steps`: no stage is ever left out.
+    """
+    steps: dict[int, int] = {}
+    for step in range(total_steps + 1):
+        progress = step / total_steps if total_steps else 1.0
+        for stage in range(len(steps) + 1, due_stage(progress, condensation_factor) + 1):
+            steps[stage] = step
+    return steps
+
+
+LASSO_FLOOR = 1e-6
+
+
+def importance(connection_weights: jax.Array) -> jax.Array:
+    """[G, n, m] → [G, n]: the sum of absolute weights of every connection (CondenseNet, section 3.1)."""
+    return jnp.abs(connection_weights).sum(-1)
+
+
+def remove_connections(importances: jax.Array, mask: jax.Array, removed: jax.Array | int) -> jax.Array:
+    """The mask after each group has lost its `removed` least important connections, counted from the full network.
+
+    Connections removed earlier stay removed and count as the least important; among equals the first channel goes
+    first. A group that has already lost more than `removed` keeps what it has.
+
+    Args:
+      importances: [G, n], non-negative.
+      mask: boolean [G, n], the connections that exist now.
+      removed: how many of the n connections each group is to be without; may be traced.
+    """
+    order = jnp.argsort(jnp.where(mask, importances, -1), axis=-1, stable=True)
+    rank = jnp.argsort(order, axis=-1)
+    return mask & (rank >= removed)
+
+
+def stage_of(mask: jax.Array, condensation_factor: int) -> jax.Array:
+    """The stage a mask [G, n] has passed: how many times n / C connections every group has lost (int32)."""
+    share = mask.shape[-1] // condensation_factor
+    lost = (~mask).sum(-1).min()
+    return (lost // share).astype(jnp.int32)
+
+
+def group_lasso(connection_weights: jax.Array, mask: jax.Array) -> jax.Array:
+    """Σ over existing connections of √max(Σ weights², 1e-6), a scalar; removed ones add only the constant floor.
+
+    The floor keeps the square root's gradient finite at zero (official CondenseNet code).
+    """
+    squares = jnp.square(connection_weights * mask[..., None]).sum(-1)
+    return jnp.sqrt(jnp.maximum(squares, LASSO_FLOOR)).sum()
+
+
+class Prunable(Protocol):
+    """What holds learned convolutions: a network, or a detector on top of one."""
+
+    @property
+    def architecture(self) -> NetworkArchitecture: ...
+
+    def masked_convs(self) -> Iterable[MaskedConv]: ...
+
+
+def prune(model: Network, stage: int) -> None:
+    """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
+
+    A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
+    stage already passed changes nothing. Each stage removes n / C connections per group, the least important ones:
+    in every learned layer's boolean mask [G, n] as many entries become False. Weights stay as they are.
+
+    Args:
+      model: masked.
+      stage: 0, nothing pruned, to `model.condensation_stages`, 1 / C of the connections left.
+
+    Raises:
+      UserError: the network has no masks, or no such stage.
+    """
+    if not isinstance(model, CondenseNet):
+        raise UserError(f"{model.name} has nothing to prune: all of its connections are fixed")
+    if model.form.condensed:
+        raise UserError("a condensed network has nothing left to prune")
+    last = model.architecture.condensation_stages
+    if not 0 <= stage <= last:
+        raise UserError(f"{model.name} has stages 0 to {last}, not {stage}")
+    graph, masks, rest = nnx.split(model, ConnectionMask, ...)
+    stages = {conv.condensation_factor: jnp.int32(stage) for conv in model.masked_convs()}
+    nnx.update(model, _pruned_masks(graph, masks, rest, stages))
+
+
+def prune_layers(model: Prunable, stages: dict[int, int] | dict[int, jax.Array]) -> None:
+    """Prunes every layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
+    for conv in model.masked_convs():
+        factor = conv.condensation_factor
+        stage = jnp.minimum(stages[factor], factor - 1)
+        removed = stage * conv.kept
+        conv.mask[...] = remove_connections(importance(conv.connection_weights()), conv.mask[...], removed)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pruned_masks(graph: nnx.GraphDef, masks: nnx.State, rest: nnx.State, stages: dict[int, jax.Array]) -> nnx.State:
+    model = nnx.merge(graph, masks, rest)
+    prune_layers(model, stages)
+    return nnx.state(model, ConnectionMask)
+
+
+def layer_stage(conv: MaskedConv) -> jax.Array:
+    """The stage a layer has passed, read off its mask (int32 scalar)."""
+    return stage_of(conv.mask[...], conv.condensation_factor)
+
+
+def stages_passed(model: Prunable) -> int:
+    """The last stage that the whole network has passed, layers with fewer stages counting as done at their last."""
+    stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in model.masked_convs()]
+    unfinished = [stage for stage, last in stages if stage < last]
+    return min(unfinished, default=model.architecture.condensation_stages)
+
+
+def total_group_lasso(model: Prunable) -> jax.Array:
+    """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
+    total = jnp.zeros(())
+    for conv in model.masked_convs():
+        unfinished = layer_stage(conv) < conv.condensation_factor - 1
+        total += jnp.where(unfinished, group_lasso(conv.connection_weights(), conv.mask[...]), 0)
+    return total
+
+
+def sparsity(model: Prunable) -> jax.Array:
+    """Share of learned 1×1 weights that are removed, in [0, 1]; 0 for a network without masks."""
+    removed, weights = jnp.zeros(()), 0
+    for conv in model.masked_convs():
+        removed += (1 - conv.mask[...].mean()) * conv.kernel.size
+        weights += conv.kernel.size
+    return removed / max(weights, 1)

@@ -1,0 +1,127 @@
+"""A run's figures as tables, on the page and in the terminal, and how long networks take."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from rich import table as rich_table
+
+from cdnv2_jax.report.page import Section, Table
+
+
+def milliseconds_per_call(
+    functions: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 10.0
+) -> dict[str, list[float]]:
+    """Milliseconds of each call, function by function in turn (A B A B …), so that drift hits all alike.
+
+    Args:
+      functions: name → a call that returns JAX arrays or anything finished on return.
+      rounds: how many timed calls of each, after one that is not counted (it compiles).
+      seconds: stop after so long, though never before three rounds.
+    """
+    for function in functions.values():
+        jax.block_until_ready(function())
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() > end:
+            break
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[str, float]:
+    """Median milliseconds per image of `milliseconds_per_call`'s result, for calls on `images` images."""
+    return {name: statistics.median(values) / images for name, values in times.items()}
+
+
+def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int], batch_size: int) -> rich_table.Table:
+    """Masked beside condensed, or that alone: accuracy, FLOPs, parameters, time (of a run's summary)."""
+    names = [name for name in ("masked", "condensed", "plain") if name in summary]
+    compared = "masked" in summary
+    if compared:
+        title = "Masked and condensed network on the held-out images"
+        caption = (
+            f"largest difference of logits {summary['max_logit_difference']:.1e}, "
+            f"{summary['stages_passed']} condensation stages passed"
+        )
+    else:
+        title, caption = f"{names[0].capitalize()} network on the held-out images", None
+    table = rich_table.Table(title=title, caption=caption)
+    rows = {
+        "accuracy": lambda name: f"{summary[name]['accuracy']:.2%}",
+        "FLOPs (official count)": lambda name: f"{summary[name]['flops']:,}",
+        "multiply-adds (true)": lambda name: f"{multiply_adds[name]:,}",
+        "parameters (official count)": lambda name: f"{summary[name]['params']:,}",
+        f"ms per image (batch {batch_size})": lambda name: f"{summary[name]['ms_per_image']:.3f}",
+    }
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, cell in rows.items():
+        table.add_row(label, *map(cell, names))
+    return table
+
+
+PERCENT = ("accuracy", "top1", "top5")
+NAMES = {
+    "flops": "FLOPs (official count)",
+    "params": "parameters",
+    "multiply_adds": "multiply-adds (true)",
+    "ms_per_image": "ms per image",
+    "loss": "loss, nats",
+    "top5": "top-5 accuracy",
+    "truncated": "images cut short by a limit",
+    "max_logit_difference": "largest difference of logits, masked and condensed",
+    "stages_passed": "condensation stages passed",
+    "live": "not averaged",
+}
+
+
+def figures_section(figures: Mapping[str, Any], text: list[str]) -> Section:
+    """A table with a column for every entry that holds figures itself, and one with those that stand alone.
+
+    Args:
+      figures: of a run's summary.json, {"masked": {"accuracy": …}, …, "stages_passed": …}, or of the same form.
+      text: paragraphs before them.
+    """
+    columns = {name: values for name, values in figures.items() if isinstance(values, Mapping)}
+    alone = {name: value for name, value in figures.items() if name not in columns}
+    tables = []
+    if columns:
+        rows = dict.fromkeys(key for values in columns.values() for key in values)
+        cells = [[named(key), *(shown(key, values.get(key, "")) for values in columns.values())] for key in rows]
+        tables.append(Table("Networks", ("", *map(named, columns)), cells))
+    if alone:
+        tables.append(Table("Further figures", ("", "value"), [[named(k), shown(k, v)] for k, v in alone.items()]))
+    return Section("figures", "Figures", text, tables)
+
+
+def named(key: str) -> str:
+    """What a figure or a column is called, in words."""
+    return NAMES.get(key, str(key))
+
+
+def shown(key: str, value: Any) -> str:
+    """A figure as it is printed; what is no number as it stands."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if key in PERCENT and math.isfinite(value):
+        return f"{value:.2%}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == -1:
+        return "–"  # COCO's figure where there is nothing to find
+    return f"{value:.4g}"
+
+
+def config_section(fields: Mapping[str, Any]) -> Section:
+    """All fields by their dotted names, as the command line takes them."""
+    rows = [(f"config.{name}", str(value)) for name, value in fields.items()]
+    return Section("config", "Config", tables=[Table("As it was used", ("field", "value"), rows)])

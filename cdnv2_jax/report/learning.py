@@ -1,0 +1,141 @@
+"""How a run went: learning curves, sparsity, what each stage cut."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cdnv2_jax.files import replacing
+from cdnv2_jax.report.connection_plots import draw_cuts
+from cdnv2_jax.report.page import Section, drawing
+
+Record = dict[str, Any]
+
+PLOTS = ("learning_curves.png", "sparsity.png")
+FEW_STAGES = 4
+TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
+
+
+def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
+    """Writes learning_curves.png (loss and accuracy, stages marked) and sparsity.png into `directory`."""
+    # The object interface needs no display and leaves pyplot's global state alone.
+    from matplotlib.figure import Figure
+
+    curves = Figure(figsize=(8, 6), layout="constrained")
+    draw_learning_curves(curves, records)
+    over_time = Figure(figsize=(8, 3.2), layout="constrained")
+    draw_sparsity(over_time, records)
+    paths = [directory / name for name in PLOTS]
+    for figure, path in zip((curves, over_time), paths, strict=True):
+        with replacing(path) as scratch:
+            figure.savefig(scratch, dpi=130)
+    return paths
+
+
+def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
+    """Loss above, accuracy (of a detector: AP) below, over the steps; a dashed line where a condensation stage was
+    passed."""
+    train, held_out = of_kind(records, "train"), of_kind(records, "eval")
+    detection = any("AP" in record for record in held_out)
+    loss, accuracy = figure.subplots(2, 1, sharex=True)
+    loss.set_title("Training and held-out performance")
+    for axes, train_key, eval_key, label in (
+        (loss, "loss", "loss", "loss"),
+        (accuracy, "accuracy", "AP" if detection else "top1", "AP" if detection else "accuracy"),
+    ):
+        mark_stages(axes, records, with_numbers=axes is loss)
+        axes.plot(*series(train, train_key), color=TRAIN, lw=1, label="training batches")
+        axes.plot(*series(held_out, eval_key), color=HELD_OUT, marker="o", ms=3, label="held-out images")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.2)
+    accuracy.set_xlabel("step")
+    loss.legend(loc="upper right")
+
+
+def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
+    """Share of the learned 1×1 weights that are removed, over the steps: a staircase."""
+    axes = figure.subplots()
+    stages, train = of_kind(records, "stage"), of_kind(records, "train")
+    last = max((record["step"] for record in records), default=0)
+    steps = [0, *(record["step"] for record in stages), last]
+    values = [0.0, *(record["sparsity"] for record in stages)]
+    if train and not stages:
+        values = [train[0]["sparsity"]]
+        steps = [0, last]
+    axes.stairs([100 * value for value in values], steps, color=PRUNED, fill=True, alpha=0.25)
+    axes.stairs([100 * value for value in values], steps, color=PRUNED, baseline=None)
+    mark_stages(axes, records, with_numbers=True)
+    axes.set(xlabel="step", ylabel="removed, %", ylim=(0, 100), title="Learned 1×1 weights removed")
+    axes.grid(alpha=0.2)
+
+
+def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> None:
+    """A dashed vertical line where each stage was passed; many stages have their numbers alone beside it."""
+    stages = of_kind(records, "stage")
+    for record in stages:
+        axes.axvline(record["step"], color=STAGE, ls="--", lw=1)
+        if with_numbers:
+            axes.annotate(
+                f"{'stage ' if len(stages) <= FEW_STAGES else ''}{record['stage']}",
+                (record["step"], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8,
+                color="#666666",
+            )
+
+
+def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
+    """The records of one kind."""
+    return [record for record in records if record["kind"] == kind]
+
+
+def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the records that have this one; a detector's evaluation has no loss."""
+    having = [record for record in records if key in record]
+    return [record["step"] for record in having], [record[key] for record in having]
+
+
+TOLD_KINDS = {1: ("LGC",), 2: ("LGC", "SFR")}
+"""Learned convolutions in a dense layer → their kinds, in the order in which records list them."""
+
+
+def learning_section(records: Sequence[Record], convs_per_layer: int | None) -> Section:
+    """Curves of the records (see `RunLog`).
+
+    Args:
+      convs_per_layer: learned convolutions in each dense layer, 1 in a v1 and 2 in a v2; None where nobody knows.
+    """
+    stages, last = of_kind(records, "stage"), max((record["step"] for record in records), default=0)
+    drawings = [
+        drawing(
+            lambda figure: draw_learning_curves(figure, records),
+            key="curves",
+            height=4.4,
+            label=f"Curves of loss and of accuracy or AP over {last:,} steps, {len(stages)} stages marked.",
+            caption="Of training batches and of the held-out images. Dashed, numbered: a condensation stage was "
+            "passed; what the cut connections did has to be learnt again.",
+        ),
+        drawing(
+            lambda figure: draw_sparsity(figure, records),
+            key="sparsity",
+            height=2.6,
+            label=f"Staircase of the share of learned weights removed, in {len(stages)} steps.",
+            caption="How many of the learned 1×1 weights were gone when.",
+        ),
+    ]
+    told = [record for record in stages if record.get("cut_weight") and record.get("cut_connections")]
+    if told and convs_per_layer in TOLD_KINDS:
+        kinds = TOLD_KINDS[convs_per_layer] * (len(told[0]["cut_weight"]) // convs_per_layer)
+        drawings.append(
+            drawing(
+                lambda figure: draw_cuts(figure, told, kinds),
+                key="cuts",
+                height=3.2,
+                label="Share of connections and of absolute weight that each stage cut, a dot per learned convolution.",
+                caption="Of what there was before each stage. Dots far below the dashed line: the network had "
+                "made up its mind, and what was cut weighed little.",
+            )
+        )
+    text = [] if records else ["Nothing has been recorded yet."]
+    return Section("learning", "Learning", text, drawings=drawings)

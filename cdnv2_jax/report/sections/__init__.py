@@ -1,1 +1,0 @@
-"""The parts of a report, one in each file: figures and networks → a `Section` of the page."""

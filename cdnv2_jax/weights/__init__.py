@@ -1,0 +1,1 @@
+"""Files of weights of every kind, and what a network knows of its use."""
