@@ -11,7 +11,7 @@ and their gradients.
 from typing import NamedTuple
 
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.cost import network_cost
 
 TRAINING_PASSES = 3

@@ -29,15 +29,15 @@ __all__ = [
 
 _HOMES = {
     "UserError": "errors",
-    "condense": "condensation.condense",
-    "count_flops": "report.cost",
-    "create_model": "models.registry",
-    "list_models": "models.registry",
-    "load": "checkpoint.model",
-    "load_torch_checkpoint": "torch_io.checkpoint",
-    "prune": "condensation.prune",
-    "save": "checkpoint.model",
-    "to_torch_state_dict": "torch_io.state_dict",
+    "condense": "pruning.condense",
+    "count_flops": "networks.cost",
+    "create_model": "networks.zoo",
+    "list_models": "networks.zoo",
+    "load": "weights.checkpoint",
+    "load_torch_checkpoint": "weights.torch_file",
+    "prune": "pruning.prune",
+    "save": "weights.checkpoint",
+    "to_torch_state_dict": "weights.torch_file",
 }
 
 

@@ -20,7 +20,7 @@ from benchmarks.readme_table import existing_file
 from benchmarks.results import read_results
 from cdnv2_jax.commands.arguments import OneLineParser
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.cost import network_cost
 from cdnv2_jax.networks.zoo import MODELS, ModelEntry
 from cdnv2_jax.report.published import PUBLISHED

@@ -10,43 +10,25 @@ import pytest
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"errors", "files", "host_memory", "optional"}
-NETWORKS = {"kernels", "layers", "models", "condensation"}
+EVERYBODY = {"errors", "files"}
+NETWORKS = {"kernels", "layers", "networks", "pruning"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},
     "kernels": set(),
     "layers": {"kernels"},
-    "models": {"kernels", "layers"},
-    "condensation": {"layers", "models"},
+    "networks": {"kernels", "layers"},
+    "pruning": {"layers", "networks"},
     "data": set(),
     "devices": set(),
-    "preprocessing": set(),
-    "checkpoint": NETWORKS | {"data", "torch_io"},
-    "torch_io": NETWORKS,
-    "report": NETWORKS,
-    "export": NETWORKS | {"checkpoint", "data", "detection", "evaluation", "preprocessing", "report", "torch_io"},
-    "prediction": NETWORKS | {"checkpoint", "data", "evaluation", "export", "torch_io"},
-    "evaluation": NETWORKS | {"data", "devices", "preprocessing"},
-    "training": NETWORKS | {"checkpoint", "data", "devices"},
-    "classification": NETWORKS | {"checkpoint", "data", "devices", "evaluation", "preprocessing", "report", "training"},
-    "detection": NETWORKS | {"checkpoint", "data", "devices", "preprocessing", "report", "training"},
+    "weights": NETWORKS | {"data", "export"},
+    "report": NETWORKS | {"data"},
+    "export": NETWORKS | {"weights", "data", "detection", "classification", "report"},
+    "training": NETWORKS | {"weights", "data", "devices"},
+    "classification": NETWORKS | {"weights", "data", "devices", "report", "training", "export"},
+    "detection": NETWORKS | {"weights", "data", "devices", "report", "training"},
     # The public API.
-    "": NETWORKS | {"checkpoint", "report", "torch_io"},
-    "commands": NETWORKS
-    | {
-        "",
-        "checkpoint",
-        "classification",
-        "data",
-        "detection",
-        "devices",
-        "evaluation",
-        "export",
-        "prediction",
-        "preprocessing",
-        "report",
-    }
-    | {"torch_io", "training"},
+    "": NETWORKS | {"weights"},
+    "commands": NETWORKS | {"", "weights", "classification", "data", "detection", "devices", "export", "report", "training"},
 }
 """Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""
 

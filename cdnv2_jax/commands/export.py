@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from cdnv2_jax.commands.arguments import read_class_names
-from cdnv2_jax.detection.checkpoint import KIND, load_detector
-from cdnv2_jax.detection.data.canvas import preparation_of
+from cdnv2_jax.detection.checkpoint import KIND, load_detector, preparation_of
 from cdnv2_jax.detection.detector import condense_backbone
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier

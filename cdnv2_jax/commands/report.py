@@ -21,7 +21,8 @@ from cdnv2_jax.detection.finish import DETECTIONS, EXAMPLES
 from cdnv2_jax.detection.pictures import example_pictures
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import refuse_existing
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.cost import Cost, count_flops, network_cost
 from cdnv2_jax.networks.family import AnyNetwork
 from cdnv2_jax.networks.zoo import model_entry

@@ -16,9 +16,10 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Task
-from cdnv2_jax.training.loop import BEST, CHECKPOINTS, PROFILE, Profile, Stopped, Training
+from cdnv2_jax.training.loop import BEST, CHECKPOINTS, PROFILE, Profile, Training
 from cdnv2_jax.training.parse_config import flat_fields
 from cdnv2_jax.training.records import CONFIG_FILE, EVENTS, METRICS_FILE, REPORT_FILE, SUMMARY_FILE
+from cdnv2_jax.training.stopping import Stopped
 
 RESULTS = (CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE)
 """What every run leaves; its task leaves more."""

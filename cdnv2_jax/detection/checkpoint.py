@@ -9,6 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detection.build import build_detector
+from cdnv2_jax.detection.data.canvas import KEY, CanvasPreparation
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
@@ -79,3 +80,16 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     detector.eval()
     fill_module(path, detector, description)
     return detector, classes
+
+
+def preparation_of(path: Path) -> CanvasPreparation:
+    """That of the detector at `path`, a checkpoint; where it does not say, that of COCO's recipe.
+
+    Raises:
+      UserError: it says something that cannot be.
+    """
+    said: Mapping[str, Any] = read_description(path).get("metadata", {}).get(KEY, {})
+    try:
+        return CanvasPreparation(**said)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: how to use the detector is not said as it should be ({error})") from error

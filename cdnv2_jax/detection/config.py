@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from typing import Any, Literal
 
-from cdnv2_jax.detection.data.canvas import canvas_size
+from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.zoo import architecture_of
@@ -47,7 +47,12 @@ class DetectionData(SourceConfig):
     @property
     def canvas(self) -> tuple[int, int]:
         """Height and width of what landscape images are put on."""
-        return canvas_size(True, self.short_side, self.long_side)
+        return self.preparation.canvas
+
+    @property
+    def preparation(self) -> CanvasPreparation:
+        """How images are prepared for evaluation, and for the trained detector."""
+        return CanvasPreparation(self.short_side, self.long_side, self.mean, self.std)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.cost import body_cost
 
 

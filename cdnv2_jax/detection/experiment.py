@@ -16,7 +16,7 @@ from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig, settings_of
 from cdnv2_jax.detection.data.batches import DetectionTrainingRow
-from cdnv2_jax.detection.data.canvas import KEY, usage_in
+from cdnv2_jax.detection.data.canvas import KEY
 from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.detector import PyramidDetector, set_training_mode, trainable_parameters
 from cdnv2_jax.detection.evaluation import HeldOutDetection
@@ -94,7 +94,7 @@ class DetectionExperiment:
 
     def save(self, path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
         """As a checkpoint, in place of one that is there; it says how it is used."""
-        usage = usage_in(self.config.data).to_json()
+        usage = self.config.data.preparation.to_json()
         save_detector(path, model, self.classes, metadata={**metadata, KEY: usage}, overwrite=True)
 
     def finish(self, trained: Any, live: Any | None, workdir: Path, console: Console) -> None:

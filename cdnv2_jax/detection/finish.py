@@ -11,7 +11,7 @@ from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.coco_evaluation import write_results
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.data.canvas import KEY, usage_in
+from cdnv2_jax.detection.data.canvas import KEY
 from cdnv2_jax.detection.detector import PyramidDetector, condense_backbone
 from cdnv2_jax.detection.evaluation import DetectionJudgement, HeldOutDetection
 from cdnv2_jax.detection.pictures import write_examples
@@ -58,7 +58,7 @@ def finish(
         cost = cost_of(detector, *config.data.canvas)["total"]
         summary[name] |= {"multiply_adds": cost.multiply_adds, "params": cost.params}
         summary[name] |= {"ms_per_image": milliseconds[name]}
-        metadata = {"AP": judged[name].figures["AP"], KEY: usage_in(config.data).to_json()}
+        metadata = {"AP": judged[name].figures["AP"], KEY: config.data.preparation.to_json()}
         save_detector(workdir / name, detector, classes, metadata=metadata, overwrite=True)
     if form == "masked":
         summary["stages_passed"] = stages_passed(trained)

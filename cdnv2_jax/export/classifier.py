@@ -2,17 +2,13 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
-from sklearn.datasets import load_sample_images
 
 from cdnv2_jax.classification.evaluation import compiled_forward
-from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.export.metadata import Described, classifier_metadata, described, parse_metadata
 from cdnv2_jax.export.onnx_file import onnx_forward, read_onnx_metadata, save_onnx
@@ -23,88 +19,11 @@ from cdnv2_jax.export.stablehlo import (
     stablehlo_forward,
     write_metadata,
 )
+from cdnv2_jax.export.verify import Agreement, Forward, agreement, prepared_photographs, refuse_difference
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import AnyNetwork
 from cdnv2_jax.weights.safetensors import SUFFIX, load_safetensors, save_safetensors
 from cdnv2_jax.weights.usage import Usage
-
-SHARES = (1.0, 0.7, 0.45)
-"""Of both sides of a photograph that the parts have."""
-
-
-@functools.cache
-def whole_photographs() -> tuple[np.ndarray, ...]:
-    """Two images uint8 [427, 640, 3], of a temple and of a flower; not to be written to."""
-    return tuple(load_sample_images().images)
-
-
-def photographs() -> list[np.ndarray]:
-    """Eight images uint8 [h, w, 3], between 190 and 640 pixels; not to be written to."""
-    return [part for image in whole_photographs() for part in _parts(image)]
-
-
-def _parts(image: np.ndarray) -> list[np.ndarray]:
-    """The whole, its middle, a corner, and the middle mirrored."""
-    height, width = image.shape[:2]
-    whole, middle, corner = ((int(height * share), int(width * share)) for share in SHARES)
-    top, left = (height - middle[0]) // 2, (width - middle[1]) // 2
-    centre = image[top : top + middle[0], left : left + middle[1]]
-    return [image[: whole[0], : whole[1]], centre, image[: corner[0], : corner[1]], centre[:, ::-1]]
-
-
-Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
-"""Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
-
-LARGEST_DIFFERENCE = 1e-4
-"""Relative to the largest value: a hundred times what rounding in float32 makes of these networks."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How near two results for the same images are.
-
-    Attributes:
-      images: how many. top1: share of them, in [0, 1], for which the largest value is at the same place; None of what
-        is not classified.
-      difference: the largest, relative to the largest value; NaN if one is no number.
-    """
-
-    images: int
-    top1: float | None
-    difference: float
-
-    def __str__(self) -> str:
-        same = "" if self.top1 is None else f"top-1 the same for {self.top1:.0%}, "
-        return f"on {self.images} photographs {same}largest relative difference {self.difference:.2g}"
-
-
-def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:
-    """float32 [8, size, size, 3], as the network takes them."""
-    return np.stack([preparation(image) for image in photographs()])
-
-
-def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
-    """Of logits [n, classes]."""
-    if actual.shape != expected.shape:
-        return Agreement(len(expected), 0.0, float("nan"))
-    same = actual.argmax(1) == expected.argmax(1)
-    return Agreement(len(expected), float(same.mean()), relative_difference(actual, expected))
-
-
-def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference over the largest absolute value; NaN if there is one among either."""
-    largest = np.abs(expected).max(initial=0.0)
-    return float(np.abs(actual - expected).max(initial=0.0) / max(largest, np.finfo(np.float32).tiny))
-
-
-def refuse_difference(found: Agreement, what: str) -> None:
-    """UserError when the results are further apart than rounding explains."""
-    if not found.difference <= LARGEST_DIFFERENCE:  # written so that NaN is refused
-        raise UserError(
-            f"{what} does not give what the network gives ({found}, at most {LARGEST_DIFFERENCE:g} is rounding): "
-            f"nothing was written"
-        )
-
 
 Write = Callable[[Path, AnyNetwork, int, Mapping[str, Any]], None]
 """Writes (path, network, side of the images, metadata)."""

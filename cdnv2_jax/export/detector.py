@@ -16,16 +16,11 @@ from cdnv2_jax.detection.data.canvas import CanvasPreparation, resize
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.export.classifier import (
-    LARGEST_DIFFERENCE,
-    check_target,
-    relative_difference,
-    whole_photographs,
-    write_verified,
-)
+from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.metadata import detector_metadata
 from cdnv2_jax.export.onnx_file import open_session, run_session, save_onnx
 from cdnv2_jax.export.stablehlo import exported, read_exported
+from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
 
 Canvas = tuple[int, int]
 

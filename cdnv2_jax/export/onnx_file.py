@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto
 
 from cdnv2_jax.errors import UserError, import_optional, one_line
-from cdnv2_jax.export.classifier import Forward
 from cdnv2_jax.export.metadata import KEY
+from cdnv2_jax.export.verify import Forward
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2

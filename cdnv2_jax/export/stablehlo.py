@@ -13,7 +13,7 @@ from flax import nnx
 from jax import export
 
 from cdnv2_jax.errors import UserError, import_optional, one_line
-from cdnv2_jax.export.classifier import Forward
+from cdnv2_jax.export.verify import Forward
 from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
 from cdnv2_jax.networks.family import AnyNetwork
 

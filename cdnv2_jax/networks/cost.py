@@ -5,7 +5,8 @@ import math
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import AnyArchitecture, AnyNetwork
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2Architecture
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture

@@ -7,7 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form, abstract_network
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet, abstract_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2, MobileNetV2Architecture
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, ShuffleNetV2Architecture
 

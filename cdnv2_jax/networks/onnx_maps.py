@@ -19,7 +19,8 @@ from cdnv2_jax.layers.onnx_layers import (
     linear,
     squeeze_excite,
 )
-from cdnv2_jax.networks.condensenet.network import CondenseNet, DenseLayer
+from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, ShuffleUnit
 

@@ -12,7 +12,8 @@ from cdnv2_jax.layers.convolutions import ConvNorm
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from cdnv2_jax.layers.torch_layout import NamedSlots, Slot, batch_norm, check_finite, linear, prefixed, spatial_kernel
-from cdnv2_jax.networks.condensenet.network import CondenseNet, DenseLayer
+from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import AnyNetwork
 from cdnv2_jax.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, ShuffleNetV2Architecture, ShuffleUnit, Variant

@@ -8,7 +8,8 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.network import CondenseNet, DenseLayer, Form, abstract_network
+from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer, Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet, abstract_network
 from cdnv2_jax.networks.network import Network
 
 

@@ -12,7 +12,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import FAMILIES, AnyNetwork, blank_network, family_of
 from cdnv2_jax.weights import arrays
 

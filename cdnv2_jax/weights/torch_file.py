@@ -13,7 +13,8 @@ import numpy as np
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import replacing
 from cdnv2_jax.layers.torch_layout import COUNTER
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import AnyArchitecture, AnyNetwork, blank_network
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
 from cdnv2_jax.networks.torch_keys import shufflenet_variant, state_dict_slots

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.floors import Floor, floor_milliseconds, inference_floor, map_values, training_floor
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.cost import network_cost
 
 ONE_LAYER = Architecture(

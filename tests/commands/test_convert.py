@@ -7,7 +7,7 @@ import torch
 
 from cdnv2_jax import load, save
 from cdnv2_jax.commands import convert
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.checkpoint.networks import network
 from tests.commands.shell import Shell

@@ -10,7 +10,7 @@ from flax import nnx
 
 from cdnv2_jax.detection.cost import PartCost, detector_cost
 from cdnv2_jax.detection.settings import KINDS, DetectorSettings, Kind
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.cost import body_cost, network_cost
 from cdnv2_jax.networks.zoo import model_entry
 from tests.detection.tiny import tiny_detector

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.export.classifier import export_classifier, whole_photographs
+from cdnv2_jax.export.classifier import export_classifier
+from cdnv2_jax.export.verify import whole_photographs
 from tests.checkpoint.networks import network
 from tests.export.alone import OURS, run_alone
 from tests.export.networks import USAGE, images, logits

@@ -10,7 +10,8 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form, abstract_network
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import abstract_network
 from tests.twin_models import SMALL_V1, SMALL_V2
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.networks.condensenet.network import Form, abstract_network
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import abstract_network
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, nhwc, random_images, random_twin
 

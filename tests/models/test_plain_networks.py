@@ -12,7 +12,8 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import blank_network, build_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2
 from cdnv2_jax.networks.network import Network

@@ -7,7 +7,7 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.zoo import MODELS, architecture_of, create_model, list_models, model_entry
 
 V1 = [

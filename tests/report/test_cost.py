@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import Form, abstract_network
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import abstract_network
 from cdnv2_jax.networks.cost import Cost, count_flops, network_cost
 from cdnv2_jax.networks.family import blank_network
 from cdnv2_jax.networks.zoo import MODELS, architecture_of, list_models, model_entry

@@ -10,7 +10,8 @@ from flax import nnx
 from cdnv2_jax import UserError, condense, create_model, prune, to_torch_state_dict
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet, Form
+from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
 from tests.torch_io.official_files import assert_same_bits, overrides_of, twin_in_form

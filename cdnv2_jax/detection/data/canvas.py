@@ -5,17 +5,12 @@ normalises them on the device zeroes the padding again, since mmdetection pads a
 """
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from cdnv2_jax.data.preparation import IMAGENET, normalise
-from cdnv2_jax.detection.config import DetectionData
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.weights.arrays import read_description
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """An image is resized such that its shorter side has the one or, if that is less, its longer side the other."""
@@ -136,21 +131,3 @@ class CanvasPreparation:
         placed = np.zeros((*canvas, 3), np.float32)
         placed[: size[0], : size[1]] = normalise(resized, self.mean, self.std)
         return placed, np.array(size, np.int32)
-
-
-def usage_in(data: DetectionData) -> CanvasPreparation:
-    """What a config says."""
-    return CanvasPreparation(data.short_side, data.long_side, data.mean, data.std)
-
-
-def preparation_of(path: Path) -> CanvasPreparation:
-    """That of the detector at `path`, a checkpoint; where it does not say, that of COCO's recipe.
-
-    Raises:
-      UserError: it says something that cannot be.
-    """
-    said: Mapping[str, Any] = read_description(path).get("metadata", {}).get(KEY, {})
-    try:
-        return CanvasPreparation(**said)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: how to use the detector is not said as it should be ({error})") from error

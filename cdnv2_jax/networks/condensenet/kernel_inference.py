@@ -20,7 +20,7 @@ from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.lowering import Shape, choose, traced_platform
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import DenseLayer
+from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
 
 GROUP_OUTPUTS = 64
 """Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so

@@ -25,8 +25,8 @@ from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.lowering import choose
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
 from cdnv2_jax.networks.condensenet.kernel_inference import fits, network_shape
-from cdnv2_jax.networks.condensenet.network import DenseLayer
 
 
 def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
