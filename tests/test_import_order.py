@@ -1,4 +1,4 @@
-"""Imports run one way: kernels ← layers ← models ← condensation ← what uses networks; data knows no network, and
+"""Imports run one way: kernels ← layers ← networks ← pruning ← what uses networks; data knows no network, and
 training not what it trains."""
 
 import ast
@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "detection": NETWORKS | {"weights", "data", "devices", "report", "training"},
     # The public API.
     "": NETWORKS | {"weights"},
-    "commands": NETWORKS | {"", "weights", "classification", "data", "detection", "devices", "export", "report", "training"},
+    "commands": NETWORKS
+    | {"", "weights", "classification", "data", "detection", "devices", "export", "report", "training"},
 }
 """Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""
 
@@ -83,7 +84,7 @@ def test_the_table_has_no_cycles() -> None:
 
 
 def test_all_parts_that_there_are_were_found() -> None:
-    assert {part_of(file) for file in FILES} >= {"", "errors", "layers", "models", "condensation", "torch_io"}
+    assert {part_of(file) for file in FILES} >= {"", "errors", "layers", "networks", "pruning", "weights"}
 
 
 @pytest.mark.parametrize(
@@ -92,17 +93,17 @@ def test_all_parts_that_there_are_were_found() -> None:
         ("import numpy\nfrom jax import numpy", []),
         ("import cdnv2_jax.layers.condensed", ["layers"]),
         ("import cdnv2_jax.errors as e, cdnv2_jax.data", ["errors", "data"]),
-        ("from cdnv2_jax.networks.zoo import create_model", ["models"]),
-        ("from cdnv2_jax import models, prune", ["models", ""]),
+        ("from cdnv2_jax.networks.zoo import create_model", ["networks"]),
+        ("from cdnv2_jax import networks, prune", ["networks", ""]),
         ("import cdnv2_jax", [""]),
         ("def f():\n    from cdnv2_jax.training.state import TrainState", ["training"]),
-        ("from . import masks", ["condensation"]),
-        ("from .masks import importance", ["condensation"]),
-        ("from ..models import registry", ["models"]),
+        ("from . import prune", ["pruning"]),
+        ("from .prune import importance", ["pruning"]),
+        ("from ..networks import zoo", ["networks"]),
         ("from .. import training", ["training"]),
         ("import cdnv2_jax_extra", []),
     ],
 )
 def test_what_counts_as_an_import(source: str, parts: list[str]) -> None:
-    """As in a file of `cdnv2_jax/condensation`."""
+    """As in a file of `cdnv2_jax/pruning`."""
     assert list(imported_parts(source, "cdnv2_jax.pruning")) == parts

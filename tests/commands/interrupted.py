@@ -12,9 +12,9 @@ import pytest
 from cdnv2_jax import load
 from cdnv2_jax.training.records import RunLog
 from cdnv2_jax.weights.checkpoint import load_metadata
-from tests.checkpoint.networks import assert_same_network
 from tests.commands.runs import checkpoints_of, records_of, summary_of
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
+from tests.weights.networks import assert_same_network
 
 STEPS = 9
 RUN = (

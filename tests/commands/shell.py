@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax.commands import convert, main
-from tests.checkpoint.networks import contents
+from tests.weights.networks import contents
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = f"{REPOSITORY}/configs/digits.py:smoke"

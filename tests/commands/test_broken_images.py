@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import save
-from tests.checkpoint.networks import network
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
+from tests.weights.networks import network
 
 ON_IMAGES = (
     *("--config", DIGITS, *TINY, "--config.data.source=image_folder", "--config.data.directory=images"),

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax import load
-from tests.checkpoint.networks import assert_same_network
 from tests.commands.interrupted import RUN, assert_ends_like, run_until
 from tests.commands.runs import checkpoints_of, records_of
 from tests.commands.shell import Shell
+from tests.weights.networks import assert_same_network
 
 TRAIN = ("main.py", "train", *RUN, "--workdir", "run")
 

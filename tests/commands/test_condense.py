@@ -6,10 +6,10 @@ import pytest
 
 from cdnv2_jax import condense, load, save
 from cdnv2_jax.networks.zoo import architecture_of
-from tests.checkpoint.networks import assert_same_network, network
 from tests.commands.shell import Shell
-from tests.torch_io.official_files import save as save_official
-from tests.torch_io.official_files import training_file, twin_in_form
+from tests.weights.networks import assert_same_network, network
+from tests.weights.official_files import save as save_official
+from tests.weights.official_files import training_file, twin_in_form
 
 
 def test_own_checkpoint(shell: Shell) -> None:

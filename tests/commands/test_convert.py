@@ -9,11 +9,11 @@ from cdnv2_jax import load, save
 from cdnv2_jax.commands import convert
 from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.zoo import architecture_of
-from tests.checkpoint.networks import network
 from tests.commands.shell import Shell
-from tests.torch_io.official_files import assert_same_bits, training_file, twin_in_form
-from tests.torch_io.official_files import save as save_official
 from tests.torch_twin import CondenseNetTwin, converted
+from tests.weights.networks import network
+from tests.weights.official_files import assert_same_bits, training_file, twin_in_form
+from tests.weights.official_files import save as save_official
 
 CONVERT = "convert_torch_weights.py"
 V1 = ("--model", "condensenet_50", "--input")

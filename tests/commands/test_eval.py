@@ -9,11 +9,11 @@ import torch
 from cdnv2_jax import load_torch_checkpoint, save
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.torch_file import Weights
-from tests.checkpoint.networks import contents, network
 from tests.commands.shell import DIGITS, TINY, Shell
 from tests.data.image_files import write_images
-from tests.torch_io.official_files import save as save_official
-from tests.torch_io.official_files import training_file, twin_in_form
+from tests.weights.networks import contents, network
+from tests.weights.official_files import save as save_official
+from tests.weights.official_files import training_file, twin_in_form
 
 CLASSES = 3
 OURS = ("--checkpoint", "ours")

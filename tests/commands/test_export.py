@@ -15,11 +15,11 @@ from cdnv2_jax.export.classifier import FORMATS, open_exported
 from cdnv2_jax.networks.family import AnyNetwork
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.safetensors import load_safetensors
-from tests.checkpoint.networks import assert_same_network, network
 from tests.commands.shell import Shell
 from tests.export.detectors import CLASSES, PREPARATION, detector
-from tests.torch_io.official_files import save as save_official
-from tests.torch_io.official_files import training_file, twin_in_form
+from tests.weights.networks import assert_same_network, network
+from tests.weights.official_files import save as save_official
+from tests.weights.official_files import training_file, twin_in_form
 
 REPORT = (
     r"run from the file on 8 photographs top-1 the same for 100%, largest relative difference (0|\d(\.\d)?e-\d\d)\n"

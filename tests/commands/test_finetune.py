@@ -9,11 +9,11 @@ from flax import nnx
 from cdnv2_jax import load, save
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.arrays import flat_arrays
-from tests.checkpoint.networks import network
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
-from tests.torch_io.official_files import converted_file, training_file, twin_in_form
-from tests.torch_io.official_files import save as save_official
+from tests.weights.networks import network
+from tests.weights.official_files import converted_file, training_file, twin_in_form
+from tests.weights.official_files import save as save_official
 
 TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
 TINY_SIZES = {"stages": (1,), "growth": (8,), "groups": 4, "condensation_factor": 4, "squeeze_excite_from": 2}

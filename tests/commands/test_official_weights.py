@@ -11,10 +11,10 @@ from cdnv2_jax.data.preparation import evaluation_image
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import IMAGENET, Shell
 from tests.data.image_files import write_noise
-from tests.torch_io.official_files import assert_same_bits, converted_file, training_file, twin_in_form
-from tests.torch_io.official_files import save as save_official
 from tests.torch_twin import CondenseNetTwin
 from tests.twin_models import assert_near
+from tests.weights.official_files import assert_same_bits, converted_file, training_file, twin_in_form
+from tests.weights.official_files import save as save_official
 
 PUBLISHED = {"cdnv2_a": "64.40%", "cdnv2_b": "71.90%", "cdnv2_c": "75.90%"}
 

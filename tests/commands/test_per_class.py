@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model, save
-from tests.checkpoint.networks import contents, network
 from tests.commands.shell import DIGITS, REPOSITORY, Shell
 from tests.data.image_files import write_noise
-from tests.data.readers.cifar_binaries import write_folder
+from tests.data.sources.cifar_binaries import write_folder
+from tests.weights.networks import contents, network
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from cdnv2_jax import load
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import Shell
 from tests.plain_models import random_twin
-from tests.torch_io.official_files import assert_same_bits, save
+from tests.weights.official_files import assert_same_bits, save
 
 CONVERT = "convert_torch_weights.py"
 

@@ -14,9 +14,9 @@ from cdnv2_jax import save
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.weights.usage import KEY, Usage
-from tests.checkpoint.networks import network
 from tests.commands.shell import Shell
 from tests.data.image_files import write_noise
+from tests.weights.networks import network
 
 USAGE = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
 ALBUM = ["album/a/0.png", "album/a/1.png", "album/b/0.png"]

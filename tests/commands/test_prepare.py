@@ -6,9 +6,9 @@ import pytest
 
 from cdnv2_jax.data.sources.tfds import read_tfds
 from tests.commands.shell import Shell
-from tests.data.readers.cifar_binaries import image_and_label, write_folder
-from tests.data.readers.imagenet_archives import CLASSES, LABELS, write_archives
-from tests.data.readers.photographs import write_photographs
+from tests.data.sources.cifar_binaries import image_and_label, write_folder
+from tests.data.sources.imagenet_archives import CLASSES, LABELS, write_archives
+from tests.data.sources.photographs import write_photographs
 
 
 @pytest.fixture

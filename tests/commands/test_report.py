@@ -14,8 +14,8 @@ from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell
 from tests.plain_models import SMALL
 from tests.report.html_page import HtmlPage
-from tests.torch_io.official_files import save as save_official
-from tests.torch_io.official_files import twin_in_form
+from tests.weights.official_files import save as save_official
+from tests.weights.official_files import twin_in_form
 
 TRAIN = {
     "kind": "train",

@@ -9,10 +9,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cdnv2_jax import load
-from tests.checkpoint.networks import contents
 from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own, run_until
 from tests.commands.runs import checkpoints_of, records_of
 from tests.commands.shell import Shell
+from tests.weights.networks import contents
 
 HARDLY_ANY_ROOM = """
 import resource

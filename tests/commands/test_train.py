@@ -11,9 +11,9 @@ from PIL import Image
 
 from cdnv2_jax import load
 from cdnv2_jax.weights.checkpoint import load_metadata
-from tests.checkpoint.networks import assert_same_network, contents
 from tests.commands.runs import records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
+from tests.weights.networks import assert_same_network, contents
 
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import load
-from tests.checkpoint.networks import assert_same_network
 from tests.distributed.runs import STEPS, Processes, finished, losses, start, start_command
+from tests.weights.networks import assert_same_network
 
 SLOW = pytest.mark.slow  # each run is several processes that start JAX, find one another and compile
 

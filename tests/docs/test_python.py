@@ -10,11 +10,11 @@ import pytest
 
 from cdnv2_jax import save
 from cdnv2_jax.networks.zoo import architecture_of
-from tests.checkpoint.networks import network
-from tests.data.readers.cifar_binaries import image_and_label, write_folder
+from tests.data.sources.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
-from tests.torch_io.official_files import save as save_official
-from tests.torch_io.official_files import training_file, twin_in_form
+from tests.weights.networks import network
+from tests.weights.official_files import save as save_official
+from tests.weights.official_files import training_file, twin_in_form
 
 TRIED_ELSEWHERE = {"docs/extend.md": "tests/docs/test_extend.py", "docs/export.md": "tests/export/test_alone.py"}
 

@@ -8,11 +8,11 @@ from flax import nnx
 
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.weights.usage import Usage
-from tests.checkpoint.networks import network
+from tests.weights.networks import network
 
 SIZE = 24
 USAGE = Usage(ImagePreparation(SIZE, "centre", "bicubic", *IMAGENET), ("temple", "flower", "neither"))
-"""Of the networks of `tests.checkpoint.networks`, which tell three classes apart."""
+"""Of the networks of `tests.weights.networks`, which tell three classes apart."""
 
 
 def images(count: int) -> np.ndarray:

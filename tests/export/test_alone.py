@@ -11,9 +11,9 @@ from PIL import Image
 
 from cdnv2_jax.export.classifier import export_classifier
 from cdnv2_jax.export.verify import whole_photographs
-from tests.checkpoint.networks import network
 from tests.export.alone import OURS, run_alone
 from tests.export.networks import USAGE, images, logits
+from tests.weights.networks import network
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 

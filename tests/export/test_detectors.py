@@ -10,9 +10,9 @@ from cdnv2_jax import UserError
 from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.export.detector import Found, detect, detector_agreement, export_detector
-from tests.checkpoint.networks import contents
 from tests.export.alone import run_alone
 from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector
+from tests.weights.networks import contents
 
 
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,9 @@ from flax import nnx
 from cdnv2_jax.export.stablehlo import PLATFORMS, classifier_to_stablehlo
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.torch_file import model_from_state_dict
-from tests.checkpoint.networks import network
 from tests.export.networks import SIZE, images, logits
 from tests.plain_models import random_twin
+from tests.weights.networks import network
 
 
 @pytest.mark.parametrize("form", ["dense", "condensed", "halved"])

@@ -14,8 +14,8 @@ from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier, open_exported, write_verified
 from cdnv2_jax.export.verify import agreement, refuse_difference
 from cdnv2_jax.weights.safetensors import KEY
-from tests.checkpoint.networks import contents, network
 from tests.export.networks import USAGE, images, logits
+from tests.weights.networks import contents, network
 
 Exported = Callable[[str, str], Path]
 

@@ -13,9 +13,9 @@ from cdnv2_jax import UserError
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import GENERATED, READERS, SOURCES, open_source
 from cdnv2_jax.data.sources.write_array_record import write_array_record
-from tests.data.readers.cifar_binaries import write_archive, write_folder
-from tests.data.readers.imagenet_archives import write_archives
-from tests.data.readers.photographs import write_photographs
+from tests.data.sources.cifar_binaries import write_archive, write_folder
+from tests.data.sources.imagenet_archives import write_archives
+from tests.data.sources.photographs import write_photographs
 
 CLASSES = {
     "digits": 10,

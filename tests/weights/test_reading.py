@@ -10,7 +10,8 @@ import torch
 from cdnv2_jax import UserError, load_torch_checkpoint, to_torch_state_dict
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.torch_file import Weights, read_checkpoint, save_torch_checkpoint
-from tests.torch_io.official_files import (
+from tests.twin_models import SMALL_V1, SMALL_V2
+from tests.weights.official_files import (
     assert_same_bits,
     converted_file,
     overrides_of,
@@ -18,7 +19,6 @@ from tests.torch_io.official_files import (
     training_file,
     twin_in_form,
 )
-from tests.twin_models import SMALL_V1, SMALL_V2
 
 NAME = "cdnv2_cifar_110"
 

@@ -11,7 +11,7 @@ import pytest
 from cdnv2_jax import UserError
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.cifar import read_cifar
-from tests.data.readers.cifar_binaries import EACH, FILES, NAMES, image_and_label, write_archive, write_folder
+from tests.data.sources.cifar_binaries import EACH, FILES, NAMES, image_and_label, write_archive, write_folder
 
 Name = Literal["cifar10", "cifar100"]
 

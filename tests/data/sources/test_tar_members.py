@@ -9,7 +9,7 @@ import pytest
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.sources.tar_members import Member, TarFile
-from tests.data.readers.imagenet_archives import tar_bytes
+from tests.data.sources.imagenet_archives import tar_bytes
 
 FILES = {"a.txt": b"one", "empty": b"", "folder/block": b"x" * 512, "large": bytes(range(256)) * 10}
 

@@ -14,9 +14,9 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.open import network_from
-from tests.checkpoint.networks import assert_same_network, network
-from tests.torch_io.official_files import converted_file, training_file, twin_in_form
-from tests.torch_io.official_files import save as save_official
+from tests.weights.networks import assert_same_network, network
+from tests.weights.official_files import converted_file, training_file, twin_in_form
+from tests.weights.official_files import save as save_official
 
 NAME = "cdnv2_cifar_110"
 SIZES = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}

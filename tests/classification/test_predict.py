@@ -16,8 +16,8 @@ from cdnv2_jax.export.classifier import Classifier
 from cdnv2_jax.export.metadata import Described
 from cdnv2_jax.weights.opened import open_classifier
 from cdnv2_jax.weights.usage import KEY, Usage
-from tests.checkpoint.networks import network
 from tests.data.image_files import write_noise
+from tests.weights.networks import network
 
 USAGE = Usage(ImagePreparation(16, "whole", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
 

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import UserError, load, save
-from tests.checkpoint.networks import assert_same_network, description, network, rewrite_description
+from tests.weights.networks import assert_same_network, description, network, rewrite_description
 
 # When one array cannot be read, Orbax leaves the readers of the others behind without asking how they fared.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,8 +10,8 @@ import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint
 from cdnv2_jax.weights.torch_file import model_from_state_dict
-from tests.torch_io.official_files import StateDict, overrides_of, save, twin_in_form
 from tests.twin_models import SMALL_V2
+from tests.weights.official_files import StateDict, overrides_of, save, twin_in_form
 
 LAYER = "features.denseblock_2.denselayer_1"
 HUGE = torch.empty(1).expand(10**6, 10**6)

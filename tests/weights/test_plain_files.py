@@ -10,7 +10,7 @@ from cdnv2_jax import UserError, condense, load_torch_checkpoint, to_torch_state
 from cdnv2_jax.weights.open import open_checkpoint
 from cdnv2_jax.weights.torch_file import model_from_state_dict, save_torch_checkpoint
 from tests.plain_models import NAMES, SMALL, plain_twin, random_twin
-from tests.torch_io.official_files import assert_same_bits, overrides_of, save
+from tests.weights.official_files import assert_same_bits, overrides_of, save
 
 EVERY = pytest.mark.parametrize("kind", SMALL)
 

@@ -15,7 +15,7 @@ from cdnv2_jax.data.sources.generated import SyntheticSource
 from cdnv2_jax.data.sources.image_folder import read_image_folder
 from cdnv2_jax.data.sources.tfds import read_tfds
 from cdnv2_jax.data.sources.write_array_record import write_array_record
-from tests.data.readers.photographs import CLASSES, write_photographs
+from tests.data.sources.photographs import CLASSES, write_photographs
 
 
 def _write(directory: Path, sources: dict[str, Source], *, shard_bytes: int = 1 << 20, overwrite: bool = False) -> Path:

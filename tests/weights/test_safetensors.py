@@ -18,9 +18,9 @@ from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_me
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from cdnv2_jax.weights.usage import KEY as USAGE
 from cdnv2_jax.weights.usage import Usage, usage_of
-from tests.checkpoint.networks import FORMS, assert_same_network, network
 from tests.plain_models import random_twin
-from tests.torch_io.official_files import assert_same_bits, twin_in_form
+from tests.weights.networks import FORMS, assert_same_network, network
+from tests.weights.official_files import assert_same_bits, twin_in_form
 
 LAYOUTS: list[Layout] = ["ours", "official"]
 

@@ -7,7 +7,7 @@ import pytest
 from cdnv2_jax import UserError
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.image_folder import read_image_folder
-from tests.data.readers.photographs import CLASSES, TRAIN, VAL, write_photographs
+from tests.data.sources.photographs import CLASSES, TRAIN, VAL, write_photographs
 
 
 def _touch(*paths: Path) -> None:

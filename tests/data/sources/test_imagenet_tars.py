@@ -8,7 +8,7 @@ import pytest
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.sources.imagenet_tars import read_devkit, read_imagenet_tars
-from tests.data.readers.imagenet_archives import (
+from tests.data.sources.imagenet_archives import (
     CLASSES,
     LABELS,
     TRAIN,
@@ -180,7 +180,7 @@ def test_loadmat_reads_what_these_tests_write() -> None:
     """The test's meta.mat has the original's fields, in a column of structs."""
     from scipy.io import loadmat
 
-    from tests.data.readers.imagenet_archives import meta_mat
+    from tests.data.sources.imagenet_archives import meta_mat
 
     synsets = loadmat(io.BytesIO(meta_mat()))["synsets"]
     assert synsets.shape == (5, 1)

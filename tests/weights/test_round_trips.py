@@ -14,9 +14,9 @@ from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
-from tests.torch_io.official_files import assert_same_bits, overrides_of, twin_in_form
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, forward, nhwc, random_images, twin_config
+from tests.weights.official_files import assert_same_bits, overrides_of, twin_in_form
 
 ARCHITECTURES = {"v2": SMALL_V2, "v1": SMALL_V1}
 FORMS = [

@@ -14,8 +14,8 @@ import torch
 from cdnv2_jax import UserError
 from cdnv2_jax.weights import torch_file as read
 from cdnv2_jax.weights.torch_file import read_checkpoint
-from tests.torch_io.official_files import training_file, twin_in_form
 from tests.twin_models import SMALL_V1
+from tests.weights.official_files import training_file, twin_in_form
 
 
 class _Trap:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from cdnv2_jax import UserError, load, prune, save
 from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.weights.checkpoint import load_metadata
-from tests.checkpoint.networks import FORMS, assert_same_network, contents, network
+from tests.weights.networks import FORMS, assert_same_network, contents, network
 
 
 @pytest.mark.parametrize("form", FORMS)
