@@ -10,7 +10,7 @@ import pytest
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"errors", "files"}
+EVERYBODY = {"errors", "files", "schema"}
 NETWORKS = {"kernels", "layers", "networks", "pruning"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},

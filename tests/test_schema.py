@@ -1,0 +1,180 @@
+"""Fields: what is accepted as what, what is refused and in which words; all tables written by hand."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import pytest
+
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.schema import allowed, build, check, check_field, fields_of, refuse_unknown, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    share: float = setting("of something", 0.5, least=0, most=1)
+    parts: int = setting("how many", least=1)
+
+    def __post_init__(self):
+        check(self)
+        if self.parts == 13:
+            raise UserError("13 parts bring bad luck")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Whole:
+    kind: Literal["masked", "condensed"] = setting("form", "masked")
+    window: Literal[1, 3] = setting("side", 3)
+    name: str = setting("a name", "")
+    nesterov: bool = setting("momentum's kind", True)
+    seed: int = setting("of weights", 0, least=0, most=9)
+    any_int: int = setting("of any size", 0)
+    rate: float = setting("per step", 0.0, least=0)
+    any_float: float = setting("of any size", 0.0)
+    scale: float | None = setting("side", None, above=0)
+    below: float = setting("upper end alone", 0.0, most=1)
+    width: int | None = setting("of the head", None, least=1)
+    stages: tuple[int, ...] = setting("layers per block", (1,), least=1)
+    ratios: tuple[float, ...] = setting("height / width", (1.0,), above=0, filled=True)
+    std: tuple[float, float, float] = setting("of each channel", (1.0, 1.0, 1.0), least=1e-6)
+    strides: tuple[Literal[1, 2], ...] = setting("of each stage", (1,))
+    overrides: dict[str, Any] = setting("of the network", factory=dict)
+    part: Part = setting("a part", factory=lambda: Part(parts=1))
+    other: Part | None = setting("a part or none", None)
+
+    def __post_init__(self):
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "held"),
+    [
+        ("kind", "condensed", "condensed"),
+        ("window", 1, 1),
+        ("name", "", ""),
+        ("nesterov", False, False),
+        ("seed", 0, 0),
+        ("seed", 9, 9),
+        ("any_int", -(10**400), -(10**400)),
+        ("rate", 0, 0.0),
+        ("rate", 2, 2.0),
+        ("rate", 1e308, 1e308),
+        ("scale", None, None),
+        ("scale", 5e-324, 5e-324),
+        ("below", 1, 1.0),
+        ("below", -7.5, -7.5),
+        ("width", None, None),
+        ("width", 1, 1),
+        ("stages", [2, 3], (2, 3)),
+        ("stages", (), ()),
+        ("stages", range(1, 4), (1, 2, 3)),
+        ("ratios", [1, 0.5], (1.0, 0.5)),
+        ("std", [1, 1e-6, 2], (1.0, 1e-6, 2.0)),
+        ("strides", [1, 2], (1, 2)),
+        ("overrides", {"stages": [1, 2], "groups": 4}, {"stages": (1, 2), "groups": 4}),
+        ("part", Part(parts=2), Part(parts=2)),
+        ("other", None, None),
+    ],
+)
+def test_accepted(name: str, given: Any, held: Any) -> None:
+    """Values at the ends of their ranges, and of a type that turns into the field's."""
+    value = getattr(Whole(**{name: given}), name)
+    assert value == held and type(value) is type(held)
+    if isinstance(held, tuple):
+        assert [type(entry) for entry in value] == [type(entry) for entry in held]
+    assert check_field(Whole, name, given) == held
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("kind", "condense", "kind must be one of masked, condensed, got 'condense': did you mean 'condensed'?"),
+        ("kind", None, "kind must be one of masked, condensed, got None"),
+        ("window", 2, "window must be one of 1, 3, got 2"),
+        ("window", True, "window must be one of 1, 3, got True"),
+        ("window", 3.0, "window must be one of 1, 3, got 3.0"),
+        ("name", 3, "name must be a string, got 3"),
+        ("nesterov", 1, "nesterov must be one of False, True, got 1"),
+        ("seed", -1, "seed must be in [0, 9] and whole, got -1"),
+        ("seed", 10, "seed must be in [0, 9] and whole, got 10"),
+        ("seed", True, "seed must be in [0, 9] and whole, got True"),
+        ("seed", 1.0, "seed must be in [0, 9] and whole, got 1.0"),
+        ("any_int", "3", "any_int must be a whole number, got '3'"),
+        ("rate", -1e-9, "rate must be a number 0 or more, got -1e-09"),
+        ("rate", False, "rate must be a number 0 or more, got False"),
+        ("rate", math.nan, "rate must be a number 0 or more, got nan"),
+        ("rate", math.inf, "rate must be a number 0 or more, got inf"),
+        ("rate", 10**400, f"rate must be a number 0 or more, got 1{'0' * 400}"),
+        ("any_float", -math.inf, "any_float must be a finite number, got -inf"),
+        ("scale", 0, "scale must be a number above 0, got 0"),
+        ("below", 1.5, "below must be a number at most 1, got 1.5"),
+        ("width", 0, "width must be 1 or more and whole, got 0"),
+        ("stages", 3, "stages must be a sequence of numbers, got 3"),
+        ("stages", "111", "stages must be a sequence of numbers, got '111'"),
+        ("stages", None, "stages must be a sequence of numbers, got None"),
+        ("stages", (1, 0), "stages must be 1 or more and whole, got 0"),
+        ("ratios", (), "ratios must hold one or more numbers, got ()"),
+        ("ratios", [1, -2], "ratios must be a number above 0, got -2"),
+        ("std", [1, 1], "std must hold 3 numbers, got (1, 1)"),
+        ("std", (1, 1, 0), "std must be a number 1e-06 or more, got 0"),
+        ("strides", (1, 3), "strides must be one of 1, 2, got 3"),
+        ("overrides", 3, "overrides must be fields with values, got 3"),
+        ("part", 3, "part must be a Part, got 3"),
+        ("part", None, "part must be a Part, got None"),
+    ],
+)
+def test_refused(name: str, given: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Whole(**{name: given})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("kind", "one of masked, condensed"),
+        ("seed", "in [0, 9] and whole"),
+        ("scale", "a number above 0, or None"),
+        ("stages", "a sequence of numbers, each 1 or more and whole"),
+        ("std", "a sequence of 3 numbers, each a number 1e-06 or more"),
+    ],
+)
+def test_what_is_allowed(name: str, words: str) -> None:
+    field, hint = fields_of(Whole)[name]
+    assert allowed(hint, field.metadata) == words
+
+
+def test_built_from_nested_values() -> None:
+    built = build(Whole, {"part": {"parts": 2, "share": 1}, "other": {"parts": 3}, "std": [1, 2, 3]}, "config")
+    assert built == Whole(part=Part(parts=2, share=1.0), other=Part(parts=3), std=(1.0, 2.0, 3.0))
+    assert build(Whole, {}, "config") == Whole()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (3, "config must hold fields, got 3"),
+        ({"sed": 1}, "config has no 'sed', did you mean 'seed'?"),
+        ({1: 1}, f"config has no 1; there are {', '.join(sorted(fields_of(Whole)))}"),
+        ({"part": 3}, "config.part must hold fields, got 3"),
+        ({"part": None}, "config.part must be a Part, got None"),
+        ({"part": {"shares": 1}}, "config.part has no 'shares', did you mean 'share'?"),
+        ({"part": {"share": 1}}, "config.part lacks config.part.parts"),
+        ({"part": {"parts": 0}}, "config.part.parts must be 1 or more and whole, got 0"),
+        ({"part": {"parts": 13}}, "config.part: 13 parts bring bad luck"),
+        ({"other": {"parts": 0}}, "config.other.parts must be 1 or more and whole, got 0"),
+        ({"rate": -1}, "config.rate must be a number 0 or more, got -1"),
+    ],
+)
+def test_errors_have_the_whole_name(values: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        build(Whole, values, "config")
+    assert str(error.value) == message
+
+
+def test_unknown_names() -> None:
+    refuse_unknown(["stages"], ["stages", "growth"], "a network")
+    with pytest.raises(UserError, match=r"^a network has no 'stagse', did you mean 'stages'\?$"):
+        refuse_unknown(["growth", "stagse"], ["stages", "growth"], "a network")
+    with pytest.raises(UserError, match=r"^a network has no 'zzz'; there are growth, stages$"):
+        refuse_unknown(["zzz"], ["stages", "growth"], "a network")
