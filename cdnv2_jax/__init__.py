@@ -1,7 +1,7 @@
 """CondenseNetV2 in JAX: train, prune, condense, and exchange weights with the official PyTorch code."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdnv2_jax.errors import UserError
@@ -41,17 +41,20 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return _version()
-    # Imported on first use: `main.py --help` and a mistyped flag need not wait for JAX.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Hidden from type checkers, which would take any name for one of ours.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            return _version()
+        # Imported on first use: `main.py --help` and a mistyped flag need not wait for JAX.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def _version() -> str:
-    """Of the installed package; of a checkout that nobody installed nothing is known."""
+    """The installed package's; a checkout that is not installed has none."""
     from importlib import metadata
 
     try:

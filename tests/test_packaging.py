@@ -1,10 +1,11 @@
-"""What is installed: the package whole, with its data files and nothing else, its commands, and light imports."""
+"""What is packed and installed: sdist, wheel, the package index's page, commands, and light imports."""
 
 import itertools
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,52 +14,102 @@ import pytest
 
 import cdnv2_jax
 from cdnv2_jax.commands.main import main
+from tests.docs.markdown import links
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built from a copy, as setuptools leaves its traces where it builds."""
-    copy = tmp_path_factory.mktemp("project")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    shutil.copytree(ROOT / "cdnv2_jax", copy / "cdnv2_jax", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("configs", "tests", "benchmarks", "docs"):
-        (copy / name).mkdir()
-        (copy / name / "__init__.py").touch()
-    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", build], cwd=copy, check=True, capture_output=True)
-    (file,) = (copy / "dist").glob("*.whl")
-    return zipfile.ZipFile(file)
+INFO = f"cdnv2_jax-{PROJECT['version']}.dist-info"
+NOT_IN_SDIST = {".ci", ".gitignore"}
+"""What only a checkout needs."""
+OF_SETUPTOOLS = {"PKG-INFO", "setup.cfg", "cdnv2_jax.egg-info"}
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    info = f"cdnv2_jax-{PROJECT['version']}.dist-info/"
-    files = {name for name in wheel.namelist() if not name.startswith(info)}
-    tracked = subprocess.run(["git", "ls-files", "cdnv2_jax"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if tracked.returncode:
+def files_of_checkout() -> set[str]:
+    """Files that are tracked, and new ones that are not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
         pytest.skip("not a git checkout")
-    added = subprocess.run(
-        ["git", "ls-files", "--others", "--exclude-standard", "cdnv2_jax"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert files == {*tracked.stdout.split(), *added.stdout.split()}
-    assert {"cdnv2_jax/layers/lowerings.json", "cdnv2_jax/kernels/cpu/block.h"} <= files
+    return {name for name in listed.stdout.split() if (ROOT / name).is_file()}
+
+
+def build(kind: str, directory: Path) -> Path:
+    """Build an "sdist" or a "wheel" of the project in `directory`."""
+    command = f"from setuptools.build_meta import build_{kind} as build; build('dist')"
+    subprocess.run([sys.executable, "-c", command], cwd=directory, check=True, capture_output=True)
+    (file,) = (directory / "dist").iterdir()
+    return file
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked sdist, built from a copy with caches in it, as setuptools leaves traces where it builds."""
+    copy, unpacked = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("sdist")
+    for name in files_of_checkout():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    for folder in ("cdnv2_jax", "tests/data", "runs"):
+        (copy / folder / "__pycache__").mkdir(parents=True)
+        (copy / folder / "__pycache__" / "old.cpython-311.pyc").touch()
+    with tarfile.open(build("sdist", copy)) as file:
+        file.extractall(unpacked, filter="data")
+    (root,) = unpacked.iterdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path) -> zipfile.ZipFile:
+    """Built from the sdist, as pip does."""
+    return zipfile.ZipFile(build("wheel", sdist))
+
+
+def test_sdist_is_the_checkout(sdist: Path) -> None:
+    """Whole: whoever unpacks it can run the tests. Built things and those of a checkout are left out."""
+    found = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    found = {name for name in found if name.partition("/")[0] not in OF_SETUPTOOLS | {"dist", "build"}}
+    assert found == {name for name in files_of_checkout() if name.partition("/")[0] not in NOT_IN_SDIST}
+
+
+def test_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
+    """With its data files and nothing else."""
+    files = {name for name in wheel.namelist() if not name.startswith(INFO)}
+    assert files == {name for name in files_of_checkout() if name.startswith("cdnv2_jax/")}
+    assert {"cdnv2_jax/py.typed", "cdnv2_jax/layers/lowerings.json", "cdnv2_jax/kernels/cpu/block.h"} <= files
 
 
 def test_wheel_has_commands_and_version(wheel: zipfile.ZipFile) -> None:
-    info = f"cdnv2_jax-{PROJECT['version']}.dist-info/"
-    commands = wheel.read(f"{info}entry_points.txt").decode()
+    commands = wheel.read(f"{INFO}/entry_points.txt").decode()
     assert "cdnv2 = cdnv2_jax.commands.main:main" in commands
     assert "cdnv2-convert = cdnv2_jax.commands.convert:main" in commands
-    metadata = wheel.read(f"{info}METADATA").decode()
+    metadata = wheel.read(f"{INFO}/METADATA").decode()
     for extra in ("torch", "export", "tfds", "detection", "docs", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
+
+
+def test_package_index_page(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Its links and images are absolute; otherwise it is the README."""
+    page = tmp_path / "README.md"
+    page.write_text(wheel.read(f"{INFO}/METADATA").decode().partition("\n\n")[2], encoding="utf-8")
+    files = f"{PROJECT['urls']['Repository']}/{{}}/v{PROJECT['version']}/"
+    readme = ROOT / "README.md"
+    expected = [
+        link
+        if link.startswith("https://")
+        else files.format("raw" if link.endswith((".png", ".svg")) else "blob") + link
+        for link in links(readme)
+    ]
+    assert links(page) == expected
+    relative = page.read_text(encoding="utf-8").replace(files.format("raw"), "").replace(files.format("blob"), "")
+    assert relative.strip() == readme.read_text(encoding="utf-8").strip()
+
+
+def test_repository_is_named_once() -> None:
+    """Whoever publishes the project sets its address in one place."""
+    address = PROJECT["urls"]["Repository"]
+    texts = {ROOT / name for name in files_of_checkout() if name.endswith((".py", ".md", ".toml", ".cff", ".yml"))}
+    assert [path.name for path in texts if address in path.read_text(encoding="utf-8")] == ["pyproject.toml"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,11 +23,15 @@ class Run(NamedTuple):
 
 RUN = [
     # make and pip
-    Run("make (test|check)", ".ci/run", "make test"),
+    Run("make (test|check)", ".github/workflows/test.yml", "make test"),
     Run("make quickstart", "Makefile", "main.py train --config configs/digits.py"),
     Run("make soak", "Makefile", "-m soak"),
     Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
-    Run(r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt \.\[dev\])", "Makefile", "--editable '.[dev]'"),
+    Run(
+        r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt( --editable)? \.\[dev\])",
+        "Makefile",
+        "--editable '.[dev]'",
+    ),
     Run("pip install jax flatbuffers", "tests/export/test_fresh_environment.py", '"flatbuffers"'),
     # train
     Run(
@@ -68,6 +72,7 @@ RUN = [
     Run("cdnv2 --version", "tests/test_packaging.py", "--version"),
     Run("(python convert_torch_weights.py|cdnv2-convert).*", "tests/commands/test_convert.py", "CONVERT"),
     # modules
+    Run("python -m pytest .*", "Makefile", "-m pytest"),
     Run("python -m tests.golden_check .*", "tests/test_golden.py", "golden_check"),
     Run("python -m tests.kill_often .*", "Makefile", "tests.kill_often --kills 30"),
     Run("python -m docs.drawings", "tests/docs/test_drawings.py", "drawings.main("),
