@@ -6,18 +6,18 @@ import jax
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import EvaluationRow, TrainingRow
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
+from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.zoo import model_entry
 from cdnv2_jax.weights.usage import Usage
 
 
-def source_of(config: ClassificationConfig, split: Split) -> Source:
+def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
     """The images of one split; UserError when they are not there or do not fit the network."""
     data = config.data
     return open_source(
@@ -30,7 +30,7 @@ def source_of(config: ClassificationConfig, split: Split) -> Source:
     )
 
 
-def training_row(config: ClassificationConfig, source: Source) -> TrainingRow:
+def training_row(config: ClassificationConfig, source: Source[Sample]) -> TrainingRow:
     """What makes this process's rows of training batches."""
     data = config.data
     on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
@@ -38,33 +38,34 @@ def training_row(config: ClassificationConfig, source: Source) -> TrainingRow:
     augmentation = Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)})
     return TrainingRow(
         source,
-        augmentation,
         Share(data.batch_size, jax.process_index(), jax.process_count()),
         config.seed,
+        augmentation,
         normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
     )
 
 
-def evaluation_row(config: ClassificationConfig, source: Source, devices: Devices) -> EvaluationRow:
-    """What makes this process's rows of evaluation batches, prepared as the model's registry entry says."""
-    data = config.data
-    batch_size = -(-data.eval_batch_size // devices.count) * devices.count
-    return EvaluationRow(
-        source,
-        Share(batch_size, jax.process_index(), jax.process_count()),
-        data.image_size,
-        resized=data.crop == "random_resized",
-        interpolation=model_entry(config.model.name).interpolation,
-    )
-
-
-def usage_in(config: ClassificationConfig, source: Source) -> Usage:
-    """How to use the network that is trained: images prepared as for its evaluation, classes as its data calls them."""
+def preparation_in(config: ClassificationConfig) -> ImagePreparation:
+    """How images are prepared for evaluation and, as the trained network's metadata says, for everything after it."""
     data = config.data
     resize = "centre" if data.crop == "random_resized" else "whole"
     interpolation = model_entry(config.model.name).interpolation
-    preparation = ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
-    return Usage(preparation, source.class_names)
+    try:
+        return ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
+    except ValueError as error:
+        raise UserError(f"config.data cannot be used: {error}") from error
+
+
+def evaluation_row(config: ClassificationConfig, source: Source[Sample], devices: Devices) -> EvaluationRow:
+    """What makes this process's rows of evaluation batches."""
+    batch_size = -(-config.data.eval_batch_size // devices.count) * devices.count
+    share = Share(batch_size, jax.process_index(), jax.process_count())
+    return EvaluationRow(source, share, preparation_in(config))
+
+
+def usage_in(config: ClassificationConfig, source: Source[Sample]) -> Usage:
+    """How to use the network that is trained: images prepared as for its evaluation, classes as its data calls them."""
+    return Usage(preparation_in(config), source.class_names)
 
 
 def normalisation_of(data: DataConfig) -> Normalisation:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.decode import BrokenImage, decode_fast
+from cdnv2_jax.data.decode import BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.image_folder import EXTENSIONS
 from cdnv2_jax.errors import UserError
@@ -94,7 +94,7 @@ def predict(
 def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage:
     """The prepared image, or why there is none."""
     try:
-        return preparation(decode_fast(path.read_bytes(), str(path)))
+        return preparation(decode(path.read_bytes(), str(path)))
     except OSError as error:
         return BrokenImage(str(path), error.strerror or str(error))
     except BrokenImage as error:

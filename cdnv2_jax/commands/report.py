@@ -13,7 +13,6 @@ from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.data import source_of
 from cdnv2_jax.classification.finish import PREDICTIONS_FILE
 from cdnv2_jax.commands.read_config import config_class
-from cdnv2_jax.data.decode import decode
 from cdnv2_jax.detection.checkpoint import KIND, load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.sources import open_source
@@ -79,8 +78,7 @@ def classifier_examples(config: ClassificationConfig) -> Examples:
 
     def picture(index: int) -> np.ndarray | None:
         try:
-            sample = source[index]
-            return decode(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
+            return source[index].pixels()
         except (UserError, OSError):
             return None
 

@@ -1,16 +1,35 @@
 """What every source of images gives, wherever it keeps them."""
 
+import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
+
+from cdnv2_jax.data.decode import decode
 
 Split = Literal["train", "val"]
 
 
+class Picture:
+    """An image and its name: what samples of all tasks have.
+
+    Attributes:
+      image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
+      name: what a message calls it: a path, a member of an archive, "train image 17".
+    """
+
+    image: bytes | np.ndarray
+    name: str
+
+    def pixels(self) -> np.ndarray:
+        """uint8 [h, w, 3], not to be written to; BrokenImage when it cannot be decoded."""
+        return decode(self.image, self.name) if isinstance(self.image, bytes) else self.image
+
+
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(Picture):
     """One labelled image.
 
     Attributes:
@@ -24,41 +43,28 @@ class Sample:
     name: str
 
 
-class NamedImage(Protocol):
-    """What samples of all kinds have: an image, encoded or as pixels, and a name for messages."""
-
-    @property
-    def image(self) -> bytes | np.ndarray: ...
-    @property
-    def name(self) -> str: ...
+AnyPicture = TypeVar("AnyPicture", bound=Picture, covariant=True)
 
 
-class Images(Protocol):
-    """Images in a fixed order, each found by its position alone; sent to worker processes by pickling."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> NamedImage: ...
-
-
-class Source(Protocol):
-    """Labelled images in a fixed order, each found by its position alone; sent to worker processes by pickling.
+class Source(abc.ABC, Generic[AnyPicture]):
+    """Samples in a fixed order, each found by its position alone; pickled to be sent to worker processes.
 
     Attributes:
       class_names: of all classes, in the order of their labels.
     """
 
-    @property
-    def class_names(self) -> Sequence[str]: ...
+    class_names: Sequence[str]
 
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Sample: ...
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> AnyPicture: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelSource:
-    """A Source of pixels; pickling sends all of them.
+class PixelSource(Source[Sample]):
+    """A source of pixels in memory; pickling sends all of them.
 
     Attributes:
       images: uint8 [n, h, w, 3].

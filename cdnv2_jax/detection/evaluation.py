@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from cdnv2_jax.data.batches import Share
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.order import Share
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.detection.coco_evaluation import coco_score, detections_to_results
 from cdnv2_jax.detection.config import DetectionConfig
@@ -63,7 +63,7 @@ class HeldOutDetection:
         self.source = open_source(data.source, directory=data.directory, split="val", shapes=data.shapes_images)
         batch_size = -(-data.eval_batch_size // devices.count) * devices.count
         share = Share(batch_size, jax.process_index(), jax.process_count())
-        self.row = DetectionEvaluationRow(self.source, share, data.short_side, data.long_side)
+        self.row = DetectionEvaluationRow(self.source, share, data.preparation)
         self.broken = BrokenImages(self.source, data.max_broken_images)
         self._normalisation = Normalisation(data.mean, data.std)
 

@@ -10,8 +10,8 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from cdnv2_jax.data.batches import Share
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.order import Share
 from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig, settings_of
@@ -49,9 +49,7 @@ class DetectionExperiment:
         self.train_source = open_source(data.source, directory=data.directory, split="train", shapes=data.shapes_images)
         self._check_classes(len(self.train_source.class_names))
         share = Share(data.batch_size, jax.process_index(), jax.process_count())
-        self.row = DetectionTrainingRow(
-            self.train_source, share, config.seed, data.short_side, data.long_side, flips=data.flip
-        )
+        self.row = DetectionTrainingRow(self.train_source, share, config.seed, data.preparation, flips=data.flip)
         self.steps_per_epoch = self.row.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         optimizer = config.optimizer.scaled_to(data.batch_size)

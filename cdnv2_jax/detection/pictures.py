@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.decode import BrokenImage, decode
+from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
 
@@ -48,7 +48,7 @@ def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]])
 
 def _picture(source: DetectionSource, index: int, found: dict[int, list[dict[str, Any]]]) -> np.ndarray:
     sample = source[index]
-    pixels = decode(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
+    pixels = sample.pixels()
     results = found[sample.image_id]
     corners = np.array([result["bbox"] for result in results]).reshape(-1, 4)
     boxes = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)

@@ -8,7 +8,8 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.data.pipeline import BrokenImages, ShuffledRow
+from cdnv2_jax.data.batches import RowMaker
+from cdnv2_jax.data.pipeline import BrokenImages
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.state import TrainState
@@ -65,7 +66,7 @@ class Task(Protocol):
     @property
     def held_out(self) -> HeldOutImages: ...
     @property
-    def row(self) -> ShuffledRow: ...
+    def row(self) -> RowMaker: ...
     @property
     def device_fields(self) -> Sequence[str]: ...
     @property

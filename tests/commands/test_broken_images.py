@@ -1,12 +1,18 @@
 """Images that cannot be read: the run stops and names them, or goes on as far as it was told to."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from cdnv2_jax import save
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.data import source_of, usage_in
+from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.weights.usage import KEY
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
 from tests.weights.networks import network
@@ -94,13 +100,28 @@ def test_evaluation_leaves_it_out(images: Path, shell: Shell) -> None:
         np.testing.assert_allclose(some["logits"], whole["logits"][kept], rtol=1e-6)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_images_of_another_size(split: str, images: Path, shell: Shell) -> None:
+def test_training_images_of_another_size(images: Path, shell: Shell) -> None:
     """Without a crop they must fit: what to do about it is said, once."""
-    Image.new("RGB", (8, 9)).save(images / split / "a" / "0.jpg")
+    Image.new("RGB", (8, 9)).save(images / "train" / "a" / "0.jpg")
     for path in images.rglob("*.jpg"):
-        if path != images / split / "a" / "0.jpg":
+        if path != images / "train" / "a" / "0.jpg":
             Image.new("RGB", (8, 8)).save(path)
     outcome = shell.run(*TRAIN, "--config.data.crop=none")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
-    assert f"images/{split}/a/0.jpg is 8 × 9 pixels, not 8 × 8" in outcome.err
+    assert "images/train/a/0.jpg is 8 × 9 pixels, not 8 × 8" in outcome.err
+
+
+@pytest.mark.parametrize("crop", ["none", "random_resized"])
+def test_evaluation_and_prediction_prepare_images_alike(crop: str, images: Path, shell: Shell) -> None:
+    """Whatever their size: the whole of them resized, or their centre, as the config says."""
+    options = (*ON_IMAGES[2:], f"--config.data.crop={crop}")
+    config = read_config(DIGITS, options)
+    assert isinstance(config, ClassificationConfig)
+    save("network", network("pruned"), metadata={KEY: usage_in(config, source_of(config, "val")).to_json()})
+    shell.succeeds("main.py", "eval", *ON_IMAGES[:2], *options, "--checkpoint", "network", "--output", "all.npz")
+    lines = shell.succeeds("main.py", "predict", "--checkpoint", "network", "--json", str(images / "val")).splitlines()
+    predicted = [{one["label"]: one["probability"] for one in json.loads(line)["classes"]} for line in lines]
+    with np.load("all.npz") as evaluated:
+        expected = softmax(evaluated["logits"].astype(np.float64), axis=1)
+    found = [[classes[label] for label in range(3)] for classes in predicted]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdnv2_jax.data.preparation import evaluation_image
+from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import IMAGENET, Shell
 from tests.data.image_files import write_noise
@@ -39,12 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _expected_logits(twin: CondenseNetTwin, folder: Path, name: str) -> np.ndarray:
     method = "bilinear" if name == "cdnv2_c" else "bicubic"  # as the official test script chooses
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preparation = ImagePreparation(224, "centre", method, mean, std)
     images = []
     for path in sorted(folder.glob("val/*/*.png")):
         with Image.open(path) as image:
-            images.append(evaluation_image(np.asarray(image), 224, method))
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    normalised = ((np.stack(images) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+            images.append(preparation.resized(np.asarray(image)))
+    normalised = ((np.stack(images) / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2).astype(np.float32)
     with torch.no_grad():
         return twin(torch.from_numpy(normalised)).numpy()
 

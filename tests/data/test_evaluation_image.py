@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.preparation import evaluation_image
+from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 SIZE = 7
 """Side of the crop in most tests here: the shorter side before it is 8, small enough to write down."""
+
+
+def evaluation_image(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
+    return ImagePreparation(size, "centre", interpolation, *IMAGENET).resized(image)
 
 
 def _grey(levels: np.ndarray) -> np.ndarray:

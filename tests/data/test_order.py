@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.order import Share, sample_random, shuffled_index
+from cdnv2_jax.data.batches import Share, sample_random, shuffled_index
 
 
 @pytest.mark.parametrize(

@@ -4,31 +4,33 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.augment.training_image import Augmentation
-from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import BrokenImages, EvaluationRow, HostBatch, TrainingRow, host_batches
-from cdnv2_jax.data.source import Sample
+from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow
+from cdnv2_jax.data.on_device import Normalisation
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
+from cdnv2_jax.data.source import Sample, Source
 
 SIZE = 12
+WHOLE = ImagePreparation(SIZE, "whole", "bilinear", *IMAGENET)
+CENTRE = ImagePreparation(SIZE, "centre", "bicubic", *IMAGENET)
 EVERYTHING = Augmentation(SIZE, "random_resized", flip=True, rand_augment="rand-m9-mstd0.5", erase_probability=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class Encoded(Source[Sample]):
     """`count` PNG images, each of one grey level that is its position; those in `damaged` cannot be read."""
 
     count: int
     damaged: tuple[int, ...] = ()
     side: int = SIZE
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        return ["even", "odd"]
+    class_names: Sequence[str] = ("even", "odd")
 
     def __len__(self) -> int:
         return self.count
@@ -44,7 +46,7 @@ class Encoded:
 
 def _row(source: Encoded, batch_size: int, *, host: int = 0, hosts: int = 1, seed: int = 0, **more) -> TrainingRow:
     augmentation = more.pop("augmentation", Augmentation(SIZE))
-    return TrainingRow(source, augmentation, Share(batch_size, host, hosts), seed, **more)
+    return TrainingRow(source, Share(batch_size, host, hosts), seed, augmentation, **more)
 
 
 def _read(row: TrainingRow | EvaluationRow, first: int, last: int, workers: int = 0) -> list[HostBatch]:
@@ -118,12 +120,24 @@ def test_erasing_on_the_host_has_the_rectangles_of_the_device() -> None:
 @pytest.mark.parametrize("hosts", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_sample_once(hosts: int, workers: int) -> None:
-    rows = [EvaluationRow(Encoded(13), Share(6, host, hosts), SIZE, False, "bilinear") for host in range(hosts)]
+    rows = [EvaluationRow(Encoded(13), Share(6, host, hosts), WHOLE) for host in range(hosts)]
     batches = [_read(row, 0, 3, workers) for row in rows]
     seen = [image[0, 0, 0] for step in range(3) for share in batches for image in share[step]["image"]]
     real = [bool(one) for step in range(3) for share in batches for one in share[step]["real"]]
     assert seen[:13] == list(range(13))
     assert real == [True] * 13 + [False] * 5
+
+
+@pytest.mark.parametrize("preparation", [WHOLE, CENTRE])
+@pytest.mark.parametrize("side", [SIZE, 30])
+def test_evaluation_on_the_device_gives_what_prediction_does_on_the_host(
+    preparation: ImagePreparation, side: int
+) -> None:
+    source = Encoded(5, side=side)
+    (batch,) = _read(EvaluationRow(source, Share(5), preparation), 0, 1)
+    on_device = Normalisation(preparation.mean, preparation.std)(jnp.asarray(batch["image"]))
+    on_host = np.stack([preparation(source[index].pixels()) for index in range(5)])
+    np.testing.assert_allclose(on_device, on_host, rtol=1e-6, atol=1e-6)
 
 
 def test_a_broken_image_gives_its_place_to_the_next() -> None:
@@ -150,7 +164,7 @@ def test_broken_images_are_named_counted_and_limited() -> None:
 
 def test_broken_images_in_evaluation_are_left_out() -> None:
     source = Encoded(5, damaged=(1,))
-    (batch,) = _read(EvaluationRow(source, Share(6), SIZE, True, "bicubic"), 0, 1)
+    (batch,) = _read(EvaluationRow(source, Share(6), CENTRE), 0, 1)
     assert list(batch["real"]) == [True, False, True, True, True, False]
     assert BrokenImages(source, limit=1).check(batch) == ["image 1"]
 

@@ -61,7 +61,7 @@ def test_preparation() -> None:
     grey = np.full((20, 10, 3), 51, np.uint8)
     whole = ImagePreparation(16, "whole", "bilinear", MEAN, STD)
     np.testing.assert_allclose(whole(grey), np.full((16, 16, 3), 0.5), atol=1e-6)
-    np.testing.assert_array_equal(whole.levels(grey[:16].repeat(2, 1)[:, :16]), grey[:16].repeat(2, 1)[:, :16])
+    np.testing.assert_array_equal(whole.resized(grey[:16].repeat(2, 1)[:, :16]), grey[:16].repeat(2, 1)[:, :16])
     edge = np.zeros((448, 224, 3), np.uint8)
     edge[:112] = edge[-112:] = 255  # what the centre does not hold
     assert ImagePreparation(112, "centre", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(edge)[8:-8].max() == 0

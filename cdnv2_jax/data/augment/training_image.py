@@ -10,7 +10,6 @@ import numpy as np
 
 from cdnv2_jax.data.augment.crops import crop_and_resize, draw_box, draw_shift, shift
 from cdnv2_jax.data.augment.rand_augment import apply_operation, draw_operations, parse_rand_augment
-from cdnv2_jax.data.decode import decode_fast
 from cdnv2_jax.errors import UserError
 
 
@@ -70,8 +69,6 @@ def erase(image: np.ndarray, rectangle: Rectangle, rng: np.random.Generator) -> 
     return erased
 
 
-cv2.setNumThreads(0)  # many processes do this side by side, and threads of each would only get in the way
-
 _parsed = functools.cache(parse_rand_augment)
 
 
@@ -110,19 +107,19 @@ class TrainingImage(NamedTuple):
 
 
 def training_image(
-    image: bytes | np.ndarray, name: str, rng: np.random.Generator, augmentation: Augmentation
+    pixels: np.ndarray, name: str, rng: np.random.Generator, augmentation: Augmentation
 ) -> TrainingImage:
-    """Decodes, crops, flips and applies RandAugment; the same for the same image and state of `rng`.
+    """Crops, flips and applies RandAugment; the same for the same pixels and state of `rng`.
 
     Args:
-      image: an encoded file, or pixels, uint8 [h, w, 3].
-      name: what a message calls it.
+      pixels: uint8 [h, w, 3], not written to.
+      name: what a message calls the image.
+      rng: whose next random numbers are used.
+      augmentation: what to do.
 
     Raises:
-      BrokenImage: it cannot be decoded.
-      UserError: it has not the size that `crop` wants.
+      UserError: the image does not have the size that `crop` needs.
     """
-    pixels = decode_fast(image, name) if isinstance(image, bytes) else image
     pixels = _cropped(pixels, name, rng, augmentation)
     if augmentation.flip and draw_flip(rng):
         pixels = flip(pixels)

@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from cdnv2_jax.data.source import PixelSource, Sample, Split
+from cdnv2_jax.data.source import PixelSource, Sample, Source, Split
 from cdnv2_jax.errors import UserError
 
 SIDE = 8
@@ -58,7 +58,7 @@ DARKEST, BRIGHTEST = 32, 192  # of the pattern; noise adds up to 63, so that not
 
 
 @dataclasses.dataclass(frozen=True)
-class SyntheticSource:
+class SyntheticSource(Source[Sample]):
     """A coarse random pattern for each class, the same in both splits, and noise that differs in every image.
 
     Image i has class i modulo `num_classes`; the same index always gives the same image.
@@ -74,10 +74,10 @@ class SyntheticSource:
     image_size: int
     num_classes: int
     count: int | None = None
+    class_names: Sequence[str] = dataclasses.field(init=False)
 
-    @property
-    def class_names(self) -> Sequence[str]:
-        return [f"pattern {label}" for label in range(self.num_classes)]
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", [f"pattern {label}" for label in range(self.num_classes)])
 
     def __len__(self) -> int:
         return IMAGES[self.split] if self.count is None else self.count

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.errors import UserError, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
 
-class ImageFolderSource:
+class ImageFolderSource(Source[Sample]):
     """The files of FOLDER/CLASS/*, classes and files sorted by name; an image is read when it is asked for.
 
     Attributes:
@@ -40,11 +40,16 @@ class ImageFolderSource:
         index = range(len(self))[index]
         file = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
         path = os.path.join(self._folder, self.class_names[label], file)
-        try:
-            with open(path, "rb") as opened:
-                return Sample(opened.read(), label, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
+        return Sample(read_image_file(path), label, path)
+
+
+def read_image_file(path: str) -> bytes:
+    """Its bytes; UserError when it cannot be read."""
+    try:
+        with open(path, "rb") as opened:
+            return opened.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): fix or remove it") from error
 
 
 def read_image_folder(directory: Path, split: Split) -> ImageFolderSource:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cdnv2_jax.data.progress import progress_bar
-from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.array_cache import Arrays, cached_arrays
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.errors import UserError, one_line, shorten
@@ -69,7 +69,7 @@ LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
 IMAGES = (".jpeg", ".jpg")
 
 
-class TarSource:
+class TarSource(Source[Sample]):
     """Images in a tar at known positions.
 
     Attributes:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources import cifar, image_folder, imagenet_tars, tfds
 from cdnv2_jax.data.sources.cifar import read_cifar
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
@@ -18,7 +18,7 @@ LAYOUTS: Mapping[str, str] = {
     "cifar100": cifar.layout("cifar100"),
     "tfds": tfds.LAYOUT,
 }
-READERS: Mapping[str, Callable[[Path, Split], Source]] = {
+READERS: Mapping[str, Callable[[Path, Split], Source[Sample]]] = {
     "image_folder": image_folder.read_image_folder,
     "imagenet_tars": imagenet_tars.read_imagenet_tars,
     "cifar10": lambda directory, split: read_cifar("cifar10", directory, split),
@@ -30,7 +30,7 @@ SOURCES = (*GENERATED, *READERS)
 
 def open_source(
     name: str, *, directory: str | Path, split: Split, image_size: int, num_classes: int, count: int | None = None
-) -> Source:
+) -> Source[Sample]:
     """The images of a source.
 
     Args:
@@ -58,7 +58,7 @@ def open_source(
     return source
 
 
-def open_directory(name: str, directory: str | Path, split: Split) -> Source:
+def open_directory(name: str, directory: str | Path, split: Split) -> Source[Sample]:
     """A source of `READERS`, whatever classes it has; UserError as `open_source`."""
     if not str(directory):
         raise UserError(f"config.data.directory is empty: {LAYOUTS[name]}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.source import Sample, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
 
@@ -72,7 +72,7 @@ FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset
 MOST_BYTES = 64 << 20  # of a JSON file
 
 
-class TfdsSource:
+class TfdsSource(Source[Sample]):
     """Encoded images and labels from tf.train.Examples.
 
     Attributes:

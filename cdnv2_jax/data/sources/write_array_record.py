@@ -29,7 +29,7 @@ PYTHON_NAMES = {
 
 
 def write_array_record(
-    sources: Mapping[str, Source], output: Path, *, name: str, shard_bytes: int, overwrite: bool
+    sources: Mapping[str, Source[Sample]], output: Path, *, name: str, shard_bytes: int, overwrite: bool
 ) -> Path:
     """Writes OUTPUT/NAME/1.0.0, all of it or nothing; encoded images keep their bytes, pixels become PNGs.
 
@@ -64,7 +64,7 @@ def write_array_record(
     return directory
 
 
-def _common_class_names(sources: Mapping[str, Source]) -> list[str]:
+def _common_class_names(sources: Mapping[str, Source[Sample]]) -> list[str]:
     first, *others = (list(source.class_names) for source in sources.values())
     for other in others:
         if other != first:
@@ -76,7 +76,7 @@ def _common_class_names(sources: Mapping[str, Source]) -> list[str]:
 
 
 def _write_split(
-    source: Source, directory: Path, name: str, split: str, shard_bytes: int
+    source: Source[Sample], directory: Path, name: str, split: str, shard_bytes: int
 ) -> tuple[dict[str, object], set[str]]:
     """Writes its files; returns its entry in dataset_info.json, and the formats of its images."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter

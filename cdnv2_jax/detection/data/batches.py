@@ -5,26 +5,13 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 
 from cdnv2_jax.data.augment.training_image import draw_flip, flip
-from cdnv2_jax.data.decode import BrokenImage, decode_fast
-from cdnv2_jax.data.order import Share, sample_random
-from cdnv2_jax.data.pipeline import NOT_BROKEN, first_readable
+from cdnv2_jax.data.batches import NOT_BROKEN, RowMaker, sample_random
+from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.detection.data.annotations import DetectionSample, DetectionSource
-from cdnv2_jax.detection.data.canvas import (
-    LONG_SIDE,
-    SHORT_SIDE,
-    canvas_size,
-    fill_canvas,
-    flip_boxes,
-    is_landscape,
-    on_canvas,
-    resize,
-    resized_size,
-    scale_boxes,
-)
+from cdnv2_jax.detection.data.canvas import CanvasPreparation, flip_boxes, is_landscape, on_canvas, scale_boxes
 from cdnv2_jax.errors import UserError
 
 KEPT_EPOCHS = 4  # readers run ahead into the next epoch while others finish this one
@@ -96,31 +83,28 @@ def evaluation_order(landscape: np.ndarray, batch_size: int) -> np.ndarray:
     return np.concatenate([np.pad(group, (0, -len(group) % batch_size), constant_values=-1) for group in groups])
 
 
-cv2.setNumThreads(0)  # many processes do this side by side, and threads of each would only get in the way
-
 MOST_BOXES = 100
 """Of an image with more, that many are drawn at random. Most images of COCO have fewer than ten."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DetectionTrainingRow:
-    """Makes the rows of training batches; called by position in the host's share of the stream.
+class DetectionTrainingRow(RowMaker):
+    """Makes the rows of training batches.
 
     A row holds "image" (uint8 [h, w, 3], on a canvas), "size" (int32 [2]: height and width of the image on it),
     "boxes" (float32 [100, 4]: x1, y1, x2, y2 in pixels of the canvas), "labels" (int32 [100]), "valid" (bool [100]),
-    "index" (int64, of the sample in the source) and "broken" (int64, index of an unreadable sample whose place this
-    one takes, else −1).
+    "index" (int64, of the sample in the source) and "broken" (int64, index of an unreadable sample that this one
+    replaces, else −1).
 
     Attributes:
-      short_side, long_side: what images are resized to, see `resized_size`; they give the canvases too.
-      flips: exchange left and right of one image in two.
+      seed: of order and augmentation.
+      preparation: how images are resized; it gives the canvases too.
+      flips: mirror half of the images.
     """
 
     source: DetectionSource
-    share: Share
     seed: int
-    short_side: int = SHORT_SIDE
-    long_side: int = LONG_SIDE
+    preparation: CanvasPreparation
     flips: bool = True
 
     @property
@@ -130,55 +114,49 @@ class DetectionTrainingRow:
 
     @property
     def fills_canvas(self) -> bool:
-        """Whether no image leaves anything of its canvas free."""
-        return fill_canvas(self.source.sizes[self.source.training_indices()], self.short_side, self.long_side)
+        """Whether every image covers its whole canvas."""
+        return self.preparation.fills_canvas(self.source.sizes[self.source.arrays.training_indices()])
 
     @functools.cached_property
     def _order(self) -> OrientationOrder:
-        indices = self.source.training_indices()
+        indices = self.source.arrays.training_indices()
         if not len(indices):
             raise UserError("no image has a box and sides of at least 32 pixels: there is nothing to train on")
         return OrientationOrder(indices, _landscape(self.source)[indices], self.share.batch_size, self.seed)
 
     def sample_index(self, row: int) -> int:
-        """Position in the source of the sample that `row` shows."""
         return self._order.index(self.share.position(row))
 
     def __call__(self, row: int) -> dict[str, Any]:
-        position, wanted = self.share.position(int(row)), self.sample_index(int(row))
-        random = sample_random(self.seed, position)
-        index, made = first_readable(self._order.from_index(wanted), lambda index: self._made(index, random))
-        broken = NOT_BROKEN if index == wanted else wanted
-        return made | {"index": np.int64(index), "broken": np.int64(broken)}
+        random, wanted = sample_random(self.seed, self.share.position(int(row))), self.sample_index(int(row))
+        return self.first_readable(self._order.from_index(wanted), lambda index: self._prepared(index, random))
 
-    def _made(self, index: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
-        size = resized_size(sample.height, sample.width, self.short_side, self.long_side)
-        image, scale = resize(_pixels(sample), size)
-        boxes = scale_boxes(sample.boxes, scale, size)
+        canvas = self.preparation.canvas_of(sample.height, sample.width)
+        image, scale = self.preparation.resized(_pixels(sample), canvas)
+        height, width = image.shape[:2]
+        boxes = scale_boxes(sample.boxes, scale, (height, width))
         if self.flips and draw_flip(random):
-            image, boxes = flip(image), flip_boxes(boxes, size[1])
-        canvas = canvas_size(is_landscape(sample.height, sample.width), self.short_side, self.long_side)
-        size_array = np.array(size, np.int32)
-        return {"image": on_canvas(image, canvas), "size": size_array, **padded_targets(boxes, sample.labels, random)}
+            image, boxes = flip(image), flip_boxes(boxes, width)
+        size = np.array([height, width], np.int32)
+        return {"image": on_canvas(image, canvas), "size": size, **padded_targets(boxes, sample.labels, random)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DetectionEvaluationRow:
-    """Makes the rows of evaluation batches: landscapes, then portraits, each followed by rows that are not real.
+class DetectionEvaluationRow(RowMaker):
+    """Makes the rows of evaluation batches: landscapes, then portraits, each followed by padding.
 
     A row holds "image" (uint8 [h, w, 3], on a canvas), "size" (int32 [2]: height and width of the image on it),
     "scale" (float32 [2]: by which x and y of the original were multiplied), "image_id" (int64), "real" (bool) and
-    "broken" (int64, index of an unreadable sample, else −1; such a row is not real).
+    "broken" (int64, index of an unreadable sample, else −1). Padding and unreadable samples are not real.
 
     Attributes:
-      short_side, long_side: as in `DetectionTrainingRow`.
+      preparation: what is done to the images.
     """
 
     source: DetectionSource
-    share: Share
-    short_side: int = SHORT_SIDE
-    long_side: int = LONG_SIDE
+    preparation: CanvasPreparation
 
     @property
     def batches(self) -> int:
@@ -187,43 +165,41 @@ class DetectionEvaluationRow:
 
     @property
     def fills_canvas(self) -> bool:
-        """Whether no image leaves anything of its canvas free."""
-        return fill_canvas(self.source.sizes, self.short_side, self.long_side)
+        """Whether every image covers its whole canvas."""
+        return self.preparation.fills_canvas(self.source.sizes)
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
         return evaluation_order(_landscape(self.source), self.share.batch_size)
 
     def sample_index(self, row: int) -> int:
-        """Position in the source of the sample that `row` shows; −1 where it is not real."""
+        """As `RowMaker`; −1 for padding."""
         return int(self._order[self.share.position(row)])
 
     def __call__(self, row: int) -> dict[str, Any]:
         index = self.sample_index(int(row))
         if index < 0:
-            return self._filler(int(row), NOT_BROKEN)
+            return self._padding(int(row), NOT_BROKEN)
         sample = self.source[index]
-        size = resized_size(sample.height, sample.width, self.short_side, self.long_side)
+        canvas = self.preparation.canvas_of(sample.height, sample.width)
         try:
-            image, scale = resize(_pixels(sample), size)
+            image, scale = self.preparation.resized(_pixels(sample), canvas)
         except BrokenImage:
-            return self._filler(int(row), index)
-        canvas = canvas_size(is_landscape(sample.height, sample.width), self.short_side, self.long_side)
+            return self._padding(int(row), index)
         return {
             "image": on_canvas(image, canvas),
-            "size": np.array(size, np.int32),
+            "size": np.array(image.shape[:2], np.int32),
             "scale": scale,
             "image_id": np.int64(sample.image_id),
             "real": np.bool_(True),
             "broken": np.int64(NOT_BROKEN),
         }
 
-    def _filler(self, row: int, broken: int) -> dict[str, Any]:
+    def _padding(self, row: int, broken: int) -> dict[str, Any]:
         """Black, of the shape that its batch has."""
         position = self.share.position(row)
         first = int(self._order[position - position % self.share.batch_size])  # a batch begins with a real one
-        height, width = self.source.sizes[first]
-        canvas = canvas_size(is_landscape(height, width), self.short_side, self.long_side)
+        canvas = self.preparation.canvas_of(*self.source.sizes[first].tolist())
         return {
             "image": np.zeros((*canvas, 3), np.uint8),
             "size": np.array(canvas, np.int32),
@@ -254,7 +230,7 @@ def _landscape(source: DetectionSource) -> np.ndarray:
 
 def _pixels(sample: DetectionSample) -> np.ndarray:
     """uint8 [h, w, 3]; BrokenImage, or UserError when it has another size than its annotations say."""
-    pixels = decode_fast(sample.image, sample.name) if isinstance(sample.image, bytes) else sample.image
+    pixels = sample.pixels()
     height, width = pixels.shape[:2]
     if (height, width) != (sample.height, sample.width):
         raise UserError(

@@ -1,7 +1,7 @@
 """Images and boxes resized, flipped and put on a canvas, so that batches have one of two shapes.
 
-The rules are those of mmdetection 2.11. Canvases are padded with zeros at the right and at the bottom; whoever
-normalises them on the device zeroes the padding again, since mmdetection pads after normalising.
+The rules are those of mmdetection 2.11. Canvases are padded with zeros at the right and at the bottom. Normalising on
+the device is followed by zeroing the padding again, since mmdetection pads after normalising.
 """
 
 import dataclasses
@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cdnv2_jax.data.preparation import IMAGENET, normalise
+from cdnv2_jax.data.preparation import IMAGENET, check_statistics, normalise
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
-"""An image is resized such that its shorter side has the one or, if that is less, its longer side the other."""
+"""An image is resized until its shorter side has the one or its longer side the other, whichever is reached first."""
 
 MULTIPLE = 32
 """The largest stride of a backbone; the sides of canvases are multiples of it."""
@@ -34,15 +34,6 @@ def canvas_size(landscape: bool, short_side: int = SHORT_SIDE, long_side: int = 
     """(height, width) of the canvas that holds every resized image of this orientation: 800 × 1344, 1344 × 800."""
     low, high = (-(-side // MULTIPLE) * MULTIPLE for side in (short_side, long_side))
     return (low, high) if landscape else (high, low)
-
-
-def fill_canvas(sizes: np.ndarray, short_side: int = SHORT_SIDE, long_side: int = LONG_SIDE) -> bool:
-    """Whether every image, of the heights and widths [n, 2], covers its canvas once resized, to a multiple of 32."""
-    for height, width in np.unique(sizes, axis=0).tolist():
-        padded = tuple(-(-side // MULTIPLE) * MULTIPLE for side in resized_size(height, width, short_side, long_side))
-        if padded != canvas_size(is_landscape(height, width), short_side, long_side):
-            return False
-    return True
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +67,8 @@ def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
 
 
 def on_canvas(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [*size, 3] with the image at the top left and zeros elsewhere."""
-    canvas = np.zeros((*size, 3), np.uint8)
+    """[*size, 3], of the image's dtype, with the image at the top left and zeros elsewhere."""
+    canvas = np.zeros((*size, 3), image.dtype)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
 
@@ -88,11 +79,13 @@ LARGEST_SIDE = 8192
 
 @dataclasses.dataclass(frozen=True)
 class CanvasPreparation:
-    """What evaluation does to an image: resized, normalised, put at the top left of a canvas of zeros.
+    """What evaluation and export do to an image: resized, normalised, put at the top left of a canvas of zeros.
 
     Attributes:
-      short_side, long_side: an image is scaled until one of them is reached, pixels.
-      mean, std: of each channel, for pixels in [0, 1].
+      short_side: an image is scaled until its shorter side has that many pixels,
+      long_side: or its longer side that many, whichever is reached first.
+      mean: of each channel, for pixels in [0, 1].
+      std: of each channel, likewise.
     """
 
     short_side: int = SHORT_SIDE
@@ -104,30 +97,40 @@ class CanvasPreparation:
         sides = (self.short_side, self.long_side)
         if not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides):
             raise ValueError(f"sides {sides}")
-        for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-                raise ValueError(f"{name} {values}")
-            object.__setattr__(self, name, values)
+        check_statistics(self)
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of what landscape images are put on."""
+        """Height and width of the canvas for landscape images."""
         return canvas_size(True, self.short_side, self.long_side)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for metadata: {"usage": preparation.to_json()} is what `preparation_of` looks for."""
         return dataclasses.asdict(self)
 
-    def __call__(self, image: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [h, w, 3] → (float32 [*canvas, 3], int32 [2]: height and width of the image on it).
+    def canvas_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the canvas for an image of that size."""
+        return canvas_size(is_landscape(height, width), self.short_side, self.long_side)
+
+    def fills_canvas(self, sizes: np.ndarray) -> bool:
+        """Whether every image, of sizes [n, 2] (height, width), covers its canvas once resized, to a multiple of 32."""
+        for height, width in np.unique(sizes, axis=0).tolist():
+            resized = resized_size(height, width, self.short_side, self.long_side)
+            if tuple(-(-side // MULTIPLE) * MULTIPLE for side in resized) != self.canvas_of(height, width):
+                return False
+        return True
+
+    def resized(self, image: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [h, w, 3] → (uint8, resized; float32 [2], the scales of x and of y).
 
         An image that would be larger than the canvas, such as a portrait on a landscape one, is made to fit.
         """
         height, width = resized_size(image.shape[0], image.shape[1], self.short_side, self.long_side)
         shrink = min(1.0, canvas[0] / height, canvas[1] / width)
-        size = (max(int(height * shrink), 1), max(int(width * shrink), 1))
-        resized, _ = resize(image, size)
-        placed = np.zeros((*canvas, 3), np.float32)
-        placed[: size[0], : size[1]] = normalise(resized, self.mean, self.std)
-        return placed, np.array(size, np.int32)
+        return resize(image, (max(int(height * shrink), 1), max(int(width * shrink), 1)))
+
+    def __call__(self, image: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [h, w, 3] → (float32 [*canvas, 3], int32 [2]: height and width of the image on it)."""
+        resized, _ = self.resized(image, canvas)
+        placed = on_canvas(normalise(resized, self.mean, self.std), canvas)
+        return placed, np.array(resized.shape[:2], np.int32)

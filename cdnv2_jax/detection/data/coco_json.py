@@ -10,7 +10,8 @@ import numpy as np
 
 from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSample
+from cdnv2_jax.data.sources.image_folder import read_image_file
+from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line, shorten
 
 LAYOUT = (
@@ -23,12 +24,8 @@ LARGEST = 1e9
 IDS = range(-(2**63), 2**63)
 
 
-class CocoSource:
-    """The images of one split with their boxes; an image is read when it is asked for.
-
-    Attributes:
-      class_names, category_ids: sorted by category id, so that label i is the i-th smallest id.
-    """
+class CocoSource(DetectionSource):
+    """The images of one split with their boxes; classes are sorted by category id."""
 
     def __init__(
         self,
@@ -38,35 +35,14 @@ class CocoSource:
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ):
-        self.class_names, self.category_ids = list(class_names), list(category_ids)
-        self._folder, self._arrays = str(folder), arrays
+        super().__init__(arrays, class_names, category_ids)
+        self._folder = str(folder)
         # Of fixed width: a fraction of a list's memory, and of its bytes to pickle.
         self._files = np.array([os.fsencode(name) for name in file_names], np.bytes_)
 
-    @property
-    def sizes(self) -> np.ndarray:
-        return self._arrays.sizes
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def __getitem__(self, index: int) -> DetectionSample:
-        """UserError when the file cannot be read."""
-        index = range(len(self))[index]
+    def encoded(self, index: int) -> tuple[bytes, str]:
         path = os.path.join(self._folder, os.fsdecode(self._files[index]))
-        try:
-            with open(path, "rb") as opened:
-                encoded = opened.read()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror or error}): mend or remove it") from error
-        (height, width), (boxes, labels) = self.sizes[index].tolist(), self._arrays.targets(index)
-        return DetectionSample(encoded, height, width, boxes, labels, int(self._arrays.image_ids[index]), path)
-
-    def training_indices(self) -> np.ndarray:
-        return self._arrays.training_indices()
-
-    def annotations(self) -> dict[str, Any]:
-        return self._arrays.coco_dict(self.class_names, self.category_ids)
+        return read_image_file(path), path
 
 
 def read_coco(directory: Path, split: Split) -> CocoSource:

@@ -24,7 +24,7 @@ from cdnv2_jax.data.sources.tfds import (
     read_json,
     split_files,
 )
-from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSample
+from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line
 
 LAYOUT = "let DIRECTORY be what tfds made of coco/2017, the folder with dataset_info.json in it"
@@ -46,40 +46,17 @@ SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
 """Of `AnnotationArrays`: type and shape of one item."""
 
 
-class TfdsCocoSource:
-    """Encoded images and boxes from tf.train.Examples.
-
-    Attributes:
-      class_names: as objects-label.labels.txt has them.
-      category_ids: COCO's own for 80 classes, otherwise from 1.
-    """
+class TfdsCocoSource(DetectionSource):
+    """Encoded images and boxes from tf.train.Examples; category ids are COCO's for 80 classes, otherwise from 1."""
 
     def __init__(self, records: ArrayRecords, arrays: AnnotationArrays, class_names: Sequence[str], where: str):
-        """`where` says in messages which data set and split this is."""
-        self.class_names = list(class_names)
-        self.category_ids = category_ids(len(class_names))
-        self._records, self._arrays, self._where = records, arrays, where
+        """`where` names the data set and split in messages."""
+        super().__init__(arrays, class_names, category_ids(len(class_names)))
+        self._records, self._where = records, where
 
-    @property
-    def sizes(self) -> np.ndarray:
-        return self._arrays.sizes
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def __getitem__(self, index: int) -> DetectionSample:
-        """UserError when the record cannot be read."""
-        index = range(len(self))[index]
+    def encoded(self, index: int) -> tuple[bytes, str]:
         name = f"{self._where} image {index}"
-        encoded = _image(_lists(self._records[index], name), name)
-        (height, width), (boxes, labels) = self.sizes[index].tolist(), self._arrays.targets(index)
-        return DetectionSample(encoded, height, width, boxes, labels, int(self._arrays.image_ids[index]), name)
-
-    def training_indices(self) -> np.ndarray:
-        return self._arrays.training_indices()
-
-    def annotations(self) -> dict[str, Any]:
-        return self._arrays.coco_dict(self.class_names, self.category_ids)
+        return _image(_lists(self._records[index], name), name), name
 
 
 def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:

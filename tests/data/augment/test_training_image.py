@@ -1,19 +1,16 @@
 """The whole of what is done to one training image."""
 
 import hashlib
-import io
 from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from cdnv2_jax.data.augment.crops import crop_and_resize, draw_box
 from cdnv2_jax.data.augment.training_image import NOTHING, Augmentation, training_image
-from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.errors import UserError
-from tests.data.photographs import assorted, encoded, photographs
+from tests.data.photographs import assorted, photographs
 
 IMAGENET = Augmentation(224, "random_resized", flip=True, rand_augment="rand-m9-mstd0.5", erase_probability=0.2)
 CIFAR = Augmentation(32, "shift", shift=4, flip=True)
@@ -33,23 +30,14 @@ def test_any_size_comes_out_as_asked(image: np.ndarray) -> None:
     np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_file_or_pixels(kind: str) -> None:
-    data = encoded(photographs()[0], kind)
-    pixels = np.asarray(Image.open(io.BytesIO(data)))
-    from_file, from_pixels = (training_image(image, "x", _random(), IMAGENET) for image in (data, pixels))
-    np.testing.assert_array_equal(from_file.pixels, from_pixels.pixels)
-    assert from_file.erased == from_pixels.erased
-
-
 def test_depends_on_nothing_but_image_and_generator() -> None:
     """Not on what was made before, nor on the number of OpenCV's threads."""
-    data = encoded(photographs()[1])
-    first = [training_image(data, "x", _random(seed), IMAGENET) for seed in range(40)]
+    pixels = photographs()[1]
+    first = [training_image(pixels, "x", _random(seed), IMAGENET) for seed in range(40)]
     threads = cv2.getNumThreads()
     try:
         cv2.setNumThreads(4)
-        again = [training_image(data, "y", _random(seed), IMAGENET) for seed in reversed(range(40))][::-1]
+        again = [training_image(pixels, "y", _random(seed), IMAGENET) for seed in reversed(range(40))][::-1]
     finally:
         cv2.setNumThreads(threads)
     for one, other in zip(first, again, strict=True):
@@ -95,11 +83,6 @@ def test_wrong_size(crop: str) -> None:
     augmentation = Augmentation(32, crop)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"^train image 3 is 40 × 30 pixels, not 32 × 32: resize it"):
         training_image(np.zeros((30, 40, 3), np.uint8), "train image 3", _random(), augmentation)
-
-
-def test_broken_file_is_named() -> None:
-    with pytest.raises(BrokenImage, match=r"^a/b.jpg cannot be read"):
-        training_image(encoded(photographs()[0])[:5000], "a/b.jpg", _random(), IMAGENET)
 
 
 def test_bad_policy_is_met_early() -> None:

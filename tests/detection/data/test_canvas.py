@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.detection.data.canvas import (
+    CanvasPreparation,
     canvas_size,
-    fill_canvas,
     flip_boxes,
     on_canvas,
     resize,
@@ -99,4 +99,4 @@ def test_a_canvas_is_black_around_the_image() -> None:
     ],
 )
 def test_which_images_fill_their_canvases(sizes: list[list[int]], fill: bool) -> None:
-    assert fill_canvas(np.array(sizes), 128, 192) == fill
+    assert CanvasPreparation(128, 192).fills_canvas(np.array(sizes)) == fill

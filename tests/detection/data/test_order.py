@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.data.order import Share
+from cdnv2_jax.data.batches import Share
 from cdnv2_jax.detection.data.batches import OrientationOrder, epoch_batches, evaluation_order
 
 LANDSCAPE = np.array([i % 3 != 0 for i in range(25)])  # 16 of 25

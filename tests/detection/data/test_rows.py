@@ -1,79 +1,64 @@
 """Rows and batches: boxes lie on their objects after all that is done to an image; complete; the same for all hosts."""
 
-import dataclasses
 import io
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, Row, host_batches
-from cdnv2_jax.detection.data.annotations import DetectionSample
+from cdnv2_jax.data.batches import RowMaker, Share
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
+from cdnv2_jax.detection.data.canvas import CanvasPreparation
 
 SHORT, LONG = 64, 96
+PREPARATION = CanvasPreparation(SHORT, LONG)
 BACKGROUND, OBJECT = 40, 200
 
 
-@dataclasses.dataclass(frozen=True)
-class Pictures:
+class Pictures(DetectionSource):
     """Grey images with one bright rectangle each, PNGs; landscape but for every third; the last has nothing in it."""
 
-    count: int
-    damaged: tuple[int, ...] = ()
-    wrong: tuple[int, ...] = ()
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        return ["a", "b"]
-
-    @property
-    def category_ids(self) -> Sequence[int]:
-        return [1, 5]
-
-    @property
-    def sizes(self) -> np.ndarray:
-        return np.array([self.size(index) for index in range(self.count)])
+    def __init__(self, count: int, damaged: tuple[int, ...] = (), wrong: tuple[int, ...] = ()):
+        self.damaged, self.wrong = damaged, wrong
+        i = np.arange(max(count - 1, 0))
+        arrays = AnnotationArrays(
+            image_ids=1000 + np.arange(count),
+            sizes=np.array([self.size(index) for index in range(count)], np.int32),
+            ends=np.minimum(np.arange(count + 1), len(i)),
+            ids=i,
+            labels=(i % 2).astype(np.int32),
+            boxes=np.stack([3.0 + i, np.full(len(i), 10.0), 27.0 - i, 11.0 + i], axis=1),
+            areas=(27.0 - i) * (11.0 + i),
+            crowd=np.zeros(len(i), bool),
+            ignored=np.zeros(len(i), bool),
+        )
+        super().__init__(arrays, ["a", "b"], [1, 5])
 
     def size(self, index: int) -> tuple[int, int]:
         height, width = 40 + index, 70 + index
         return (width, height) if index % 3 == 0 else (height, width)
 
-    def __len__(self) -> int:
-        return self.count
-
-    def training_indices(self) -> np.ndarray:
-        return np.arange(self.count - 1)
-
-    def annotations(self) -> dict[str, Any]:
-        return {}
-
-    def __getitem__(self, index: int) -> DetectionSample:
-        height, width = self.size(index)
-        boxes = np.array([[3 + index, 10, 30, 21 + index]], np.float32)[: index < self.count - 1]
-        pixels = np.full((height, width, 3), BACKGROUND, np.uint8)
-        for x1, y1, x2, y2 in boxes.astype(int):
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        pixels = np.full((*self.size(index), 3), BACKGROUND, np.uint8)
+        for x1, y1, x2, y2 in self.arrays.targets(index)[0].astype(int):
             pixels[y1:y2, x1:x2] = OBJECT
         file = io.BytesIO()
         Image.fromarray(pixels[: -1 if index in self.wrong else None]).save(file, "PNG")
-        encoded = b"no image" if index in self.damaged else file.getvalue()
-        labels = np.array([index % 2], np.int32)[: len(boxes)]
-        return DetectionSample(encoded, height, width, boxes, labels, 1000 + index, f"image {index}")
+        return b"no image" if index in self.damaged else file.getvalue(), f"image {index}"
 
 
 def _training(source: Pictures, batch_size: int, host: int = 0, hosts: int = 1, seed: int = 0) -> DetectionTrainingRow:
-    return DetectionTrainingRow(source, Share(batch_size, host, hosts), seed, SHORT, LONG)
+    return DetectionTrainingRow(source, Share(batch_size, host, hosts), seed, PREPARATION)
 
 
 def _evaluation(source: Pictures, batch_size: int, host: int = 0, hosts: int = 1) -> DetectionEvaluationRow:
-    return DetectionEvaluationRow(source, Share(batch_size, host, hosts), SHORT, LONG)
+    return DetectionEvaluationRow(source, Share(batch_size, host, hosts), PREPARATION)
 
 
-def _read(row: Row, last: int, workers: int = 0) -> list[HostBatch]:
+def _read(row: RowMaker, last: int, workers: int = 0) -> list[HostBatch]:
     with host_batches(row, 0, last, workers) as batches:
         return list(batches)
 

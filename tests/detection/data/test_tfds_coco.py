@@ -88,7 +88,7 @@ def test_boxes_in_pixels(made: Path) -> None:
     assert (sample.height, sample.width, sample.image_id) == (40, 60, 139)
     assert isinstance(sample.image, bytes) and sample.image.startswith(b"\xff\xd8")
     assert source[1].boxes.shape == source[2].boxes.shape == (0, 4)
-    assert source.training_indices().tolist() == [0]
+    assert source.arrays.training_indices().tolist() == [0]
     assert len(pickle.loads(pickle.dumps(source))) == 3
 
 
