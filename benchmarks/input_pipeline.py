@@ -31,20 +31,11 @@ from sklearn.datasets import load_sample_images
 
 from benchmarks import pillow_pipeline as pillow
 from benchmarks.machine import describe
-from cdnv2_jax.data.augment.crops import Box, crop_and_resize, draw_box
-from cdnv2_jax.data.augment.operations import Resample
-from cdnv2_jax.data.augment.rand_augment import Operation, apply_operation, draw_operations, parse_rand_augment
-from cdnv2_jax.data.augment.training_image import (
-    Augmentation,
-    Rectangle,
-    draw_flip,
-    draw_rectangle,
-    erase,
-    flip,
-    training_image,
-)
+from cdnv2_jax.data.augment import Augmentation, draw_flip, draw_rectangle, erase, flip, training_image
 from cdnv2_jax.data.decode import decode
-from cdnv2_jax.data.preparation import normalise
+from cdnv2_jax.data.preparation import Interpolation, normalise
+from cdnv2_jax.data.rand_augment import Operation, apply_operation, draw_operations, parse_rand_augment
+from cdnv2_jax.data.random_crop import Rectangle, crop_and_resize, draw_box
 
 SIZE = 224
 WIDTH, HEIGHT = 500, 375
@@ -58,8 +49,8 @@ STAGES: tuple[str, ...] = ("decode", "crop and resize", "flip", "RandAugment", "
 class Draws(NamedTuple):
     """All that chance decides about one image, in the order `training_image` draws it."""
 
-    box: Box
-    resample: Resample
+    box: Rectangle
+    resample: Interpolation
     flipped: bool
     operations: list[Operation]
     rectangle: Rectangle

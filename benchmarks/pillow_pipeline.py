@@ -6,14 +6,13 @@ Image.transform), so that both sides do the same to the same image.
 
 import io
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from cdnv2_jax.data.augment.crops import Box
-from cdnv2_jax.data.augment.rand_augment import Operation
-from cdnv2_jax.data.augment.training_image import Rectangle
+from cdnv2_jax.data.preparation import Interpolation
+from cdnv2_jax.data.rand_augment import Operation
+from cdnv2_jax.data.random_crop import Rectangle
 
 FILL = (124, 116, 104)
 METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -24,7 +23,7 @@ def decode(encoded: bytes) -> Image.Image:
     return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
-def crop_and_resize(image: Image.Image, box: Box, size: int, resample: Literal["bilinear", "bicubic"]) -> Image.Image:
+def crop_and_resize(image: Image.Image, box: Rectangle, size: int, resample: Interpolation) -> Image.Image:
     """Torchvision's resized_crop."""
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return part.resize((size, size), METHODS[resample])

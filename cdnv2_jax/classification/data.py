@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
-from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.preparation import ImagePreparation

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.augment.training_image import Augmentation, erase, training_image
+from cdnv2_jax.data.augment import Augmentation, erase, training_image
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation, normalise
 from cdnv2_jax.data.source import Picture, Sample, Source

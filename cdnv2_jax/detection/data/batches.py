@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.augment.training_image import draw_flip, flip
+from cdnv2_jax.data.augment import draw_flip, flip
 from cdnv2_jax.data.batches import NOT_BROKEN, RowMaker, sample_random
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.detection.data.annotations import DetectionSample, DetectionSource

@@ -1,4 +1,4 @@
-"""Batches: deterministic, complete, the same however many hosts and workers make them; broken images."""
+"""Batches: which sample comes when; the same for any number of hosts and workers; broken images."""
 
 import dataclasses
 import io
@@ -10,12 +10,51 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.augment.training_image import Augmentation
-from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow
+from cdnv2_jax.data.augment import Augmentation
+from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow, sample_random, shuffled_index
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.data.source import Sample, Source
+
+
+@pytest.mark.parametrize(
+    ("share", "positions"),
+    [
+        (Share(4), [0, 1, 2, 3, 4, 5]),
+        (Share(4, 0, 2), [0, 1, 4, 5, 8, 9]),
+        (Share(4, 1, 2), [2, 3, 6, 7, 10, 11]),
+        (Share(3, 2, 3), [2, 5, 8, 11, 14, 17]),
+    ],
+)
+def test_rows_of_a_host(share: Share, positions: list[int]) -> None:
+    assert [share.position(row) for row in range(6)] == positions
+
+
+@pytest.mark.parametrize(("host", "hosts"), [(0, 3), (2, 2), (-1, 2)])
+def test_what_cannot_be_shared(host: int, hosts: int) -> None:
+    with pytest.raises(ValueError, match="cannot share batches of 4"):
+        Share(4, host, hosts)
+
+
+def test_every_pass_holds_every_sample_once_in_another_order() -> None:
+    passes = [[shuffled_index(position, 10, seed=3) for position in range(10 * e, 10 * e + 10)] for e in range(6)]
+    assert all(sorted(order) == list(range(10)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 6
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    orders = [[shuffled_index(position, 50, seed) for position in range(50)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_random_numbers_of_a_position_are_its_own() -> None:
+    drawn = {
+        (seed, position): tuple(sample_random(seed, position).random(3)) for seed in range(3) for position in range(40)
+    }
+    assert len(set(drawn.values())) == 120
+    np.testing.assert_array_equal(sample_random(2, 17).random(3), drawn[2, 17])
+
 
 SIZE = 12
 WHOLE = ImagePreparation(SIZE, "whole", "bilinear", *IMAGENET)
@@ -62,8 +101,7 @@ def _assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 0), (2, 0), (3, 0), (2, 2)])
 def test_no_sample_is_lost_or_doubled(hosts: int, workers: int) -> None:
     """13 samples in batches of 6: three passes over the data are six and a half batches."""
     source = Encoded(13)
@@ -80,11 +118,11 @@ def test_no_sample_is_lost_or_doubled(hosts: int, workers: int) -> None:
             np.testing.assert_array_equal(batch["label"], batch["index"] % 2)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_augmented_batches_depend_on_seed_and_step_alone(workers: int) -> None:
     row = _row(Encoded(20, side=30), 4, augmentation=EVERYTHING)
     whole = _read(row, 0, 9)
-    _assert_same(_read(row, 0, 9, workers), whole)
+    _assert_same(_read(row, 0, 9), whole)
     _assert_same(_read(row, 5, 9, workers), whole[5:])
     other = _read(_row(Encoded(20, side=30), 4, augmentation=EVERYTHING, seed=1), 0, 9)
     assert any((one["image"] != two["image"]).any() for one, two in zip(whole, other, strict=True))
@@ -117,8 +155,7 @@ def test_erasing_on_the_host_has_the_rectangles_of_the_device() -> None:
     assert 5 < erased < 25
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("hosts", "workers"), [(1, 0), (2, 0), (3, 0), (1, 2)])
 def test_evaluation_sees_every_sample_once(hosts: int, workers: int) -> None:
     rows = [EvaluationRow(Encoded(13), Share(6, host, hosts), WHOLE) for host in range(hosts)]
     batches = [_read(row, 0, 3, workers) for row in rows]
@@ -169,7 +206,7 @@ def test_broken_images_in_evaluation_are_left_out() -> None:
     assert BrokenImages(source, limit=1).check(batch) == ["image 1"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_but_broken_images(workers: int) -> None:
     with pytest.raises(Exception, match="none of the 3 training images can be read"):
         _read(_row(Encoded(3, damaged=(0, 1, 2)), 3), 0, 1, workers)

@@ -1,4 +1,4 @@
-"""Crops of training images: random resized, with antialiased resizing, and shifted."""
+"""Random resized crops of training images, with antialiased resizing."""
 
 import functools
 import math
@@ -8,24 +8,24 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.data.augment.operations import PILLOW, Resample
+from cdnv2_jax.data.preparation import PILLOW, Interpolation
 
 MOST_SHRUNK = 3.0
-"""Filters would be long for scales above that."""
+"""Filters would be long for larger scales."""
 
 SCALE_STEPS = 32
-"""Filters are worked out for scales in steps of 1 / 32, once each."""
+"""Filters are fitted for scales in steps of 1 / 32, once each."""
 
 PILLOW_CUBIC, OPENCV_CUBIC = -0.5, -0.75
 """The parameter a of cubic convolution (Keys 1981)."""
 
 
-def resize(image: np.ndarray, size: int, resample: Resample) -> np.ndarray:
+def resize(image: np.ndarray, size: int, resample: Interpolation) -> np.ndarray:
     """uint8 [h, w, 3] → uint8 [size, size, 3].
 
     On photographs it differs from Pillow's result by about 1 level of 255 (root mean square over random crops; 5 when
     halving without antialiasing), 2 when shrinking to less than a third; bilinear enlarging by one level at most. In
-    halving, the last row or column of an odd number is left out, as if the crop had been that much smaller.
+    halving, the last row or column of an odd number is dropped, as if the crop were that much smaller.
     """
     while max(image.shape[:2]) > MOST_SHRUNK * size and min(image.shape[:2]) >= 2 * size:
         image = _halved(image)
@@ -40,17 +40,17 @@ def resize(image: np.ndarray, size: int, resample: Resample) -> np.ndarray:
 
 
 def _halved(image: np.ndarray) -> np.ndarray:
-    """Means of 2 × 2 pixels; the last of an odd number is left out."""
+    """Means of 2 × 2 pixels; the last of an odd number is dropped."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     return cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _filter_for(scale: float, resample: Resample) -> np.ndarray:
+def _filter_for(scale: float, resample: Interpolation) -> np.ndarray:
     return _fitted(max(round(scale * SCALE_STEPS), SCALE_STEPS), resample)
 
 
 @functools.cache
-def _fitted(steps: int, resample: Resample) -> np.ndarray:
+def _fitted(steps: int, resample: Interpolation) -> np.ndarray:
     """Odd number of symmetric weights of sum 1: least squares over all positions between pixels."""
     scale = steps / SCALE_STEPS
     if resample == "bilinear":
@@ -84,8 +84,8 @@ LEAST_RATIO, MOST_RATIO = 3 / 4, 4 / 3
 TRIES = 10
 
 
-class Box(NamedTuple):
-    """Pixels of an image."""
+class Rectangle(NamedTuple):
+    """Pixels of an image; empty where height and width are 0."""
 
     top: int
     left: int
@@ -93,53 +93,31 @@ class Box(NamedTuple):
     width: int
 
 
-def draw_box(height: int, width: int, rng: np.random.Generator) -> Box:
+def draw_box(height: int, width: int, rng: np.random.Generator) -> Rectangle:
     """Part of an image [height, width], at least one pixel.
 
-    Its share of the area is uniform in 0.08 … 1, its width to its height log-uniform in ¾ … 4⁄3; what does not fit
-    inside is drawn anew. After ten times it is the largest part in the middle with a ratio in that range.
+    Its share of the area is uniform in 0.08 … 1, its width to its height log-uniform in ¾ … 4⁄3. One that does
+    not fit is drawn again; after ten times it is the largest central part with a ratio in that range.
     """
     for _ in range(TRIES):
         area = rng.uniform(LEAST_AREA, MOST_AREA) * height * width
         ratio = math.exp(rng.uniform(math.log(LEAST_RATIO), math.log(MOST_RATIO)))
-        # At least one pixel, where the official code would go on with an empty crop of a tiny image.
+        # At least one pixel, where the official code would use an empty crop of a tiny image.
         wide, tall = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
         if wide <= width and tall <= height:
             top, left = rng.integers((height - tall + 1, width - wide + 1))
-            return Box(int(top), int(left), tall, wide)
+            return Rectangle(int(top), int(left), tall, wide)
     return central_box(height, width)
 
 
-def central_box(height: int, width: int) -> Box:
-    """The largest part in the middle whose width to its height is in ¾ … 4⁄3."""
+def central_box(height: int, width: int) -> Rectangle:
+    """The largest central part whose width to its height is in ¾ … 4⁄3."""
     tall = min(height, round(width / LEAST_RATIO))
     wide = min(width, round(height * MOST_RATIO))
-    return Box((height - tall) // 2, (width - wide) // 2, tall, wide)
+    return Rectangle((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
-def crop_and_resize(image: np.ndarray, box: Box, size: int, resample: Resample) -> np.ndarray:
-    """The part `box` of uint8 [h, w, 3], seeing nothing of what is around it: uint8 [size, size, 3]; see `resize`."""
+def crop_and_resize(image: np.ndarray, box: Rectangle, size: int, resample: Interpolation) -> np.ndarray:
+    """The part `box` of uint8 [h, w, 3], and nothing around it, resized to uint8 [size, size, 3]; see `resize`."""
     top, left, height, width = box
     return resize(image[top : top + height, left : left + width], size, resample)
-
-
-def draw_shift(most: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(down, right), each uniform in −most … most pixels."""
-    down, right = rng.integers(-most, most, size=2, endpoint=True)
-    return int(down), int(right)
-
-
-def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Moves uint8 [h, w, 3] by so many pixels; what comes in from outside is black."""
-    height, width = image.shape[:2]
-    moved = np.zeros_like(image)
-    if abs(down) < height and abs(right) < width:
-        to_rows, from_rows = _overlap(down, height)
-        to_columns, from_columns = _overlap(right, width)
-        moved[to_rows, to_columns] = image[from_rows, from_columns]
-    return moved
-
-
-def _overlap(distance: int, side: int) -> tuple[slice, slice]:
-    """Where along one side the image remains in sight: after moving, before."""
-    return slice(max(distance, 0), side + min(distance, 0)), slice(max(-distance, 0), side - max(distance, 0))

@@ -1,4 +1,4 @@
-"""Evaluation preprocessing against figures worked out by hand."""
+"""Evaluation preprocessing against figures worked out by hand, normalising beside its arithmetic."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
+from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation, normalise
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -103,3 +103,18 @@ def test_shorter_side_before_the_crop(size: int, shorter: int) -> None:
 def test_tiny_images(height: int, width: int, method: Interpolation) -> None:
     image = np.full((height, width, 3), (9, 0, 255), np.uint8)
     np.testing.assert_array_equal(evaluation_image(image, 32, method), np.broadcast_to((9, 0, 255), (32, 32, 3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (5, 9)])
+def test_as_arithmetic(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    found = normalise(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (found.dtype, found.shape) == (np.float32, image.shape)
+    np.testing.assert_array_equal(found, (image.astype(np.float32) / 255 - mean) / std)
+
+
+def test_by_hand() -> None:
+    found = normalise(np.array([[[0, 51, 255]]], np.uint8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-6)
