@@ -20,7 +20,7 @@ from benchmarks.networks import example_images
 from cdnv2_jax import create_model
 from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.detector import set_training_mode
-from cdnv2_jax.detection.objective import DetectionObjective
+from cdnv2_jax.detection.experiment import detection_loss
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.state import create_state
@@ -35,7 +35,7 @@ def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) 
     config = OptimizerConfig(learning_rate=1e-3)
     optimizer = make_optimizer(config, learning_rate_schedule(config, 100, 100))
     graph, state = create_state(detector, optimizer, set_training_mode=set_training_mode)
-    step = make_train_step(graph, optimizer, DetectionObjective())
+    step = make_train_step(graph, optimizer, detection_loss)
     images = example_batch(batch, canvas)
     seconds, loss = [], 0.0
     for _ in range(2):

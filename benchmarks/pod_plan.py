@@ -28,7 +28,7 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 def plan(spec: str, overrides: list[str], *, compile_too: bool) -> dict[str, Any]:
     """The figures of a config's train step on all devices that this process has; see the module's docstring."""
     from cdnv2_jax.classification.config import ClassificationConfig
-    from cdnv2_jax.classification.experiment import Experiment
+    from cdnv2_jax.classification.experiment import ClassificationExperiment
     from cdnv2_jax.commands.read_config import read_config
     from cdnv2_jax.devices import Devices
     from cdnv2_jax.layers.lowering import tracing_for
@@ -39,7 +39,8 @@ def plan(spec: str, overrides: list[str], *, compile_too: bool) -> dict[str, Any
     config = read_config(spec, [*generated, *overrides])
     assert isinstance(config, ClassificationConfig), "pods are planned for classification"
     devices = Devices.all()
-    experiment = Experiment(config, devices)
+    experiment = ClassificationExperiment(config, devices)
+    experiment.prepare_training()
     state, batch = _on(devices.everywhere, experiment.state_shapes()), _on(devices.split, _batch(config.data))
     found: dict[str, Any] = {
         "config": spec,

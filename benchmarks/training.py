@@ -36,7 +36,7 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import create_model
-from cdnv2_jax.classification.objective import Objective
+from cdnv2_jax.classification.experiment import classification_loss
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.zoo import model_entry
@@ -82,7 +82,7 @@ def our_program(model: CondenseNet, images: np.ndarray, labels: np.ndarray) -> t
     """The jitted step and what to call it with."""
     optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
     graph, state = create_state(model, optimizer)
-    step = make_train_step(graph, optimizer, Objective(label_smoothing=SMOOTHING))
+    step = make_train_step(graph, optimizer, partial(classification_loss, label_smoothing=SMOOTHING))
     return step, state, jax.device_put({"image": images, "label": labels.astype(np.int32)})
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from flax import nnx
 
 from cdnv2_jax import UserError, condense, count_flops, prune, to_torch_state_dict
 from cdnv2_jax.classification.evaluation import compiled_forward
-from cdnv2_jax.classification.objective import Objective
+from cdnv2_jax.classification.experiment import classification_loss
 from cdnv2_jax.data.sources.generated import digits_as_images
 from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
@@ -27,8 +28,9 @@ from cdnv2_jax.networks.torch_keys import state_dict_slots
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.state import create_state, ema_model, live_model
-from cdnv2_jax.training.step import Pruner, make_train_step
+from cdnv2_jax.training.step import make_train_step
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.golden_format import (
     GoldenFile,
@@ -83,8 +85,9 @@ def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
     schedule = learning_rate_schedule(config, total, meta["steps_per_epoch"])
     optimizer = make_optimizer(config, schedule)
     graph, state = create_state(model, optimizer)
-    objective = Objective(label_smoothing=meta["label_smoothing"], ema_decay=meta["ema_decay"])
-    train_step, pruner = make_train_step(graph, optimizer, objective), Pruner(graph, state)
+    loss = partial(classification_loss, label_smoothing=meta["label_smoothing"])
+    train_step = make_train_step(graph, optimizer, loss, ema_decay=meta["ema_decay"])
+    pruner = Pruner(graph, state)
     images, labels = trajectory_data()
     losses, ones = [], []
     for step in range(total):

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": NETWORKS | {"data", "export"},
     "report": NETWORKS | {"data"},
     "export": NETWORKS | {"weights", "data", "detection", "classification", "report"},
-    "training": NETWORKS | {"weights", "data", "devices"},
+    "training": NETWORKS | {"weights", "data", "devices", "report"},
     "classification": NETWORKS | {"weights", "data", "devices", "report", "training", "export"},
     "detection": NETWORKS | {"weights", "data", "devices", "report", "training"},
     # The public API.

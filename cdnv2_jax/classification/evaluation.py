@@ -11,33 +11,28 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.data import evaluation_row, normalisation_of, source_of
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.training.experiment import Evaluation
 
 Forward = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Figures over a data set of `count` samples.
+class ClassificationEvaluation(Evaluation):
+    """Metrics of a classifier over `count` images, and what they were computed from.
 
     Attributes:
-      top1, top5: share of samples whose label is the first, among the first five classes, in [0, 1].
-      loss: mean cross-entropy in nats, no label smoothing.
+      metrics: "loss", mean cross-entropy in nats without label smoothing; "top1" and "top5", share of images whose
+        label is the first, among the first five classes, in [0, 1].
       logits: float32 [count, classes].
       labels: int32 [count].
       ranks: int [count], how many classes come before the label.
-      images: int64 [count], the samples' positions in the data set, which lacks those that cannot be read.
+      images: int64 [count], positions in the data set, which lack those of unreadable images.
     """
 
-    count: int
-    top1: float
-    top5: float
-    loss: float
     logits: np.ndarray
     labels: np.ndarray
     ranks: np.ndarray
@@ -46,18 +41,27 @@ class Evaluation:
     score_name = "top1"
 
     @property
-    def score(self) -> float:
-        """By which networks are compared."""
-        return self.top1
+    def count(self) -> int:
+        """Images evaluated."""
+        return len(self.labels)
 
     @property
-    def figures(self) -> dict[str, float]:
-        """For the records of a run."""
-        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+    def loss(self) -> float:
+        """Mean cross-entropy, nats."""
+        return self.metrics["loss"]
+
+    @property
+    def top1(self) -> float:
+        """Accuracy, in [0, 1]."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Top-5 accuracy, in [0, 1]."""
+        return self.metrics["top5"]
 
     @property
     def headline(self) -> str:
-        """The same in a few words."""
         return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}"
 
     def per_class(self) -> list[tuple[int, float, float]]:
@@ -85,12 +89,12 @@ def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Arra
 
 def evaluate(
     model: AnyNetwork, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
-) -> Evaluation:
-    """Runs all batches on all devices; every process gets the figures of the whole data set.
+) -> ClassificationEvaluation:
+    """Runs all batches on all devices; every process gets the metrics of the whole data set.
 
     Args:
       model: in evaluation mode; the same on every process.
-      batches: this process's rows: "image", "label" and "real"; rows that are not real are computed and left out.
+      batches: this process's rows: "image", "label" and "real"; rows that are not real are computed and dropped.
       normalisation: of the images, on the device.
       devices: None for all there are; batches must split evenly over them.
     """
@@ -117,11 +121,11 @@ def _classified(
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     logits = nnx.merge(graph, state)(normalisation(batch["image"]))
-    # All come back whole: every process needs the others' rows for the figures.
+    # Replicated: every process needs the others' rows for the metrics.
     return jax.lax.with_sharding_constraint((logits, batch["label"], batch["real"]), everywhere)
 
 
-def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = None) -> Evaluation:
+def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = None) -> ClassificationEvaluation:
     """Top-1, top-5 and loss of logits [n, classes] for labels [n]; `images` are 0 … n − 1 unless given.
 
     A label's rank is the number of classes with a larger logit, and of earlier classes with an equal one.
@@ -133,49 +137,11 @@ def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = No
     wide = logits.astype(np.float64)
     largest = wide.max(1, keepdims=True)
     log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]
-    return Evaluation(
-        count=len(labels),
-        top1=float((rank < 1).mean()),
-        top5=float((rank < 5).mean()),
-        loss=float((log_sum - own[:, 0]).mean()),
+    loss, top1, top5 = (log_sum - own[:, 0]).mean(), (rank < 1).mean(), (rank < 5).mean()
+    return ClassificationEvaluation(
+        {"loss": float(loss), "top1": float(top1), "top5": float(top5)},
         logits=logits,
         labels=labels,
         ranks=rank,
         images=np.arange(len(labels)) if images is None else images,
     )
-
-
-class HeldOut:
-    """What a network is evaluated on, every image once.
-
-    Attributes:
-      source: the images. broken: those of them that cannot be read; they are left out, as many as the config allows.
-    """
-
-    def __init__(self, config: ClassificationConfig, devices: Devices):
-        self._config, self._devices = config, devices
-        self.source = source_of(config, "val")
-        self._row = evaluation_row(config, self.source, devices)
-        self.broken = BrokenImages(self.source, config.data.max_broken_images)
-
-    def evaluate(self, model: AnyNetwork) -> Evaluation:
-        """Figures of a network in evaluation mode, the same on every process.
-
-        Raises:
-          UserError: more images than `config.data.max_broken_images` cannot be read.
-        """
-        data = self._config.data
-        count = -(-len(self.source) // self._row.share.batch_size)
-        with host_batches(self._row, 0, count, data.workers) as batches:
-            checked = (self._checked(next(batches)) for _ in range(count))
-            return evaluate(model, checked, normalisation_of(data), self._devices)
-
-    def example_images(self) -> np.ndarray:
-        """This process's part of the first batch, normalised: float32 [b, size, size, 3]."""
-        with host_batches(self._row, 0, 1, 0) as batches:
-            images = next(batches)["image"]
-        return np.asarray(normalisation_of(self._config.data)(jax.numpy.asarray(images)))
-
-    def _checked(self, batch: HostBatch) -> HostBatch:
-        self.broken.check(batch)
-        return batch

@@ -1,105 +1,88 @@
-"""What a config stands for: its network, its data, its length; all that does not change while it trains."""
+"""Classification: data, network, loss and metrics of the experiments that train classifiers."""
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from flax import nnx
-from rich.console import Console
 
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.data import normalisation_of, source_of, training_row, usage_in
-from cdnv2_jax.classification.evaluation import HeldOut
-from cdnv2_jax.classification.finish import RESULTS, finish
-from cdnv2_jax.classification.objective import Objective
-from cdnv2_jax.data.on_device import TrainingPreprocessing
+from cdnv2_jax.classification.evaluation import ClassificationEvaluation, compiled_forward, evaluate
+from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.on_device import Normalisation, TrainingPreprocessing
+from cdnv2_jax.data.pipeline import EvaluationRow, HostBatch, TrainingRow
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.networks.cost import count_flops
 from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.networks.zoo import create_model
-from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cdnv2_jax.training.state import TrainState, create_state
-from cdnv2_jax.training.step import TrainStep, check_parts, make_train_step
+from cdnv2_jax.networks.zoo import create_model, model_entry
+from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.pruning.prune import total_group_lasso
+from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
+from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.step import Batch, Metrics
+from cdnv2_jax.training.workdir import PER_CLASS_FILE, PREDICTIONS_FILE
 from cdnv2_jax.weights.checkpoint import save
 from cdnv2_jax.weights.open import network_from
-from cdnv2_jax.weights.usage import KEY
+from cdnv2_jax.weights.usage import KEY, Usage
 
 
-class Experiment:
-    """A config made ready to run on some devices: the `Task` (`training/experiment.py`) of classification.
+class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwork, ClassificationEvaluation]):
+    """An experiment that trains a classifier."""
 
-    Attributes:
-      train_source: the training images. optimizer: with its schedule, scaled to the batch.
-    """
-
-    device_fields: Sequence[str] = ("image", "label", "erase")
-    results: Sequence[str] = RESULTS
+    device_fields = ("image", "label", "erase")
+    summary_metric = "accuracy"
 
     def __init__(self, config: ClassificationConfig, devices: Devices):
-        self.config, self.devices = config, devices
-        data = config.data
-        check_parts(config, devices)
-        self.train_source = source_of(config, "train")
-        self.row = training_row(config, self.train_source)
-        # Batches span epochs: an epoch is as many steps as it has whole batches.
-        self.steps_per_epoch = len(self.train_source) // data.batch_size
-        if not self.steps_per_epoch:
-            raise UserError(f"data.batch_size {data.batch_size} is more than the {len(self.train_source)} images")
-        self.total_steps = config.epochs * self.steps_per_epoch
-        optimizer = config.optimizer.scaled_to(data.batch_size)
-        self.schedule = learning_rate_schedule(optimizer, self.total_steps, self.steps_per_epoch)
-        self.optimizer: optax.GradientTransformation = make_optimizer(optimizer, self.schedule)
-        model = starting_network(config)
-        model.remat = config.remat
-        self._check_images(model)
-        self.stages = model.condensation_stages
-        self.graph, self._state = create_state(model, self.optimizer)
-        self.held_out = HeldOut(config, devices)
-
-    @property
-    def per_replica(self) -> bool:
-        return self.config.batch_norm == "replica"
+        super().__init__(config, devices)
+        self.per_replica = config.batch_norm == "replica"
+        self.normalisation = Normalisation(config.data.mean, config.data.std)
 
     @property
     def title(self) -> str:
         return self.config.model.name
 
-    def initial_state(self) -> TrainState:
-        """A state to start from, on all devices; a new copy each time."""
-        return self.devices.replicate(self._state)
+    def open_source(self, split: Split) -> Source:
+        return source_of(self.config, split)
 
-    def state_shapes(self) -> TrainState:
-        """The shapes and dtypes of a state."""
-        return jax.eval_shape(lambda state: state, self._state)
-
-    def train_step(self) -> TrainStep:
-        """The compiled step; takes the `device_fields` of batches as `row` makes them."""
-        config = self.config
-        return make_train_step(
-            self.graph,
-            self.optimizer,
-            Objective(config.label_smoothing, config.group_lasso, config.ema_decay, config.accumulate),
-            preprocess=TrainingPreprocessing(normalisation_of(config.data), config.seed, config.data.mixup),
-            devices=self.devices,
-            per_replica=self.per_replica,
+    def training_row(self) -> tuple[TrainingRow, int]:
+        data = self.config.data
+        # Batches span epochs: an epoch is as many steps as it has whole batches.
+        steps = len(self.train_images) // data.batch_size
+        if not steps:
+            raise UserError(f"data.batch_size {data.batch_size} is more than the {len(self.train_images)} images")
+        on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
+        row = TrainingRow(
+            self.train_images,
+            # The config's fields of the same names.
+            Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
+            self.shard(data.batch_size),
+            self.config.seed,
+            normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
         )
+        return row, steps
 
-    def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
-        """As a checkpoint that says how to use it, in place of one that is there."""
-        usage = usage_in(self.config, self.train_source)
-        save(path, model, metadata={**metadata, KEY: usage.to_json()}, overwrite=True)
+    def evaluation_row(self) -> tuple[EvaluationRow, int]:
+        row = EvaluationRow(
+            self.held_out,
+            self.shard(self.eval_batch_size),
+            self.config.data.image_size,
+            resized=self.config.data.crop == "random_resized",
+            interpolation=model_entry(self.config.model.name).interpolation,
+        )
+        return row, -(-len(self.held_out) // self.eval_batch_size)
 
-    def finish(self, trained: AnyNetwork, live: AnyNetwork | None, workdir: Path, console: Console) -> None:
-        """See `classification/finish.py`."""
-        finish(trained, live, self.config, self.held_out, workdir, console)
-
-    def _check_images(self, model: AnyNetwork) -> None:
-        """UserError when images are too small for the network, or batches for its batch normalisation."""
+    def build_model(self) -> AnyNetwork:
         config, size = self.config, self.config.data.image_size
+        model = starting_network(config)
         model.architecture.check_image(size, size)
         replicas = self.devices.count if self.per_replica else 1
         images = config.data.batch_size // config.accumulate // replicas
@@ -108,6 +91,80 @@ class Experiment:
                 f"config.data.batch_size {config.data.batch_size} leaves batch normalisation one value per channel: "
                 f"use more"
             )
+        return model
+
+    def loss(self, model: AnyNetwork, batch: Batch) -> tuple[jax.Array, Metrics]:
+        return classification_loss(
+            model, batch, label_smoothing=self.config.label_smoothing, group_lasso=self.config.group_lasso
+        )
+
+    def preprocessing(self) -> Callable[[Batch, jax.Array], Batch]:
+        return TrainingPreprocessing(self.normalisation, self.config.seed, self.config.data.mixup)
+
+    def evaluate_batches(self, model: AnyNetwork, batches: Iterator[HostBatch]) -> ClassificationEvaluation:
+        return evaluate(model, batches, self.normalisation, self.devices)
+
+    def inference(self, model: AnyNetwork, batch: HostBatch) -> Callable[[], jax.Array]:
+        forward, images = compiled_forward(model), self.normalisation(jnp.asarray(batch["image"]))
+        return lambda: forward(images)
+
+    def backbone_of(self, model: AnyNetwork) -> AnyNetwork:
+        return model
+
+    def condense(self, model: AnyNetwork) -> AnyNetwork:
+        return condense(model)
+
+    def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
+        data = self.config.data
+        resize = "centre" if data.crop == "random_resized" else "whole"
+        interpolation = model_entry(self.config.model.name).interpolation
+        preparation = ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
+        usage = Usage(preparation, self.train_images.class_names)
+        save(path, model, metadata={**metadata, KEY: usage.to_json()}, overwrite=True)
+
+    def figures(self, evaluation: ClassificationEvaluation, model: AnyNetwork | None = None) -> dict[str, Any]:
+        figures: dict[str, Any] = {"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss}
+        if model is None:
+            return figures
+        cost = count_flops(model, self.config.data.image_size)
+        return {**figures, "flops": cost.flops, "params": cost.params}
+
+    def table(self, summary: Mapping[str, Any], models: Mapping[str, AnyNetwork]) -> dict[str, list[str]]:
+        columns = [summary[name] for name in models]
+        costs = [count_flops(model, self.config.data.image_size) for model in models.values()]
+        return {
+            "accuracy": [f"{column['accuracy']:.2%}" for column in columns],
+            "FLOPs (official count)": [f"{cost.flops:,}" for cost in costs],
+            "multiply-adds (true)": [f"{cost.multiply_adds:,}" for cost in costs],
+            "parameters (official count)": [f"{cost.params:,}" for cost in costs],
+            f"ms per image (batch {self.config.data.eval_batch_size})": [
+                f"{column['ms_per_image']:.3f}" for column in columns
+            ],
+        }
+
+    def write_results(self, workdir: Path, evaluations: Mapping[str, ClassificationEvaluation]) -> dict[str, Any]:
+        """Writes per_class.csv and predictions.csv."""
+        *_, last = evaluations.values()
+        write_per_class(workdir / PER_CLASS_FILE, self.held_out.class_names, last.per_class())
+        predictions = Predictions.from_logits(last.logits, last.labels, last.images)
+        write_predictions(workdir / PREDICTIONS_FILE, predictions)
+        if "masked" not in evaluations:
+            return {}
+        difference = np.abs(evaluations["masked"].logits - last.logits).max()
+        return {"max_logit_difference": float(difference)}
+
+
+def source_of(config: ClassificationConfig, split: Split) -> Source:
+    """The images of one split; UserError when they are missing or do not fit the network."""
+    data = config.data
+    return open_source(
+        data.source,
+        directory=data.directory,
+        split=split,
+        image_size=data.image_size,
+        num_classes=config.model.num_classes,
+        count=data.synthetic_images or None,
+    )
 
 
 def starting_network(config: ClassificationConfig) -> AnyNetwork:
@@ -129,3 +186,31 @@ def starting_network(config: ClassificationConfig) -> AnyNetwork:
         dtype=jnp.dtype(model.dtype),
         **model.overrides,
     )
+
+
+def classification_loss(
+    model: AnyNetwork, batch: Batch, *, label_smoothing: float = 0.0, group_lasso: float = 0.0
+) -> tuple[jax.Array, Metrics]:
+    """(what to minimise, {"loss", "accuracy"}): the smoothed cross-entropy is the loss; the group lasso, weighted by
+    `group_lasso`, joins the gradient alone.
+
+    Args:
+      model: in training mode.
+      batch: {"image", "label"}; after mixup also "other_label" and "share", the weight of "label".
+      label_smoothing: probability given to all classes evenly.
+      group_lasso: weight of the group lasso.
+    """
+    logits = model(batch["image"])
+    loss = smoothed_cross_entropy(logits, batch["label"], label_smoothing)
+    if "other_label" in batch:
+        share = batch["share"][0]  # the same for all images
+        loss = share * loss + (1 - share) * smoothed_cross_entropy(logits, batch["other_label"], label_smoothing)
+    total = loss + group_lasso * total_group_lasso(model) if group_lasso else loss
+    return total, {"loss": loss, "accuracy": (logits.argmax(-1) == batch["label"]).mean()}
+
+
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Mean over the batch of −Σ q · log softmax, q = (1 − smoothing) on the label + smoothing / classes on all."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    target = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+    return -((1 - smoothing) * target + smoothing * log_probabilities.mean(-1)).mean()

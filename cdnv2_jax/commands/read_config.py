@@ -9,13 +9,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.experiment import Experiment
+from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.experiment import Task
+from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.parse_config import parse_config, with_defaults
 
 CONFIGS: Mapping[str, type[RunConfig]] = {
@@ -34,12 +34,12 @@ def config_class(values: Mapping[str, Any]) -> type[RunConfig]:
     return CONFIGS[task]
 
 
-def make_task(config: RunConfig, devices: Devices) -> Task:
-    """The experiment of a config, ready to run."""
+def make_experiment(config: RunConfig, devices: Devices) -> Experiment:
+    """The experiment of a config."""
     if isinstance(config, DetectionConfig):
         return DetectionExperiment(config, devices)
     assert isinstance(config, ClassificationConfig)
-    return Experiment(config, devices)
+    return ClassificationExperiment(config, devices)
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:

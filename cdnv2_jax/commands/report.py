@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
-from cdnv2_jax.classification.data import source_of
-from cdnv2_jax.classification.finish import PREDICTIONS_FILE
+from cdnv2_jax.classification.experiment import source_of
 from cdnv2_jax.commands.read_config import config_class
 from cdnv2_jax.detection.checkpoint import KIND, load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.sources import open_source
-from cdnv2_jax.detection.finish import DETECTIONS, EXAMPLES
 from cdnv2_jax.detection.pictures import example_pictures
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import refuse_existing
@@ -42,9 +40,18 @@ from cdnv2_jax.report.published import (
     published_section,
 )
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.loop import BEST
 from cdnv2_jax.training.parse_config import flat_fields, parse_config
-from cdnv2_jax.training.records import CONFIG_FILE, METRICS_FILE, REPORT_FILE, SUMMARY_FILE, read_metrics
+from cdnv2_jax.training.records import read_metrics
+from cdnv2_jax.training.workdir import (
+    BEST,
+    CONFIG_FILE,
+    DETECTIONS,
+    EXAMPLES,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    SUMMARY_FILE,
+)
 from cdnv2_jax.weights.arrays import is_checkpoint, read_description
 from cdnv2_jax.weights.open import open_checkpoint
 from cdnv2_jax.weights.torch_file import Weights

@@ -1,38 +1,41 @@
-"""The held-out images of a detection experiment, and a detector's COCO metrics on them."""
+"""Evaluation of a detector on annotated images: detections, and COCO's metrics by its own code, `pycocotools`."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from cdnv2_jax.data.batches import Share
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
-from cdnv2_jax.detection.coco_evaluation import coco_score, detections_to_results
-from cdnv2_jax.detection.config import DetectionConfig
-from cdnv2_jax.detection.data.batches import DetectionEvaluationRow
-from cdnv2_jax.detection.data.sources import open_source
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch
+from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.detection.detector import Detections, PyramidDetector
-from cdnv2_jax.detection.objective import canvas_images
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.report.figures import median_milliseconds, milliseconds_per_call
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.files import replacing
+from cdnv2_jax.training.experiment import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectionJudgement:
-    """What a detector found on a data set.
+class DetectionEvaluation(Evaluation):
+    """COCO's metrics of a detector, and the detections.
 
     Attributes:
-      figures: COCO's twelve, by name, in [0, 1] (−1 where there is nothing to find). per_class: (name, AP) of each.
-      results: the detections, as COCO's results files have them. truncated: images whose result a limit on candidates
-        could have changed.
+      metrics: COCO's twelve by name, in [0, 1], or −1 where there is nothing to find.
+      per_class: (name, AP) of each class.
+      results: the detections, as COCO's results files have them.
+      truncated: images whose result a limit on candidates could have changed.
     """
 
-    figures: Mapping[str, float]
     per_class: list[tuple[str, float]]
     results: list[dict[str, Any]]
     truncated: int
@@ -40,94 +43,243 @@ class DetectionJudgement:
     score_name = "AP"
 
     @property
-    def score(self) -> float:
-        """By which detectors are compared."""
-        return self.figures["AP"]
-
-    @property
     def headline(self) -> str:
-        """The first figures in a few words."""
-        return f"AP {self.figures['AP']:.3f}, AP50 {self.figures['AP50']:.3f}"
+        return f"AP {self.metrics['AP']:.3f}, AP50 {self.metrics['AP50']:.3f}"
 
 
-class HeldOutDetection:
-    """What a detector is evaluated on, every image once.
+def evaluate(
+    model: PyramidDetector,
+    batches: Iterable[HostBatch],
+    source: DetectionSource,
+    broken: BrokenImages,
+    normalisation: Normalisation,
+    devices: Devices,
+) -> DetectionEvaluation:
+    """COCO's metrics of a detector in evaluation mode, the same on every process.
 
-    Attributes:
-      source: the images. broken: those of them that cannot be read; nothing is found on them.
+    Args:
+      model: the detector.
+      batches: this process's rows, as `DetectionEvaluationRow` makes them; rows that are not real do not count.
+      source: the images, with their annotations.
+      broken: those that could not be read; they do not count either.
+      normalisation: of the images, on the device.
+      devices: that the batches are split over.
     """
-
-    def __init__(self, config: DetectionConfig, devices: Devices):
-        self._config, self._devices = config, devices
-        data = config.data
-        self.source = open_source(data.source, directory=data.directory, split="val", shapes=data.shapes_images)
-        batch_size = -(-data.eval_batch_size // devices.count) * devices.count
-        share = Share(batch_size, jax.process_index(), jax.process_count())
-        self.row = DetectionEvaluationRow(self.source, share, data.preparation)
-        self.broken = BrokenImages(self.source, data.max_broken_images)
-        self._normalisation = Normalisation(data.mean, data.std)
-
-    def evaluate(self, model: PyramidDetector) -> DetectionJudgement:
-        """COCO's figures of a detector in evaluation mode, the same on every process.
-
-        Raises:
-          UserError: more images than `config.data.max_broken_images` cannot be read.
-        """
-        detecting = self._detecting(model, self._devices)
-        results, truncated = [], 0
-        with host_batches(self.row, 0, self.row.batches, self._config.data.workers) as batches:
-            for _ in range(self.row.batches):
-                found, batch = fetch(detecting(_put(self._checked(next(batches)), self._devices)))
-                truncated += int((found.truncated & batch["real"]).sum())
-                results += detections_to_results(
-                    found.boxes,
-                    found.scores,
-                    found.labels,
-                    found.valid & batch["real"][:, None],
-                    batch["scale"],
-                    batch["image_id"],
-                    self.source.category_ids,
-                )
-        truth = self.source.annotations()
-        looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in self.broken.found]
-        score = coco_score(truth, results, looked_at)
-        return DetectionJudgement(score.figures, score.per_class, results, truncated)
-
-    def milliseconds_per_image(self, detectors: Mapping[str, PyramidDetector]) -> dict[str, float]:
-        """Median time of detecting, by name, on this process's rows of the first batch; on one device of its own."""
-        one = Devices.first_of_this_process()
-        with host_batches(self.row, 0, 1, 0) as batches:
-            batch = _put(next(batches), one)
-        calls = {name: partial(self._detecting(detector, one), batch) for name, detector in detectors.items()}
-        return median_milliseconds(milliseconds_per_call(calls), images=len(batch["image"]))
-
-    def _detecting(
-        self, detector: PyramidDetector, devices: Devices
-    ) -> Callable[[dict[str, jax.Array]], tuple[Detections, Any]]:
-        """A detector as it is now, as a compiled function of a batch."""
-        detector.canvases_filled = self.row.fills_canvas
-        graph, state = nnx.split(detector)
-        return partial(_found, graph, self._normalisation, devices.everywhere, devices.replicate(state))
-
-    def _checked(self, batch: HostBatch) -> HostBatch:
-        self.broken.check(batch)
-        return batch
+    detect = compiled_detect(model, normalisation, devices)
+    results, truncated = [], 0
+    for rows in batches:
+        found, batch = fetch(detect(devices.put_batch(detector_fields(rows))))
+        truncated += int((found.truncated & batch["real"]).sum())
+        results += detections_to_results(
+            found.boxes,
+            found.scores,
+            found.labels,
+            found.valid & batch["real"][:, None],
+            batch["scale"],
+            batch["image_id"],
+            source.category_ids,
+        )
+    truth = source.annotations()
+    looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in broken.found]
+    score = coco_score(truth, results, looked_at)
+    return DetectionEvaluation(score.figures, score.per_class, results, truncated)
 
 
-def _put(rows: HostBatch, devices: Devices) -> dict[str, jax.Array]:
-    return devices.put_batch({name: rows[name] for name in ("image", "size", "scale", "image_id", "real")})
+def detector_fields(batch: HostBatch) -> HostBatch:
+    """The fields of an evaluation batch that `compiled_detect` takes."""
+    return {name: batch[name] for name in ("image", "size", "scale", "image_id", "real")}
+
+
+def compiled_detect(
+    model: PyramidDetector, normalisation: Normalisation, devices: Devices
+) -> Callable[[dict[str, jax.Array]], tuple[Detections, dict[str, jax.Array]]]:
+    """A detector as it is now, as a compiled function of a batch on `devices`: the detections, and what else the host
+    needs of the batch."""
+    graph, state = nnx.split(model)
+    return partial(_detected, graph, normalisation, devices.everywhere, devices.replicate(state))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _found(
+def _detected(
     graph: nnx.GraphDef,
     normalisation: Normalisation,
     everywhere: NamedSharding,
     state: nnx.State,
     batch: dict[str, jax.Array],
 ) -> tuple[Detections, dict[str, jax.Array]]:
-    """The detections, and what else the host needs of the batch; whole, as every process needs the others' rows."""
     images = canvas_images(batch["image"], batch["size"], normalisation)
     found = nnx.merge(graph, state).detect(images, batch["size"])
     rest = {name: batch[name] for name in ("scale", "image_id", "real")}
+    # Replicated: every process needs the others' rows for the metrics.
     return jax.lax.with_sharding_constraint((found, rest), everywhere)
+
+
+def canvas_images(images: jax.Array, sizes: jax.Array, normalisation: Normalisation) -> jax.Array:
+    """uint8 [b, h, w, 3] → float32, normalised, then zero beyond each image's `sizes`, int [b, 2]: height, width."""
+    rows = jnp.arange(images.shape[1])[None, :, None, None] < sizes[:, 0, None, None, None]
+    columns = jnp.arange(images.shape[2])[None, None, :, None] < sizes[:, 1, None, None, None]
+    return jnp.where(rows & columns, normalisation(images), 0)
+
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""Average precision (over IoU .50 to .95, at .50, at .75; of small, medium and large objects) and average recall (with
+1, 10 and 100 detections per image; of small, medium and large objects), in the order of COCOeval's summary."""
+
+NONE = -1.0
+"""What a figure is where there is no such ground truth."""
+
+Result = dict[str, Any]
+"""One detection as COCO's results have it: image_id, category_id, bbox (x, y, width, height), score."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoScore:
+    """Attributes: figures, each of `FIGURES` by its name; per_class, (name, AP) in the order of category ids."""
+
+    figures: dict[str, float]
+    per_class: list[tuple[str, float]]
+
+
+def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]) -> CocoScore:
+    """Scores detections of boxes.
+
+    Args:
+      annotations: the ground truth: "images", "annotations", "categories". It is left as it is; an annotation may lack
+        `iscrowd` (0 then) or `area` (its box's then).
+      results: detections in any order; there may be none.
+      image_ids: the images that were looked at, also those without a detection; no others count.
+
+    Returns:
+      figures in [0, 1], or −1 where there is no such ground truth, as `pycocotools` has it.
+
+    Raises:
+      UserError: `pycocotools` is not installed, or a result is of an image or a category that there is not.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise UserError("COCO's figures need pycocotools: pip install 'cdnv2-jax[detection]'") from error
+    images, categories = _ids(annotations["images"]), _ids(annotations["categories"])
+    looked_at = sorted({int(number) for number in image_ids})
+    _refuse_unknown(results, looked_at, images, categories)
+    both: tuple[Any, Any] = COCO(), COCO()
+    with contextlib.redirect_stdout(io.StringIO()):  # which tells of every step
+        for each, items in zip(both, (_truth(annotations["annotations"]), _found(results)), strict=True):
+            each.dataset = {"images": images, "categories": categories, "annotations": items}
+            each.createIndex()
+        evaluation = COCOeval(*both, "bbox")
+        evaluation.params.imgIds = looked_at
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
+    return CocoScore(figures, _per_class(annotations["categories"], evaluation))
+
+
+def coco_figures(
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+) -> dict[str, float]:
+    """The twelve figures by their names, see `coco_score`."""
+    return coco_score(annotations, results, image_ids).figures
+
+
+def per_class_ap(
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+) -> list[tuple[str, float]]:
+    """(name, AP over IoU .50 to .95) of every class in the order of category ids, see `coco_score`."""
+    return coco_score(annotations, results, image_ids).per_class
+
+
+def detections_to_results(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+    scale: np.ndarray,
+    image_ids: np.ndarray,
+    category_ids: Sequence[int],
+) -> list[Result]:
+    """A batch of detections as COCO's results, in pixels of the original images.
+
+    Args:
+      boxes: [b, n, 4], x1, y1, x2, y2 in pixels of the resized images. scores: [b, n]. labels: [b, n], from 0.
+      valid: bool [b, n]; also False in rows that are no real images.
+      scale: [b, 2], by which x and y of the originals were multiplied.
+      image_ids: [b].
+      category_ids: label → category id.
+    """
+    corners = np.asarray(boxes, np.float64) / np.tile(np.asarray(scale, np.float64), 2)[:, None]
+    extents = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
+    rows, columns = np.nonzero(np.asarray(valid))
+    numbers = np.asarray(category_ids)[np.asarray(labels)[rows, columns]]
+    found = (
+        np.asarray(image_ids)[rows],
+        numbers,
+        extents[rows, columns],
+        np.asarray(scores, np.float64)[rows, columns],
+    )
+    return [
+        {"image_id": image, "category_id": category, "bbox": box, "score": score}
+        for image, category, box, score in zip(*(column.tolist() for column in found), strict=True)
+    ]
+
+
+def write_results(path: Path, results: Sequence[Result]) -> None:
+    """Writes the JSON file that COCO's evaluation server takes, all of it or nothing; UserError when it cannot."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(list(results), allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _ids(items: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:
+    return [{"id": item["id"]} for item in items]
+
+
+def _refuse_unknown(
+    results: Sequence[Result],
+    image_ids: Iterable[int],
+    images: Sequence[Mapping[str, int]],
+    categories: Sequence[Mapping[str, int]],
+) -> None:
+    """COCOeval would pass over what it does not know without a word."""
+    known, classes = {item["id"] for item in images}, {item["id"] for item in categories}
+    asked = [*(result["image_id"] for result in results), *image_ids]
+    strange = next((number for number in asked if number not in known), None)
+    if strange is not None:
+        raise UserError(f"results are of image {strange}, which the annotations lack: evaluate the same split")
+    strange = next((one["category_id"] for one in results if one["category_id"] not in classes), None)
+    if strange is not None:
+        raise UserError(f"results are of category {strange}, which the annotations lack: evaluate the same classes")
+
+
+def _truth(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies to work on, numbered from 1: COCOeval would take a match with an annotation of id 0 for none."""
+    return [
+        {
+            "id": number,
+            "image_id": item["image_id"],
+            "category_id": item["category_id"],
+            "bbox": item["bbox"],
+            "area": item.get("area", item["bbox"][2] * item["bbox"][3]),
+            "iscrowd": int(item.get("iscrowd", 0)),
+        }
+        for number, item in enumerate(items, 1)
+    ]
+
+
+def _found(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """What `COCO.loadRes` makes of results; it fails when there are none."""
+    return [
+        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+        for number, result in enumerate(results, 1)
+    ]
+
+
+def _per_class(categories: Sequence[Mapping[str, Any]], evaluation: Any) -> list[tuple[str, float]]:
+    names = {item["id"]: str(item["name"]) for item in categories}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all sizes, 100 detections
+    ap = []
+    for number, values in zip(evaluation.params.catIds, np.moveaxis(precision, -1, 0), strict=True):
+        known = values[values > NONE]
+        ap.append((names[int(number)], float(known.mean()) if known.size else NONE))
+    return ap

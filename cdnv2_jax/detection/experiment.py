@@ -1,6 +1,7 @@
-"""What a config of detection stands for: its detector, its data, its length; the `Task` of `training/experiment.py`."""
+"""Detection: data, network, loss and results of the experiments that train detectors."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,104 +9,155 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from rich.console import Console
 
-from cdnv2_jax.data.batches import Share
 from cdnv2_jax.data.on_device import Normalisation
+from cdnv2_jax.data.pipeline import HostBatch
+from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig, settings_of
-from cdnv2_jax.detection.data.batches import DetectionTrainingRow
+from cdnv2_jax.detection.cost import cost_of
+from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
 from cdnv2_jax.detection.data.canvas import KEY
 from cdnv2_jax.detection.data.sources import open_source
-from cdnv2_jax.detection.detector import PyramidDetector, set_training_mode, trainable_parameters
-from cdnv2_jax.detection.evaluation import HeldOutDetection
-from cdnv2_jax.detection.finish import RESULTS, finish
-from cdnv2_jax.detection.objective import DetectionObjective, DetectionPreprocessing
+from cdnv2_jax.detection.detector import (
+    PyramidDetector,
+    Targets,
+    condense_backbone,
+    set_training_mode,
+    trainable_parameters,
+)
+from cdnv2_jax.detection.evaluation import (
+    DetectionEvaluation,
+    canvas_images,
+    compiled_detect,
+    detector_fields,
+    evaluate,
+    write_results,
+)
+from cdnv2_jax.detection.pictures import write_examples
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.networks.family import AnyNetwork
 from cdnv2_jax.networks.zoo import create_model
-from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cdnv2_jax.training.state import TrainState, create_state
-from cdnv2_jax.training.step import TrainStep, check_parts, make_train_step
+from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.step import Batch, Metrics
+from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
 from cdnv2_jax.weights.open import network_from
 
 
-class DetectionExperiment:
-    """A config made ready to run on some devices.
+class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDetector, DetectionEvaluation]):
+    """An experiment that trains a detector on a backbone."""
 
-    Attributes:
-      train_source: the training images. optimizer: with its schedule, scaled to the batch; frozen parameters stay.
-    """
-
-    device_fields: Sequence[str] = ("image", "size", "boxes", "labels", "valid")
-    results: Sequence[str] = RESULTS
-    per_replica = False
+    device_fields = ("image", "size", "boxes", "labels", "valid")
+    summary_metric = "AP"
 
     def __init__(self, config: DetectionConfig, devices: Devices):
-        self.config, self.devices = config, devices
-        data = config.data
-        check_parts(config, devices)
-        self.train_source = open_source(data.source, directory=data.directory, split="train", shapes=data.shapes_images)
-        self._check_classes(len(self.train_source.class_names))
-        share = Share(data.batch_size, jax.process_index(), jax.process_count())
-        self.row = DetectionTrainingRow(self.train_source, share, config.seed, data.preparation, flips=data.flip)
-        self.steps_per_epoch = self.row.steps_per_epoch
-        self.total_steps = config.epochs * self.steps_per_epoch
-        optimizer = config.optimizer.scaled_to(data.batch_size)
-        self.schedule = learning_rate_schedule(optimizer, self.total_steps, self.steps_per_epoch)
-        detector = starting_detector(config.model, config.seed)
-        detector.backbone.remat = config.remat
-        detector.canvases_filled = self.row.fills_canvas
-        self.stages = detector.backbone.condensation_stages
-        trained = trainable_parameters(detector)
-        self.optimizer = optax.chain(
-            optax.masked(make_optimizer(optimizer, self.schedule), trained),
-            optax.masked(optax.set_to_zero(), jax.tree.map(lambda trains: not trains, trained)),
-        )
-        self.graph, self._state = create_state(detector, self.optimizer, set_training_mode=set_training_mode)
-        self.held_out = HeldOutDetection(config, devices)
+        super().__init__(config, devices)
+        self.normalisation = Normalisation(config.data.mean, config.data.std)
 
     @property
     def title(self) -> str:
         return f"{self.config.model.detector} on {self.config.model.backbone}"
 
-    def initial_state(self) -> TrainState:
-        """A state to start from, on all devices; a new copy each time."""
-        return self.devices.replicate(self._state)
+    def open_source(self, split: Split) -> DetectionSource:
+        return source_of(self.config, split)
 
-    def train_step(self) -> TrainStep:
-        """The compiled step; takes the `device_fields` of batches as `row` makes them."""
-        config = self.config
-        return make_train_step(
-            self.graph,
-            self.optimizer,
-            DetectionObjective(config.ema_decay, config.accumulate),
-            preprocess=DetectionPreprocessing(Normalisation(config.data.mean, config.data.std), config.seed),
-            devices=self.devices,
+    def training_row(self) -> tuple[DetectionTrainingRow, int]:
+        data, found = self.config.data, len(self.train_images.class_names)
+        if found != self.config.model.num_classes:
+            raise UserError(
+                f"{data.directory or data.source} has {found} classes, the detector tells "
+                f"{self.config.model.num_classes} apart: set config.model.num_classes to {found}"
+            )
+        row = DetectionTrainingRow(
+            self.train_images,
+            self.shard(data.batch_size),
+            self.config.seed,
+            data.short_side,
+            data.long_side,
+            flips=data.flip,
+        )
+        return row, row.steps_per_epoch
+
+    def evaluation_row(self) -> tuple[DetectionEvaluationRow, int]:
+        data = self.config.data
+        row = DetectionEvaluationRow(self.held_out, self.shard(self.eval_batch_size), data.short_side, data.long_side)
+        return row, row.batches
+
+    def build_model(self) -> PyramidDetector:
+        detector = starting_detector(self.config.model, self.config.seed)
+        detector.canvases_filled = self.training_row()[0].fills_canvas
+        return detector
+
+    def build_optimizer(self, model: PyramidDetector) -> optax.GradientTransformation:
+        """Frozen parameters stay as they are."""
+        trained = trainable_parameters(model)
+        return optax.chain(
+            optax.masked(super().build_optimizer(model), trained),
+            optax.masked(optax.set_to_zero(), jax.tree.map(lambda trains: not trains, trained)),
         )
 
-    @property
-    def classes(self) -> Classes:
-        """What labels stand for."""
-        return Classes(self.train_source.class_names, self.train_source.category_ids)
+    def set_training_mode(self, model: PyramidDetector) -> None:
+        set_training_mode(model)
 
-    def save(self, path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
-        """As a checkpoint, in place of one that is there; it says how it is used."""
+    def loss(self, model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Metrics]:
+        return detection_loss(model, batch)
+
+    def preprocessing(self) -> Callable[[Batch, jax.Array], Batch]:
+        return DetectionPreprocessing(self.normalisation, self.config.seed)
+
+    def evaluate_batches(self, model: PyramidDetector, batches: Iterator[HostBatch]) -> DetectionEvaluation:
+        model.canvases_filled = self.evaluation_row()[0].fills_canvas
+        return evaluate(model, batches, self.held_out, self.broken, self.normalisation, self.devices)
+
+    def inference(self, model: PyramidDetector, batch: HostBatch) -> Callable[[], Any]:
+        model.canvases_filled = self.evaluation_row()[0].fills_canvas
+        one = Devices.first_of_this_process()
+        detect, on_device = compiled_detect(model, self.normalisation, one), one.put_batch(detector_fields(batch))
+        return lambda: detect(on_device)
+
+    def backbone_of(self, model: PyramidDetector) -> AnyNetwork:
+        return model.backbone
+
+    def condense(self, model: PyramidDetector) -> PyramidDetector:
+        return condense_backbone(model)
+
+    def save(self, path: Path, model: PyramidDetector, metadata: Mapping[str, Any]) -> None:
+        classes = Classes(self.train_images.class_names, self.train_images.category_ids)
         usage = self.config.data.preparation.to_json()
-        save_detector(path, model, self.classes, metadata={**metadata, KEY: usage}, overwrite=True)
+        save_detector(path, model, classes, metadata={**metadata, KEY: usage}, overwrite=True)
 
-    def finish(self, trained: Any, live: Any | None, workdir: Path, console: Console) -> None:
-        """See `detection/finish.py`."""
-        finish(trained, live, self.config, self.held_out, self.classes, workdir, console)
+    def figures(self, evaluation: DetectionEvaluation, model: PyramidDetector | None = None) -> dict[str, Any]:
+        if model is None:
+            return dict(evaluation.metrics)
+        cost = cost_of(model, *self.config.data.canvas)["total"]
+        counts = {"truncated": evaluation.truncated, "multiply_adds": cost.multiply_adds, "params": cost.params}
+        return {**evaluation.metrics, **counts}
 
-    def _check_classes(self, found: int) -> None:
-        wanted = self.config.model.num_classes
-        if found != wanted:
-            raise UserError(
-                f"{self.config.data.directory or self.config.data.source} has {found} classes, the detector tells "
-                f"{wanted} apart: set config.model.num_classes to {found}"
-            )
+    def table(self, summary: Mapping[str, Any], models: Mapping[str, PyramidDetector]) -> dict[str, list[str]]:
+        columns = [summary[name] for name in models]
+        shown = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
+        return {
+            **{metric: [f"{column[metric]:.3f}" for column in columns] for metric in shown},
+            "multiply-adds per image": [f"{column['multiply_adds']:,}" for column in columns],
+            "parameters": [f"{column['params']:,}" for column in columns],
+            "ms per image": [f"{column['ms_per_image']:.1f}" for column in columns],
+        }
+
+    def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:
+        """Writes detections.json, in COCO's format for results, and detections.png, some of them drawn."""
+        *_, last = evaluations.values()
+        write_results(workdir / DETECTIONS, last.results)
+        write_examples(workdir / EXAMPLES, self.held_out, last.results)
+        return {}
+
+
+def source_of(config: DetectionConfig, split: Split) -> DetectionSource:
+    """The annotated images of one split; UserError when they are missing."""
+    data = config.data
+    return open_source(data.source, directory=data.directory, split=split, shapes=data.shapes_images)
 
 
 def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
@@ -125,3 +177,26 @@ def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
         # The classifier is not used: one class makes it as small as may be.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)
     return build_detector(settings_of(model), backbone, dtype=dtype, rngs=rngs)
+
+
+def detection_loss(model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Metrics]:
+    """(the sum of the detector's losses; each of them by its name, and the sum as "loss") of a batch as
+    `DetectionPreprocessing` makes it."""
+    targets = Targets(batch["boxes"], batch["labels"], batch["valid"])
+    losses = model.losses(batch["image"], batch["size"], targets, batch["key"][0])
+    loss = jnp.stack(list(losses.values())).sum()
+    return loss, {"loss": loss, **losses}
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionPreprocessing:
+    """A batch as the host made it → what `detection_loss` takes; a pure function of seed, step and batch."""
+
+    normalisation: Normalisation
+    seed: int
+
+    def __call__(self, batch: Batch, step: jax.Array) -> Batch:
+        """{"image", "size", …} → the same with images as float32, zero beyond their size, and random keys, "key"."""
+        # One for each image, so that a batch can be worked through in parts; the first of a part's is used.
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step), len(batch["image"]))
+        return {**batch, "image": canvas_images(batch["image"], batch["size"], self.normalisation), "key": keys}

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,31 +41,27 @@ def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[s
     return {name: statistics.median(values) / images for name, values in times.items()}
 
 
-def comparison_table(summary: Mapping[str, Any], multiply_adds: Mapping[str, int], batch_size: int) -> rich_table.Table:
-    """Masked beside condensed, or that alone: accuracy, FLOPs, parameters, time (of a run's summary)."""
-    names = [name for name in ("masked", "condensed", "plain") if name in summary]
-    compared = "masked" in summary
-    if compared:
-        title = "Masked and condensed network on the held-out images"
-        caption = (
-            f"largest difference of logits {summary['max_logit_difference']:.1e}, "
-            f"{summary['stages_passed']} condensation stages passed"
-        )
-    else:
-        title, caption = f"{names[0].capitalize()} network on the held-out images", None
-    table = rich_table.Table(title=title, caption=caption)
-    rows = {
-        "accuracy": lambda name: f"{summary[name]['accuracy']:.2%}",
-        "FLOPs (official count)": lambda name: f"{summary[name]['flops']:,}",
-        "multiply-adds (true)": lambda name: f"{multiply_adds[name]:,}",
-        "parameters (official count)": lambda name: f"{summary[name]['params']:,}",
-        f"ms per image (batch {batch_size})": lambda name: f"{summary[name]['ms_per_image']:.3f}",
-    }
+def comparison_table(
+    summary: Mapping[str, Any], forms: Sequence[str], rows: Mapping[str, Sequence[str]]
+) -> rich_table.Table:
+    """Masked beside condensed, or one form alone, for the terminal.
+
+    Args:
+      summary: of the run.
+      forms: the columns.
+      rows: {label: a cell for each form}.
+    """
+    caption = [f"{summary['stages_passed']} condensation stages passed"] if "stages_passed" in summary else []
+    if "max_logit_difference" in summary:
+        caption.insert(0, f"largest difference of logits {summary['max_logit_difference']:.1e}")
+    table = rich_table.Table(
+        title=f"{' and '.join(forms).capitalize()} network on the held-out images", caption=", ".join(caption) or None
+    )
     table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right")
-    for label, cell in rows.items():
-        table.add_row(label, *map(cell, names))
+    for form in forms:
+        table.add_column(form, justify="right")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
     return table
 
 

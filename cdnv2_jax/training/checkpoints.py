@@ -11,7 +11,6 @@ import jax
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.state import TrainState
-from cdnv2_jax.training.stopping import Stopped
 from cdnv2_jax.weights.arrays import is_checkpoint, read_description
 
 SPARE_BYTES = 16 * 2**20  # for what is stored beside the arrays, and for the run's other files
@@ -38,7 +37,7 @@ class RunCheckpoints:
 
     def __exit__(self, kind: type | None, *exception) -> None:
         # After a failure of one of several processes the others are not there to finish a checkpoint with.
-        if kind is not None and kind is not Stopped and jax.process_count() > 1:
+        if kind is not None and jax.process_count() > 1:
             return
         try:
             self.wait()

@@ -59,13 +59,6 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     decay_vectors: bool = False
 
-    def scaled_to(self, batch_size: int) -> "OptimizerConfig":
-        """The same with its rates scaled to a batch."""
-        factor = batch_size / self.reference_batch if self.reference_batch else 1.0
-        return dataclasses.replace(
-            self, learning_rate=self.learning_rate * factor, warmup_from=self.warmup_from * factor
-        )
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -1,103 +1,289 @@
-"""What the loop asks of that which is trained: the seam between `training/` and the tasks."""
+"""An experiment: what a config describes, ready to train, evaluate and finish. Classification and detection derive from
+this class and fill in data, network, loss and metrics."""
 
-from collections.abc import Mapping, Sequence
+import abc
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
+import jax
 import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.data.batches import RowMaker
-from cdnv2_jax.data.pipeline import BrokenImages
-from cdnv2_jax.devices import Devices
+from cdnv2_jax.data.order import Share
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, Row, ShuffledRow, host_batches
+from cdnv2_jax.data.source import Images, Split
+from cdnv2_jax.devices import Devices, is_first_process
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.pruning.prune import stages_passed
+from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
+from cdnv2_jax.report.learning import plot_run
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.state import TrainState
-from cdnv2_jax.training.step import TrainStep
+from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.records import read_metrics
+from cdnv2_jax.training.state import TrainState, create_state
+from cdnv2_jax.training.step import Batch, Metrics, TrainStep, make_train_step
+from cdnv2_jax.training.workdir import SUMMARY_FILE
 
 
-class Judgement(Protocol):
-    """What an evaluation found.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a network on the held-out images.
 
     Attributes:
-      figures: by name, for the records. headline: the same in a few words. score: by which networks are compared,
-        the higher the better; score_name: what it is called.
+      metrics: by name, as `metrics.jsonl` records them.
+      score_name: the metric by which networks are compared, the higher the better.
     """
 
+    metrics: Mapping[str, float]
+
+    score_name: ClassVar[str]
+
     @property
-    def figures(self) -> Mapping[str, float]: ...
+    def score(self) -> float:
+        """The value of the metric by which networks are compared."""
+        return self.metrics[self.score_name]
+
     @property
-    def headline(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-    @property
-    def score_name(self) -> str: ...
+    def headline(self) -> str:
+        """The most telling metrics in a few words."""
+        raise NotImplementedError
 
 
-class HeldOutImages(Protocol):
-    """What networks are judged on, every image once.
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+SourceT = TypeVar("SourceT", bound=Images)
+ModelT = TypeVar("ModelT", bound=nnx.Module)
+EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
+
+
+class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
+    """A config on some devices. A new one can `evaluate`; `prepare_training` adds what training needs.
 
     Attributes:
-      broken: images that cannot be read; they are left out, as many as the config allows.
-    """
-
-    broken: BrokenImages
-
-    def evaluate(self, model: Any) -> Judgement: ...
-
-
-class Task(Protocol):
-    """An experiment made ready to run on some devices.
-
-    Attributes:
-      config, devices: what it was made from. held_out: what it is judged on.
-      row: makes this process's rows of training batches. device_fields: those of a batch that the step takes.
-      steps_per_epoch, total_steps: its length.
-      schedule: step → learning rate. stages: condensation stages that the network passes.
+      config: of the experiment.
+      devices: that batches are split over.
+      held_out: the held-out images.
+      broken: those of the held-out images that turned out to be unreadable; they are skipped.
+      train_images: the images to train on.
+      row: makes this process's rows of training batches.
+      steps_per_epoch: updates in an epoch.
+      total_steps: updates in the run.
+      schedule: step → learning rate.
+      optimizer: with this schedule.
+      stages: condensation stages that the network passes.
       graph: the network's structure; with a `TrainState` it makes the network.
-      per_replica: whether results depend on the number of devices, each having batch statistics of its own.
-      title: what is trained, for the first line. results: names of the files that `finish` leaves.
     """
 
+    device_fields: ClassVar[Sequence[str]]
+    """Fields of a training batch that the step takes."""
+    summary_metric: ClassVar[str]
+    """The metric of `summary.json` that a saved network carries with it."""
+    per_replica: bool = False
+    """Whether each device normalises its own part of the batch, so that results depend on their number."""
+
+    train_images: SourceT
+    row: ShuffledRow
+    steps_per_epoch: int
+    total_steps: int
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    stages: int
+    graph: nnx.GraphDef
+
+    def __init__(self, config: ConfigT, devices: Devices):
+        self.config, self.devices = config, devices
+        self.held_out = self.open_source("val")
+        self.broken = BrokenImages(self.held_out, config.data.max_broken_images)
+
+    def prepare_training(self) -> None:
+        """Opens the training images and builds network and optimizer.
+
+        Raises:
+          UserError: something in the config cannot be: better found before anything is written.
+        """
+        config = self.config
+        self._check_batch()
+        self.train_images = self.open_source("train")
+        self.row, self.steps_per_epoch = self.training_row()
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.schedule = learning_rate_schedule(
+            config.optimizer, self.total_steps, self.steps_per_epoch, config.data.batch_size
+        )
+        model = self.build_model()
+        backbone = self.backbone_of(model)
+        backbone.remat, self.stages = config.remat, backbone.condensation_stages
+        self.optimizer = self.build_optimizer(model)
+        self.graph, self._state = create_state(model, self.optimizer, set_training_mode=self.set_training_mode)
+
+    # What a subclass fills in.
+
     @property
-    def config(self) -> RunConfig: ...
-    @property
-    def devices(self) -> Devices: ...
-    @property
-    def held_out(self) -> HeldOutImages: ...
-    @property
-    def row(self) -> RowMaker: ...
-    @property
-    def device_fields(self) -> Sequence[str]: ...
-    @property
-    def steps_per_epoch(self) -> int: ...
-    @property
-    def total_steps(self) -> int: ...
-    @property
-    def schedule(self) -> optax.Schedule: ...
-    @property
-    def stages(self) -> int: ...
-    @property
-    def graph(self) -> nnx.GraphDef: ...
-    @property
-    def per_replica(self) -> bool: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def results(self) -> Sequence[str]: ...
+    @abc.abstractmethod
+    def title(self) -> str:
+        """What is trained, in a few words."""
+
+    @abc.abstractmethod
+    def open_source(self, split: Split) -> SourceT:
+        """The images of one split; UserError when they are missing or do not fit the network."""
+
+    @abc.abstractmethod
+    def training_row(self) -> tuple[ShuffledRow, int]:
+        """(what makes this process's rows of training batches, how many batches are an epoch)."""
+
+    @abc.abstractmethod
+    def evaluation_row(self) -> tuple[Row, int]:
+        """(what makes this process's rows of evaluation batches, how many batches hold every image once)."""
+
+    @abc.abstractmethod
+    def build_model(self) -> ModelT:
+        """The network that training starts from; UserError when it cannot be trained on these images."""
+
+    @abc.abstractmethod
+    def loss(self, model: ModelT, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """(a scalar to minimise, scalars to record with "loss" among them) of a preprocessed batch."""
+
+    @abc.abstractmethod
+    def preprocessing(self) -> Callable[[Batch, jax.Array], Batch]:
+        """(batch of `device_fields`, step) → what `loss` takes; computed on the devices."""
+
+    @abc.abstractmethod
+    def evaluate_batches(self, model: ModelT, batches: Iterator[HostBatch]) -> EvaluationT:
+        """Metrics of a network in evaluation mode over all batches of `evaluation_row`."""
+
+    @abc.abstractmethod
+    def inference(self, model: ModelT, batch: HostBatch) -> Callable[[], Any]:
+        """A call that computes the network's outputs for an evaluation batch on one device, to be timed."""
+
+    @abc.abstractmethod
+    def backbone_of(self, model: ModelT) -> AnyNetwork:
+        """The part that is pruned and condensed; of a classifier all of it."""
+
+    @abc.abstractmethod
+    def condense(self, model: ModelT) -> ModelT:
+        """The condensed form of a masked network."""
+
+    @abc.abstractmethod
+    def save(self, path: Path, model: ModelT, metadata: Mapping[str, Any]) -> None:
+        """Saves a network as a checkpoint that every command opens, in place of one that is there."""
+
+    @abc.abstractmethod
+    def figures(self, evaluation: EvaluationT, model: ModelT | None = None) -> dict[str, Any]:
+        """An evaluation as `summary.json` has it; with `model` also what that one costs."""
+
+    @abc.abstractmethod
+    def table(self, summary: Mapping[str, Any], models: Mapping[str, ModelT]) -> dict[str, list[str]]:
+        """{label: a cell for each of `models`}: what is printed at the end."""
+
+    @abc.abstractmethod
+    def write_results(self, workdir: Path, evaluations: Mapping[str, EvaluationT]) -> dict[str, Any]:
+        """Writes the last evaluation's own files; returns what `summary.json` says about all of them together."""
+
+    def build_optimizer(self, model: ModelT) -> optax.GradientTransformation:
+        """The optimizer of the config, for all parameters."""
+        return make_optimizer(self.config.optimizer, self.schedule)
+
+    def set_training_mode(self, model: ModelT) -> None:
+        """Sets what behaves differently in training."""
+        model.train()
+
+    # What training asks for.
+
+    def shard(self, batch_size: int) -> Share:
+        """This process's part of every batch of that size."""
+        return Share(batch_size, jax.process_index(), jax.process_count())
 
     def initial_state(self) -> TrainState:
         """A state to start from, on all devices; a new copy each time."""
-        ...
+        return self.devices.replicate(self._state)
+
+    def state_shapes(self) -> TrainState:
+        """The shapes and dtypes of a state."""
+        return jax.eval_shape(lambda state: state, self._state)
 
     def train_step(self) -> TrainStep:
-        """The compiled step; takes batches as `row` makes them, of which only the device's fields."""
-        ...
+        """The compiled step; takes the `device_fields` of batches as `row` makes them."""
+        return make_train_step(
+            self.graph,
+            self.optimizer,
+            self.loss,
+            ema_decay=self.config.ema_decay,
+            accumulate=self.config.accumulate,
+            preprocess=self.preprocessing(),
+            devices=self.devices,
+            per_replica=self.per_replica,
+        )
 
-    def save(self, path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
-        """Saves a network as a checkpoint that every command opens, in place of one that is there."""
-        ...
+    def _check_batch(self) -> None:
+        """UserError unless every device gets equally many images of each part of a batch."""
+        batch_size, count = self.config.data.batch_size, self.devices.count
+        self.devices.check_batch(batch_size, "config.data.batch_size")
+        if batch_size % (self.config.accumulate * count):
+            raise UserError(
+                f"config.accumulate {self.config.accumulate} does not divide the {batch_size // count} images "
+                f"that each of {count} devices has of a batch"
+            )
 
-    def finish(self, trained: Any, live: Any | None, workdir: Path, console: Console) -> None:
-        """Judges the trained network, condenses it, and leaves the `results` in `workdir`."""
-        ...
+    # Evaluation.
+
+    @property
+    def eval_batch_size(self) -> int:
+        """The config's, rounded up to a multiple of the number of devices."""
+        return -(-self.config.data.eval_batch_size // self.devices.count) * self.devices.count
+
+    def evaluate(self, model: ModelT) -> EvaluationT:
+        """Metrics of a network in evaluation mode on every held-out image once, the same on every process.
+
+        Raises:
+          UserError: more images than `config.data.max_broken_images` are unreadable.
+        """
+        row, count = self.evaluation_row()
+        with host_batches(row, 0, count, self.config.data.workers) as batches:
+            return self.evaluate_batches(model, (self._checked(next(batches)) for _ in range(count)))
+
+    def _checked(self, batch: HostBatch) -> HostBatch:
+        self.broken.check(batch)
+        return batch
+
+    def milliseconds_per_image(self, models: Mapping[str, ModelT]) -> dict[str, float]:
+        """Median inference time of each network by name, on this process's rows of the first evaluation batch."""
+        with host_batches(self.evaluation_row()[0], 0, 1, 0) as batches:
+            batch = next(batches)
+        calls = {name: self.inference(model, batch) for name, model in models.items()}
+        return median_milliseconds(milliseconds_per_call(calls), images=len(batch["image"]))
+
+    # The end of a run.
+
+    def finish(self, trained: ModelT, unaveraged: ModelT | None, workdir: Path, console: Console) -> None:
+        """Condenses the trained network, evaluates and measures both forms, and writes the run's results to `workdir`.
+
+        These are masked/ and condensed/ (or condensed/ or plain/ alone, where there is nothing to condense), the plots,
+        the files of `write_results` and, last, summary.json: {form: {metrics, cost, "ms_per_image"}, "live": {metrics
+        of the weights that were not averaged}, …, "stages_passed"}. Every process takes part in the evaluation; the
+        first one measures and writes.
+        """
+        form = self.backbone_of(trained).form_name
+        models = {form: trained}
+        if form == "masked":
+            models["condensed"] = self.condense(trained)
+        evaluations = {name: self.evaluate(model) for name, model in models.items()}
+        live = None if unaveraged is None else self.evaluate(unaveraged)
+        if not is_first_process():
+            return
+        milliseconds = self.milliseconds_per_image(models)
+        summary: dict[str, Any] = {}
+        for name, model in models.items():
+            figures = self.figures(evaluations[name], model)
+            summary[name] = {**figures, "ms_per_image": milliseconds[name]}
+            self.save(workdir / name, model, {self.summary_metric: figures[self.summary_metric]})
+        if live is not None:
+            summary["live"] = self.figures(live)
+        summary |= self.write_results(workdir, evaluations)
+        if form == "masked":
+            summary["stages_passed"] = stages_passed(self.backbone_of(trained))
+        plot_run(read_metrics(workdir), workdir)
+        (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        console.print(comparison_table(summary, list(models), self.table(summary, models)))

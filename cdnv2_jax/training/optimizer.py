@@ -1,4 +1,4 @@
-"""SGD and its learning rate, as PyTorch and the official scheduler compute them."""
+"""The learning rate's schedule and the optimizer, as PyTorch and the official scheduler compute them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,28 @@ import optax
 from cdnv2_jax.training.config import OptimizerConfig
 
 
-def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+def rate_scale(config: OptimizerConfig, batch_size: int) -> float:
+    """What both learning rates are multiplied by for batches of that size; 1 without a reference batch."""
+    return batch_size / config.reference_batch if config.reference_batch else 1.0
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, total_steps: int, steps_per_epoch: int, batch_size: int = 0
+) -> optax.Schedule:
     """step → learning rate.
 
     During the warm-up, of t_w steps, linear from `warmup_from`; then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))), or,
-    with `decay_epochs`, lr multiplied by `decay_factor` after each of them (also where the warm-up is not over).
+    with `decay_epochs`, lr multiplied by `decay_factor` after each of them (even before the warm-up has ended).
+
+    Args:
+      config: of the optimizer.
+      total_steps: T.
+      steps_per_epoch: updates in an epoch.
+      batch_size: images per update, for rates that are meant for another batch; 0 to take them as they are.
     """
+    scale = rate_scale(config, batch_size) if batch_size else 1.0
+    rate, start = config.learning_rate * scale, config.warmup_from * scale
     warmup = round(config.warmup_epochs * steps_per_epoch) + config.warmup_steps
-    rate = config.learning_rate
     decays = [epoch * steps_per_epoch for epoch in config.decay_epochs]
 
     def by_steps(step: jax.typing.ArrayLike) -> jax.Array:
@@ -25,7 +39,7 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_
         return 0.5 * (1 + jnp.cos(jnp.pi * (step - warmup) / max(total_steps - warmup, 1)))
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        rising = config.warmup_from + (rate - config.warmup_from) * step / max(warmup, 1)
+        rising = start + (rate - start) * step / max(warmup, 1)
         warm = jnp.where(jnp.asarray(step) < warmup, rising, rate)
         if decays:
             return warm * by_steps(step)
@@ -35,11 +49,11 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int, steps_per_
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD as `torch.optim.SGD`: decay joins the gradient before momentum; buffer = m · buffer + g; no dampening. Or
-    AdamW as `torch.optim.AdamW`: decay joins the update.
+    """SGD as `torch.optim.SGD` (weight decay joins the gradient before momentum; no dampening), or AdamW as
+    `torch.optim.AdamW` (weight decay joins the update).
 
-    Weight decay leaves biases and BatchNorm alone (tensors of one dimension) unless `decay_vectors`. Gradients are
-    clipped before anything else.
+    Weight decay skips biases and BatchNorm (tensors of one dimension) unless `decay_vectors`. Gradients are clipped
+    before anything else.
     """
     decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_vectors else _is_matrix)
     if config.name == "adamw":

@@ -1,6 +1,7 @@
-"""What a run shows and records: speed, JSON lines, TensorBoard events, a progress bar."""
+"""What a run records and shows: JSON lines, TensorBoard events, a progress bar, its speed, a profile."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -15,100 +16,29 @@ from tensorboardX.proto import event_pb2 as _event_pb2
 from tensorboardX.proto import summary_pb2 as _summary_pb2
 
 from cdnv2_jax.devices import is_first_process
+from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
 event_pb2: Any = _event_pb2  # protobuf makes its classes when it is imported, unseen by type checkers
 summary_pb2: Any = _summary_pb2
 
 
-class Scalars:
-    """An event file of scalars under `directory`.
-
-    Attributes:
-      first_step: of what will be written; TensorBoard forgets what earlier files have from there on.
-    """
-
-    def __init__(self, directory: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-
-        directory.mkdir(parents=True, exist_ok=True)
-        # Numbered, as TensorBoard reads files in the order of their names; these go on with the second, which two
-        # starts of a run may share.
-        number = len(list(directory.glob("*.tfevents.*")))
-        self._writer = EventsWriter(str(directory / f"events.{number:04d}"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One event with all the values of a step."""
-        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        summary = summary_pb2.Summary(value=scalars)
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Meter:
-    """Images per second, share of the time spent waiting for input, and device memory, since it was last read."""
-
-    def __init__(self, batch_size: int, first_step: int):
-        self._batch_size = batch_size
-        self._restart(first_step)
-
-    def _restart(self, step: int) -> None:
-        self._step, self._clock, self._waited, self._paused = step, time.perf_counter(), 0.0, 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """A context whose time counts as waiting for input."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """A context whose time does not count at all."""
-        start = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - start
-
-    def read(self, step: int) -> dict[str, float]:
-        """images_per_second, input_wait (in [0, 1]) and, where known, device_memory_gib (peak); then starts anew."""
-        seconds = max(time.perf_counter() - self._clock - self._paused, 1e-9)
-        figures = {
-            "images_per_second": (step - self._step) * self._batch_size / seconds,
-            "input_wait": min(self._waited / seconds, 1.0),
-        }
-        memory = jax.local_devices()[0].memory_stats()  # None for CPUs
-        if memory and "peak_bytes_in_use" in memory:
-            figures["device_memory_gib"] = memory["peak_bytes_in_use"] / 2**30
-        self._restart(step)
-        return figures
-
-
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-SUMMARY_FILE = "summary.json"
-REPORT_FILE = "report.html"
-EVENTS = "tensorboard"
-
-
 class RunLog:
-    """Appends records to `metrics.jsonl` and TensorBoard's events and keeps a progress bar (in a terminal) or a line
+    """Appends records to `metrics.jsonl` and TensorBoard's events and shows a progress bar (in a terminal) or a line
     per evaluation. Of several processes only the first writes and shows anything.
 
-    Records hold "kind": "train" (step, epoch, loss and the objective's other metrics, learning_rate, stage, sparsity,
-    images_per_second, input_wait, where known device_memory_gib), "stage" (step, stage, stages, sparsity,
-    cut_connections and cut_weight, see `training/pruning.py`), "eval" (step, epoch, the figures of the judgement,
-    weights) or "broken_image" (step, name).
+    A record's "kind" is one of:
+      train: step, epoch, loss and the step's other metrics, learning_rate, stage, sparsity, images_per_second,
+        input_wait and, where known, device_memory_gib.
+      stage: step, stage, stages, sparsity, cut_connections and cut_weight (see `training/pruning.py`).
+      eval: step, epoch, the evaluation's metrics, weights ("EMA" or "live").
+      broken_image: step, name.
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
         self._file = self._events = None
         if is_first_process():
             self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
-            drop_half_a_record(self._file)
+            drop_incomplete_record(self._file)
             self._events = Scalars(workdir / EVENTS, first_step + 1)
         self._console = console
         self._bar = Progress(
@@ -158,9 +88,9 @@ class RunLog:
         self._console.print(f"epoch {record['epoch']:g}: held-out {headline} ({record['weights']} weights)")
 
     def broken_image(self, *, step: int, name: str) -> None:
-        """An image could not be read: in training another takes its place, in evaluation it is left out."""
+        """An image could not be read: in training another takes its place, in evaluation it is skipped."""
         self._write("broken_image", {"step": step, "name": name})
-        self._console.print(f"{name} cannot be read: it is left out")
+        self._console.print(f"{name} cannot be read: it is skipped")
 
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._file is None or self._events is None:
@@ -171,8 +101,8 @@ class RunLog:
         self._events.write(record["step"], {f"{kind}/{name}": value for name, value in numbers.items()})
 
 
-def drop_half_a_record(file: TextIO) -> None:
-    """Cuts off what a killed run left of its last line."""
+def drop_incomplete_record(file: TextIO) -> None:
+    """Removes an incomplete last line, as a killed run leaves it."""
     file.seek(0)
     text = file.read()
     if text and not text.endswith("\n"):
@@ -188,7 +118,98 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
         for line in lines:
             if not line.endswith("\n"):
-                break  # a killed run's last words
+                break  # incomplete: the run was killed
             record = json.loads(line)
             latest[record["kind"], record["step"], record.get("name", "")] = record
     return sorted(latest.values(), key=lambda record: record["step"])
+
+
+class Scalars:
+    """An event file of scalars under `directory`.
+
+    Attributes:
+      first_step: of what will be written; TensorBoard forgets what earlier files have from there on.
+    """
+
+    def __init__(self, directory: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        # Numbered, as TensorBoard reads files in the order of their names; otherwise they begin with the second, which
+        # two starts of a run may share.
+        number = len(list(directory.glob("*.tfevents.*")))
+        self._writer = EventsWriter(str(directory / f"events.{number:04d}"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One event with all the values of a step."""
+        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        summary = summary_pb2.Summary(value=scalars)
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Meter:
+    """Images per second, share of the time spent waiting for input, and device memory, since it was last read."""
+
+    def __init__(self, batch_size: int, first_step: int):
+        self._batch_size = batch_size
+        self._restart(first_step)
+
+    def _restart(self, step: int) -> None:
+        self._step, self._clock, self._waited, self._paused = step, time.perf_counter(), 0.0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A context whose time counts as waiting for input."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """A context whose time does not count at all."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def read(self, step: int) -> dict[str, float]:
+        """images_per_second, input_wait (in [0, 1]) and, where known, device_memory_gib (peak); then starts over."""
+        seconds = max(time.perf_counter() - self._clock - self._paused, 1e-9)
+        figures = {
+            "images_per_second": (step - self._step) * self._batch_size / seconds,
+            "input_wait": min(self._waited / seconds, 1.0),
+        }
+        memory = jax.local_devices()[0].memory_stats()  # None for CPUs
+        if memory and "peak_bytes_in_use" in memory:
+            figures["device_memory_gib"] = memory["peak_bytes_in_use"] / 2**30
+        self._restart(step)
+        return figures
+
+
+@dataclasses.dataclass
+class Profile:
+    """Traces the steps `first` … `last` − 1 into `workdir`/profile, for TensorBoard or Perfetto; nothing by default."""
+
+    workdir: Path
+    first: int = 0
+    last: int = 0
+    _on: bool = False
+
+    def before_step(self, step: int) -> None:
+        """Starts or ends the trace when `step` is the one for it."""
+        if self._on and step >= self.last:
+            self.end()
+        if not self._on and self.first <= step < self.last:
+            jax.profiler.start_trace(str(self.workdir / PROFILE))
+            self._on = True
+
+    def end(self) -> None:
+        """Ends the trace if there is one."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False

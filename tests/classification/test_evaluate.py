@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model
-from cdnv2_jax.classification.evaluation import Evaluation, _classified, compiled_forward, evaluate, score
+from cdnv2_jax.classification.evaluation import ClassificationEvaluation, _classified, compiled_forward, evaluate, score
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.networks.condensenet.network import CondenseNet
@@ -44,13 +44,15 @@ def network() -> CondenseNet:
 
 
 @pytest.fixture(scope="module")
-def whole(network: CondenseNet) -> Evaluation:
+def whole(network: CondenseNet) -> ClassificationEvaluation:
     return score(np.asarray(jax.jit(network)(jnp.asarray(IMAGES))), LABELS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 11, 16])
 @pytest.mark.parametrize("filler", [0, 255])
-def test_every_sample_counts_once(batch_size: int, filler: int, network: CondenseNet, whole: Evaluation) -> None:
+def test_every_sample_counts_once(
+    batch_size: int, filler: int, network: CondenseNet, whole: ClassificationEvaluation
+) -> None:
     result = evaluate(network, _batches(batch_size, filler), NORMALISATION)
     assert result.count == 11
     assert (result.top1, result.top5) == (whole.top1, whole.top5)

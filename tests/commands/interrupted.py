@@ -24,7 +24,10 @@ RUN = (
 """Three epochs of three steps, an evaluation and a checkpoint after each epoch."""
 
 SLOWLY = """
-import sys, time
+import signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it, as nohup does
+{before}
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.training.records import RunLog
 
@@ -43,7 +46,7 @@ sys.exit(main(sys.argv[1:]))
 def in_a_process_of_its_own(*arguments: str | Path, before: str = "") -> subprocess.Popen[str]:
     """A training process, a job of its own; what it prints is kept. `before` is code that it runs first."""
     return subprocess.Popen(
-        [sys.executable, "-c", before + SLOWLY, "train", *RUN, *arguments],
+        [sys.executable, "-c", SLOWLY.format(before=before), "train", *RUN, *arguments],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

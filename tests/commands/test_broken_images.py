@@ -93,7 +93,7 @@ def test_evaluation_leaves_it_out(images: Path, shell: Shell) -> None:
     assert f"{name} cannot be read as an image" in shell.refuses(*evaluate)
     printed = shell.succeeds(*evaluate, ALLOWED, "--output", "some.npz")
     assert "5 images of image_folder" in printed
-    assert f"left out, unreadable: {name}" in printed
+    assert f"skipped, unreadable: {name}" in printed
     with np.load("all.npz") as whole, np.load("some.npz") as some:
         kept = [0, 1, 3, 4, 5]
         np.testing.assert_array_equal(some["labels"], whole["labels"][kept])

@@ -18,7 +18,7 @@ TRAIN = ("main.py", "train", *RUN, "--workdir", "run")
 def test_nothing_to_resume(there: str, shell: Shell) -> None:
     if there != "nothing":
         Path("run").mkdir()
-    assert "--resume: --workdir run holds no run to go on with" in shell.refuses(*TRAIN, "--resume")
+    assert "--resume: --workdir run holds no run to resume" in shell.refuses(*TRAIN, "--resume")
 
 
 def test_changed_config(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

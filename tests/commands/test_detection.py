@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from cdnv2_jax import condense, create_model, prune, save
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.detection.checkpoint import load_detector
-from cdnv2_jax.detection.coco_evaluation import FIGURES
+from cdnv2_jax.detection.evaluation import FIGURES
 from cdnv2_jax.training.records import RunLog
 from cdnv2_jax.weights.arrays import flat_arrays
 from tests.commands.detection_runs import config_of, train

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cdnv2_jax import load
-from cdnv2_jax.classification import experiment
+from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.interrupted import (
     RUN,
@@ -87,7 +87,7 @@ def test_interrupted_after_the_last_step(uninterrupted: Path, shell: Shell, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "finish", stop)
+        patch.setattr(Experiment, "finish", stop)
         assert shell.run("main.py", "train", *RUN, "--workdir", "run").status == 130
     printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert f"resuming after step {STEPS}" in printed
@@ -132,6 +132,17 @@ def test_signals_to_the_whole_job(number: signal.Signals, status: int, uninterru
     assert ("asked to stop: saved after step" in printed) == (number == signal.SIGTERM)
     assert complaint == ("" if number == signal.SIGTERM else "main.py train: interrupted\n")
     shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
+    assert_ends_like(Path("run"), uninterrupted)
+
+
+def test_interrupts_that_are_ignored(uninterrupted: Path, shell: Shell) -> None:
+    """As of a run that was started by `nohup … &`: Ctrl-C is for others, the run ends like any other."""
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2", before=ignore) as process:
+        wait_until(process, Path("run"), 2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, complaint = process.communicate()
+    assert (process.returncode, complaint) == (0, "")
     assert_ends_like(Path("run"), uninterrupted)
 
 

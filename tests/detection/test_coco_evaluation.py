@@ -12,13 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cdnv2_jax import UserError
-from cdnv2_jax.detection.coco_evaluation import (
-    FIGURES,
-    coco_figures,
-    detections_to_results,
-    per_class_ap,
-    write_results,
-)
+from cdnv2_jax.detection.evaluation import FIGURES, coco_figures, detections_to_results, per_class_ap, write_results
 
 Items = list[dict[str, Any]]
 

@@ -12,7 +12,7 @@ import optax
 
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.detection.detector import set_training_mode
-from cdnv2_jax.detection.objective import DetectionObjective, DetectionPreprocessing
+from cdnv2_jax.detection.experiment import DetectionPreprocessing, detection_loss
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.training.state import create_state
 from cdnv2_jax.training.step import make_train_step
@@ -40,7 +40,7 @@ def losses(kind: Any, devices: Devices) -> list[dict[str, float]]:
     detector = tiny_detector(kind, gain=30.0, dtype=np.float64, norm="trained", frozen_stages=0)
     graph, state = create_state(detector, optimizer, set_training_mode=set_training_mode)
     preprocess = DetectionPreprocessing(Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), seed=0)
-    step = make_train_step(graph, optimizer, DetectionObjective(), preprocess=preprocess, devices=devices)
+    step = make_train_step(graph, optimizer, detection_loss, preprocess=preprocess, devices=devices)
     state, found = devices.replicate(state), []
     for number in range(STEPS):
         state, metrics = step(state, devices.put_batch(batch(number)))

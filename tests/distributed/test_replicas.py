@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from cdnv2_jax import load, to_torch_state_dict
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.data import source_of, training_row
-from cdnv2_jax.classification.experiment import starting_network
+from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.data.pipeline import HostBatch, host_batches
+from cdnv2_jax.devices import Devices
 from cdnv2_jax.training.config import OptimizerConfig
 from tests.distributed.runs import RUN, STEPS, finished, losses
 from tests.torch_twin import CondenseNetTwin, build_twin, prune_to_progress
@@ -41,13 +41,15 @@ def test_four_replicas(tmp_path: Path) -> None:
 
 def _train_like_ddp(config: ClassificationConfig) -> tuple[list[float], CondenseNetTwin]:
     """The loss of every step, and the network after the last."""
-    model = starting_network(config)
+    experiment = ClassificationExperiment(config, Devices.first_of_this_process())
+    experiment.prepare_training()
+    model = experiment.build_model()
     twin = build_twin(twin_config(model.architecture))
     twin.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in to_torch_state_dict(model).items()})
     twin.double().train()
     optimizer = _sgd(twin, config.optimizer)
     found = []
-    with host_batches(training_row(config, source_of(config, "train")), 0, STEPS, 0) as batches:
+    with host_batches(experiment.row, 0, STEPS, 0) as batches:
         for step, batch in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = 0.5 * config.optimizer.learning_rate * (1 + math.cos(math.pi * step / STEPS))

@@ -9,7 +9,6 @@ from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.zoo import MODELS
 from cdnv2_jax.report.published import PUBLISHED
-from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.parse_config import parse_config
 
 MINIMAL = {
@@ -129,11 +128,3 @@ def test_overrides_change_single_fields(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     config = read_config("configs/digits.py", ["--config.data.batch_size=32", "--config.optimizer.learning_rate=0.2"])
     assert (config.data.batch_size, config.optimizer.learning_rate) == (32, 0.2)
-
-
-def test_rates_are_scaled_with_the_batch():
-    """Both of them, in proportion; without a reference they are as they are."""
-    scaled = OptimizerConfig(0.4, warmup_from=0.1, reference_batch=1024).scaled_to(256)
-    assert (scaled.learning_rate, scaled.warmup_from) == (0.1, 0.025)
-    plain = OptimizerConfig(0.4, warmup_from=0.1)
-    assert plain.scaled_to(256) == plain

@@ -12,7 +12,7 @@ import optax
 import pytest
 import torch
 
-from cdnv2_jax.classification.objective import smoothed_cross_entropy
+from cdnv2_jax.classification.experiment import smoothed_cross_entropy
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
@@ -94,6 +94,19 @@ def test_schedule_by_steps(x64: None):
     table = {0: 2e-5, 1: 0.01001, 2: 0.02, 3: 0.02, 4: 0.002, 7: 0.002, 8: 0.0002, 11: 0.0002}
     for step, rate in table.items():
         assert rate_at(schedule, step) == pytest.approx(rate, rel=1e-12), step
+
+
+@pytest.mark.parametrize(
+    ("reference", "batch_size", "rates"),
+    [(1024, 256, (0.025, 0.1)), (0, 256, (0.1, 0.4)), (1024, 0, (0.1, 0.4))],
+)
+def test_rates_are_scaled_with_the_batch(
+    x64: None, reference: int, batch_size: int, rates: tuple[float, float]
+) -> None:
+    """Both of them, in proportion; without a reference, or without a batch, they are as they are."""
+    config = OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=reference)
+    schedule = learning_rate_schedule(config, 10, 5, batch_size)
+    assert [rate_at(schedule, step) for step in (0, 2)] == pytest.approx(rates, rel=1e-12)
 
 
 def test_schedule_without_warmup_starts_at_the_top():

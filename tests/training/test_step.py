@@ -1,6 +1,7 @@
 """The training step and the pruning between steps: what changes, what does not, and that nothing is compiled twice."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model
-from cdnv2_jax.classification.objective import Objective
+from cdnv2_jax.classification.experiment import classification_loss
 from cdnv2_jax.pruning.prune import layer_stage, sparsity, stages_passed
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.state import TrainState, create_state, ema_model, live_model
-from cdnv2_jax.training.step import Pruner, make_train_step, moving_average
+from cdnv2_jax.training.step import make_train_step, moving_average
 
 STEPS = 8
 
@@ -29,14 +31,15 @@ class Setup:
     step: Any  # a TrainStep; Any, because the tests look into its compilation cache
 
 
-def make_setup(**objective: Any) -> Setup:
+def make_setup(*, group_lasso: float = 0.0, **options: Any) -> Setup:
     model = create_model(
         "cdnv2_cifar_110", rngs=nnx.Rngs(0), stages=(1, 1), growth=(4, 4), groups=2, lgc_factor=4, sfr_factor=2
     )
     config = OptimizerConfig(learning_rate=0.05, weight_decay=1e-3)
     optimizer = make_optimizer(config, learning_rate_schedule(config, STEPS, STEPS))
     graph, state = create_state(model, optimizer)
-    return Setup(graph, state, make_train_step(graph, optimizer, Objective(**objective)))
+    loss = partial(classification_loss, group_lasso=group_lasso)
+    return Setup(graph, state, make_train_step(graph, optimizer, loss, **options))
 
 
 def batch(seed: int = 0) -> dict[str, jax.Array]:

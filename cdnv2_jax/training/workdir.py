@@ -1,0 +1,102 @@
+"""A run's work directory: the names of its files, and who may write to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.files import remove
+from cdnv2_jax.report.learning import PLOTS
+from cdnv2_jax.training.config import RunConfig
+from cdnv2_jax.training.parse_config import flat_fields
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
+EVENTS = "tensorboard"
+PROFILE = "profile"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+NETWORKS = ("masked", "condensed", "plain")
+PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
+EXAMPLES, DETECTIONS = "detections.png", "detections.json"
+
+RESULTS = (
+    *(CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE, *NETWORKS, *PLOTS),
+    *(PER_CLASS_FILE, PREDICTIONS_FILE, EXAMPLES, DETECTIONS),
+)
+"""All that runs of any kind leave beside `config.json`; `--overwrite` removes it."""
+
+BOOKKEEPING = (
+    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
+    *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+)
+"""Fields that may change when a run is resumed, as they do not change its result."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Where a run writes, and what it may do there.
+
+    Attributes:
+      path: the directory.
+      overwrite: start over, whatever run it holds.
+      resume: only resume; refuse to start where there is nothing to resume.
+      accept_changes: resume although the config has changed.
+    """
+
+    path: Path
+    overwrite: bool = False
+    resume: bool = False
+    accept_changes: bool = False
+
+    def claim(self, config: RunConfig) -> None:
+        """Makes the directory ready for this config's run: creates it, or empties it with `overwrite`.
+
+        Raises:
+          UserError: it cannot be written to, or holds a finished run, another config's run, or other files.
+        """
+        ours = json.loads(json.dumps(dataclasses.asdict(config)))
+        path, config_file = self.path, self.path / CONFIG_FILE
+        if any(":" in part for part in path.parts[:1]):
+            raise UserError(f"--workdir {path} looks like a bucket's address: mount the bucket and give the directory")
+        try:
+            if self.resume and not config_file.is_file():
+                raise UserError(f"--resume: --workdir {path} holds no run to resume")
+            if not self.overwrite and config_file.is_file():
+                self._refuse_other_run(ours)
+            elif path.is_dir() and any(path.iterdir()) and not config_file.is_file():
+                raise UserError(f"--workdir {path} holds files that are no run's: give an empty or a new directory")
+            path.mkdir(parents=True, exist_ok=True)
+            if self.overwrite:
+                for name in RESULTS:
+                    remove(path / name)
+            config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--workdir {path} cannot be used: {error}") from error
+
+    def _refuse_other_run(self, ours: dict[str, Any]) -> None:
+        """UserError when the directory holds a finished run or one of another config."""
+        old, new = flat_fields(self._read_config()), flat_fields(ours)
+        changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
+        if changed and not self.accept_changes:
+            raise UserError(
+                f"--workdir {self.path} holds a run of another config ({shorten(changed)} differ): give another "
+                f"directory, --overwrite to start over, or --accept-changes to resume with the new values"
+            )
+        if (self.path / SUMMARY_FILE).exists():
+            raise UserError(f"--workdir {self.path} holds this run, finished: give another directory, or --overwrite")
+
+    def _read_config(self) -> dict[str, Any]:
+        """The config of the run that the directory holds; UserError when the file is damaged."""
+        try:
+            found = json.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no object")
+        except ValueError as error:  # not JSON, or not even text
+            raise UserError(
+                f"--workdir {self.path}: {CONFIG_FILE} is damaged ({one_line(error)}): give another, or --overwrite"
+            ) from error
+        return found
