@@ -23,8 +23,7 @@ from cdnv2_jax.detection.detector import set_training_mode
 from cdnv2_jax.detection.experiment import detection_loss
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cdnv2_jax.training.state import create_state
-from cdnv2_jax.training.step import Batch, make_train_step
+from cdnv2_jax.training.step import Batch, create_state, make_train_step
 
 OBJECTS = 7  # COCO's images have so many on average
 

@@ -42,8 +42,7 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.zoo import model_entry
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import make_optimizer
-from cdnv2_jax.training.state import TrainState, create_state
-from cdnv2_jax.training.step import Batch, TrainStep, make_train_step
+from cdnv2_jax.training.step import Batch, TrainState, TrainStep, create_state, make_train_step
 
 SCRIPT = "training"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=4e-5)

@@ -1,4 +1,4 @@
-"""One mesh over all devices of all hosts: batches are split along it, everything else is the same everywhere."""
+"""One mesh over all devices of all hosts: batches are sharded along it, everything else is replicated."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Devices:
 
     @classmethod
     def first_of_this_process(cls) -> "Devices":
-        """One device of this process: what runs there needs no other process to take part."""
+        """One device of this process; what runs there needs no other process."""
         devices = jax.local_devices()[:1]
         return cls(jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
 
@@ -40,12 +40,12 @@ class Devices:
 
     @property
     def split(self) -> NamedSharding:
-        """The sharding of batches: along the first axis of every array."""
+        """The sharding of batches, along the first axis of every array."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     @property
     def everywhere(self) -> NamedSharding:
-        """The sharding of state: a whole copy on every device."""
+        """The sharding of state, a whole copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Devices:
         return f"{self.count} {kind} device{'s' if self.count > 1 else ''}{hosts}"
 
     def wait_for_all(self, name: str) -> None:
-        """Returns once every process has come here."""
+        """Waits until every process has reached this point."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -68,26 +68,26 @@ class Devices:
             raise UserError(f"{what} {batch_size} cannot be split evenly over {self.count} devices: use {near}")
 
     def put_batch(self, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This host's rows of a batch → the whole batch, split over all devices."""
+        """This process's rows of a batch → the global batch, sharded over all devices."""
         return {name: jax.make_array_from_process_local_data(self.split, array) for name, array in rows.items()}
 
     def replicate(self, tree: Any) -> Any:
-        """A tree whose arrays have the same values on every host → copies on every device."""
+        """A tree whose arrays have the same values on every process → copies on every device."""
         return jax.tree.map(self._replicate, tree)
 
     def _replicate(self, array: Any) -> jax.Array:
         if isinstance(array, jax.Array) and array.sharding == self.everywhere:
             return array
         local = np.asarray(array)
-        # Copies, as what is made here may be donated, and on a CPU could share its memory with `array`.
+        # Copies: the result may be donated, and on a CPU it could share its memory with `array`.
         return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
 
 
 def fetch(tree: Any) -> Any:
-    """A tree of arrays that every device has → NumPy arrays of this process alone."""
+    """A tree of replicated arrays → NumPy arrays."""
     return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), tree)
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes files and prints."""
+    """Whether this is the process that writes files and prints."""
     return jax.process_index() == 0

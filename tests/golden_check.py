@@ -29,8 +29,7 @@ from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.pruning import Pruner
-from cdnv2_jax.training.state import create_state, ema_model, live_model
-from cdnv2_jax.training.step import make_train_step
+from cdnv2_jax.training.step import create_state, ema_model, live_model, make_train_step
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.golden_format import (
     GoldenFile,

@@ -96,7 +96,7 @@ def test_all_parts_that_there_are_were_found() -> None:
         ("from cdnv2_jax.networks.zoo import create_model", ["networks"]),
         ("from cdnv2_jax import networks, prune", ["networks", ""]),
         ("import cdnv2_jax", [""]),
-        ("def f():\n    from cdnv2_jax.training.state import TrainState", ["training"]),
+        ("def f():\n    from cdnv2_jax.training.step import TrainState", ["training"]),
         ("from . import prune", ["pruning"]),
         ("from .prune import importance", ["pruning"]),
         ("from ..networks import zoo", ["networks"]),

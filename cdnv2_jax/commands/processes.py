@@ -1,4 +1,4 @@
-"""How the C library deals with memory that is given back."""
+"""Processes: joining those of one run, ending together, the memory they keep and the programs they cache."""
 
 import contextlib
 import ctypes
@@ -19,10 +19,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Lets a process that computes on the CPU keep what it frees, to be used again; True if it does from now on.
+    """Lets a process that computes on the CPU reuse the memory it frees; True if it does from now on.
 
-    A training step takes and frees some hundred megabytes. As a rule they go back to the system and come again page by
-    page, zeroed: a fifth of the time of such a step. Needs glibc, and to be called before JAX has started its threads,
+    A training step allocates and frees some hundred megabytes. By default they go back to the system and return page
+    by page, zeroed: a fifth of the time of such a step. Needs glibc, and must be called before JAX starts its threads,
     which get heaps of their own otherwise. Where there may be an accelerator nothing is changed.
     """
     if not sys.platform.startswith("linux") or not _only_the_cpu():
@@ -30,20 +30,20 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # Large blocks from the one heap instead of the system, and the heap never made smaller.
+    # Large blocks come from the one heap instead of the system, and the heap never shrinks.
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
 
 
 def _only_the_cpu() -> bool:
-    """Whether JAX will compute on the CPU, without starting it to find out."""
+    """Whether JAX will compute on the CPU, found out without starting it."""
     platforms: str | None = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if platforms:
         return platforms == "cpu"
     return not entry_points(group="jax_plugins") and not find_spec("jax_plugins") and not find_spec("libtpu")
 
 
-HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as dead, and the others end
-SHUTDOWN_SECONDS = 60  # how long a process that is done waits for the others
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as dead, and the others end
+SHUTDOWN_SECONDS = 60  # how long a finished process waits for the others
 TASKS = {
     "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -51,7 +51,7 @@ TASKS = {
 
 
 def join_processes(*, distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Makes this process one of a run's, if it is meant to be; does nothing for a run of one process.
+    """Joins the processes of one run; does nothing for a run of one process.
 
     Args:
       distributed: find the others through SLURM, Open MPI, Kubernetes or the metadata of a TPU pod.
@@ -60,8 +60,8 @@ def join_processes(*, distributed: bool, coordinator: str | None, processes: int
       process: which of them this is, from 0, or JAX_PROCESS_ID.
 
     Raises:
-      UserError: some of the last three are missing, the others are not found, or this was started as one of several
-        tasks and nothing was asked for, in which case all of them would write to the same directory.
+      UserError: some of the last three are missing, the others are not found, or a launcher started this as one of
+        several tasks and no flag says so: all of them would write to the same directory.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     processes = processes if processes is not None else _number_in("JAX_NUM_PROCESSES")
@@ -106,18 +106,18 @@ def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
 
 
 def keep_compiled(directory: Path | None) -> None:
-    """Compiled programs are kept in `directory` and found there again by later runs."""
+    """Caches compiled programs in `directory` for later runs."""
     if directory is not None:
-        if directory.exists() and not directory.is_dir():  # JAX would go on without a word
+        if directory.exists() and not directory.is_dir():  # JAX would not complain
             raise UserError(f"--compilation-cache {directory} is no directory")
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def one_of_several(action: Callable[[], int]) -> int:
-    """Does the work of one process, which may be one of several, and returns its exit status.
+    """Runs `action` in one process, which may be one of several, and returns its exit status.
 
-    A failed process of several ends here and now, so that the others notice: left to itself it would wait at JAX's
+    When one of several processes fails, it ends at once, so that the others notice: otherwise it would wait at JAX's
     shutdown for processes that wait for it in the middle of a step.
     """
     try:
@@ -136,7 +136,7 @@ def one_of_several(action: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def telling_of_lost_processes() -> Iterator[None]:
-    """Turns what JAX raises in the middle of a step when another process is gone into a LostProcess."""
+    """Turns what JAX raises in the middle of a step when another process has gone into a LostProcess."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -144,5 +144,5 @@ def telling_of_lost_processes() -> Iterator[None]:
             raise
         raise LostProcess(
             f"process {jax.process_index()} stops, as another process of this run has stopped or cannot be reached "
-            f"({one_line(error)}): start all of them again, the run goes on from its newest checkpoint"
+            f"({one_line(error)}): start all of them again, the run resumes from its newest checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: all of its state, the newest few of them, and the best network so far."""
+"""Checkpoints of a run: its whole state, of which the newest few are kept, and the best network so far."""
 
 import contextlib
 import shutil
@@ -10,18 +10,18 @@ import jax
 
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.training.state import TrainState
+from cdnv2_jax.training.step import TrainState
 from cdnv2_jax.weights.arrays import is_checkpoint, read_description
 
 SPARE_BYTES = 16 * 2**20  # for what is stored beside the arrays, and for the run's other files
 
 
 class RunCheckpoints:
-    """The checkpoints under `directory`, written in the background and atomically by Orbax.
+    """The checkpoints under `directory`, written atomically and in the background by Orbax.
 
     Each holds the train state (parameters, BN statistics, masks, optimizer, EMA, step) and a JSON description. The
     position in the data and all random numbers follow from the step and the config's seed. Use as a context manager:
-    leaving it waits for what is still being written.
+    leaving it waits until everything is written.
     """
 
     def __init__(self, directory: Path, keep: int):
@@ -36,7 +36,7 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, kind: type | None, *exception) -> None:
-        # After a failure of one of several processes the others are not there to finish a checkpoint with.
+        # When one of several processes has failed, the others cannot finish a checkpoint.
         if kind is not None and jax.process_count() > 1:
             return
         try:
@@ -46,14 +46,14 @@ class RunCheckpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Steps done in the newest checkpoint; None when there is none."""
+        """The step of the newest checkpoint; None without one."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, description: dict[str, Any]) -> None:
-        """Saves the state after `step` updates; returns once the arrays are copied, the writing goes on.
+        """Saves the state after `step` updates; returns once the arrays are copied, writing continues in the background.
 
         Raises:
-          UserError: this or the save before it could not be written; those before are intact.
+          UserError: this checkpoint or the one before could not be written; earlier ones are intact.
         """
         if step in self._manager.all_steps():
             return
@@ -63,11 +63,11 @@ class RunCheckpoints:
             state=self._ocp.args.StandardSave(dict(enumerate_leaves(state))),
             description=self._ocp.args.JsonSave(description),
         )
-        with self._telling_what_failed():
+        with _write_errors(self.directory):
             self._manager.save(step, args=args)
 
     def check_room(self, state: TrainState) -> None:
-        """UserError when the disk has no room for a state: better said before than halfway."""
+        """UserError when the disk has no room for a state: better now than halfway through writing."""
         needed = SPARE_BYTES + sum(array.nbytes for array in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -77,14 +77,16 @@ class RunCheckpoints:
             )
 
     def wait(self) -> None:
-        """Returns once all is on disk; UserError as for `save`."""
-        with self._telling_what_failed():
+        """Waits until everything is on disk; UserError as for `save`."""
+        with _write_errors(self.directory):
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, devices: Devices) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state, on `devices`, whatever it was saved from, and its description.
+        """(the newest state, its description).
 
-        `like` gives structure, shapes and dtypes. UserError when they do not fit.
+        Args:
+          like: gives structure, shapes and dtypes; UserError when they do not fit.
+          devices: that the state goes on, whatever devices it was saved from.
         """
         targets = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=devices.everywhere)
@@ -95,22 +97,23 @@ class RunCheckpoints:
                 state=self._ocp.args.StandardRestore(targets), description=self._ocp.args.JsonRestore()
             )
             restored = self._manager.restore(self.latest_step, args=args)
-        except Exception as error:  # whatever a damaged or foreign checkpoint trips in Orbax
+        except Exception as error:  # Orbax raises all kinds for a damaged or another network's checkpoint
             step = self.latest_step
             raise UserError(f"{self.directory}: step {step} does not fit this config ({one_line(error)})") from error
         leaves = [restored["state"][name] for name, _ in enumerate_leaves(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), dict(restored["description"])
 
-    @contextlib.contextmanager
-    def _telling_what_failed(self) -> Iterator[None]:
-        """Turns what Orbax raises when it cannot write into a UserError."""
-        try:
-            yield
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"{self.directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are "
-                f"intact: make room and start the same command again"
-            ) from error
+
+@contextlib.contextmanager
+def _write_errors(directory: Path) -> Iterator[None]:
+    """Turns what Orbax raises when it cannot write into a UserError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: make room "
+            f"and start the same command again"
+        ) from error
 
 
 def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
@@ -125,9 +128,12 @@ class BestNetwork:
         self.path = path
 
     def offer(self, save: Callable[[Path, dict[str, Any]], None], *, step: int, name: str, score: float) -> None:
-        """Keeps a network, by `save` with metadata, if it is better than the one kept, by the score called `name`.
+        """Saves a network if it is better than the one kept. A resumed run that repeats a step replaces its own.
 
-        A resumed run that passes a step again replaces its own.
+        Args:
+          save: called with a path and metadata.
+          step: updates done.
+          name, score: the metric that decides, and its value.
         """
         if not is_first_process():
             return

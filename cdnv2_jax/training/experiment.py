@@ -25,8 +25,7 @@ from cdnv2_jax.report.learning import plot_run
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.records import read_metrics
-from cdnv2_jax.training.state import TrainState, create_state
-from cdnv2_jax.training.step import Batch, Metrics, TrainStep, make_train_step
+from cdnv2_jax.training.step import Batch, Metrics, TrainState, TrainStep, create_state, make_train_step
 from cdnv2_jax.training.workdir import SUMMARY_FILE
 
 

@@ -20,8 +20,7 @@ from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.records import Meter, Profile, RunLog
-from cdnv2_jax.training.state import TrainState, ema_model, live_model
-from cdnv2_jax.training.step import Metrics
+from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
 
 STEPS_AHEAD = 2  # steps given to the devices before the host waits for one: enough to keep them busy
@@ -70,7 +69,7 @@ class Training:
                     state = self._prune(state, total)
                     self._evaluate(state, total)
         if done < total:
-            raise Stopped(f"asked to stop: saved after step {done:,}, the same command goes on from there")
+            raise Stopped(f"asked to stop: saved after step {done:,}, the same command resumes from there")
         return state
 
     def _steps(

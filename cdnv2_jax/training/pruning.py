@@ -12,7 +12,7 @@ from flax import nnx
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.layers.learned import ConnectionMask
 from cdnv2_jax.pruning.prune import due_stages, layer_stage, prune_layers, sparsity, stages_passed
-from cdnv2_jax.training.state import TrainState
+from cdnv2_jax.training.step import TrainState
 
 
 class Pruner:

@@ -14,8 +14,7 @@ from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.detection.detector import set_training_mode
 from cdnv2_jax.detection.experiment import DetectionPreprocessing, detection_loss
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.training.state import create_state
-from cdnv2_jax.training.step import make_train_step
+from cdnv2_jax.training.step import create_state, make_train_step
 from tests.detection.tiny import make_targets, random_boxes, tiny_detector
 
 BATCH, SIDE, STEPS = 16, 64, 4

@@ -16,8 +16,7 @@ from cdnv2_jax.pruning.prune import layer_stage, sparsity, stages_passed
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.pruning import Pruner
-from cdnv2_jax.training.state import TrainState, create_state, ema_model, live_model
-from cdnv2_jax.training.step import make_train_step, moving_average
+from cdnv2_jax.training.step import TrainState, create_state, ema_model, live_model, make_train_step, moving_average
 
 STEPS = 8
 
