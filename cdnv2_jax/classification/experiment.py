@@ -14,10 +14,11 @@ from flax import nnx
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, compiled_forward, evaluate
 from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.batches import EvaluationRow, TrainingRow
 from cdnv2_jax.data.on_device import Normalisation, TrainingPreprocessing
-from cdnv2_jax.data.pipeline import EvaluationRow, HostBatch, TrainingRow
+from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.data.source import Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
@@ -35,7 +36,7 @@ from cdnv2_jax.weights.open import network_from
 from cdnv2_jax.weights.usage import KEY, Usage
 
 
-class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwork, ClassificationEvaluation]):
+class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], AnyNetwork, ClassificationEvaluation]):
     """An experiment that trains a classifier."""
 
     device_fields = ("image", "label", "erase")
@@ -44,13 +45,14 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwo
     def __init__(self, config: ClassificationConfig, devices: Devices):
         super().__init__(config, devices)
         self.per_replica = config.batch_norm == "replica"
+        self.preparation = preparation_of(config)
         self.normalisation = Normalisation(config.data.mean, config.data.std)
 
     @property
     def title(self) -> str:
         return self.config.model.name
 
-    def open_source(self, split: Split) -> Source:
+    def open_source(self, split: Split) -> Source[Sample]:
         return source_of(self.config, split)
 
     def training_row(self) -> tuple[TrainingRow, int]:
@@ -62,22 +64,16 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwo
         on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
         row = TrainingRow(
             self.train_images,
-            # The config's fields of the same names.
-            Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
             self.shard(data.batch_size),
             self.config.seed,
+            # The config's fields of the same names.
+            Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
             normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
         )
         return row, steps
 
     def evaluation_row(self) -> tuple[EvaluationRow, int]:
-        row = EvaluationRow(
-            self.held_out,
-            self.shard(self.eval_batch_size),
-            self.config.data.image_size,
-            resized=self.config.data.crop == "random_resized",
-            interpolation=model_entry(self.config.model.name).interpolation,
-        )
+        row = EvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.preparation)
         return row, -(-len(self.held_out) // self.eval_batch_size)
 
     def build_model(self) -> AnyNetwork:
@@ -115,11 +111,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwo
         return condense(model)
 
     def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
-        data = self.config.data
-        resize = "centre" if data.crop == "random_resized" else "whole"
-        interpolation = model_entry(self.config.model.name).interpolation
-        preparation = ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
-        usage = Usage(preparation, self.train_images.class_names)
+        usage = Usage(self.preparation, self.train_images.class_names)
         save(path, model, metadata={**metadata, KEY: usage.to_json()}, overwrite=True)
 
     def figures(self, evaluation: ClassificationEvaluation, model: AnyNetwork | None = None) -> dict[str, Any]:
@@ -154,7 +146,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source, AnyNetwo
         return {"max_logit_difference": float(difference)}
 
 
-def source_of(config: ClassificationConfig, split: Split) -> Source:
+def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
     """The images of one split; UserError when they are missing or do not fit the network."""
     data = config.data
     return open_source(
@@ -165,6 +157,17 @@ def source_of(config: ClassificationConfig, split: Split) -> Source:
         num_classes=config.model.num_classes,
         count=data.synthetic_images or None,
     )
+
+
+def preparation_of(config: ClassificationConfig) -> ImagePreparation:
+    """How images are prepared for evaluation, and for the trained network; UserError when that cannot be."""
+    data = config.data
+    resize = "centre" if data.crop == "random_resized" else "whole"
+    interpolation = model_entry(config.model.name).interpolation
+    try:
+        return ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
+    except ValueError as error:
+        raise UserError(f"config.data cannot be used: {error}") from error
 
 
 def starting_network(config: ClassificationConfig) -> AnyNetwork:

@@ -72,18 +72,12 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
                 f"{self.config.model.num_classes} apart: set config.model.num_classes to {found}"
             )
         row = DetectionTrainingRow(
-            self.train_images,
-            self.shard(data.batch_size),
-            self.config.seed,
-            data.short_side,
-            data.long_side,
-            flips=data.flip,
+            self.train_images, self.shard(data.batch_size), self.config.seed, data.preparation, flips=data.flip
         )
         return row, row.steps_per_epoch
 
     def evaluation_row(self) -> tuple[DetectionEvaluationRow, int]:
-        data = self.config.data
-        row = DetectionEvaluationRow(self.held_out, self.shard(self.eval_batch_size), data.short_side, data.long_side)
+        row = DetectionEvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.config.data.preparation)
         return row, row.batches
 
     def build_model(self) -> PyramidDetector:

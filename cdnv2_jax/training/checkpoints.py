@@ -50,7 +50,7 @@ class RunCheckpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, description: dict[str, Any]) -> None:
-        """Saves the state after `step` updates; returns once the arrays are copied, writing continues in the background.
+        """Saves the state after `step` updates; returns once the arrays are copied and goes on writing.
 
         Raises:
           UserError: this checkpoint or the one before could not be written; earlier ones are intact.
@@ -111,8 +111,8 @@ def _write_errors(directory: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: make room "
-            f"and start the same command again"
+            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: make "
+            f"room and start the same command again"
         ) from error
 
 

@@ -13,9 +13,9 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.data.order import Share
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, Row, ShuffledRow, host_batches
-from cdnv2_jax.data.source import Images, Split
+from cdnv2_jax.data.batches import RowMaker, Share
+from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import AnyNetwork
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
-SourceT = TypeVar("SourceT", bound=Images)
+SourceT = TypeVar("SourceT", bound=Source[Picture])
 ModelT = TypeVar("ModelT", bound=nnx.Module)
 EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
 
@@ -85,7 +85,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     """Whether each device normalises its own part of the batch, so that results depend on their number."""
 
     train_images: SourceT
-    row: ShuffledRow
+    row: RowMaker
     steps_per_epoch: int
     total_steps: int
     schedule: optax.Schedule
@@ -130,11 +130,11 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         """The images of one split; UserError when they are missing or do not fit the network."""
 
     @abc.abstractmethod
-    def training_row(self) -> tuple[ShuffledRow, int]:
+    def training_row(self) -> tuple[RowMaker, int]:
         """(what makes this process's rows of training batches, how many batches are an epoch)."""
 
     @abc.abstractmethod
-    def evaluation_row(self) -> tuple[Row, int]:
+    def evaluation_row(self) -> tuple[RowMaker, int]:
         """(what makes this process's rows of evaluation batches, how many batches hold every image once)."""
 
     @abc.abstractmethod
