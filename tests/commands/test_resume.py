@@ -25,6 +25,7 @@ from tests.commands.interrupted import (
 from tests.commands.runs import checkpoints_of, records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
 
+IGNORING_INTERRUPTS = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
 EVALUATION = ("--config", DIGITS, *TINY)
 
 
@@ -105,8 +106,13 @@ def test_killed(uninterrupted: Path, shell: Shell) -> None:
 
 
 def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
-    """SIGTERM, as a machine sends that is about to be taken away: nothing is lost, and the exit status is 0."""
-    with in_a_process_of_its_own("--workdir", "run") as process:
+    """SIGTERM, as a machine sends that is about to be taken away: nothing is lost, and the exit status is 0.
+
+    Started as `nohup … &` starts it, with SIGINT ignored: Ctrl-C is meant for other processes, and the run goes on.
+    """
+    with in_a_process_of_its_own("--workdir", "run", before=IGNORING_INTERRUPTS) as process:
+        wait_until(process, Path("run"), 2)
+        process.send_signal(signal.SIGINT)
         wait_until(process, Path("run"), 4)
         process.terminate()
         printed, complaint = process.communicate()
@@ -132,17 +138,6 @@ def test_signals_to_the_whole_job(number: signal.Signals, status: int, uninterru
     assert ("asked to stop: saved after step" in printed) == (number == signal.SIGTERM)
     assert complaint == ("" if number == signal.SIGTERM else "main.py train: interrupted\n")
     shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
-    assert_ends_like(Path("run"), uninterrupted)
-
-
-def test_interrupts_that_are_ignored(uninterrupted: Path, shell: Shell) -> None:
-    """As of a run that was started by `nohup … &`: Ctrl-C is for others, the run ends like any other."""
-    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2", before=ignore) as process:
-        wait_until(process, Path("run"), 2)
-        os.killpg(process.pid, signal.SIGINT)
-        _, complaint = process.communicate()
-    assert (process.returncode, complaint) == (0, "")
     assert_ends_like(Path("run"), uninterrupted)
 
 
