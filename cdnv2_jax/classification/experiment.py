@@ -13,7 +13,7 @@ from flax import nnx
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, compiled_forward, evaluate
-from cdnv2_jax.data.augment.training_image import Augmentation
+from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, TrainingRow
 from cdnv2_jax.data.on_device import Normalisation, TrainingPreprocessing
 from cdnv2_jax.data.pipeline import HostBatch
