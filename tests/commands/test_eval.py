@@ -1,5 +1,6 @@
-"""`main.py eval`: its output file, and all that it refuses."""
+"""`main.py eval`: its output file, official files, and all that it refuses."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,85 +63,55 @@ def test_nothing_is_written_unasked(ours: Path, images: str, shell: Shell) -> No
     assert contents(shell.directory) == before
 
 
-def test_existing_output(ours: Path, images: str, shell: Shell) -> None:
-    Path("logits.npz").write_text("mine")
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, images, *OURS, "--output", "logits.npz")
-    assert "logits.npz exists" in complaint and "--overwrite" in complaint
+@pytest.fixture(scope="module")
+def cluttered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with networks, images and files that some evaluation must refuse. To be copied."""
+    directory = tmp_path_factory.mktemp("cluttered")
+    sizes = {"stages": (1, 1, 1, 1), "growth": (8, 8, 8, 8)}
+    for name, made in (("ours", network("pruned")), ("v1", network("halved")), ("deep", network("dense", **sizes))):
+        save(directory / name, made)
+    write_images(directory / "images", {name: [f"{name}.png"] for name in "abc"})
+    write_images(directory / "four", {name: ["x.png"] for name in "abcd"})
+    write_images(directory / "broken", {"a": ["x.png"], "b": ["y.png"], "c": ["z.png"]})
+    broken = directory / "broken/b/y.png"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    for folder in ("empty/a", "precious"):
+        (directory / folder).mkdir(parents=True)
+    for file in ("notes.txt", "old.npz", "precious/thesis.tex"):
+        (directory / file).write_text("mine")
+    return directory
 
 
-@pytest.mark.parametrize("output", ["precious", "."])
-def test_overwriting_spares_directories(output: str, ours: Path, images: str, shell: Shell) -> None:
-    """`--overwrite` is for the file of an earlier evaluation, not for a directory and all in it."""
-    Path("precious").mkdir()
-    Path("precious/thesis.tex").write_text("mine")
-    shell.refuses("main.py", "eval", *ON_IMAGES, images, *OURS, "--output", output, "--overwrite")
+def _of(checkpoint: str, directory: str = "images", *more: str) -> tuple[str, ...]:
+    return (*ON_IMAGES, f"--config.data.directory={directory}", "--checkpoint", checkpoint, *more)
 
 
-def test_output_below_a_file(ours: Path, images: str, shell: Shell) -> None:
-    Path("file").write_text("mine")
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, images, *OURS, "--output", "file/logits.npz")
-    assert "file/logits.npz" in complaint
+REFUSED = [
+    (("--config", DIGITS, "--checkpoint", "missing"), "missing: no such file or directory"),
+    (("--config", DIGITS, "--checkpoint", "images"), "images is not a checkpoint of this project"),
+    (("--config", DIGITS, "--checkpoint", "notes.txt"), "notes.txt is not a"),
+    (("--config", DIGITS, *OURS), "ours tells 3 classes apart"),
+    # Its images would be prepared as for the config's model, and its metrics read as that model's.
+    (_of("v1"), "v1 holds a condensenet_50"),
+    (_of("deep", "images", "--config.data.image_size=7"), "7×7 image is too small"),
+    (_of("ours", "four"), "four has 4 classes, the network tells 3 apart"),
+    (_of("ours", "missing"), "missing is no directory: put images at"),
+    (_of("ours", "notes.txt"), "notes.txt is no directory: put images at"),
+    (_of("ours", ""), "data.directory is empty"),
+    (_of("ours", "empty"), "empty holds no images"),
+    (_of("ours", "broken", "--output", "new.npz"), "broken/b/y.png cannot be read as an image"),
+    (_of("ours", "images", "--output", "old.npz"), "old.npz exists: give another path, or --overwrite"),
+    (_of("ours", "images", "--output", "notes.txt/new.npz"), "notes.txt/new.npz"),
+    # `--overwrite` is for the file of an earlier evaluation, not for a directory and all in it.
+    (_of("ours", "images", "--output", "precious", "--overwrite"), "precious exists and is a directory"),
+    (_of("ours", "images", "--output", ".", "--overwrite"), ". exists and is a directory"),
+]
 
 
-def test_no_checkpoint(shell: Shell) -> None:
-    complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "missing")
-    assert "missing: no such file or directory" in complaint
-
-
-def test_directory_that_is_no_checkpoint(images: str, shell: Shell) -> None:
-    complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "images")
-    assert "images is not a checkpoint of this project" in complaint
-
-
-def test_file_that_is_no_checkpoint(shell: Shell) -> None:
-    Path("notes.txt").write_text("mine")
-    assert "notes.txt is not a" in shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "notes.txt")
-
-
-def test_other_number_of_classes(ours: Path, shell: Shell) -> None:
-    complaint = shell.refuses("main.py", "eval", "--config", DIGITS, *OURS)
-    assert "ours tells 3 classes apart" in complaint and "10" in complaint
-
-
-def test_other_model(images: str, shell: Shell) -> None:
-    """Its images would be prepared as for the config's model, and its figures read as that model's."""
-    save("v1", network("halved"))
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, images, "--checkpoint", "v1")
-    assert "v1 holds a condensenet_50" in complaint and "cdnv2_cifar_110" in complaint
-
-
-def test_more_folders_than_classes(ours: Path, shell: Shell) -> None:
-    write_images(Path("images"), {name: ["x.png"] for name in "abcd"})
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, "--config.data.directory=images", *OURS)
-    assert "images has 4 classes, the network tells 3 apart" in complaint
-
-
-@pytest.mark.parametrize("directory", ["missing", "", "file"])
-def test_no_image_folder(directory: str, ours: Path, shell: Shell) -> None:
-    Path("file").write_text("mine")
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, f"--config.data.directory={directory}", *OURS)
-    assert (f"{directory} is no directory: put images at" if directory else "data.directory is empty") in complaint
-
-
-def test_empty_image_folder(ours: Path, shell: Shell) -> None:
-    Path("images/a").mkdir(parents=True)
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, "--config.data.directory=images", *OURS)
-    assert "images holds no images" in complaint
-
-
-def test_broken_image(ours: Path, images: str, shell: Shell) -> None:
-    whole = Path("images/b/y.png").read_bytes()
-    Path("images/b/y.png").write_bytes(whole[: len(whole) // 2])
-    complaint = shell.refuses("main.py", "eval", *ON_IMAGES, images, *OURS, "--output", "logits.npz")
-    assert "images/b/y.png cannot be read as an image" in complaint
-
-
-def test_images_too_small_for_the_network(images: str, shell: Shell) -> None:
-    save("deep", network("dense", stages=(1, 1, 1, 1), growth=(8, 8, 8, 8)))
-    complaint = shell.refuses(
-        "main.py", "eval", *ON_IMAGES, images, "--checkpoint", "deep", "--config.data.image_size=7"
-    )
-    assert "7×7 image is too small" in complaint
+@pytest.mark.parametrize(("arguments", "complaint"), REFUSED, ids=[complaint for _, complaint in REFUSED])
+def test_refused(arguments: tuple[str, ...], complaint: str, cluttered: Path, shell: Shell) -> None:
+    shutil.copytree(cluttered, shell.directory, dirs_exist_ok=True)
+    assert complaint in shell.refuses("main.py", "eval", *arguments)
 
 
 TINY_SIZES = {"stages": (1,), "growth": (8,), "groups": 4, "condensation_factor": 4, "squeeze_excite_from": 2}

@@ -105,28 +105,21 @@ def test_stopped_and_resumed(shell: Shell) -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_no_checkpoint(shell: Shell) -> None:
-    assert "missing: no such file or directory" in shell.refuses(*TRAIN, _from("missing"))
-
-
-def test_directory_that_is_no_checkpoint(shell: Shell) -> None:
-    Path("images").mkdir()
-    assert "images is not a checkpoint of this project" in shell.refuses(*TRAIN, _from("images"))
-
-
-def test_another_model(shell: Shell) -> None:
-    save("network", network("halved"))
-    complaint = shell.refuses(*TRAIN, _from("network"))
-    assert "network holds a condensenet_50, config.model.name is cdnv2_cifar_110" in complaint
-
-
-def test_halved_classifier(shell: Shell) -> None:
-    save("network", network("halved"))
-    complaint = shell.refuses(*TRAIN, _from("network"), "--config.model.name=condensenet_50")
-    assert "network has a halved classifier, which cannot be replaced" in complaint
-
-
-def test_images_too_small_for_it(shell: Shell) -> None:
-    """Its architecture is its own, whatever the config's overrides say."""
-    save("network", network("dense", stages=(1,) * 5, growth=(8,) * 5))
-    assert "8×8 image is too small" in shell.refuses(*TRAIN, _from("network"))
+@pytest.mark.parametrize(
+    ("kind", "more", "complaint"),
+    [
+        (None, (), "network: no such file or directory"),
+        ("a directory", (), "network is not a checkpoint of this project"),
+        ("halved", (), "network holds a condensenet_50, config.model.name is cdnv2_cifar_110"),
+        ("halved", ("--config.model.name=condensenet_50",), "has a halved classifier, which cannot be replaced"),
+        # Its architecture is its own, whatever the config's overrides say.
+        ("dense", (), "8×8 image is too small"),
+    ],
+)
+def test_refused(kind: str | None, more: tuple[str, ...], complaint: str, shell: Shell) -> None:
+    if kind == "a directory":
+        Path("network").mkdir()
+    elif kind is not None:
+        sizes = {"stages": (1,) * 5, "growth": (8,) * 5} if kind == "dense" else {}
+        save("network", network(kind, **sizes))
+    assert complaint in shell.refuses(*TRAIN, _from("network"), *more)

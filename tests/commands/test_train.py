@@ -26,7 +26,7 @@ def test_files(smoke_run: Path) -> None:
     assert {entry.name for entry in smoke_run.iterdir()} == FILES
 
 
-def testsummary_of(smoke_run: Path) -> None:
+def test_summary(smoke_run: Path) -> None:
     summary = summary_of(smoke_run)
     assert list(summary) == ["masked", "condensed", "live", "max_logit_difference", "stages_passed"]
     assert list(summary["live"]) == ["accuracy", "top5", "loss"]

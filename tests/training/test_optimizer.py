@@ -66,52 +66,39 @@ def test_clipping(x64: None) -> None:
         np.testing.assert_allclose(jnp.concatenate(jax.tree.leaves(updates)), update, rtol=1e-12)
 
 
-def rate_at(schedule: optax.Schedule, step: int) -> float:
-    return float(jnp.asarray(schedule(step)))
-
-
-def test_schedule_table(x64: None):
-    """Ten epochs of 4 steps, the first two of them warming up from 0.1 to 0.4."""
-    config = OptimizerConfig(learning_rate=0.4, warmup_from=0.1, warmup_epochs=2)
-    schedule = learning_rate_schedule(config, total_steps=40, steps_per_epoch=4)
-    table = {
-        0: 0.1,
-        4: 0.25,
-        7: 0.1 + 0.3 * 7 / 8,
-        8: 0.4,
-        24: 0.2,
-        39: 0.2 * (1 + math.cos(math.pi * 31 / 32)),
-        40: 0.0,
-    }
-    for step, rate in table.items():
-        assert rate_at(schedule, step) == pytest.approx(rate, abs=1e-15), step
-
-
-def test_schedule_by_steps(x64: None):
-    """Three epochs of 4 steps, a tenth after each of the first two; a warm-up of 2 steps from a thousandth on."""
-    config = OptimizerConfig(learning_rate=0.02, warmup_from=2e-5, warmup_steps=2, decay_epochs=(1, 2))
-    schedule = learning_rate_schedule(config, total_steps=12, steps_per_epoch=4)
-    table = {0: 2e-5, 1: 0.01001, 2: 0.02, 3: 0.02, 4: 0.002, 7: 0.002, 8: 0.0002, 11: 0.0002}
-    for step, rate in table.items():
-        assert rate_at(schedule, step) == pytest.approx(rate, rel=1e-12), step
-
-
 @pytest.mark.parametrize(
-    ("reference", "batch_size", "rates"),
-    [(1024, 256, (0.025, 0.1)), (0, 256, (0.1, 0.4)), (1024, 0, (0.1, 0.4))],
+    ("config", "epochs", "batch_size", "table"),
+    [
+        # Two of ten epochs warm up from 0.1 to 0.4, then half a cosine.
+        (
+            OptimizerConfig(0.4, warmup_from=0.1, warmup_epochs=2),
+            10,
+            0,
+            {
+                **{0: 0.1, 4: 0.25, 7: 0.1 + 0.3 * 7 / 8, 8: 0.4, 24: 0.2, 40: 0.0},
+                39: 0.2 * (1 + math.cos(math.pi * 31 / 32)),
+            },
+        ),
+        # A tenth after each of the first two epochs, after a warm-up of 2 steps from a thousandth.
+        (
+            OptimizerConfig(0.02, warmup_from=2e-5, warmup_steps=2, decay_epochs=(1, 2)),
+            3,
+            0,
+            {0: 2e-5, 1: 0.01001, 2: 0.02, 3: 0.02, 4: 0.002, 7: 0.002, 8: 0.0002, 11: 0.0002},
+        ),
+        # Without a warm-up.
+        (OptimizerConfig(0.5), 2, 0, {0: 0.5, 4: 0.25}),
+        # Both rates in proportion to the batch; without a reference, or without a batch, as they are.
+        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=1024), 2, 256, {0: 0.025, 2: 0.1}),
+        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2), 2, 256, {0: 0.1, 2: 0.4}),
+        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=1024), 2, 0, {0: 0.1, 2: 0.4}),
+    ],
 )
-def test_rates_are_scaled_with_the_batch(
-    x64: None, reference: int, batch_size: int, rates: tuple[float, float]
-) -> None:
-    """Both of them, in proportion; without a reference, or without a batch, they are as they are."""
-    config = OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=reference)
-    schedule = learning_rate_schedule(config, 10, 5, batch_size)
-    assert [rate_at(schedule, step) for step in (0, 2)] == pytest.approx(rates, rel=1e-12)
-
-
-def test_schedule_without_warmup_starts_at_the_top():
-    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=0.5), total_steps=10, steps_per_epoch=5)
-    assert [rate_at(schedule, step) for step in (0, 5)] == pytest.approx([0.5, 0.25])
+def test_schedule(config: OptimizerConfig, epochs: int, batch_size: int, table: dict[int, float], x64: None) -> None:
+    """Step → learning rate, by hand; epochs of 4 steps."""
+    schedule = learning_rate_schedule(config, 4 * epochs, 4, batch_size)
+    for step, rate in table.items():
+        assert float(jnp.asarray(schedule(step))) == pytest.approx(rate, rel=1e-12, abs=1e-15), step
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
