@@ -94,9 +94,9 @@ REFUSED = [
     # Its images would be prepared as for the config's model, and its metrics read as that model's.
     (_of("v1"), "v1 holds a condensenet_50"),
     (_of("deep", "images", "--config.data.image_size=7"), "7×7 image is too small"),
-    (_of("ours", "four"), "four has 4 classes, the network tells 3 apart"),
-    (_of("ours", "missing"), "missing is no directory: put images at"),
-    (_of("ours", "notes.txt"), "notes.txt is no directory: put images at"),
+    (_of("ours", "four"), "four has 4 classes, the network 3: set"),
+    (_of("ours", "missing"), "missing is not a directory: put images at"),
+    (_of("ours", "notes.txt"), "notes.txt is not a directory: put images at"),
     (_of("ours", ""), "data.directory is empty"),
     (_of("ours", "empty"), "empty holds no images"),
     (_of("ours", "broken", "--output", "new.npz"), "broken/b/y.png cannot be read as an image"),

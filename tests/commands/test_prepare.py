@@ -69,5 +69,5 @@ def test_broken_image(photographs: Path, shell: Shell) -> None:
     arguments = ["prepare", "--source", "image_folder", "--directory", photographs, "--output", shell.directory / "out"]
     outcome = shell.run("main.py", *arguments)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert f"{broken} is no JPEG, PNG, BMP or WebP file" in outcome.err
+    assert f"{broken} is not a JPEG, PNG, BMP or WebP file" in outcome.err
     assert not [path for path in (shell.directory / "out").rglob("*") if path.is_file()]

@@ -51,8 +51,9 @@ def write_npz(directory: Path, split: str, count: int) -> None:
 
 
 def test_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_npz = run(SOURCE)["read_npz"]
-    monkeypatch.setattr(readers, "READERS", {**readers.READERS, "npz": read_npz})
+    page = run(SOURCE)
+    reader = readers.Reader(page["read_npz"], page["LAYOUT"])
+    monkeypatch.setattr(readers, "READERS", {**readers.READERS, "npz": reader})
     monkeypatch.setattr(readers, "SOURCES", (*readers.SOURCES, "npz"))
     write_npz(tmp_path, "train", 5)
     source = readers.open_source("npz", directory=tmp_path, split="train", image_size=16, num_classes=2)

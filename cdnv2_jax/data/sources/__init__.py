@@ -1,1 +1,1 @@
-"""One file per kind of data source; `open_source` knows them all."""
+"""Data sources, one file per kind; `open.py` lists them."""

@@ -44,7 +44,7 @@ def read_digits(split: Split, image_size: int) -> PixelSource:
     """1,437 (train) or 360 (val) digits, uint8 [image_size, image_size, 3]; level l of 0 … 16 is round(l · 255 / 16).
 
     Raises:
-      UserError: `image_size` is no multiple of 8.
+      UserError: `image_size` is not a multiple of 8.
     """
     images, labels = digits_as_images(image_size)
     chosen = split_indices(labels)[0 if split == "train" else 1]
@@ -53,8 +53,8 @@ def read_digits(split: Split, image_size: int) -> PixelSource:
 
 
 IMAGES: dict[Split, int] = {"train": 1280, "val": 256}
-CELLS = 4  # a class is known by a pattern of 4×4 colours
-DARKEST, BRIGHTEST = 32, 192  # of the pattern; noise adds up to 63, so that nothing need be clipped
+CELLS = 4  # the pattern of a class has 4×4 colours
+DARKEST, BRIGHTEST = 32, 192  # of the pattern; noise adds up to 63, so nothing needs clipping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SyntheticSource(Source[Sample]):
     Image i has class i modulo `num_classes`; the same index always gives the same image.
 
     Attributes:
-      split: which noise.
+      split: whose noise.
       image_size: side of the images, uint8 [image_size, image_size, 3].
       num_classes: at least 1.
       count: number of images; None: 1,280 to train on, 256 held out.

@@ -14,14 +14,14 @@ LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jp
 
 
 class ImageFolderSource(Source[Sample]):
-    """The files of FOLDER/CLASS/*, classes and files sorted by name; an image is read when it is asked for.
+    """The files of FOLDER/CLASS/*, classes and files sorted by name; an image is read on access.
 
     Attributes:
       class_names: names of the class folders.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str], files: Sequence[tuple[int, str]]):
-        """Keeps (label, file name) of every image."""
+        """Takes (label, file name) of every image."""
         self.class_names = list(class_names)
         self._folder = str(folder)
         self._labels = np.array([label for label, _ in files], np.int32)
@@ -53,16 +53,16 @@ def read_image_file(path: str) -> bytes:
 
 
 def read_image_folder(directory: Path, split: Split) -> ImageFolderSource:
-    """The images of DIRECTORY/train or DIRECTORY/val; without these folders, DIRECTORY itself is what is held out.
+    """The images of DIRECTORY/train or DIRECTORY/val; without these folders, DIRECTORY itself is the held-out split.
 
-    Labels are positions in the sorted names of the training classes, where there are any: a `val` that lacks some of
-    them is labelled no differently.
+    Labels are positions in the sorted names of the training classes, if there are any: the same even when `val` lacks
+    some of them.
 
     Raises:
-      UserError: no such folder, a class without images, or a held-out class that is not trained on.
+      UserError: no such folder, a class without images, or a held-out class that `train` lacks.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} is no directory: {LAYOUT}")
+        raise UserError(f"{directory} is not a directory: {LAYOUT}")
     train, val = directory / "train", directory / "val"
     if split == "train":
         if not _has_classes(train):
@@ -76,13 +76,13 @@ def read_image_folder(directory: Path, split: Split) -> ImageFolderSource:
     if not _has_classes(train):
         return _read(val, classes)
     known = _class_names(train)
-    if strange := sorted(set(classes) - set(known)):
-        raise UserError(f"{val} has classes that {train} lacks: {shorten(strange)}: name the folders alike in both")
+    if unknown := sorted(set(classes) - set(known)):
+        raise UserError(f"{val} has classes that {train} lacks: {shorten(unknown)}: use the same folder names in both")
     return _read(val, known)
 
 
 def _has_classes(folder: Path) -> bool:
-    # A folder of images that is called "train" may itself be a class, of vehicles for example.
+    # A folder of images called "train" may itself be a class, of vehicles for example.
     return folder.is_dir() and bool(_class_names(folder))
 
 
@@ -97,7 +97,7 @@ def _read(folder: Path, classes: Sequence[str]) -> ImageFolderSource:
     empty: list[str] = []
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
-            continue  # a training class of which nothing is held out
+            continue  # a training class without held-out images
         with os.scandir(folder / name) as entries:
             files = sorted(
                 entry.name

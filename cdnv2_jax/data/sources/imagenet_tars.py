@@ -1,72 +1,22 @@
-"""ILSVRC2012_devkit_t12.tar.gz: the classes of ImageNet and which of them each validation image shows."""
+"""ImageNet (ILSVRC2012) from its archives as downloaded: images are read in place, nothing is unpacked."""
 
 import io
 import re
-import tarfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Sample, Source, Split
-from cdnv2_jax.data.sources.array_cache import Arrays, cached_arrays
+from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.errors import UserError, one_line, shorten
 
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-MOST_BYTES = 64 << 20  # of each of the two; the real ones have less than 1 MiB
-
-
-def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
-    """WordNet ids of all classes, sorted, and the class of every validation image: int32 [n], positions in them.
-
-    The ids are those of the synsets that have no children; the ground truth gives a synset's ILSVRC2012_ID for each
-    image, as torchvision reads it too.
-
-    Raises:
-      UserError: damaged, or not the devkit's contents.
-    """
-    files = _members(path)
-    try:
-        classes, labels = _classes(files[META])
-        truth = [labels[int(line)] for line in files[TRUTH].split()]
-    except Exception as error:  # SciPy raises errors of many kinds over a malformed file
-        raise UserError(f"{path} is not what it should be ({one_line(error)}): download it again") from error
-    return classes, np.array(truth, np.int32)
-
-
-def _members(path: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = re.sub(r"^[^/]+/(?=data/)", "", member.name.removeprefix("./"))
-                if name in (META, TRUTH) and member.isreg() and member.size <= MOST_BYTES:
-                    opened = archive.extractfile(member)
-                    found[name] = opened.read() if opened else b""
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}): download it again") from error
-    if missing := {META, TRUTH} - set(found):
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: download it again")
-    return found
-
-
-def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
-    """Sorted WordNet ids, and ILSVRC2012_ID → position among them."""
-    from scipy.io import loadmat
-
-    synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"])
-    ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in synsets if int(row["num_children"]) == 0}
-    classes = sorted(ids)
-    return classes, {ids[wnid]: label for label, wnid in enumerate(classes)}
-
-
-TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
 IMAGES = (".jpeg", ".jpg")
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # of the devkit
+MOST_BYTES = 64 << 20  # of each of the two; the real ones have less than 1 MiB
 
 
 class TarSource(Source[Sample]):
@@ -91,10 +41,10 @@ class TarSource(Source[Sample]):
 
 
 def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
-    """The images of a split; where they lie in the tar is found out once and kept (see `cached_arrays`).
+    """The images of a split; their positions in the tar are indexed once and cached (see `cached_arrays`).
 
     Raises:
-      UserError: an archive is missing, damaged, or does not go with the others.
+      UserError: an archive is missing, damaged, or does not match the others.
     """
     needed = [TRAIN] if split == "train" else [VAL, DEVKIT]
     if missing := [name for name in needed if not (directory / name).is_file()]:
@@ -120,12 +70,45 @@ def _val(directory: Path) -> TarSource:
     arrays = cached_arrays(tar.path, lambda: _index_images(tar), lambda found: _is_index(found, tar, "numbers"))
     numbers = arrays["numbers"]
     if not np.array_equal(numbers, np.arange(1, len(truth) + 1)):
-        raise UserError(f"{tar.path} has {len(numbers)} images, {DEVKIT} the classes of {len(truth)}: get both anew")
+        raise UserError(
+            f"{tar.path} has {len(numbers)} images, {DEVKIT} the classes of {len(truth)}: download both again"
+        )
     return TarSource(tar, classes, arrays["offsets"], arrays["sizes"], truth)
 
 
+def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
+    """Reads the devkit: the classes, and which of them each validation image shows.
+
+    Classes are the synsets without children; the ground truth is the ILSVRC2012_ID of a synset for each image, as
+    torchvision reads it too.
+
+    Returns:
+      WordNet ids, sorted, and int32 [n], positions in them.
+
+    Raises:
+      UserError: damaged, or not the devkit's contents.
+    """
+    files = read_from_archive(path, {META: MOST_BYTES, TRUTH: MOST_BYTES})
+    try:
+        classes, labels = _classes(files[META])
+        truth = [labels[int(line)] for line in files[TRUTH].split()]
+    except Exception as error:  # SciPy raises errors of many kinds over a malformed file
+        raise UserError(f"{path} does not hold what it should ({one_line(error)}): download it again") from error
+    return classes, np.array(truth, np.int32)
+
+
+def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
+    """Sorted WordNet ids, and ILSVRC2012_ID → position among them."""
+    from scipy.io import loadmat
+
+    synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"])
+    ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in synsets if int(row["num_children"]) == 0}
+    classes = sorted(ids)
+    return classes, {ids[wnid]: label for label, wnid in enumerate(classes)}
+
+
 def _index_classes(tar: TarFile) -> Arrays:
-    """Of a tar of tars, WNID.tar: `classes`, sorted, and of every image offset, size and label, sorted by label."""
+    """Index of a tar of tars, WNID.tar: `classes`, sorted, and each image's offset, size and label, sorted by label."""
     size = tar.size()
     packed = {}
     for member in tar.members():
@@ -151,7 +134,7 @@ def _index_classes(tar: TarFile) -> Arrays:
 
 
 def _index_images(tar: TarFile) -> Arrays:
-    """Of a tar of images, …_NUMBER.JPEG: offset, size and number of every image, sorted by number."""
+    """Index of a tar of images, …_NUMBER.JPEG: each image's offset, size and number, sorted by number."""
     found = [
         (int(number[1]), member.offset, member.size)
         for member in tar.members()
@@ -162,7 +145,7 @@ def _index_images(tar: TarFile) -> Arrays:
 
 
 def _is_index(found: Arrays, tar: TarFile, kind: str) -> bool:
-    """Whether what a cache holds has the form of an index, and points nowhere outside of the tar."""
+    """Whether cached arrays have the form of an index and stay inside the tar."""
     lists = ["offsets", "sizes", "numbers" if kind == "numbers" else "labels"]
     if not {kind, *lists} <= set(found):
         return False

@@ -1,4 +1,4 @@
-"""Where the files inside of a tar begin and end, so that they can be read in place."""
+"""Positions of the files inside a tar, so that they can be read in place."""
 
 import dataclasses
 import os
@@ -15,7 +15,13 @@ SPARSE, EXTENDED = b"S", (b"x", b"g")
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A regular file: its name (the first 100 bytes of it), and its bytes' position and number in the whole tar."""
+    """A regular file in a tar.
+
+    Attributes:
+      name: the first 100 bytes of it.
+      offset: position of the contents in the whole tar, bytes.
+      size: of the contents, bytes.
+    """
 
     name: str
     offset: int
@@ -23,7 +29,7 @@ class Member:
 
 
 class TarFile:
-    """Reads at given positions, from many threads at once; after unpickling it opens its file anew."""
+    """Reads at given positions, from many threads at once; opens its file again after unpickling."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -40,7 +46,7 @@ class TarFile:
         return os.fstat(self._descriptor()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; UserError when there are fewer."""
+        """Exactly `size` bytes; UserError if there are fewer."""
         try:
             data = os.pread(self._descriptor(), size, offset)
         except OSError as error:
@@ -55,11 +61,11 @@ class TarFile:
         return _name(data), data[BLOCK:]
 
     def members(self, start: int = 0, end: int | None = None) -> Iterator[Member]:
-        """The regular files of the tar that lies at [start, end) of this file, directories and links left out.
+        """The regular files of the tar at [start, end) of this file, without directories and links.
 
         Raises:
-          UserError: it is no tar, ends early, or has sparse files. A tar must end with a block of zeros, or one that
-            was cut between two of its files would pass for a whole one.
+          UserError: it is not a tar, ends early, or has sparse files. A tar must end with a block of zeros, as one cut
+            between two of its files would otherwise pass for complete.
         """
         end = self.size() if end is None else end
         position = start
@@ -73,7 +79,7 @@ class TarFile:
             kind, offset = header[156:157], position + BLOCK
             position = offset + (size + BLOCK - 1) // BLOCK * BLOCK
             if position > end:
-                raise UserError(f"{self.path} ends inside of {_name(header)!r}: copy or download it again")
+                raise UserError(f"{self.path} ends inside {_name(header)!r}: copy or download it again")
             if kind == SPARSE or (kind in EXTENDED and b" size=" in self.read(offset, min(size, 1 << 20))):
                 raise UserError(f"{self.path}: {_name(header)!r} is not stored as it is: pack it with tar --format=gnu")
             if kind in FILE_TYPES:
@@ -98,7 +104,7 @@ class TarFile:
         except ValueError:
             right, size = False, 0
         if not right or size < 0:
-            raise UserError(f"{self.path} is no tar, or damaged at byte {position}: copy or download it again")
+            raise UserError(f"{self.path} is not a tar, or damaged at byte {position}: copy or download it again")
         return size
 
 

@@ -1,4 +1,4 @@
-"""tf.train.Example, the form of a record in TensorFlow's data sets, written and read without TensorFlow.
+"""tf.train.Example, the record format of TensorFlow's data sets, written and read without TensorFlow.
 
 From tensorflow/core/example/{example,feature}.proto, in the encoding of protocol buffers: an Example's field 1 is its
 Features, whose field 1 repeats entries of a map (1: name, 2: Feature); a Feature's field 1 is a list of bytes, 2 one of
@@ -26,10 +26,10 @@ def encode_example(features: Mapping[str, bytes | int]) -> bytes:
 
 
 def decode_example(record: bytes) -> dict[str, bytes | int]:
-    """The value of every feature that holds one of bytes or one integer; all others are left out.
+    """The value of every feature that holds a single byte string or integer; all others are skipped.
 
     Raises:
-      ValueError: the record is no Example.
+      ValueError: the record is not an Example.
     """
     values = ((name, _only_value(feature)) for name, feature in _features(record))
     return {name: value for name, value in values if value is not None}
@@ -39,7 +39,7 @@ def decode_lists(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
     """All values of every feature: bytes in a list, integers as int64 [n], floats as float32 [n].
 
     Raises:
-      ValueError: the record is no Example.
+      ValueError: the record is not an Example.
     """
     return {name: _all_values(feature) for name, feature in _features(record)}
 
@@ -73,7 +73,7 @@ def _all_values(feature: memoryview) -> list[bytes] | np.ndarray:
 
 
 def _integers(values: memoryview) -> Iterator[int]:
-    """Packed into one field or each in its own: both are valid."""
+    """Packed into one field or each in its own; both are valid."""
     for number, value in _fields(values):
         if number != 1:
             continue
@@ -109,7 +109,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         elif kind in (FIXED64, FIXED32):
             size = 8 if kind == FIXED64 else 4
         else:
-            raise ValueError(f"no such kind of field: {kind}")
+            raise ValueError(f"unknown wire type {kind}")
         if size > len(message) - position:
             raise ValueError("it ends early")
         yield number, message[position : position + size]

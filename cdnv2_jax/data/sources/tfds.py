@@ -1,8 +1,9 @@
-"""Records of a list of array_record files, found by their position in all of them together."""
+"""Data sets as TensorFlow Datasets lays them out in array_record files, read without TensorFlow."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,32 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
 
+LAYOUT = "let DIRECTORY be what tfds or `main.py prepare` made, the folder with dataset_info.json in it"
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
+INFO, FEATURES = "dataset_info.json", "features.json"
+FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json gives none
+MOST_BYTES = 64 << 20  # of a JSON file
+
 MOST_OPEN = 512  # of a data set's files: many systems let a process open 1,024 files and no more
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
 BUFFER_BYTES = 32 << 10
 
 
 class ArrayRecords:
-    """Record i as bytes; files are opened when first read, and anew after unpickling."""
+    """Records of a list of files, by their position in all of them; files are opened at the first read of each.
+
+    Attributes:
+      files: in their order.
+    """
 
     def __init__(self, files: Sequence[Path], lengths: Sequence[int]):
-        """Takes each file's number of records, so that none need be opened yet."""
-        self._files, self._lengths = list(files), list(lengths)
+        """Takes the number of records of each file, so that none need be opened yet."""
+        self.files, self._lengths = list(files), list(lengths)
         self._ends = np.cumsum([0, *lengths])
         self._readers: dict[int, Any] = {}
 
     def __getstate__(self) -> tuple[list[Path], list[int]]:
-        return self._files, self._lengths
+        return self.files, self._lengths
 
     def __setstate__(self, state: tuple[list[Path], list[int]]) -> None:
         self.__init__(*state)
@@ -42,34 +53,27 @@ class ArrayRecords:
         try:
             return self._reader(file).read([index - int(self._ends[file])])[0]
         except RuntimeError as error:
-            raise UserError(f"{self._files[file]} is damaged ({one_line(error)}): make the data set anew") from error
+            raise UserError(f"{self.files[file]} is damaged ({one_line(error)}): rebuild the data set") from error
 
     def _reader(self, file: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
 
         reader = self._readers.get(file)
         if reader is None:
-            path = self._files[file]
+            path = self.files[file]
             if not path.is_file():
-                raise UserError(f"{path} is missing: make the data set anew")
+                raise UserError(f"{path} is missing: rebuild the data set")
             reader = ArrayRecordReader(str(path), options=OPTIONS, file_reader_buffer_size=BUFFER_BYTES)
             # A damaged file says why when it is read.
             if reader.ok() and reader.num_records() != self._lengths[file]:
                 raise UserError(
                     f"{path} has {reader.num_records()} records, its dataset_info.json says {self._lengths[file]}: "
-                    "make the data set anew"
+                    "rebuild the data set"
                 )
             if len(self._readers) >= MOST_OPEN:
                 self._readers = {}  # readers that another thread still uses close when it lets go of them
             self._readers[file] = reader
         return reader
-
-
-LAYOUT = "let DIRECTORY be what tfds or `main.py prepare` made, the folder with dataset_info.json in it"
-SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
-INFO, FEATURES = "dataset_info.json", "features.json"
-FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json gives none
-MOST_BYTES = 64 << 20  # of a JSON file
 
 
 class TfdsSource(Source[Sample]):
@@ -80,7 +84,7 @@ class TfdsSource(Source[Sample]):
     """
 
     def __init__(self, records: ArrayRecords, class_names: Sequence[str], image: str, label: str, where: str):
-        """`image` and `label` are names of features; `where` says in messages which data set and split this is."""
+        """Takes the names of the features `image` and `label`, and what messages call the data set and split."""
         self.class_names = list(class_names)
         self._records, self._image, self._label, self._where = records, image, label, where
 
@@ -88,25 +92,24 @@ class TfdsSource(Source[Sample]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
-        """UserError when the record cannot be read or is none of an image and its label."""
+        """UserError when the record cannot be read or lacks an image or its label."""
         name = f"{self._where} image {index}"
+        record = self._records[index]
         try:
-            example = decode_example(self._records[index])
+            example = decode_example(record)
         except (ValueError, RecursionError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{name} is damaged ({one_line(error)}): make the data set anew") from error
+            raise UserError(f"{name} is damaged ({one_line(error)}): rebuild the data set") from error
         image, label = example.get(self._image), example.get(self._label)
         if not isinstance(image, bytes) or not isinstance(label, int):
-            raise UserError(f"{name} has no {self._image!r} and {self._label!r}: make the data set anew")
+            raise UserError(f"{name} has no {self._image!r} and {self._label!r}: rebuild the data set")
         if not 0 <= label < len(self.class_names):
-            raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: make the data set anew")
+            raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: rebuild the data set")
         file = example.get("file_name")
         return Sample(image, label, f"{name} ({file.decode('utf-8', 'replace')})" if isinstance(file, bytes) else name)
 
 
 def read_tfds(directory: Path, split: Split) -> TfdsSource:
-    """The records of "train" or, held out, of the first there is of "validation", "val", "test".
+    """The records of "train" or, held out, of the first that exists of "validation", "val", "test".
 
     Args:
       directory: with dataset_info.json in it, or up to three levels above it: …/imagenet2012/5.1.0, …/imagenet2012.
@@ -117,17 +120,22 @@ def read_tfds(directory: Path, split: Split) -> TfdsSource:
     """
     found = find_data_set(directory)
     info, features = read_json(found / INFO), read_json(found / FEATURES)
-    try:
+    with understood(found, LAYOUT):
         image, label, classes = _features(info, features)
         names = read_class_names(found / f"{label}.labels.txt", classes)
-        files, lengths, split_name = split_files(found, info, split)
+        records, where = open_split(found, info, split)
+    return TfdsSource(records, names, image, label, where)
+
+
+@contextlib.contextmanager
+def understood(found: Path, layout: str) -> Iterator[None]:
+    """Turns what malformed metadata of the data set in `found` raises inside into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {LAYOUT}") from error
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise UserError(f"{found} lacks {shorten(missing, 2)}: make the data set anew")
-    return TfdsSource(ArrayRecords(files, lengths), names, image, label, f"{found} {split_name}")
+        raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {layout}") from error
 
 
 def find_data_set(directory: Path) -> Path:
@@ -142,7 +150,7 @@ def find_data_set(directory: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What such a file says; UserError when it is missing, no JSON, or no object."""
+    """The JSON object in a file; UserError when it is missing or holds none."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is larger than any {path.name}: {LAYOUT}")
@@ -152,9 +160,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is no JSON ({one_line(error)}): make the data set anew") from error
+        raise UserError(f"{path} is not JSON ({one_line(error)}): rebuild the data set") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not what it should be: make the data set anew")
+        raise UserError(f"{path} does not hold a JSON object: rebuild the data set")
     return content
 
 
@@ -175,26 +183,26 @@ def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str
 
 
 def read_class_names(path: Path, classes: int) -> list[str]:
-    """The lines of a labels.txt, or numbers where there is none; UserError when it has another number of lines."""
+    """The lines of a labels.txt, or numbers where there is none; UserError unless there are `classes`."""
     if not path.is_file():
         return [str(label) for label in range(classes)]
     names = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if len(names) != classes:
-        raise UserError(f"{path} names {len(names)} classes, {FEATURES} says {classes}: make the data set anew")
+        raise UserError(f"{path} names {len(names)} classes, {FEATURES} says {classes}: rebuild the data set")
     return names
 
 
-def split_files(found: Path, info: Mapping[str, Any], split: Split) -> tuple[list[Path], list[int], str]:
-    """The files of a split, how many records each has, and the split's own name; UserError when it has none."""
+def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[ArrayRecords, str]:
+    """The records of a split, and what messages call them; UserError when it has none."""
     if info.get("fileFormat") != "array_record":
-        raise UserError(f"{found} is in {info.get('fileFormat')} files: make it anew with file_format='array_record'")
+        raise UserError(f"{found} is in {info.get('fileFormat')} files: rebuild it with file_format='array_record'")
     splits = {entry["name"]: entry for entry in info["splits"]}
     chosen = next((name for name in SPLITS[split] if name in splits), None)
     if chosen is None:
         raise UserError(f"{found} has no split {SPLITS[split]}, only {shorten(sorted(splits))}")
     lengths = [int(length) for length in splits[chosen].get("shardLengths", [])]
     if not lengths or min(lengths) < 0 or not sum(lengths):
-        raise UserError(f"{found} has no records in its split {chosen!r}: make the data set anew")
+        raise UserError(f"{found} has no records in its split {chosen!r}: rebuild the data set")
     template = splits[chosen].get("filepathTemplate") or FILE_TEMPLATE
     files = []
     for number in range(len(lengths)):
@@ -209,6 +217,8 @@ def split_files(found: Path, info: Mapping[str, Any], split: Split) -> tuple[lis
         }
         name = re.sub(r"\{(\w+)\}", lambda match, parts=parts: parts[match[1]], template)
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{found} names a file outside of it, {name!r}: do not trust it")
+            raise UserError(f"{found} names a file outside of it, {name!r}: the data set is not to be trusted")
         files.append(found / name)
-    return files, lengths, chosen
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(f"{found} lacks {shorten(missing, 2)}: rebuild the data set")
+    return ArrayRecords(files, lengths), f"{found} {chosen}"

@@ -1,4 +1,4 @@
-"""Any source of images → a data set as TensorFlow Datasets lays it out, in array_record files, without TensorFlow."""
+"""Writes any source of images as TensorFlow Datasets lays it out, in array_record files, without TensorFlow."""
 
 import io
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.tf_example import encode_example
 from cdnv2_jax.data.sources.tfds import FEATURES, INFO
 from cdnv2_jax.errors import UserError
@@ -37,14 +37,14 @@ def write_array_record(
       sources: split, "train" or "val" → its images; all with the same classes.
       output: the directory that data sets lie in.
       name: of the data set: a lower-case letter, then such letters, digits and underscores.
-      shard_bytes: a file is complete once its records have that many bytes.
+      shard_bytes: a new file begins once the records of one have that many bytes.
       overwrite: replace the data set if it exists.
 
     Returns:
-      the directory.
+      The directory.
 
     Raises:
-      UserError: the name, the classes or an image will not do, or the disk is full.
+      UserError: the name, the classes or an image cannot be used, or the disk is full.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"--name {name!r}: a lower-case letter first, then lower-case letters, digits, underscores")
@@ -129,17 +129,17 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     for start, kind in FORMATS.items():
         if sample.image.startswith(start):
             return sample.image, kind
-    raise UserError(f"{sample.name} is no JPEG, PNG, BMP or WebP file: mend or remove it")
+    raise UserError(f"{sample.name} is not a JPEG, PNG, BMP or WebP file: fix or remove it")
 
 
 def _file_name(sample: Sample) -> bytes:
-    """The last two parts of a path, CLASS/IMAGE: where the data set was made is nobody's business."""
+    """The last two parts of a path, CLASS/IMAGE: the rest would reveal where the data set was made."""
     return "/".join(sample.name.replace("\\", "/").split("/")[-2:]).encode("utf-8", "replace")
 
 
 def _features(classes: int, formats: set[str]) -> dict[str, object]:
     image: dict[str, object] = {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}
-    if formats in ({"jpeg"}, {"png"}):  # TFDS knows no others; without it, an image's own bytes tell
+    if formats in ({"jpeg"}, {"png"}):  # TFDS knows no others; without it, the bytes of an image tell
         image["encodingFormat"] = next(iter(formats))
     label = {"numClasses": str(classes)}
     contents = {"file_name": {"text": {}}, "image": {"image": image}, "label": {"classLabel": label}}

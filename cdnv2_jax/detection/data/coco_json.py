@@ -1,4 +1,4 @@
-"""Images annotated as COCO is: a JSON file of all annotations and a folder of images."""
+"""Images annotated in COCO's format: a JSON file of all annotations and a folder of images."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.image_folder import read_image_file
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line, shorten
@@ -20,7 +20,7 @@ LAYOUT = (
 )
 YEARS = ("2017", "")
 LARGEST = 1e9
-"""No coordinate, area or side in pixels is beyond that."""
+"""Limit on coordinates, areas and sides, pixels."""
 IDS = range(-(2**63), 2**63)
 
 
@@ -46,12 +46,11 @@ class CocoSource(DetectionSource):
 
 
 def read_coco(directory: Path, split: Split) -> CocoSource:
-    """The images of DIRECTORY/<split>2017 or, if there are no annotations of these, DIRECTORY/<split>.
-
-    Nothing in the file is taken on trust. The order is that of the file.
+    """The images of DIRECTORY/<split>2017 or, without annotations of these, DIRECTORY/<split>, in the file's order.
 
     Raises:
-      UserError: no such files, or anything amiss in the annotations; it names the file and the item.
+      UserError: no such files, or anything wrong in the annotations, all of which are checked; it names the file and
+        the item.
     """
     file, folder = _find(directory, split)
     with progress_bar(f"reading {file}", 3) as advance:
@@ -72,7 +71,7 @@ def _find(directory: Path, split: Split) -> tuple[Path, Path]:
         file, folder = directory / "annotations" / f"instances_{split}{year}.json", directory / f"{split}{year}"
         if file.is_file():
             if not folder.is_dir():
-                raise UserError(f"{folder} is no directory, but {file} is there: {LAYOUT}")
+                raise UserError(f"{folder} is not a directory, but {file} is there: {LAYOUT}")
             return file, folder
     raise UserError(f"{directory} has no annotations/instances_{split}2017.json: {LAYOUT}")
 
@@ -83,7 +82,7 @@ def _content(file: Path) -> Mapping[str, Sequence[Any]]:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}): {LAYOUT}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is no JSON ({one_line(error)}): copy it anew") from error
+        raise UserError(f"{file} is not JSON ({one_line(error)}): copy it again") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{file} has no list {key!r}, as COCO's instances have: {LAYOUT}")
@@ -117,7 +116,7 @@ def _images(items: Sequence[Any], where: str) -> tuple[list[int], np.ndarray, li
             raise _wrong(place, "file_name", name, "the name of a file")
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{place} names a file outside of the folder of images, {_shown(name)}: do not trust it")
+            raise UserError(f"{place} names a file outside the folder of images, {_shown(name)}: not to be trusted")
         if identity in found:
             raise UserError(f"{place} has the same id as one before, {identity}: each image needs its own")
         found[identity] = (height, width, name)
@@ -137,9 +136,9 @@ def _arrays(
         place = f"{where}[{number}]"
         identity, image, category = (_whole(item, key, place) for key in ("id", "image_id", "category_id"))
         if image not in positions:
-            raise UserError(f"{place} is of image {image}, which is not among the images: mend or remove it")
+            raise UserError(f"{place} is of image {image}, which is not among the images: fix or remove it")
         if category not in labels:
-            raise UserError(f"{place} is of category {category}, which is not among the categories: mend or remove it")
+            raise UserError(f"{place} is of category {category}, which is not among the categories: fix or remove it")
         if identity in rows:
             raise UserError(f"{place} has the same id as one before, {identity}: each annotation needs its own")
         flags = _flag(item, "iscrowd", place), _flag(item, "ignore", place)
@@ -162,7 +161,7 @@ def _arrays(
 
 def _whole(item: Any, key: str, place: str, allowed: range = IDS) -> int:
     if not isinstance(item, dict):
-        raise UserError(f"{place} is {_shown(item)}, not an object with names and values: copy the file anew")
+        raise UserError(f"{place} is {_shown(item)}, not an object with names and values: copy the file again")
     value = item.get(key)
     if type(value) is not int or value not in allowed:  # True is an int too, but no number
         raise _wrong(place, key, value, "a whole number" if allowed is IDS else "a whole number of pixels above 0")
@@ -186,7 +185,7 @@ def _area(item: Mapping[str, Any], place: str) -> float:
 
 
 def _flag(item: Mapping[str, Any], key: str, place: str) -> bool:
-    """The official files always have `iscrowd` and never `ignore`; others leave out either."""
+    """The official files always have `iscrowd` and never `ignore`; others lack either."""
     value = item.get(key, 0)
     if not isinstance(value, int) or value not in (0, 1):
         raise _wrong(place, key, value, "0 or 1")
@@ -194,14 +193,14 @@ def _flag(item: Mapping[str, Any], key: str, place: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """NaN and infinities, which Python's JSON knows, fail the comparison."""
+    """Python's JSON knows NaN and infinities: they fail the comparison."""
     return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 def _wrong(place: str, key: str, value: Any, wanted: str) -> UserError:
     if value is None:
-        return UserError(f"{place} has no {key!r}, which should be {wanted}: mend or remove it")
-    return UserError(f"{place} has {key!r} {_shown(value)}, which should be {wanted}: mend or remove it")
+        return UserError(f"{place} has no {key!r}, which should be {wanted}: fix or remove it")
+    return UserError(f"{place} has {key!r} {_shown(value)}, which should be {wanted}: fix or remove it")
 
 
 def _shown(value: Any) -> str:
@@ -212,15 +211,15 @@ def _shown(value: Any) -> str:
 
 
 def _refuse_missing(folder: Path, names: Sequence[str]) -> None:
-    """UserError when an image is not there; one look at the folder, not one at each file."""
+    """UserError when an image is missing; lists the folder once instead of looking for each file."""
     present = set(os.listdir(folder))
     missing = [_shown(name) for name in names if name not in present and not _is_file(folder / name)]
     if missing:
-        raise UserError(f"{folder} lacks {len(missing)} of {len(names)} images, {shorten(missing, 2)}: copy it anew")
+        raise UserError(f"{folder} lacks {len(missing)} of {len(names)} images, {shorten(missing, 2)}: copy it again")
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or that the file system cannot have
+    except (OSError, ValueError):  # a name that is too long or invalid on the file system
         return False

@@ -1,6 +1,6 @@
-"""COCO as TensorFlow Datasets lays it out (coco/2017 and alike) in array_record files, read without TensorFlow.
+"""COCO as TensorFlow Datasets lays it out (coco/2017 and the like) in array_record files, read without TensorFlow.
 
-Its records hold whole numbers for areas, rounded down, and boxes as shares of the image's sides in 32 bits. Average
+Its records hold areas rounded down to whole numbers, and boxes as 32-bit fractions of the image's sides. Average
 precision by size may therefore differ in the last digits from that of COCO's own files.
 """
 
@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.decode import encoded_size
-from cdnv2_jax.data.progress import progress_bar
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.data.sources.array_cache import Arrays, cached_arrays
+from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar
 from cdnv2_jax.data.sources.tf_example import decode_lists
 from cdnv2_jax.data.sources.tfds import (
     FEATURES,
     INFO,
     ArrayRecords,
     find_data_set,
+    open_split,
     read_class_names,
     read_json,
-    split_files,
+    understood,
 )
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line
@@ -30,7 +30,7 @@ from cdnv2_jax.errors import UserError, one_line
 LAYOUT = "let DIRECTORY be what tfds made of coco/2017, the folder with dataset_info.json in it"
 LABELS_FILE = "objects-label.labels.txt"
 COCO_CLASSES, UNUSED_IDS = 80, {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-"""COCO numbers its 80 categories from 1 to 90; the data set of TensorFlow keeps no more than their order."""
+"""COCO numbers its 80 categories from 1 to 90; the data set of TensorFlow keeps only their order."""
 
 SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
     "image_ids": (np.int64, ()),
@@ -62,7 +62,7 @@ class TfdsCocoSource(DetectionSource):
 def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
     """The records of "train" or, held out, of "validation".
 
-    The first time it reads all records once, for the images' sizes and boxes, and keeps those beside the files.
+    At the first time all records are read once, for the images' sizes and boxes, which are cached beside the files.
 
     Args:
       directory: with dataset_info.json in it, or up to three levels above it: …/coco/2017/1.1.0, …/coco.
@@ -73,21 +73,13 @@ def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
     """
     found = find_data_set(directory)
     info, features = read_json(found / INFO), read_json(found / FEATURES)
-    try:
+    with understood(found, LAYOUT):
         names = read_class_names(found / LABELS_FILE, _classes(features))
-        files, lengths, split_name = split_files(found, info, split)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {LAYOUT}") from error
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{found} lacks {file.name}: make the data set anew")
-    where, records = f"{found} {split_name}", ArrayRecords(files, lengths)
+        records, where = open_split(found, info, split)
     arrays = cached_arrays(
-        files[0],
+        records.files[0],
         lambda: _scan(records, len(names), where),
-        lambda arrays: _is_right(arrays, len(records), len(names)),
+        lambda arrays: _is_valid(arrays, len(records), len(names)),
     )
     return TfdsCocoSource(records, AnnotationArrays(**{key: arrays[key] for key in SHAPES}), names, where)
 
@@ -134,11 +126,11 @@ def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, 
     )
     corners = _numbers(example, "objects/bbox", 4 * len(ids), name).astype(np.float64).reshape(-1, 4)
     if not len(ids) == len(areas) == len(labels) == len(crowd):
-        raise UserError(f"{name} has lists of different lengths for its objects: make the data set anew")
+        raise UserError(f"{name} has lists of different lengths for its objects: rebuild the data set")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise UserError(f"{name} has labels beyond its {classes} classes: make the data set anew")
+        raise UserError(f"{name} has labels beyond its {classes} classes: rebuild the data set")
     if not (np.abs(corners) < 100).all() or (corners[:, :2] > corners[:, 2:]).any():  # also NaN
-        raise UserError(f"{name} has a box that is none: make the data set anew")
+        raise UserError(f"{name} has a malformed box: rebuild the data set")
     low, high = corners[:, 1::-1] * size[::-1], corners[:, 3:1:-1] * size[::-1]  # from y, x to x, y
     return {
         "image_ids": image_id,
@@ -156,28 +148,28 @@ def _lists(record: bytes, name: str) -> dict[str, list[bytes] | np.ndarray]:
     try:
         return decode_lists(record)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is damaged ({one_line(error)}): make the data set anew") from error
+        raise UserError(f"{name} is damaged ({one_line(error)}): rebuild the data set") from error
 
 
 def _image(example: Mapping[str, list[bytes] | np.ndarray], name: str) -> bytes:
     image = example.get("image")
     if not isinstance(image, list) or len(image) != 1:
-        raise UserError(f"{name} has no 'image': make the data set anew")
+        raise UserError(f"{name} has no 'image': rebuild the data set")
     return image[0]
 
 
 def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: int | None, name: str) -> np.ndarray:
-    """The numbers of a feature; a list without any may be of every kind or left out."""
+    """The numbers of a feature; an empty list may be of any kind or missing."""
     values = example.get(key, [])
     if isinstance(values, list) and not values:
         values = np.zeros(0, np.int64)
     if not isinstance(values, np.ndarray) or (count is not None and len(values) != count):
-        raise UserError(f"{name} has no {key!r} as coco/2017 has it: make the data set anew")
+        raise UserError(f"{name} has no {key!r} as coco/2017 has it: rebuild the data set")
     return values
 
 
-def _is_right(arrays: Arrays, images: int, classes: int) -> bool:
-    """Whether arrays from the cache fit together and to the records."""
+def _is_valid(arrays: Arrays, images: int, classes: int) -> bool:
+    """Whether cached arrays match each other and the records."""
     if not set(SHAPES) <= set(arrays):
         return False
     if any(arrays[key].dtype != kind or arrays[key].shape[1:] != shape for key, (kind, shape) in SHAPES.items()):

@@ -71,9 +71,9 @@ def _names(folder: Path) -> None:
 
 DAMAGE = {
     _missing: "data_batch_3.bin",
-    _cut: "data_batch_3.bin has 9218 bytes, no multiple of 3073",
+    _cut: "data_batch_3.bin has 9218 bytes, not a multiple of 3073",
     _empty: "data_batch_3.bin has 0 bytes",
-    _huge: "data_batch_3.bin has 30733073 bytes, more than CIFAR's",
+    _huge: "data_batch_3.bin has 30733073 bytes, more than the 30730000 expected",
     _label: "a label is 10, of 10 classes",
     _names: "batches.meta.txt must name 10 classes, has 2",
 }

@@ -66,7 +66,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "split", "complaint"),
     [
-        ([], "train", "no directory|holds no class folders"),
+        ([], "train", "not a directory|holds no class folders"),
         (["train/a/1.jpg"], "val", "has train/ but no class folders in val/"),
         (["train/a/1.jpg", "val/1.jpg"], "val", "has train/ but no class folders in val/"),
         (["train/a/1.jpg", "train/b/notes.txt"], "train", "no images .* in .*/train/b: fill or remove"),

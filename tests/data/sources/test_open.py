@@ -38,7 +38,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "imagenet").mkdir()
     write_archives(root / "imagenet")
     splits = cast(tuple[Split, ...], ("train", "val"))
-    sources = {split: READERS["image_folder"](photographs, split) for split in splits}
+    sources = {split: READERS["image_folder"].read(photographs, split) for split in splits}
     write_array_record(sources, root, name="photos", shard_bytes=1 << 19, overwrite=False)
     found = {"image_folder": photographs, "imagenet_tars": root / "imagenet", "tfds": root / "photos"}
     named = {"cifar10": root / "cifar10", "cifar100": root / "cifar100"}
@@ -92,7 +92,7 @@ def test_worker_processes(directories: dict[str, str]) -> None:
 @pytest.mark.parametrize("classes", [3, 5, 1000])
 @pytest.mark.parametrize("name", ["digits", "image_folder", "tfds"])
 def test_another_number_of_classes(name: str, classes: int, directories: dict[str, str]) -> None:
-    complaint = f"has {CLASSES[name]} classes, the network tells {classes} apart: set config.model.num_classes to"
+    complaint = f"has {CLASSES[name]} classes, the network {classes}: set config.model.num_classes to"
     with pytest.raises(UserError, match=complaint):
         _open(name, directories[name], "val", classes)
 

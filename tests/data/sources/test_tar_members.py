@@ -84,7 +84,7 @@ def test_negative_size(tmp_path: Path) -> None:
 
 
 def test_no_tar(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no tar"):
+    with pytest.raises(UserError, match="is not a tar"):
         list(_tar(tmp_path, b"GIF89a" * 1000).members())
 
 

@@ -108,7 +108,7 @@ def _grey(kind: type[PixelSource], names: list[str]) -> PixelSource:
 
 
 def test_all_or_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"/data/1\.jpg is no JPEG"):
+    with pytest.raises(UserError, match=r"/data/1\.jpg is not a JPEG"):
         _write(tmp_path, {"train": _grey(_Breaking, ["a"])})
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

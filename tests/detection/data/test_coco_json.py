@@ -181,7 +181,7 @@ def test_refused(change: Callable[[dict[str, Any]], object], complaint: str, dir
 @pytest.mark.parametrize("content", [b"{", b"", b"[" * 100_000, b"\xff\xfe\xfa", b"7", b"[]", b"1" * 5000])
 def test_no_annotations_in_the_file(content: bytes, directory: Path) -> None:
     (directory / "annotations" / "instances_train2017.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"instances_train2017\.json (is no JSON|has no list 'images')"):
+    with pytest.raises(UserError, match=r"instances_train2017\.json (is not JSON|has no list 'images')"):
         read_coco(directory, "train")
 
 
@@ -190,7 +190,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         read_coco(tmp_path / "none", "val")
     coco_files.write(tmp_path, coco_files.content())
     (tmp_path / "train2017").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"train2017 is no directory"):
+    with pytest.raises(UserError, match=r"train2017 is not a directory"):
         read_coco(tmp_path, "train")
 
 

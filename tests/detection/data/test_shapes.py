@@ -11,10 +11,17 @@ from pycocotools import mask as coco_mask
 from cdnv2_jax import UserError
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.detection.data import drawn_scene, shapes
+from cdnv2_jax.detection.data import shapes
 from cdnv2_jax.detection.data.coco_json import read_coco
-from cdnv2_jax.detection.data.drawn_scene import CATEGORY_IDS, coverage, draw_scene, outline, run_lengths
-from cdnv2_jax.detection.data.shapes import open_shapes, write_shapes
+from cdnv2_jax.detection.data.shapes import (
+    CATEGORY_IDS,
+    coverage,
+    draw_scene,
+    open_shapes,
+    outline,
+    run_lengths,
+    write_shapes,
+)
 
 # Of pycocotools, when it decodes masks.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -168,7 +175,7 @@ def test_outlines(label: int, area: float) -> None:
 
 def test_every_class_has_its_own_outline() -> None:
     assert [len(outline(label, 0.3)) for label in range(5)] == [48, 4, 3, 10, 12]
-    assert len(drawn_scene.CLASS_NAMES) == len(CATEGORY_IDS) == 5
+    assert len(shapes.CLASS_NAMES) == len(CATEGORY_IDS) == 5
 
 
 @pytest.mark.parametrize("first", [False, True])

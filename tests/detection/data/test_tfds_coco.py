@@ -144,8 +144,8 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "fewer labels": (_record(*IMAGES[0], label=[0, 1]), "image 2 has lists of different lengths"),
     "other label": (_record(*IMAGES[0], label=[0, 1, 3]), "image 2 has labels beyond its 3 classes"),
     "half a box": (_record(*IMAGES[0], bbox=[0.5] * 10), "image 2 has no 'objects/bbox'"),
-    "not a number": (_record(*IMAGES[0], bbox=[float("nan")] * 12), "image 2 has a box that is none"),
-    "a negative size": (_record(*IMAGES[0], bbox=[0.5, 0.5, 0.4, 0.6] * 3), "image 2 has a box that is none"),
+    "not a number": (_record(*IMAGES[0], bbox=[float("nan")] * 12), "image 2 has a malformed box"),
+    "a negative size": (_record(*IMAGES[0], bbox=[0.5, 0.5, 0.4, 0.6] * 3), "image 2 has a malformed box"),
 }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.sources import array_cache
-from cdnv2_jax.data.sources.array_cache import cached_arrays
+from cdnv2_jax.data.sources import files
+from cdnv2_jax.data.sources.files import cached_arrays
 from cdnv2_jax.files import replacing
 
 ARRAYS = {"numbers": np.arange(5), "names": np.array(["a", "bc"])}
@@ -105,7 +105,7 @@ def test_where_it_cannot_be_written(
             raise UserError(f"{path} cannot be written: Read-only file system")
         return replacing(path)
 
-    monkeypatch.setattr(array_cache, "replacing", refusing)
+    monkeypatch.setattr(files, "replacing", refusing)
     builder = Builder()
     for _ in range(2):
         _read(file, builder)
