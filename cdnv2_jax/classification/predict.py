@@ -1,4 +1,4 @@
-"""The likeliest classes of image files."""
+"""Predicting the classes of image files."""
 
 import dataclasses
 import itertools
@@ -18,9 +18,9 @@ from cdnv2_jax.export.classifier import Classifier
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given, whatever they are called; of folders all images in them, also in folders within.
+    """Files as given, with any name; for folders, all images in them and in their subfolders.
 
-    Names decide the order within a folder; hidden files and folders are left out.
+    Within a folder, files are sorted by name; hidden files and folders are skipped.
 
     Raises:
       UserError: a folder without images.
@@ -45,7 +45,13 @@ def _below(folder: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Likely:
-    """One class: its number, its name, its probability in [0, 1]."""
+    """One class.
+
+    Attributes:
+      label: its number.
+      name: what it is called.
+      probability: in [0, 1].
+    """
 
     label: int
     name: str
@@ -54,7 +60,12 @@ class Likely:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of the image at `path`, best first."""
+    """The most probable classes of an image.
+
+    Attributes:
+      path: of the image.
+      classes: best first.
+    """
 
     path: Path
     classes: Sequence[Likely]
@@ -67,13 +78,19 @@ class Prediction:
 def predict(
     classifier: Classifier, paths: Iterable[Path], *, top: int = 5, batch_size: int = 32
 ) -> Iterator[Prediction | BrokenImage]:
-    """A prediction for each image, in order; for one that cannot be read what is wrong with it.
+    """A prediction for each image, in order, or the error for one that cannot be read.
 
-    All batches have one shape, so that one program is compiled: that of `batch_size`, or of the images if they are
-    fewer. Images are read in threads, one batch at a time.
+    All batches have one shape, so that one program is compiled: `batch_size` images, or all if there are fewer. Images
+    are read in threads, one batch at a time.
+
+    Args:
+      classifier: the network and how its images are prepared.
+      paths: of the image files.
+      top: classes in a prediction.
+      batch_size: images that are computed together.
 
     Raises:
-      UserError: the classifier does not give as many values as it says it has classes.
+      UserError: the classifier does not give one logit per class.
     """
     preparation = classifier.described.usage.preparation
     remaining = iter(paths)
@@ -92,7 +109,7 @@ def predict(
 
 
 def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage:
-    """The prepared image, or why there is none."""
+    """The prepared image, or why it cannot be read."""
     try:
         return preparation(decode(path.read_bytes(), str(path)))
     except OSError as error:
@@ -102,7 +119,7 @@ def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage
 
 
 def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """float64 [images, classes], computed for `rows` images, the last of them zeros where there are fewer."""
+    """float64 [images, classes], computed in a batch of `rows` images padded with zeros."""
     if not images:
         return np.zeros((0, classifier.described.num_classes))
     batch = np.zeros((rows, *images[0].shape), np.float32)
@@ -110,15 +127,15 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
     logits = np.asarray(classifier.forward(batch), np.float64)
     if logits.shape != (rows, classifier.described.num_classes):
         raise UserError(
-            f"the network gives {list(logits.shape)} values for {rows} images and says that it has "
-            f"{classifier.described.num_classes} classes: export it again"
+            f"the network gives logits of shape {list(logits.shape)} for {rows} images, but its metadata says that it "
+            f"has {classifier.described.num_classes} classes: export it again"
         )
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
 
 
 def _likeliest(classifier: Classifier, probabilities: np.ndarray, top: int) -> list[Likely]:
-    """Of equal ones the first goes first."""
+    """The `top` most probable classes; ties keep the order of the labels."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     usage = classifier.described.usage
     return [Likely(int(label), usage.name_of(int(label)), float(probabilities[label])) for label in best]

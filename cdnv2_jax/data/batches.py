@@ -1,4 +1,4 @@
-"""Samples → rows of batches: in which order, shared out over hosts, and what a row holds."""
+"""Samples → rows of batches: their order, their distribution over hosts, and what a row holds."""
 
 import abc
 import contextlib
@@ -20,7 +20,7 @@ NOT_BROKEN = -1
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The part of every batch that one of several hosts reads.
+    """The part of every batch that one of several hosts reads (its shard).
 
     Attributes:
       batch_size: of the global batch.

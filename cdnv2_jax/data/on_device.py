@@ -1,4 +1,4 @@
-"""What is done to batches on the device: normalising, the noise of random erasing, mixup."""
+"""Preprocessing of batches on the device: normalising, the noise of random erasing, mixup."""
 
 import dataclasses
 
@@ -10,13 +10,18 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """Attributes: mean and std of each channel, for pixels in [0, 1]."""
+    """Normalises images.
+
+    Attributes:
+      mean: of each channel, for pixels in [0, 1].
+      std: of each channel, likewise.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """uint8 [b, h, w, 3] → float32, (pixel / 255 − mean) / std; floating-point images are normalised already."""
+        """uint8 [b, h, w, 3] → float32, (pixel / 255 − mean) / std; floating-point images are returned as they are."""
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
@@ -24,11 +29,13 @@ class Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPreprocessing:
-    """A batch as the host made it → what a train step takes; a pure function of seed, step and batch.
+    """A batch from the host → the input of a train step; a pure function of seed, step and batch.
 
     Attributes:
-      mixup: α of Beta(α, α), 0 for none: x ← λ x + (1 − λ) x', y alike, x' being the batch in reverse order, one λ
-        for the whole batch (Zhang et al. 2018, as timm pairs images).
+      normalisation: of the images.
+      seed: of noise and mixup.
+      mixup: α of Beta(α, α), 0 for none: x ← λ x + (1 − λ) x', and y likewise, where x' is the batch in reverse
+        order and λ is the same for the whole batch (Zhang et al. 2018, with timm's pairing).
     """
 
     normalisation: Normalisation
@@ -36,7 +43,7 @@ class TrainingPreprocessing:
     mixup: float = 0.0
 
     def __call__(self, batch: Batch, step: jax.Array) -> Batch:
-        """{"image", "label", perhaps "erase"} → {"image": float32, "label", with mixup "other_label" and "share"}."""
+        """{"image", "label", optional "erase"} → {"image": float32, "label", with mixup "other_label" and "share"}."""
         noise_key, mixup_key = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step))
         images = self.normalisation(batch["image"])
         if "erase" in batch:
@@ -57,7 +64,7 @@ def erased(images: jax.Array, rectangles: jax.Array, key: jax.Array) -> jax.Arra
 
 
 def mixed(images: jax.Array, labels: jax.Array, share: jax.Array) -> Batch:
-    """Each image with its opposite of the batch, `share` (scalar in [0, 1]) being its own part."""
+    """Each image mixed with its counterpart in the reversed batch; `share` (scalar in [0, 1]) is its own weight."""
     return {
         "image": share * images + (1 - share) * images[::-1],
         "other_label": labels[::-1],

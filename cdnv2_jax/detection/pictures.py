@@ -1,4 +1,4 @@
-"""Some held-out images with what was found on them."""
+"""Held-out images with their detections drawn on them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
 
 LEAST_SCORE = 0.3
-"""Detections below are not drawn: they are many, and all but a few of them wrong."""
+"""Detections with a lower score are not drawn: they are many, and most of them wrong."""
 
 PICTURES = 9
 SMALL = 320  # pixels of width; smaller images are enlarged, so that names can be read
@@ -25,7 +25,7 @@ def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[s
 
 
 def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """The first `PICTURES` images that can be read, uint8 [h, w, 3]; true objects in white below the detections.
+    """The first `PICTURES` readable images, uint8 [h, w, 3]; true objects in white below the detections.
 
     Args:
       source: the images.

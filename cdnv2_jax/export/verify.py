@@ -1,4 +1,4 @@
-"""Whether an exported file, run by its own runtime, gives what the network gives: on real photographs."""
+"""Comparing an exported file, run by its own runtime, with the network: on real photographs."""
 
 import dataclasses
 import functools
@@ -12,12 +12,12 @@ from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.errors import UserError
 
 SHARES = (1.0, 0.7, 0.45)
-"""Of both sides of a photograph that the parts have."""
+"""Fractions of both sides of a photograph that its crops keep."""
 
 
 @functools.cache
 def whole_photographs() -> tuple[np.ndarray, ...]:
-    """Two images uint8 [427, 640, 3], of a temple and of a flower; not to be written to."""
+    """Two images uint8 [427, 640, 3], a temple and a flower; not to be written to."""
     return tuple(load_sample_images().images)
 
 
@@ -27,7 +27,7 @@ def photographs() -> list[np.ndarray]:
 
 
 def _parts(image: np.ndarray) -> list[np.ndarray]:
-    """The whole, its middle, a corner, and the middle mirrored."""
+    """The whole, its centre, a corner, and the centre mirrored."""
     height, width = image.shape[:2]
     whole, middle, corner = ((int(height * share), int(width * share)) for share in SHARES)
     top, left = (height - middle[0]) // 2, (width - middle[1]) // 2
@@ -39,17 +39,17 @@ Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
 """Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
 
 LARGEST_DIFFERENCE = 1e-4
-"""Relative to the largest value: a hundred times what rounding in float32 makes of these networks."""
+"""Relative to the largest value: a hundred times the rounding error of these networks in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How near two results for the same images are.
+    """How close two results for the same images are.
 
     Attributes:
-      images: how many. top1: share of them, in [0, 1], for which the largest value is at the same place; None of what
-        is not classified.
-      difference: the largest, relative to the largest value; NaN if one is no number.
+      images: how many.
+      top1: fraction of them with the same top-1 class; None for outputs that are not logits.
+      difference: the largest, relative to the largest value; NaN if a value is not finite.
     """
 
     images: int
@@ -62,12 +62,12 @@ class Agreement:
 
 
 def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:
-    """float32 [8, size, size, 3], as the network takes them."""
+    """float32 [8, size, size, 3], prepared as for evaluation."""
     return np.stack([preparation(image) for image in photographs()])
 
 
 def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
-    """Of logits [n, classes]."""
+    """Compares logits [n, classes]."""
     if actual.shape != expected.shape:
         return Agreement(len(expected), 0.0, float("nan"))
     same = actual.argmax(1) == expected.argmax(1)
@@ -75,13 +75,13 @@ def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
 
 
 def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference over the largest absolute value; NaN if there is one among either."""
+    """The largest difference over the largest absolute value; NaN if either has one."""
     largest = np.abs(expected).max(initial=0.0)
     return float(np.abs(actual - expected).max(initial=0.0) / max(largest, np.finfo(np.float32).tiny))
 
 
 def refuse_difference(found: Agreement, what: str) -> None:
-    """UserError when the results are further apart than rounding explains."""
+    """UserError when the results differ by more than rounding."""
     if not found.difference <= LARGEST_DIFFERENCE:  # written so that NaN is refused
         raise UserError(
             f"{what} does not give what the network gives ({found}, at most {LARGEST_DIFFERENCE:g} is rounding): "

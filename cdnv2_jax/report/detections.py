@@ -12,14 +12,14 @@ from cdnv2_jax.report.page import Photograph, Section, image_uri
 
 TRUTH = (255, 255, 255)
 GOLDEN = 0.618033988749895
-"""Steps of that share around the circle of hues keep neighbouring classes far apart, however many there are."""
+"""Steps of that fraction of the colour wheel keep neighbouring classes far apart, however many there are."""
 
 FONT_PIXELS = 13
 GAP = 8  # between the pictures of a sheet, pixels
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """The colour of a class, the same in every picture; bright enough for black letters on it."""
+    """The colour of a class, the same in every picture; bright enough for black text on it."""
     hue, light = label * GOLDEN % 1, (0.62, 0.72)[label % 2]
     red, green, blue = colorsys.hls_to_rgb(hue, light, 0.9)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -40,10 +40,10 @@ def draw_detections(
     Args:
       image: uint8 [h, w, 3].
       boxes: [n, 4], x1, y1, x2, y2 in pixels of the image. labels: integers [n].
-      scores: [n] in [0, 1], printed as percent; None: names alone.
+      scores: [n] in [0, 1], printed as percent; None for names alone.
       class_names: by label.
       truth: boxes [m, 4] and labels [m] of the true objects, drawn below as thin white frames.
-      enlarge: times that the picture is larger, so that letters can be read on small images.
+      enlarge: factor of the picture's size, so that text is legible on small images.
 
     Returns:
       uint8 [h · enlarge, w · enlarge, 3].
@@ -64,7 +64,7 @@ def draw_detections(
 
 
 def detections_sheet(pictures: Sequence[np.ndarray], path: Path, *, columns: int = 3) -> Path:
-    """Writes a PNG of pictures side by side, in cells as large as the largest of them.
+    """Writes a PNG of pictures in a grid of cells as large as the largest of them.
 
     Args:
       pictures: uint8 [h, w, 3] each, of any sizes; at least one.
@@ -102,7 +102,7 @@ def _name(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Black on the class's colour above the box or, where there is no room, inside; never beyond the picture."""
+    """Black on the colour of the class, above the box or, without room, inside; never outside the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 5, int(bottom - top) + 5
     x = min(max(round(float(box[0])), 0), max(size[0] - width, 0))

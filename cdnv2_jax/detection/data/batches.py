@@ -1,4 +1,4 @@
-"""Annotated images → batches of one orientation; their order is a pure function of seed and epoch."""
+"""Annotated images → rows of batches of one orientation; their order is a pure function of seed and epoch."""
 
 import dataclasses
 import functools
@@ -25,6 +25,9 @@ def epoch_batches(groups: list[np.ndarray], batch_size: int, seed: int, epoch: i
 
     Args:
       groups: the images of each orientation, positions in the source.
+      batch_size: of the global batch.
+      seed: of the whole stream.
+      epoch: from 0.
     """
     random = np.random.default_rng([seed, epoch])
     batches = []
@@ -59,7 +62,7 @@ class OrientationOrder:
         return int(self._epoch(epoch)[batch, within])
 
     def from_index(self, index: int) -> Iterator[int]:
-        """The image `index`, then all others of its orientation, each once."""
+        """The image `index`, then each of the others of its orientation once."""
         group = next(group for group in self._groups if index in group)
         start = int(np.searchsorted(group, index))
         return (int(group[(start + step) % len(group)]) for step in range(len(group)))
@@ -74,17 +77,18 @@ class OrientationOrder:
 
 
 def evaluation_order(landscape: np.ndarray, batch_size: int) -> np.ndarray:
-    """int64 [batches · batch_size]: every image once, landscapes first, −1 where the end of either is filled up.
+    """int64 [batches · batch_size]: every image once, landscapes first, each orientation padded with −1.
 
     Args:
       landscape: bool [n], of all images.
+      batch_size: of the global batch.
     """
     groups = [np.flatnonzero(landscape), np.flatnonzero(~landscape)]
     return np.concatenate([np.pad(group, (0, -len(group) % batch_size), constant_values=-1) for group in groups])
 
 
 MOST_BOXES = 100
-"""Of an image with more, that many are drawn at random. Most images of COCO have fewer than ten."""
+"""An image with more keeps that many at random. Most images of COCO have fewer than ten."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
