@@ -37,7 +37,16 @@ VERSIONS = {
         folder="cifar-10-batches-bin",
         archive="cifar-10-binary.tar.gz",
         names="batches.meta.txt",
-        files={"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "val": ["test_batch.bin"]},
+        files={
+            "train": [
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            "val": ["test_batch.bin"],
+        },
         classes=10,
         label_bytes=1,
         most_records=10_000,
@@ -53,9 +62,10 @@ VERSIONS = {
     ),
 }
 
+LAYOUT = "put {} (the binary version) or its folder {} into DIRECTORY"
 LAYOUTS = {
-    name: f"put {version.archive} (the binary version) or its folder {version.folder} into DIRECTORY"
-    for name, version in VERSIONS.items()
+    "cifar10": LAYOUT.format(VERSIONS["cifar10"].archive, VERSIONS["cifar10"].folder),
+    "cifar100": LAYOUT.format(VERSIONS["cifar100"].archive, VERSIONS["cifar100"].folder),
 }
 
 
