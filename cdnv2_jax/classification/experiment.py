@@ -15,7 +15,7 @@ from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, compiled_forward, evaluate
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, TrainingRow
-from cdnv2_jax.data.on_device import Normalisation, TrainingPreprocessing
+from cdnv2_jax.data.on_device import TrainingPreprocessing
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.source import Sample, Source, Split
@@ -46,7 +46,6 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         super().__init__(config, devices)
         self.per_replica = config.batch_norm == "replica"
         self.preparation = preparation_of(config)
-        self.normalisation = Normalisation(config.data.mean, config.data.std)
 
     @property
     def title(self) -> str:

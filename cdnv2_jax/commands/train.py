@@ -30,7 +30,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     devices.wait_for_all("work directory")
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
-    console.print(f"{_summary_of(experiment)} → {path}")
+    console.print(f"{_description_of(experiment)} → {path}")
     training = Training(experiment, path, console, Profile(path, *profile))
     try:
         state = training.run()
@@ -47,7 +47,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
 
 
-def _summary_of(experiment: Experiment) -> str:
+def _description_of(experiment: Experiment) -> str:
     """What is about to be trained, on one line."""
     config, batch_size = experiment.config, experiment.config.data.batch_size
     rate = config.optimizer.learning_rate * rate_scale(config.optimizer, batch_size)

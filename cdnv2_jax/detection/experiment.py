@@ -53,10 +53,6 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
     device_fields = ("image", "size", "boxes", "labels", "valid")
     summary_metric = "AP"
 
-    def __init__(self, config: DetectionConfig, devices: Devices):
-        super().__init__(config, devices)
-        self.normalisation = Normalisation(config.data.mean, config.data.std)
-
     @property
     def title(self) -> str:
         return f"{self.config.model.detector} on {self.config.model.backbone}"

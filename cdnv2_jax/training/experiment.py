@@ -14,6 +14,7 @@ from flax import nnx
 from rich.console import Console
 
 from cdnv2_jax.data.batches import RowMaker, Share
+from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
@@ -65,6 +66,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     Attributes:
       config: of the experiment.
       devices: that batches are split over.
+      normalisation: of images, on the devices.
       held_out: the held-out images.
       broken: those of the held-out images that turned out to be unreadable; they are skipped.
       train_images: the images to train on.
@@ -95,6 +97,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
 
     def __init__(self, config: ConfigT, devices: Devices):
         self.config, self.devices = config, devices
+        self.normalisation = Normalisation(config.data.mean, config.data.std)
         self.held_out = self.open_source("val")
         self.broken = BrokenImages(self.held_out, config.data.max_broken_images)
 

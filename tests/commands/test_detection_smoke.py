@@ -1,4 +1,4 @@
-"""The smoke variants of the configs for detection, and of plain networks: trained for a step, judged, written down."""
+"""The smoke variants of the detection configs, and of plain networks: trained for a step, evaluated, written down."""
 
 import math
 

@@ -36,7 +36,7 @@ def test_steps_on_eight_devices() -> None:
         assert_same_losses(eight, one, 1e-10)
 
 
-@pytest.mark.soak  # the same for whole runs of a network that is pruned, judged and condensed: two minutes
+@pytest.mark.soak  # the same for whole runs of a network that is pruned, evaluated and condensed: two minutes
 def test_runs_on_eight_devices(tmp_path: Path) -> None:
     directory = f"--config.data.directory={tmp_path / 'drawn'}"
     more = ("--config.model.dtype=float64", "--config.data.batch_size=8", "--config.epochs=3", directory)
