@@ -1,9 +1,58 @@
-"""Fixtures for all tests."""
+"""How all tests run: programs are compiled quickly, kept for the next test that needs them, and dropped with a file."""
 
+import contextlib
+import ctypes
+import gc
+import os
 from collections.abc import Iterator
+
+# Before JAX starts. Nearly all that tests compile takes longer to compile than to run, most of it in LLVM; started
+# processes inherit it. `make soak` sets the level that users have.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from cdnv2_jax.commands import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests compile the same programs over and over, as separate runs must: here the second time is a look-up.
+
+    Processes started meanwhile share it by way of their environment.
+    """
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    compilation_cache.reset_cache()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def give_back_freed_memory() -> Iterator[None]:
+    """Training keeps what it frees for its next step, for the rest of the process: here other tests come after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "keep_freed_memory", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drop_programs() -> Iterator[None]:
+    """Compiled programs are most of a test process's memory, and hardly any outlives its file."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="module")

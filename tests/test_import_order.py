@@ -5,7 +5,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.tables import table
 
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
@@ -65,7 +65,7 @@ def imported_parts(source: str, module: str) -> Iterator[str]:
                 yield part if (ROOT / part).exists() or (ROOT / f"{part}.py").exists() else ""
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+@table("file", FILES)
 def test_imports_run_one_way(file: Path) -> None:
     part = part_of(file)
     assert part in ALLOWED, f"decide in this file what {part!r} may import"
@@ -87,8 +87,8 @@ def test_all_parts_that_there_are_were_found() -> None:
     assert {part_of(file) for file in FILES} >= {"", "errors", "layers", "networks", "pruning", "weights"}
 
 
-@pytest.mark.parametrize(
-    ("source", "parts"),
+@table(
+    "source, parts",
     [
         ("import numpy\nfrom jax import numpy", []),
         ("import cdnv2_jax.layers.condensed", ["layers"]),

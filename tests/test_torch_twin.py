@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_format import GoldenFile, architecture_config, crc32, deterministic_input, read_golden
+from tests.tables import table
 from tests.torch_twin import (
     CondenseNetTwin,
     build_twin,
@@ -112,12 +113,9 @@ def test_state_dict_has_official_keys_and_shapes(measured: Measured) -> None:
     assert list(shapes.items()) == list(measured.golden.meta["state_dict"].items())
 
 
-def test_dense_logits(measured: Measured) -> None:
-    _assert_near(measured.logits_dense, measured.golden.arrays["logits_dense"], 1e-9)
-
-
-def test_pruned_logits(measured: Measured) -> None:
-    _assert_near(measured.logits_pruned, measured.golden.arrays["logits_pruned"], 1e-9)
+def test_logits(measured: Measured) -> None:
+    for name in ("logits_dense", "logits_pruned", "logits_converted"):
+        _assert_near(getattr(measured, name), measured.golden.arrays[name], 1e-9)
 
 
 def test_masks(measured: Measured) -> None:
@@ -141,10 +139,6 @@ def test_converted_state_dict(measured: Measured) -> None:
             dtype = np.float32 if value.is_floating_point() else np.int64
             found[key] = {"shape": list(value.shape), "crc32": crc32(value.numpy(), dtype)}
     assert list(found.items()) == list(measured.golden.meta["converted_state_dict"].items())
-
-
-def test_converted_logits(measured: Measured) -> None:
-    _assert_near(measured.logits_converted, measured.golden.arrays["logits_converted"], 1e-9)
 
 
 @pytest.mark.parametrize("golden", _golden_files(trajectories=True))
@@ -173,7 +167,7 @@ def test_small_twin_is_of_the_two_kinds() -> None:
     assert factors == {(LearnedGroupConvolution, 8, 4), (SparseFeatureReactivation, 2, 4)}
 
 
-@pytest.mark.parametrize("trans_factor", [1, 2, 4, 8])
+@table("trans_factor", [1, 2, 4, 8])
 def test_conversion_keeps_outputs_where_factor_and_groups_differ(trans_factor: int) -> None:
     model = _small_twin(trans_factor, trans_factor=trans_factor)
     prune_to_stage(model, ALL_STAGES)
@@ -212,8 +206,8 @@ def test_bookkeeping_follows_the_stage() -> None:
             assert torch.all(kept == layer.removable - layer._count)
 
 
-@pytest.mark.parametrize(
-    ("progress", "stages"),
+@table(
+    "progress, stages",
     [(0.0, (0, 0)), (0.071, (0, 0)), (0.0715, (1, 0)), (0.49, (6, 0)), (0.5, (7, 1)), (0.99, (7, 1))],
 )
 def test_stages_are_due_at_their_progress(progress: float, stages: tuple[int, int]) -> None:

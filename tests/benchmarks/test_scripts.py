@@ -11,6 +11,7 @@ from benchmarks import accelerator, compile_time, detectors, exported, inference
 from benchmarks.machine import machine_kind
 from benchmarks.options import check_models
 from cdnv2_jax.errors import UserError
+from tests.tables import table
 
 Main = Callable[[Sequence[str] | None], int]
 SCRIPTS: dict[str, Main] = {
@@ -105,14 +106,14 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(("script", "flags", "mention"), MISTAKES.values(), ids=MISTAKES)
+@table("script, flags, mention", MISTAKES)
 def test_mistakes(
     script: str, flags: list[str], mention: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_refused(script, [*flags, "--output", str(tmp_path)], mention, capsys)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@table("script", list(SCRIPTS))
 def test_output_that_cannot_be(script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Known before anything is measured."""
     (tmp_path / "file").touch()

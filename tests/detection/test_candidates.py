@@ -12,6 +12,7 @@ from cdnv2_jax.detection.settings import DetectorSettings
 from tests.detection import reference
 from tests.detection.tiny import random_boxes, tiny_settings
 from tests.quick_jit import quick_jit
+from tests.tables import table
 from tests.twin_models import assert_near
 
 run = quick_jit(best_detections, static_argnames="settings")
@@ -41,8 +42,8 @@ def found_in(detections: Detections) -> list[tuple[float, int, tuple[float, ...]
     return [(score, label, tuple(box)) for score, label, box in rows]
 
 
-@pytest.mark.parametrize("most", [9, 200])
-@pytest.mark.parametrize("per_class", [False, True])
+@table("most", [9, 200])
+@table("per_class", [False, True])
 def test_against_loops(per_class: bool, most: int) -> None:
     """With fewer detections than there could be, and with fewer found than there may be."""
     settings = settings_of(most_detections=most)
@@ -68,7 +69,7 @@ def test_only_scores_above_the_threshold_count() -> None:
     assert none.boxes.shape == (9, 4) and not none.valid.any() and not none.truncated
 
 
-@pytest.mark.parametrize("candidates", [10, 20, 30, 60, 84])
+@table("candidates", [10, 20, 30, 60, 84])
 def test_what_is_not_truncated_is_what_no_limit_gives(candidates: int) -> None:
     """With ten candidates suppression leaves too few of most; with twenty of none."""
     unlimited, limited = settings_of(), settings_of(nms_candidates=candidates)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -14,6 +13,7 @@ from cdnv2_jax.detection.losses import (
     softmax_cross_entropy,
     sum_where,
 )
+from tests.tables import table
 
 LOGITS = np.array([-300, -30, -4.6, -1, 0, 1, 2.5, 40, 300], np.float32)
 
@@ -26,7 +26,7 @@ def focal_by_torch(logits: torch.Tensor, targets: torch.Tensor, alpha: float, ga
     return alpha_t * (1 - p_t) ** gamma * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
-@pytest.mark.parametrize("target", [False, True])
+@table("target", [False, True])
 def test_sigmoid_cross_entropy(target: bool) -> None:
     logits = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     expected = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="none")
@@ -37,8 +37,8 @@ def test_sigmoid_cross_entropy(target: bool) -> None:
     np.testing.assert_allclose(found, gradient, 1e-5, 1e-12)
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.4, 1.0), (0.5, 0.0), (0.25, 3.5)])
-@pytest.mark.parametrize("target", [False, True])
+@table("alpha, gamma", [(0.25, 2.0), (0.4, 1.0), (0.5, 0.0), (0.25, 3.5)])
+@table("target", [False, True])
 def test_focal_loss(target: bool, alpha: float, gamma: float) -> None:
     logits = torch.tensor(LOGITS, dtype=torch.float64, requires_grad=True)
     expected = focal_by_torch(logits, torch.full_like(logits, target), alpha, gamma)
@@ -71,6 +71,6 @@ def test_sum_where_passes_over_what_is_not_finite() -> None:
     assert sum_where(mask, jnp.asarray([5.0, jnp.nan])) == 5
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@table("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_losses_are_in_float32(dtype: jax.typing.DTypeLike) -> None:
     assert at_least_float32(jnp.ones(2, dtype)).dtype == jnp.float32

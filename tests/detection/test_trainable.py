@@ -15,6 +15,7 @@ from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.zoo import model_entry
 from tests.detection.tiny import tiny_detector
 from tests.quick_jit import quick_jit
+from tests.tables import table
 from tests.twin_models import SMALL_V2
 
 
@@ -31,14 +32,14 @@ def frozen_convs(**changes: Any) -> list[int]:
     return frozen
 
 
-@pytest.mark.parametrize(("stages", "convs"), [(0, []), (1, [0, 1]), (2, [0, 1, 2]), (4, [0, 1, 2, 3, 4])])
+@table("stages, convs", [(0, []), (1, [0, 1]), (2, [0, 1, 2]), (4, [0, 1, 2, 3, 4])])
 def test_frozen_stages(stages: int, convs: list[int]) -> None:
     """The stem belongs to the first stage; scale and bias of a BatchNorm train, whatever becomes of statistics."""
     for norm in ("frozen", "trained"):
         assert frozen_convs(frozen_stages=stages, norm=norm) == convs
 
 
-@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
+@table("kind", ["retinanet", "faster_rcnn"])
 def test_pyramid_and_heads_train_and_the_classifier_does_not(kind: Any) -> None:
     detector = tiny_detector(kind, frozen_stages=0)
     trains = trainable_parameters(detector)
@@ -54,8 +55,8 @@ def test_more_frozen_stages_than_there_are() -> None:
         tiny_detector("retinanet", frozen_stages=5)
 
 
-@pytest.mark.parametrize(
-    ("norm", "stages", "kept"),
+@table(
+    "norm, stages, kept",
     [
         ("frozen", 0, [True] * 5),
         ("frozen", 1, [True] * 5),
@@ -90,9 +91,7 @@ def test_stages_of_condensenetv2() -> None:
     assert stage_paths(network) == [[("stem",), ("blocks", 0)], [("blocks", 1)], [("blocks", 2), ("norm_last",)]]
 
 
-@pytest.mark.parametrize(
-    ("name", "last_units"), [("shufflenet_v2_x0_5", [4, 12, 16]), ("mobilenet_v2_x1_0", [1, 3, 6, 13, 17])]
-)
+@table("name, last_units", [("shufflenet_v2_x0_5", [4, 12, 16]), ("mobilenet_v2_x1_0", [1, 3, 6, 13, 17])])
 def test_stages_of_plain_networks(name: str, last_units: list[int]) -> None:
     """A stage for each stride, of the paper's tables; what follows the units leads to no map."""
     entry = model_entry(name)

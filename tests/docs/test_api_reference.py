@@ -4,13 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
-import pytest
-
 import cdnv2_jax
 from docs import api_reference
+from tests.tables import table
 
 
-@pytest.mark.parametrize("name", cdnv2_jax.__all__)
+@table("name", cdnv2_jax.__all__)
 def test_docstrings(name: str) -> None:
     """Each says what it is, and where arrays, paths or errors are concerned, which."""
     thing = getattr(cdnv2_jax, name)
@@ -23,7 +22,7 @@ def test_docstrings(name: str) -> None:
     assert not undocumented, f"{name} does not mention {undocumented}"
 
 
-@pytest.mark.parametrize("name", ["create_model", "condense", "prune", "count_flops", "to_torch_state_dict"])
+@table("name", ["create_model", "condense", "prune", "count_flops", "to_torch_state_dict"])
 def test_shapes(name: str) -> None:
     """What goes in and comes out, by shape, layout or unit."""
     text = inspect.getdoc(getattr(cdnv2_jax, name)) or ""

@@ -18,6 +18,7 @@ import pytest
 from cdnv2_jax.commands import convert, main
 from cdnv2_jax.commands.read_config import read_config
 from tests.docs.markdown import PAGES, ROOT, Command, commands
+from tests.tables import table
 
 COMMANDS = {f"{command.page}:{command.line} {command}": command for page in PAGES for command in commands(page)}
 SCRIPTS = {
@@ -85,8 +86,13 @@ def test_commands_were_found() -> None:
 
 
 @pytest.mark.usefixtures("stop_after_parsing")
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+@table("command", COMMANDS)
 def test_command(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    check_command(command, monkeypatch, capsys)
+
+
+def check_command(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it starts is there and takes its arguments."""
     program, *arguments = command.words
     monkeypatch.chdir(ROOT)
     if program == "make":
@@ -183,7 +189,7 @@ def check_config(arguments: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("stop_after_parsing")
-@pytest.mark.parametrize(
+@table(
     "wrong",
     [
         "python main.py trian --config configs/digits.py --workdir x",
@@ -204,7 +210,7 @@ def test_what_would_be_found(wrong: str, monkeypatch: pytest.MonkeyPatch, capsys
     """Commands with a mistake do not pass."""
     command = Command("page", 1, tuple(wrong.split()), abbreviated=False)
     with pytest.raises((AssertionError, ValueError, pytest.fail.Exception, ModuleNotFoundError)):
-        test_command(command, monkeypatch, capsys)
+        check_command(command, monkeypatch, capsys)
 
 
 def test_program_names_are_the_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from docs import drawings
 from tests.docs.markdown import ROOT, links
+from tests.tables import table
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def words(picture: Path) -> list[str]:
     return [node.text or "" for node in ET.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
 
 
-@pytest.mark.parametrize("name", drawings.DRAWINGS)
+@table("name", list(drawings.DRAWINGS))
 def test_what_is_shown_is_what_would_be_drawn(name: str, drawn: Path) -> None:
     """If not: python -m docs.drawings."""
     assert words(ROOT / "docs" / "images" / name) == words(drawn / name)
@@ -48,7 +49,7 @@ def test_kernels() -> None:
     assert np.array_equal(np.isfinite(blocks), np.kron(np.eye(4), np.ones((8, 8))) == 1)
 
 
-@pytest.mark.parametrize("name", drawings.DRAWINGS)
+@table("name", list(drawings.DRAWINGS))
 def test_legible_on_any_page(name: str, drawn: Path) -> None:
     """Dark text on a white ground of the picture's own."""
     svg = (drawn / name).read_text(encoding="utf-8")

@@ -3,9 +3,8 @@
 import re
 from typing import NamedTuple
 
-import pytest
-
 from tests.docs.markdown import PAGES, ROOT, commands
+from tests.tables import table
 
 
 class Run(NamedTuple):
@@ -98,7 +97,7 @@ NOT_RUN = {
 COMMANDS = sorted({str(command) for page in PAGES for command in commands(page) if command.words[1:2] != ("-c",)})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@table("command", COMMANDS)
 def test_known_to_be_run_or_not(command: str) -> None:
     runs = [run for run in RUN if re.fullmatch(run.command, command)]
     reasons = [reason for pattern, reason in NOT_RUN.items() if re.fullmatch(pattern, command)]
@@ -106,7 +105,7 @@ def test_known_to_be_run_or_not(command: str) -> None:
     assert not (runs and reasons)
 
 
-@pytest.mark.parametrize("run", RUN, ids=lambda run: run.command)
+@table("run", RUN)
 def test_is_run_there(run: Run) -> None:
     assert any(re.fullmatch(run.command, command) for command in COMMANDS), "no page has such a command"
     file = ROOT / run.file

@@ -16,6 +16,7 @@ from cdnv2_jax.data.sources import open as readers
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks import zoo as registry
 from tests.docs.markdown import ROOT, python_blocks
+from tests.tables import table
 
 NETWORK, OVERRIDES, SOURCE, CONFIG, LOWERING, OVERRIDE = (
     block.text for block in python_blocks(ROOT / "docs" / "extend.md")
@@ -63,8 +64,8 @@ def test_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         readers.open_source("npz", directory=tmp_path, split="val", image_size=16, num_classes=2)
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
+@table(
+    "changed, message",
     [
         ({"images": np.zeros((4, 8, 8), np.uint8)}, r"images uint8 \(4, 8, 8\)"),
         ({"images": np.zeros((3, 8, 8, 3), np.float32)}, "images float32"),

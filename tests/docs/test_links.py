@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import pytest
 from markdown_it import MarkdownIt
 
-from tests.docs.markdown import ALL_PAGES, ROOT, anchors, links, name_of
+from tests.docs.markdown import ALL_PAGES, ROOT, anchors, links
+from tests.tables import table
 
 PICTURES = {".png": b"\x89PNG", ".svg": b"<?xml"}
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
+@table("page", ALL_PAGES)
 def test_links(page: Path) -> None:
     broken = []
     for target in links(page):
@@ -37,7 +37,7 @@ def test_every_picture_is_shown() -> None:
     assert set((ROOT / "docs" / "images").iterdir()) <= shown
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=name_of)
+@table("page", ALL_PAGES)
 def test_tables_are_whole(page: Path) -> None:
     """A blank line in a table, or a row with too few cells, leaves a paragraph that looks like a row."""
     parsed = MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from cdnv2_jax.kernels.inference import Layer, condensed_block
 from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
 from cdnv2_jax.networks.condensenet.kernel_inference import _arrays
 from tests.kernels.networks import V2, condensed_network, random_images, run
+from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -41,8 +42,8 @@ def test_a_right_call() -> None:
     assert call(block()).shape == (1, 12, 3, 4)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@table(
+    "change, message",
     [
         (lambda layer: layer._replace(lgc_index=layer.lgc_index.at[1, 0].set(8)), "an index is out of range"),
         (lambda layer: layer._replace(lgc_index=layer.lgc_index.at[0, 0].set(-1)), "an index is out of range"),

@@ -18,6 +18,7 @@ from tests.kernels.networks import (
     run,
     run_with,
 )
+from tests.tables import table
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -41,7 +42,7 @@ def test_random_architectures(seed: int) -> None:
         assert_near(run(model, images, **lowering), by_layers, TOLERANCE, f"{lowering}: {architecture}")
 
 
-@pytest.mark.parametrize("stages", [0, 1])
+@table("stages", [0, 1])
 def test_masked_networks_that_have_connections_left_to_lose(stages: int) -> None:
     model, images = masked_network(V2, stages=stages), random_images(2, 9, 8)
     assert_near(run(model, images, masked_block="kernel"), run(model, images, masked_block="layers"), TOLERANCE)
@@ -55,8 +56,8 @@ def test_masked_networks_with_more_outputs_than_are_computed_together() -> None:
     assert_near(run(model, images, masked_block="kernel"), run(model, images, masked_block="layers"), TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("batch", "height", "width"),
+@table(
+    "batch, height, width",
     [(1, 4, 4), (1, 5, 4), (0, 8, 8), (2, 7, 11), (3, 10, 10), (1, 33, 12), (2, 4, 61), (5, 9, 4)],
 )
 def test_odd_maps(batch: int, height: int, width: int) -> None:
@@ -65,7 +66,7 @@ def test_odd_maps(batch: int, height: int, width: int) -> None:
     assert_near(run(model, images, condensed_block="kernel"), run(model, images, condensed_block="layers"), TOLERANCE)
 
 
-@pytest.mark.parametrize("side", [(1, 1), (1, 33), (2, 3), (3, 2), (7, 1)])
+@table("side", [(1, 1), (1, 33), (2, 3), (3, 2), (7, 1)])
 def test_one_block_on_the_smallest_maps(side: tuple[int, int]) -> None:
     model = condensed_network(V2.override({"stages": (3,), "growth": (8,), "squeeze_excite_from": 0}))
     images = random_images(2, *side)
@@ -101,10 +102,10 @@ def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
             assert ("cdnv2." in function.lower(state, *arguments).as_text()) == by_kernel
 
 
-# Compiling the layers takes ten to forty seconds each.
+# Compiling the layers takes ten to forty seconds each; smaller networks without reactivation are above.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["cdnv2_a", "condensenet_50", *(pytest.param(f"cdnv2_{x}", marks=pytest.mark.soak) for x in "bc")]
+    "name", ["cdnv2_a", *(pytest.param(n, marks=pytest.mark.soak) for n in ("condensenet_50", "cdnv2_b", "cdnv2_c"))]
 )
 def test_networks_of_the_registry(name: str) -> None:
     model = create_model(name, rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.kernels.inference import Norm, head, stem
+from tests.tables import table
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -17,10 +18,8 @@ def normal(*shape: int) -> jax.Array:
     return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1, 3), (2, 2, 3, 3), (1, 7, 10, 3), (3, 33, 6, 1), (1, 5, 67, 4), (0, 4, 4, 3)]
-)
+@table("stride", [1, 2, 3])
+@table("shape", [(1, 1, 1, 3), (2, 2, 3, 3), (1, 7, 10, 3), (3, 33, 6, 1), (1, 5, 67, 4), (0, 4, 4, 3)])
 def test_stem(shape: tuple[int, ...], stride: int) -> None:
     images, kernel = normal(*shape), normal(3, 3, shape[-1], 13)
     layout = ("NHWC", "HWIO", "NCHW")
@@ -37,7 +36,7 @@ def test_stem_keeps_what_is_not_a_number_to_its_neighbourhood() -> None:
     assert found.sum() == 2 * 9
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 1, 1), (2, 600, 7, 7), (3, 4, 2, 9), (0, 3, 2, 2)])
+@table("shape", [(1, 5, 1, 1), (2, 600, 7, 7), (3, 4, 2, 9), (0, 3, 2, 2)])
 def test_head(shape: tuple[int, ...]) -> None:
     x = normal(*shape)
     scale, bias, mean, noise = (normal(shape[1]) for _ in range(4))
@@ -54,7 +53,7 @@ def test_head_does_not_hide_what_is_not_a_number() -> None:
         np.testing.assert_array_equal(found, [[False, True]])
 
 
-@pytest.mark.parametrize("length", [1, 3])
+@table("length", [1, 3])
 def test_wrong_calls_are_refused(length: int) -> None:
     norm = Norm(*(jnp.ones(length) for _ in range(4)))
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match="BatchNorm does not fit"):

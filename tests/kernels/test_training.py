@@ -28,6 +28,7 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.pruning.prune import prune
 from tests.kernels.networks import V2, random_architecture, random_images
 from tests.quick_jit import quick_jit
+from tests.tables import table
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -158,9 +159,7 @@ def derivatives(function: Any, *arguments: Any) -> Any:
     return jax.tree.map(np.asarray, quick_jit(both)(*arguments))
 
 
-@pytest.mark.parametrize(
-    ("batch", "height", "width"), [(3, 1, 1), (2, 1, 7), (2, 2, 3), (3, 7, 1), (1, 7, 7), (3, 10, 33), (40, 3, 3)]
-)
+@table("batch, height, width", [(3, 1, 1), (2, 1, 7), (2, 2, 3), (3, 7, 1), (1, 7, 7), (3, 10, 33), (40, 3, 3)])
 def test_odd_maps(batch: int, height: int, width: int) -> None:
     x, parameters, masks = layer_inputs(batch, height, width)
     cotangent = np.random.default_rng(1).normal(size=(batch, height, width, 18))
@@ -185,7 +184,7 @@ def test_odd_maps(batch: int, height: int, width: int) -> None:
     assert_as_exact(ours, theirs, truth)
 
 
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (5, 7), (8, 6), (33, 3)])
+@table("height, width", [(2, 2), (5, 7), (8, 6), (33, 3)])
 def test_average_pool(height: int, width: int) -> None:
     x = random_images(2, height, width)
     cotangent = random_images(2, height // 2, width // 2, seed=1)

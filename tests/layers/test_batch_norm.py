@@ -8,6 +8,7 @@ from torch import nn as tnn
 
 from cdnv2_jax.layers.norm import BatchNorm
 from tests.layers.twin_layers import compare, random_input, share_weights
+from tests.tables import table
 from tests.twin_models import assert_near, nhwc
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -21,8 +22,14 @@ def random_pair() -> tuple[BatchNorm, tnn.BatchNorm2d]:
     return ours, twin
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("shape", [(4, CHANNELS, 3, 5), (2, CHANNELS, 1, 1), (1, CHANNELS, 2, 1)])
+@table(
+    "training",
+    {
+        "train": True,
+        "eval": False,
+    },
+)
+@table("shape", [(4, CHANNELS, 3, 5), (2, CHANNELS, 1, 1), (1, CHANNELS, 2, 1)])
 def test_output_gradients_and_statistics(shape: tuple[int, int, int, int], training: bool) -> None:
     compare(*random_pair(), random_input(shape), training=training, tolerance=1e-12)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -25,17 +26,23 @@ def ascending_choices(groups: int, kept: int, choices: int) -> Tensor:
     return torch.stack([torch.cat((chosen, torch.tensor([choices - 1]))) for chosen in others])
 
 
-CASES = [
-    pytest.param(12, 8, 4, 3, "relu", id="C=G"),
-    pytest.param(12, 8, 2, 2, "hard_swish", id="C>G"),
-    pytest.param(12, 8, 4, 6, "hard_swish", id="C<G"),
-    pytest.param(6, 4, 1, 2, "relu", id="one group"),
-]
+CASES = {
+    "C=G": (12, 8, 4, 3, "relu"),
+    "C>G": (12, 8, 2, 2, "hard_swish"),
+    "C<G": (12, 8, 4, 6, "hard_swish"),
+    "one group": (6, 4, 1, 2, "relu"),
+}
 """Channels to choose from, channels in groups, G, kept per group, activation."""
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("inputs", "outputs", "groups", "kept", "activation"), CASES)
+@table(
+    "training",
+    {
+        "train": True,
+        "eval": False,
+    },
+)
+@table("inputs, outputs, groups, kept, activation", CASES)
 def test_condensed_group_conv(
     inputs: int, outputs: int, groups: int, kept: int, activation: ActivationName, training: bool
 ) -> None:
@@ -48,8 +55,14 @@ def test_condensed_group_conv(
     compare(ours, twin, random_input((5, inputs, *SIDES)), training=training)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("outputs", "inputs", "groups", "kept", "activation"), CASES)
+@table(
+    "training",
+    {
+        "train": True,
+        "eval": False,
+    },
+)
+@table("outputs, inputs, groups, kept, activation", CASES)
 def test_condensed_reactivation(
     inputs: int, outputs: int, groups: int, kept: int, activation: ActivationName, training: bool
 ) -> None:

@@ -13,14 +13,15 @@ from flax import nnx
 from cdnv2_jax.layers.convolutions import DepthwiseConv, DepthwiseLowering, depthwise_conv
 from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.lowering import tracing_for
+from tests.tables import table
 from tests.twin_models import assert_near, nhwc, random_images
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("lowering", get_args(DepthwiseLowering))
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5), (1, 2), (1, 1)])
+@table("lowering", get_args(DepthwiseLowering))
+@table("stride", [1, 2])
+@table("height, width", [(6, 8), (7, 5), (1, 2), (1, 1)])
 def test_value_and_gradients(height: int, width: int, stride: int, lowering: DepthwiseLowering) -> None:
     x = torch.from_numpy(random_images(2, height, width)).requires_grad_()
     weight = torch.from_numpy(random_images(3, 3, 3, "kernel")[:, :1].copy()).requires_grad_()
@@ -36,7 +37,7 @@ def test_value_and_gradients(height: int, width: int, stride: int, lowering: Dep
     assert_near(kernel_gradient, weight.grad.numpy().transpose(2, 3, 1, 0), 1e-13)
 
 
-@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("gpu", 1), ("tpu", 1)])
+@table("platform, convolutions", [("cpu", 0), ("gpu", 1), ("tpu", 1)])
 def test_choice_by_platform(platform: str, convolutions: int) -> None:
     x, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 1, 3))
     with tracing_for(platform):

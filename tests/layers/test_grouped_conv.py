@@ -14,30 +14,31 @@ from cdnv2_jax.layers.convolutions import NormActConv, block_diagonal_kernel, gr
 from cdnv2_jax.layers.lowering import KINDS, override
 from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, nhwc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("lowering", KINDS["grouped_conv"])
-@pytest.mark.parametrize(
-    ("shape", "outputs", "groups", "side"),
-    [
-        pytest.param((2, 4, 5, 7), 6, 2, 3, id="not square"),
-        pytest.param((1, 6, 1, 1), 9, 3, 3, id="1x1 map"),
-        pytest.param((2, 5, 6, 4), 3, 1, 3, id="one group"),
-        pytest.param((1, 6, 4, 5), 12, 6, 3, id="one input per group"),
-        pytest.param((3, 4, 3, 2), 2, 2, 1, id="1x1 kernel"),
-        pytest.param((1, 4, 3, 6), 4, 2, 5, id="kernel larger than the map"),
-        pytest.param((2, 16, 3, 2), 8, 8, 3, id="pairs and quads are not all groups"),
-    ],
+@table("lowering", KINDS["grouped_conv"])
+@table(
+    "shape, outputs, groups, side",
+    {
+        "not square": ((2, 4, 5, 7), 6, 2, 3),
+        "1x1 map": ((1, 6, 1, 1), 9, 3, 3),
+        "one group": ((2, 5, 6, 4), 3, 1, 3),
+        "one input per group": ((1, 6, 4, 5), 12, 6, 3),
+        "1x1 kernel": ((3, 4, 3, 2), 2, 2, 1),
+        "kernel larger than the map": ((1, 4, 3, 6), 4, 2, 5),
+        "pairs and quads are not all groups": ((2, 16, 3, 2), 8, 8, 3),
+    },
 )
 def test_output_and_gradients(
     shape: tuple[int, int, int, int], outputs: int, groups: int, side: int, lowering: str
 ) -> None:
     if lowering not in possible_lowerings(groups):
-        pytest.skip("neighbours cannot be merged so")
+        return  # neighbours cannot be merged so
     x = random_input(shape).requires_grad_()
     weight = random_input((outputs, shape[1] // groups, side, side), seed=1).requires_grad_()
     expected = F.conv2d(x, weight, padding=side // 2, groups=groups)
@@ -74,8 +75,8 @@ def test_pairs_by_hand() -> None:
     np.testing.assert_array_equal(block_diagonal_kernel(kernel, groups=4, merged=2)[0, 0], [[1, 0, 3, 0], [0, 2, 0, 4]])
 
 
-@pytest.mark.parametrize(
-    ("groups", "possible"),
+@table(
+    "groups, possible",
     [
         (1, ["grouped", "block_diagonal"]),
         (3, ["grouped", "block_diagonal"]),
@@ -87,7 +88,7 @@ def test_possible_lowerings(groups: int, possible: list[str]) -> None:
     assert list(possible_lowerings(groups)) == possible
 
 
-@pytest.mark.parametrize(("lowering", "groups"), [("grouped", 8), ("pairs", 4), ("quads", 2), ("block_diagonal", 1)])
+@table("lowering, groups", [("grouped", 8), ("pairs", 4), ("quads", 2), ("block_diagonal", 1)])
 def test_groups_of_the_traced_convolution(lowering: str, groups: int) -> None:
     x, kernel = jnp.ones((1, 5, 3, 16)), jnp.ones((3, 3, 2, 8))
     with override(grouped_conv=lowering):
@@ -96,8 +97,14 @@ def test_groups_of_the_traced_convolution(lowering: str, groups: int) -> None:
     assert conv.params["feature_group_count"] == groups
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("activation", ["relu", "hard_swish"])
+@table(
+    "training",
+    {
+        "train": True,
+        "eval": False,
+    },
+)
+@table("activation", ["relu", "hard_swish"])
 def test_norm_act_conv(activation: ActivationName, training: bool) -> None:
     twin = twin_layers.NormActConv(8, 4, groups=2, activation=ACTIVATIONS[activation])
     ours = NormActConv(8, 4, groups=2, activation=activation, rngs=nnx.Rngs(0))

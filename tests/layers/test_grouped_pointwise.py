@@ -12,20 +12,21 @@ import torch.nn.functional as F
 from cdnv2_jax.layers.convolutions import grouped_pointwise
 from cdnv2_jax.layers.lowering import KINDS, override
 from tests.layers.twin_layers import random_input
+from tests.tables import table
 from tests.twin_models import assert_near, nhwc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("lowering", KINDS["grouped_pointwise"])
-@pytest.mark.parametrize(
-    ("shape", "outputs", "groups"),
-    [
-        pytest.param((2, 6, 3, 5), 4, 2, id="fewer outputs"),
-        pytest.param((1, 4, 1, 1), 12, 4, id="one input per group"),
-        pytest.param((3, 6, 2, 1), 3, 3, id="one output per group"),
-        pytest.param((2, 5, 2, 3), 7, 1, id="one group"),
-    ],
+@table("lowering", KINDS["grouped_pointwise"])
+@table(
+    "shape, outputs, groups",
+    {
+        "fewer outputs": ((2, 6, 3, 5), 4, 2),
+        "one input per group": ((1, 4, 1, 1), 12, 4),
+        "one output per group": ((3, 6, 2, 1), 3, 3),
+        "one group": ((2, 5, 2, 3), 7, 1),
+    },
 )
 def test_output_and_gradients(shape: tuple[int, int, int, int], outputs: int, groups: int, lowering: str) -> None:
     x = random_input(shape).requires_grad_()
@@ -51,7 +52,7 @@ def by_group(weight: torch.Tensor, groups: int) -> np.ndarray:
     return weight.detach().numpy().reshape(groups, -1, weight.shape[1]).transpose(0, 2, 1)
 
 
-@pytest.mark.parametrize("lowering", KINDS["grouped_pointwise"])
+@table("lowering", KINDS["grouped_pointwise"])
 def test_the_traced_product(lowering: str) -> None:
     """The groups are a batch dimension of the product, or are not."""
     x, kernel = jnp.ones((1, 2, 2, 6)), jnp.ones((2, 3, 5))

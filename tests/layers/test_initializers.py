@@ -16,6 +16,7 @@ from cdnv2_jax.layers.convolutions import NormActConv
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
+from tests.tables import table
 
 RNGS = nnx.Rngs(0)
 
@@ -49,8 +50,8 @@ def condensed_sfr_kernel() -> jax.Array:
     return CondensedReactivation(64, 256, groups=4, kept=128, activation="relu", rngs=RNGS).kernel[...]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
+@table(
+    "ours, theirs",
     [
         (lgc_kernel, lambda: kaiming(256, 64)),
         (sfr_kernel, lambda: kaiming(64, 256)),
@@ -69,7 +70,7 @@ def test_convolutions_are_kaiming_normal(ours: Callable[[], jax.Array], theirs: 
     assert (values**4).mean() / (values**2).mean() ** 2 == pytest.approx(3, abs=0.3)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 160), (100, 90)])
+@table("inputs, outputs", [(64, 160), (100, 90)])
 def test_linears_are_uniform_within_one_over_root_of_inputs(inputs: int, outputs: int) -> None:
     torch.manual_seed(0)
     expected = tnn.Linear(inputs, outputs).weight.detach().numpy()
@@ -91,8 +92,8 @@ def test_layers_scale_by_their_own_inputs() -> None:
     assert not halved.bias[...].any()
 
 
-@pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 1, 11), (4, 4)])
-@pytest.mark.parametrize("initializer", [kaiming_normal_fan_out(8), torch_linear(8)])
+@table("shape", [(1,), (3, 5), (7, 1, 11), (4, 4)])
+@table("initializer", [kaiming_normal_fan_out(8), torch_linear(8)])
 def test_any_shape_and_dtype(initializer: nnx.Initializer, shape: tuple[int, ...]) -> None:
     values = initializer(jax.random.key(0), shape, jnp.bfloat16)
     assert (values.shape, values.dtype) == (shape, jnp.bfloat16)

@@ -12,12 +12,13 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers import lowering
 from cdnv2_jax.layers.convolutions import grouped_conv
 from cdnv2_jax.layers.lowering import KINDS, TABLE, VARIABLE, Shape, choose, override, shape_of, tracing_for
+from tests.tables import table
 
 SMALL, LARGE = Shape(1, 7, 64, 16, 8), Shape(32, 112, 64, 16, 8)
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def measured_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Two shapes measured on a CPU: grouped wins the small one, block-diagonal the large one and all gradients."""
     small = {"batch": 1, "side": 7, "inputs": 64, "outputs": 16, "groups": 8}
     gradient = {"grouped": 5, "block_diagonal": 4}
@@ -38,7 +39,7 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     lowering._rows.cache_clear()
 
 
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("measured_table")
 def test_the_nearest_shape_decides() -> None:
     assert choose("grouped_conv", SMALL) == "grouped"
     assert choose("grouped_conv", Shape(2, 14, 128, 32, 8)) == "grouped"
@@ -47,14 +48,14 @@ def test_the_nearest_shape_decides() -> None:
     assert choose("grouped_conv", Shape(0, 0, 64, 16, 8)) == "grouped"
 
 
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("measured_table")
 def test_only_what_is_possible_and_measured_for_the_direction_counts() -> None:
     assert choose("grouped_conv", LARGE, among=("grouped", "block_diagonal")) == "block_diagonal"
     assert choose("grouped_conv", SMALL, "gradient") == "block_diagonal"
     assert choose("grouped_conv", SMALL, among=("quads",)) == "quads"
 
 
-@pytest.mark.usefixtures("table")
+@pytest.mark.usefixtures("measured_table")
 def test_defaults_where_nothing_is_measured() -> None:
     assert choose("grouped_pointwise", LARGE) == "batched"
     with tracing_for("tpu"):
@@ -113,8 +114,8 @@ def test_an_override_is_seen_by_functions_that_were_traced_before() -> None:
     assert groups == [2, 1]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
+@table(
+    "text, message",
     [
         ("grouped_conv", "'grouped_conv' must be kind=lowering"),
         ("gruoped_conv=grouped", "did you mean 'grouped_conv'"),

@@ -13,6 +13,7 @@ from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, forward, mask_at_random, nhwc
 
@@ -21,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("x64")
 SIDES = (3, 2)
 """Height and width of the maps: not square, and few, so that a mixed-up axis shows."""
 
-CASES = [
-    pytest.param(12, 8, 4, 4, "relu", id="C=G"),
-    pytest.param(12, 8, 2, 6, "hard_swish", id="C>G"),
-    pytest.param(12, 8, 4, 2, "hard_swish", id="C<G"),
-    pytest.param(6, 4, 1, 3, "relu", id="one group"),
-]
+CASES = {
+    "C=G": (12, 8, 4, 4, "relu"),
+    "C>G": (12, 8, 2, 6, "hard_swish"),
+    "C<G": (12, 8, 4, 2, "hard_swish"),
+    "one group": (6, 4, 1, 3, "relu"),
+}
 """Channels to choose from, channels in groups, G, C, activation."""
 
 
@@ -49,9 +50,15 @@ def masked_pair(
     return ours, twin
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("choices", "members", "groups", "factor", "activation"), CASES)
-@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+@table(
+    "training",
+    {
+        "train": True,
+        "eval": False,
+    },
+)
+@table("choices, members, groups, factor, activation", CASES)
+@table("kind", [LearnedGroupConv, SparseFeatureReactivation])
 def test_masked(
     kind: type[MaskedConv],
     choices: int,
@@ -69,7 +76,7 @@ def test_masked(
     assert (kernel_gradient[~removed] != 0).all()
 
 
-@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+@table("kind", [LearnedGroupConv, SparseFeatureReactivation])
 def test_connection_weights_are_a_groups_share_of_the_kernel(kind: type[MaskedConv]) -> None:
     """Groups are taken modulo G on either side: importances and masks refer to the same weights."""
     ours, twin = masked_pair(kind, 12, 8, 2, 6, "relu")
@@ -78,8 +85,8 @@ def test_connection_weights_are_a_groups_share_of_the_kernel(kind: type[MaskedCo
     assert ours.kept == twin.removable // twin.condense_factor == 2
 
 
-@pytest.mark.parametrize(
-    ("kind", "channels", "groups", "factor", "message"),
+@table(
+    "kind, channels, groups, factor, message",
     [
         (LearnedGroupConv, (10, 8), 4, 2, "learned group convolution, inputs: 10 channels do not divide by groups 4"),
         (LearnedGroupConv, (8, 6), 4, 2, "learned group convolution, outputs: 6 channels do not divide by groups 4"),
@@ -98,7 +105,7 @@ def test_channels_that_do_not_divide(
         kind(*channels, groups=groups, condensation_factor=factor, activation="relu", rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("kind", [LearnedGroupConv, SparseFeatureReactivation])
+@table("kind", [LearnedGroupConv, SparseFeatureReactivation])
 def test_factor_need_not_divide_the_grouped_channels(kind: type[MaskedConv]) -> None:
     """The twin's rule: C divides the channels there are to choose from, and nothing else."""
     channels = (12, 8) if kind is LearnedGroupConv else (8, 12)
@@ -106,15 +113,14 @@ def test_factor_need_not_divide_the_grouped_channels(kind: type[MaskedConv]) -> 
     assert (layer.mask.shape, layer.kept) == ((4, 12), 4)
 
 
-@pytest.mark.parametrize(
+@table(
     "build",
-    [
-        partial(LearnedGroupConv, condensation_factor=2),
-        partial(SparseFeatureReactivation, condensation_factor=2),
-        partial(CondensedGroupConv, kept=3),
-        partial(CondensedReactivation, kept=3),
-    ],
-    ids=["LGC", "SFR", "condensed LGC", "condensed SFR"],
+    {
+        "LGC": partial(LearnedGroupConv, condensation_factor=2),
+        "SFR": partial(SparseFeatureReactivation, condensation_factor=2),
+        "condensed LGC": partial(CondensedGroupConv, kept=3),
+        "condensed SFR": partial(CondensedReactivation, kept=3),
+    },
 )
 def test_half_precision(build: Callable[..., Any]) -> None:
     """`dtype` rules the product, `param_dtype` the weights; the result is float32's as far as bfloat16 goes."""

@@ -10,14 +10,20 @@ from flax import nnx
 from cdnv2_jax.layers.norm import ActivationName, activation_function
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
+from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize(
-    ("channels", "reduction", "hidden"), [(6, 1, 6), (16, 4, 4), (35, 16, 2)], ids=["none", "even", "with remainder"]
+@table(
+    "channels, reduction, hidden",
+    {
+        "none": (6, 1, 6),
+        "even": (16, 4, 4),
+        "with remainder": (35, 16, 2),
+    },
 )
 def test_squeeze_excite(channels: int, reduction: int, hidden: int) -> None:
     twin = twin_layers.SqueezeExcite(channels, reduction=reduction)
@@ -32,7 +38,7 @@ def test_reduction_to_nothing_is_refused() -> None:
         SqueezeExcite(15, 16, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("name", ["relu", "hard_swish"])
+@table("name", ["relu", "hard_swish"])
 def test_activation_and_its_gradient(name: ActivationName) -> None:
     """The hard-swish's corners at ±3 are left out: there a gradient is a choice."""
     points = torch.linspace(-5, 5, 41, dtype=torch.float64)

@@ -12,11 +12,12 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import abstract_network
+from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
+@table(
+    "changes, message",
     [
         ({"stages": (1, 1)}, "stages and growth need one number per block: got 2 and 3 numbers"),
         ({"stages": (), "growth": ()}, "stages and growth need one number per block: got 0 and 0 numbers"),
@@ -64,22 +65,28 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
         base.override(changes)
 
 
-@pytest.mark.parametrize(
+@table(
     "changes",
-    [
-        pytest.param({"lgc_groups": 4, "lgc_factor": 8}, id="LGC, C above G"),
-        pytest.param({"lgc_groups": 8, "lgc_factor": 4}, id="LGC, C below G"),
-        pytest.param({"sfr_groups": 2, "sfr_factor": 8}, id="SFR, C above G"),
-        pytest.param({"sfr_groups": 8, "sfr_factor": 2}, id="SFR, C below G"),
-        pytest.param({"lgc_factor": 1, "sfr_factor": 1}, id="nothing to prune"),
-        pytest.param({"groups": 1}, id="one group"),
-        pytest.param({"sfr_groups": None, "sfr_factor": None}, id="no SFR"),
-        pytest.param({"hard_swish_from": 0, "squeeze_excite_from": 0}, id="from the first block"),
-        pytest.param({"hard_swish_from": 9, "squeeze_excite_from": 9}, id="beyond the last block"),
-        pytest.param({"head_width": None, "head_reduction": 99}, id="no head to reduce"),
-    ],
+    {
+        "LGC, C above G": {"lgc_groups": 4, "lgc_factor": 8},
+        "LGC, C below G": {"lgc_groups": 8, "lgc_factor": 4},
+        "SFR, C above G": {"sfr_groups": 2, "sfr_factor": 8},
+        "SFR, C below G": {"sfr_groups": 8, "sfr_factor": 2},
+        "nothing to prune": {"lgc_factor": 1, "sfr_factor": 1},
+        "one group": {"groups": 1},
+        "no SFR": {"sfr_groups": None, "sfr_factor": None},
+        "from the first block": {"hard_swish_from": 0, "squeeze_excite_from": 0},
+        "beyond the last block": {"hard_swish_from": 9, "squeeze_excite_from": 9},
+        "no head to reduce": {"head_width": None, "head_reduction": 99},
+    },
 )
-@pytest.mark.parametrize("condensed", [False, True], ids=["masked", "condensed"])
+@table(
+    "condensed",
+    {
+        "masked": False,
+        "condensed": True,
+    },
+)
 def test_what_is_accepted_can_be_built(changes: dict[str, Any], condensed: bool) -> None:
     architecture = SMALL_V2.override(changes)
     graph, state = nnx.split(abstract_network(architecture, Form(condensed=condensed), name="small"))
@@ -94,8 +101,8 @@ def test_lists_become_tuples() -> None:
     assert hash(architecture) == hash(SMALL_V1)
 
 
-@pytest.mark.parametrize(
-    ("base", "changes", "expected"),
+@table(
+    "base, changes, expected",
     [
         (SMALL_V2, {"groups": 2}, {"lgc_groups": 2, "conv_groups": 2, "sfr_groups": 2}),
         (SMALL_V2, {"condensation_factor": 4}, {"lgc_factor": 4, "sfr_factor": 4}),
@@ -118,8 +125,8 @@ def test_overrides(base: Architecture, changes: dict[str, Any], expected: dict[s
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
+@table(
+    "name, hint",
     [
         ("growths", "did you mean 'growth'?"),
         ("condense_factor", "did you mean 'condensation_factor'?"),

@@ -21,6 +21,7 @@ from cdnv2_jax.pruning.prune import prune
 from tests.golden_format import read_golden
 from tests.plain_models import SMALL as SMALL_PLAIN
 from tests.plain_models import plain_twin
+from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.torch_twin.layers import MaskedPointwise, SqueezeExcite
 from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, random_twin, twin_config
@@ -34,8 +35,8 @@ def cost_of(name: str, form: Form) -> Cost:
     return network_cost(entry.architecture, form, entry.image_size, entry.image_size)
 
 
-@pytest.mark.parametrize(
-    ("name", "flops", "params"),
+@table(
+    "name, flops, params",
     [
         ("cdnv2_a", 45_874_350, 2_038_444),
         ("cdnv2_b", 146_469_057, 3_592_662),
@@ -49,8 +50,8 @@ def test_exact_figures_of_the_official_code(name: str, flops: int, params: int) 
     assert (cost.flops, cost.params) == (flops, params)
 
 
-@pytest.mark.parametrize(
-    ("name", "form", "flops", "params"),
+@table(
+    "name, form, flops, params",
     [
         ("condensenet_50", MASKED, 28.64, 0.2165),
         ("condensenet_74", MASKED, 51.90, 0.4055),
@@ -73,7 +74,7 @@ def test_printed_figures(name: str, form: Form, flops: float, params: float) -> 
         assert round(found / 1e6, digits) == expected
 
 
-@pytest.mark.parametrize("file", sorted([*GOLDEN.glob("imagenet_*"), *GOLDEN.glob("cifar_*")]), ids=lambda f: f.stem)
+@table("file", sorted([*GOLDEN.glob("imagenet_*"), *GOLDEN.glob("cifar_*")]))
 def test_golden_counts(file: Path) -> None:
     """Before and after the official conversion."""
     meta = read_golden(file).meta
@@ -94,7 +95,7 @@ def multiply_adds(twin: nn.Module, height: int, width: int, device: str) -> int:
     return sum(flops for operation, flops in counts.items() if str(operation) != "aten.bmm") // 2
 
 
-@pytest.mark.parametrize("name", [*list_models("cdnv2*"), *list_models("condensenet*")])
+@table("name", [*list_models("cdnv2*"), *list_models("condensenet*")])
 def test_multiply_adds_of_all_masked_networks(name: str) -> None:
     """Shapes only, on PyTorch's meta device."""
     entry = model_entry(name)
@@ -104,8 +105,8 @@ def test_multiply_adds_of_all_masked_networks(name: str) -> None:
     assert cost_of(name, MASKED).multiply_adds == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "variant", "millions", "params"),
+@table(
+    "name, variant, millions, params",
     [
         ("shufflenet_v2_x0_5", "megvii", 40.5, 1_365_792),
         ("shufflenet_v2_x1_0", "megvii", 145.8, 2_278_760),
@@ -129,7 +130,7 @@ def test_plain_networks(name: str, variant: str | None, millions: float, params:
         assert cost.flops == cost.multiply_adds == multiply_adds(twin, height, width, "meta"), (height, width)
 
 
-@pytest.mark.parametrize("architecture", SMALL_PLAIN.values(), ids=SMALL_PLAIN)
+@table("architecture", SMALL_PLAIN)
 def test_of_a_plain_model(architecture: Any) -> None:
     twin = plain_twin(architecture)
     cost = count_flops(blank_network(architecture, MASKED, name="small"), (33, 64))
@@ -189,11 +190,7 @@ SMALL = {
 """By C / G of their learned convolutions, and the like."""
 
 
-@pytest.mark.parametrize(
-    ("architecture", "halved"),
-    [*((architecture, False) for architecture in SMALL.values()), (SMALL_V1, True)],
-    ids=[*SMALL, "v1, halved classifier"],
-)
+@table("architecture, halved", [*((architecture, False) for architecture in SMALL.values()), (SMALL_V1, True)])
 def test_small_networks_at_odd_sizes(architecture: Architecture, halved: bool) -> None:
     """All three figures, masked and condensed, of a map that is not square and loses edges in the pools."""
     height, width = 27, 18

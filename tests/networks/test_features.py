@@ -10,12 +10,19 @@ from flax import nnx
 from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import abstract_network
 from cdnv2_jax.networks.zoo import architecture_of
+from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, nhwc, random_images, random_twin
 
 
-@pytest.mark.parametrize("form", [Form(), Form(condensed=True)], ids=["masked", "condensed"])
-@pytest.mark.parametrize(
-    ("name", "channels"),
+@table(
+    "form",
+    {
+        "masked": Form(),
+        "condensed": Form(condensed=True),
+    },
+)
+@table(
+    "name, channels",
     [
         ("cdnv2_a", [32, 96, 288, 800]),
         ("cdnv2_b", [72, 216, 600, 1176]),

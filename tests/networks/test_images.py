@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
+from tests.tables import table
 from tests.twin_models import (
     SMALL_V1,
     SMALL_V2,
@@ -21,14 +22,14 @@ from tests.twin_models import (
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize(
-    ("architecture", "height", "width"),
-    [
-        pytest.param(SMALL_V1, 33, 47, id="stem stride 1"),
-        pytest.param(SMALL_V2, 97, 65, id="stem stride 2"),
-        pytest.param(SMALL_V2, 7, 8, id="smallest"),
-        pytest.param(SMALL_V1, 2, 3, id="smallest of v1"),
-    ],
+@table(
+    "architecture, height, width",
+    {
+        "stem stride 1": (SMALL_V1, 33, 47),
+        "stem stride 2": (SMALL_V2, 97, 65),
+        "smallest": (SMALL_V2, 7, 8),
+        "smallest of v1": (SMALL_V1, 2, 3),
+    },
 )
 def test_odd_sizes(architecture: Architecture, height: int, width: int) -> None:
     twin = random_twin(architecture)
@@ -38,9 +39,7 @@ def test_odd_sizes(architecture: Architecture, height: int, width: int) -> None:
     assert_near(forward(jax_model(twin, architecture), nhwc(images)), expected, 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "height", "width"), [(SMALL_V2, 6, 40), (SMALL_V2, 40, 6), (SMALL_V1, 1, 9), (SMALL_V1, 9, 1)]
-)
+@table("architecture, height, width", [(SMALL_V2, 6, 40), (SMALL_V2, 40, 6), (SMALL_V1, 1, 9), (SMALL_V1, 9, 1)])
 def test_too_small_images_are_refused(architecture: Architecture, height: int, width: int) -> None:
     twin = random_twin(architecture)
     images = random_images(1, height, width)
@@ -50,7 +49,7 @@ def test_too_small_images_are_refused(architecture: Architecture, height: int, w
         jax_model(twin, architecture)(jnp.asarray(nhwc(images)))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (32, 32, 3), (2, 32, 32, 1), (2, 32, 32, 4), (1, 2, 32, 32, 3)])
+@table("shape", [(2, 3, 32, 32), (32, 32, 3), (2, 32, 32, 1), (2, 32, 32, 4), (1, 2, 32, 32, 3)])
 def test_other_ranks_and_layouts_are_refused(shape: tuple[int, ...]) -> None:
     model = jax_model(random_twin(SMALL_V1), SMALL_V1)
     with pytest.raises(ValueError, match=r"images must be \[batch, height, width, 3\], got \[") as error:
@@ -58,7 +57,7 @@ def test_other_ranks_and_layouts_are_refused(shape: tuple[int, ...]) -> None:
     assert str(list(shape)) in str(error.value)
 
 
-@pytest.mark.parametrize("stem_stride", [1, 2])
+@table("stem_stride", [1, 2])
 def test_map_sides_are_those_of_the_convolution_and_the_pools(stem_stride: int) -> None:
     architecture = SMALL_V2.override({"stem_stride": stem_stride})
     for side in range(1, 70):

@@ -7,6 +7,7 @@ from flax import nnx
 
 from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from tests.tables import table
 from tests.torch_twin import build_twin
 from tests.twin_models import SMALL_V1, SMALL_V2, tensors_of, twin_config
 
@@ -14,10 +15,12 @@ WIDE = {"stages": (1,), "growth": (64,), "num_classes": 80, "squeeze_excite_from
 """One layer, wide enough for statistics."""
 
 
-@pytest.mark.parametrize(
+@table(
     "architecture",
-    [SMALL_V2.override({**WIDE, "head_width": 100}), SMALL_V1.override(WIDE)],
-    ids=["v2", "v1"],
+    {
+        "v2": SMALL_V2.override({**WIDE, "head_width": 100}),
+        "v1": SMALL_V1.override(WIDE),
+    },
 )
 def test_fresh_network(architecture: Architecture) -> None:
     torch.manual_seed(0)

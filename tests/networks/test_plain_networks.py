@@ -22,6 +22,7 @@ from cdnv2_jax.networks.torch_keys import state_dict_slots
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.plain_models import SMALL, SMALL_MOBILENET, SMALL_SHUFFLENET, plain_twin, random_twin
+from tests.tables import table
 from tests.twin_models import assert_near, call, derivatives, forward, nhwc, random_images
 
 EVERY = pytest.mark.parametrize("architecture", SMALL.values(), ids=SMALL)
@@ -66,7 +67,7 @@ def test_training_mode_gradients_and_statistics(architecture: Any) -> None:
     for module in twin.modules():
         if isinstance(module, torch.nn.Dropout):
             module.eval()
-    images, weights = random_images(3, 64, 64), np.random.default_rng(0).normal(size=(3, 5))
+    images, weights = random_images(3, 32, 64), np.random.default_rng(0).normal(size=(3, 5))
     model = ours(twin, architecture, param_dtype=jnp.float64)
     x = torch.from_numpy(images).requires_grad_()
     logits = twin(x)
@@ -200,8 +201,8 @@ def test_create_model_follows_overrides() -> None:
     assert (model.name, len(model.units), model.classifier.kernel.shape) == ("shufflenet_v2_x0_5", 3, (1024, 3))
 
 
-@pytest.mark.parametrize(
-    ("base", "changes", "message"),
+@table(
+    "base, changes, message",
     [
         (SMALL_SHUFFLENET, {"num_classes": 0}, "num_classes must be 1 or more and whole, got 0"),
         (SMALL_SHUFFLENET, {"stage_units": (1, 0, 1)}, "stage_units must be 1 or more and whole, got 0"),

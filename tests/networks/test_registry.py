@@ -9,6 +9,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.zoo import MODELS, architecture_of, create_model, list_models, model_entry
+from tests.tables import table
 
 V1 = [
     "condensenet_50",
@@ -24,8 +25,8 @@ V1 = [
 PLAIN = ["shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0"]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "names"),
+@table(
+    "pattern, names",
     [
         ("*", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "cdnv2_cifar_110", "cdnv2_cifar_146", *V1, *PLAIN]),
         ("cdnv2_?", ["cdnv2_a", "cdnv2_b", "cdnv2_c"]),
@@ -45,8 +46,8 @@ def test_all_models_are_listed_without_a_pattern() -> None:
     assert list_models() == list(MODELS)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
+@table(
+    "name, message",
     [
         ("cdnv2_d", "no model is called 'cdnv2_d': did you mean 'cdnv2_"),
         ("condensnet_86", "did you mean 'condensenet_86'?"),
@@ -62,8 +63,8 @@ def test_unknown_names(name: str, message: str) -> None:
         assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
+@table(
+    "name, expected",
     [
         (
             "cdnv2_a",
@@ -106,8 +107,8 @@ def test_imagenet_networks_are_those_of_the_paper(name: str, expected: dict[str,
     assert dataclasses.asdict(architecture_of(name)) == common | expected
 
 
-@pytest.mark.parametrize(
-    ("name", "layers", "growth", "groups", "stem_stride"),
+@table(
+    "name, layers, growth, groups, stem_stride",
     [
         ("condensenet_50", (8, 8, 8), (8, 16, 32), 4, 1),
         ("condensenet_86", (14, 14, 14), (8, 16, 32), 4, 1),

@@ -14,6 +14,7 @@ from cdnv2_jax.layers.valid_region import at_stride, region_of, valid_mask
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images
 from tests.plain_models import SMALL, plain_network
 from tests.quick_jit import quick_jit
+from tests.tables import table
 from tests.twin_models import assert_near
 
 HEIGHT, WIDTH = 64, 96
@@ -26,6 +27,9 @@ NETWORKS = {
     "condensed": functools.partial(condensed_network, FIVE_BLOCKS),
     **{name: functools.partial(plain_network, architecture) for name, architecture in SMALL.items()},
 }
+
+ALIKE = ("shufflenet_v2, torchvision",)
+"""Padded as another of them is: in the order of their channels alone these differ."""
 
 
 @functools.cache
@@ -68,7 +72,7 @@ def compiled(name: str) -> Callable[..., tuple[dict[int, jax.Array], jax.Array]]
 
 # Three programs are compiled for each network, with their derivatives.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.soak if n in ALIKE else ()) for n in NETWORKS])
 def test_what_pads_changes_nothing(name: str) -> None:
     """Neither maps nor gradients; without `sizes` it does, even where it is zero."""
     evaluate, sizes = compiled(name), jnp.asarray(SIZES)
@@ -91,8 +95,8 @@ def test_what_pads_changes_nothing(name: str) -> None:
     assert not np.asarray(gradient[1, height:]).any() and not np.asarray(gradient[1, :, width:]).any()
 
 
-@pytest.mark.parametrize(
-    ("shape", "sizes", "complaint"),
+@table(
+    "shape, sizes, complaint",
     [
         ((1, 64, 70, 3), [(33, 32)], "the canvas must be a multiple of 32 pixels, got 64×70"),
         ((1, 40, 64, 3), [(33, 32)], "the canvas must be a multiple of 32 pixels, got 40×64"),
@@ -100,7 +104,7 @@ def test_what_pads_changes_nothing(name: str) -> None:
         ((1, 64, 64, 1), [(33, 32)], r"images must be \[batch, height, width, 3\], got \[1, 64, 64, 1\]"),
     ],
 )
-@pytest.mark.parametrize("name", NETWORKS)
+@table("name", list(NETWORKS))
 def test_refusals(name: str, shape: tuple[int, ...], sizes: list[tuple[int, int]], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         network(name).features(jnp.zeros(shape), jnp.asarray(sizes))

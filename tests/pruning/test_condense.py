@@ -17,6 +17,7 @@ from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.pruning.condense import condense, halve_linear
 from cdnv2_jax.pruning.prune import prune
+from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, converted, prune_to_stage
 from tests.twin_models import (
     SMALL_V1,
@@ -102,7 +103,13 @@ def test_random_architectures_are_of_all_kinds() -> None:
     assert len(with_sfr) < len(drawn)
 
 
-@pytest.mark.parametrize("architecture", [SMALL_V1, SMALL_V2], ids=["v1", "v2"])
+@table(
+    "architecture",
+    {
+        "v1": SMALL_V1,
+        "v2": SMALL_V2,
+    },
+)
 def test_float32(architecture: Architecture) -> None:
     twin = random_twin(architecture)
     prune_to_stage(twin, 100)
@@ -144,8 +151,8 @@ def test_the_original_is_left_alone() -> None:
         np.testing.assert_array_equal(after[key], value, key)
 
 
-@pytest.mark.parametrize(
-    ("stage", "message"),
+@table(
+    "stage, message",
     [
         (0, "dense layer 1, learned group convolution: group 0 has 16 connections, a condensed one 4"),
         (2, "dense layer 1, learned group convolution: group 0 has 8 connections, a condensed one 4"),

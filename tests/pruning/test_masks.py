@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.pruning.prune import group_lasso, importance, remove_connections, stage_of
+from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -32,7 +33,7 @@ def bits(text: str) -> np.ndarray:
     return np.array([character == "1" for character in text])
 
 
-@pytest.mark.parametrize(("importances", "mask", "removed", "expected"), REMOVALS.values(), ids=REMOVALS)
+@table("importances, mask, removed, expected", REMOVALS)
 def test_remove_connections(importances: list[float], mask: str, removed: int, expected: str) -> None:
     found = remove_connections(jnp.asarray([importances], float), jnp.asarray(bits(mask)[None]), removed)
     np.testing.assert_array_equal(found, bits(expected)[None])
@@ -49,7 +50,7 @@ def test_groups_do_not_look_at_each_other() -> None:
     np.testing.assert_array_equal(found, [bits(row[3]) for row in rows])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@table("seed", range(3))
 def test_several_stages_at_once_equal_one_by_one(seed: int) -> None:
     """Few different importances, so that ties abound."""
     importances = jnp.asarray(np.random.default_rng(seed).integers(0, 4, (3, 24)), float)
@@ -66,8 +67,8 @@ def test_importance_is_the_sum_of_magnitudes() -> None:
     np.testing.assert_array_equal(importance(weights), [[3, 0], [6, 0.75]])
 
 
-@pytest.mark.parametrize(
-    ("mask", "factor", "stage"),
+@table(
+    "mask, factor, stage",
     [
         (["111111", "111111"], 3, 0),
         (["011111", "111111"], 3, 0),

@@ -16,6 +16,7 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.pruning import prune as prune_module
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import layer_stage, prune, sparsity, stages_passed, total_group_lasso
+from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, prune_to_stage
 from tests.torch_twin.layers import MaskedPointwise
 from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, random_twin, tensors_of
@@ -81,7 +82,7 @@ def test_stage_by_stage_and_all_at_once(architecture: Architecture) -> None:
     assert_same_pruning(at_once, twin)
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.0])
+@table("weight", [1.0, 0.0])
 def test_equal_weights_go_in_the_order_of_their_channels(weight: float) -> None:
     twin = random_twin(SMALL_V2)
     for layer in masked_layers(twin):
@@ -110,7 +111,7 @@ def test_only_masks_change_and_only_once() -> None:
             np.testing.assert_array_equal(conv.mask[...], mask)
 
 
-@pytest.mark.parametrize("stage", [-1, 4, 100])
+@table("stage", [-1, 4, 100])
 def test_stages_that_do_not_exist(stage: int) -> None:
     model = jax_model(random_twin(SMALL_V1), SMALL_V1)
     with pytest.raises(UserError, match=f"twin has stages 0 to 3, not {stage}"):

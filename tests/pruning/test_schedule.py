@@ -9,12 +9,13 @@ import pytest
 
 from cdnv2_jax.pruning.prune import due_stage, due_stages, pruning_steps
 from tests.golden_format import read_golden
+from tests.tables import table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.mark.parametrize(
-    ("factor", "starts"),
+@table(
+    "factor, starts",
     [
         (1, []),
         (2, [1 / 2]),
@@ -31,7 +32,7 @@ def test_stages_start_exactly_at_their_boundaries(factor: int, starts: list[floa
     assert due_stage(1.0, factor) == len(starts)
 
 
-@pytest.mark.parametrize("factor", [2, 4, 6, 8])
+@table("factor", [2, 4, 6, 8])
 def test_every_step_of_every_short_run_is_as_in_exact_arithmetic(factor: int) -> None:
     """2 · step / total ≥ s / (C − 1) in fractions; floating point never tips the comparison."""
     last = factor - 1
@@ -41,7 +42,7 @@ def test_every_step_of_every_short_run_is_as_in_exact_arithmetic(factor: int) ->
             assert due_stage(step / total, factor) == exact, (step, total)
 
 
-@pytest.mark.parametrize("progress", [-0.001, 1.001, math.nan, math.inf])
+@table("progress", [-0.001, 1.001, math.nan, math.inf])
 def test_progress_outside_a_run_is_refused(progress: float) -> None:
     with pytest.raises(ValueError, match=r"progress must be in \[0, 1\], got"):
         due_stage(progress, 4)
@@ -52,8 +53,8 @@ def test_due_stages_of_several_factors() -> None:
     assert due_stages(0.25, []) == {}
 
 
-@pytest.mark.parametrize(
-    ("total", "factor", "steps"),
+@table(
+    "total, factor, steps",
     [
         (0, 4, {1: 0, 2: 0, 3: 0}),
         (1, 2, {1: 1}),
@@ -72,7 +73,7 @@ def test_pruning_steps(total: int, factor: int, steps: dict[int, int]) -> None:
     assert pruning_steps(total, factor) == steps
 
 
-@pytest.mark.parametrize("factor", [2, 4, 6, 8])
+@table("factor", [2, 4, 6, 8])
 def test_no_stage_is_ever_missing(factor: int) -> None:
     for total in range(40):
         steps = pruning_steps(total, factor)
@@ -81,7 +82,7 @@ def test_no_stage_is_ever_missing(factor: int) -> None:
         assert 0 <= steps[factor - 1] <= max(total, 0)
 
 
-@pytest.mark.parametrize("name", ["digits_trajectory", "digits_trajectory_c8g4"])
+@table("name", ["digits_trajectory", "digits_trajectory_c8g4"])
 def test_steps_at_which_the_official_code_pruned(name: str) -> None:
     """Read off the number of ones that each mask of the run had after each of its 80 steps."""
     golden = read_golden(GOLDEN / f"{name}.npz")

@@ -4,6 +4,7 @@ import gc
 import json
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import UserError, load, save
+from tests.tables import table
 from tests.weights.networks import assert_same_network, description, network, rewrite_description
 
 # When one array cannot be read, Orbax leaves the readers of the others behind without asking how they fared.
@@ -27,9 +29,9 @@ def no_readers_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
-def path(saved: Path, tmp_path: Path) -> Path:
-    """A whole checkpoint to damage."""
-    return Path(shutil.copytree(saved, tmp_path / "network"))
+def copy(saved: Path, tmp_path: Path) -> Callable[[], Path]:
+    """A whole checkpoint to damage, a new one for every call."""
+    return lambda: Path(shutil.copytree(saved, Path(tempfile.mkdtemp(dir=tmp_path)) / "network"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def _assert_refused(path: Path, *complaints: str) -> None:
         assert complaint in message
 
 
-def test_the_copy_is_whole(path: Path) -> None:
+def test_the_copy_is_whole(copy: Callable[[], Path]) -> None:
+    path = copy()
     assert_same_network(load(path), network("partly pruned"))
 
 
@@ -66,14 +69,16 @@ def test_empty_directory(tmp_path: Path) -> None:
     _assert_refused(tmp_path, "is not a checkpoint of this project")
 
 
-@pytest.mark.parametrize("part", ["arrays", "description"])
-def test_part_missing(part: str, path: Path) -> None:
+@table("part", ["arrays", "description"])
+def test_part_missing(part: str, copy: Callable[[], Path]) -> None:
+    path = copy()
     shutil.rmtree(path / part)
     _assert_refused(path, "is not a checkpoint of this project")
 
 
-@pytest.mark.parametrize("part", ["arrays", "description"])
-def test_part_empty(part: str, path: Path) -> None:
+@table("part", ["arrays", "description"])
+def test_part_empty(part: str, copy: Callable[[], Path]) -> None:
+    path = copy()
     shutil.rmtree(path / part)
     (path / part).mkdir()
     _assert_refused(path)
@@ -91,8 +96,9 @@ NO_DESCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize("text", NO_DESCRIPTIONS.values(), ids=NO_DESCRIPTIONS)
-def test_description_is_damaged(text: bytes, path: Path) -> None:
+@table("text", NO_DESCRIPTIONS)
+def test_description_is_damaged(text: bytes, copy: Callable[[], Path]) -> None:
+    path = copy()
     rewrite_description(path, text)
     _assert_refused(path, "description")
 
@@ -124,8 +130,9 @@ WRONG_DESCRIPTIONS: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("change", WRONG_DESCRIPTIONS.values(), ids=WRONG_DESCRIPTIONS)
-def test_description_makes_no_sense(change: Change, path: Path) -> None:
+@table("change", WRONG_DESCRIPTIONS)
+def test_description_makes_no_sense(change: Change, copy: Callable[[], Path]) -> None:
+    path = copy()
     content = description(path)
     change(content)
     rewrite_description(path, json.dumps(content))
@@ -142,8 +149,9 @@ OTHER_NETWORKS: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("change", OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
-def test_arrays_do_not_fit(change: Change, path: Path) -> None:
+@table("change", OTHER_NETWORKS)
+def test_arrays_do_not_fit(change: Change, copy: Callable[[], Path]) -> None:
+    path = copy()
     content = description(path)
     change(content)
     rewrite_description(path, json.dumps(content))
@@ -154,13 +162,15 @@ def _data_files(path: Path) -> list[Path]:
     return sorted(file for file in (path / "arrays").rglob("*") if file.is_file() and file.stat().st_size)
 
 
-def test_largest_array_file_missing(path: Path) -> None:
+def test_largest_array_file_missing(copy: Callable[[], Path]) -> None:
+    path = copy()
     max(_data_files(path), key=lambda file: file.stat().st_size).unlink()
     _assert_refused(path)
 
 
-@pytest.mark.parametrize("remaining", [0.0, 0.5])
-def test_largest_array_file_truncated(remaining: float, path: Path) -> None:
+@table("remaining", [0.0, 0.5])
+def test_largest_array_file_truncated(remaining: float, copy: Callable[[], Path]) -> None:
+    path = copy()
     largest = max(_data_files(path), key=lambda file: file.stat().st_size)
     content = largest.read_bytes()
     largest.write_bytes(content[: int(remaining * len(content))])

@@ -7,6 +7,7 @@ import pytest
 
 from cdnv2_jax.layers import torch_layout as layouts
 from cdnv2_jax.layers.torch_layout import Layout
+from tests.tables import table
 
 
 def _column(rows: list) -> np.ndarray:
@@ -70,7 +71,7 @@ def _assert_identical(actual: np.ndarray, expected: Any) -> None:
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize(("layout", "ours", "theirs"), HAND_WRITTEN.values(), ids=HAND_WRITTEN)
+@table("layout, ours, theirs", HAND_WRITTEN)
 def test_entry_by_entry(layout: Layout, ours: Any, theirs: Any) -> None:
     assert layout.shape == theirs.shape
     _assert_identical(layout.to_torch(ours), theirs)
@@ -99,7 +100,7 @@ def _random_pairs() -> dict[str, tuple[Layout, np.ndarray]]:
 RANDOM = _random_pairs()
 
 
-@pytest.mark.parametrize(("layout", "ours"), RANDOM.values(), ids=RANDOM)
+@table("layout, ours", RANDOM)
 def test_there_and_back(layout: Layout, ours: np.ndarray) -> None:
     theirs = layout.to_torch(ours)
     assert theirs.shape == layout.shape
@@ -140,7 +141,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("layout", "tensor", "complaint"), REFUSED.values(), ids=REFUSED)
+@table("layout, tensor, complaint", REFUSED)
 def test_refuses_what_cannot_be(layout: Layout, tensor: np.ndarray, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         layout.from_torch(tensor)

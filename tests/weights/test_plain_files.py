@@ -10,9 +10,10 @@ from cdnv2_jax import UserError, condense, load_torch_checkpoint, to_torch_state
 from cdnv2_jax.weights.open import open_checkpoint
 from cdnv2_jax.weights.torch_file import model_from_state_dict, save_torch_checkpoint
 from tests.plain_models import NAMES, SMALL, plain_twin, random_twin
+from tests.tables import table
 from tests.weights.official_files import assert_same_bits, overrides_of, save
 
-EVERY = pytest.mark.parametrize("kind", SMALL)
+EVERY = table("kind", list(SMALL))
 
 
 def loaded(path: Path, kind: str, **options: Any) -> Any:
@@ -97,7 +98,7 @@ def test_other_networks_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@table("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none(kind: str, value: float, tmp_path: Path) -> None:
     state = dict(random_twin(SMALL[kind]).state_dict())
     key = next(key for key in state if key.endswith("running_var"))
@@ -137,7 +138,7 @@ PUBLISHED_KEYS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "keys"), PUBLISHED_KEYS.items(), ids=PUBLISHED_KEYS)
+@table("kind, keys", PUBLISHED_KEYS.items())
 def test_keys_of_the_published_files(kind: str, keys: str) -> None:
     """A few of each, written down by hand: the twins and we could have the same mistake."""
     model = model_from_state_dict(random_twin(SMALL[kind]).state_dict(), SMALL[kind], name="small")

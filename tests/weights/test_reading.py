@@ -10,6 +10,7 @@ import torch
 from cdnv2_jax import UserError, load_torch_checkpoint, to_torch_state_dict
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.torch_file import Weights, read_checkpoint, save_torch_checkpoint
+from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2
 from tests.weights.official_files import (
     assert_same_bits,
@@ -39,14 +40,14 @@ def averaged():
     return twin_in_form(SMALL_V2, 7, "averaged weights")
 
 
-@pytest.mark.parametrize(("weights", "expected"), [("auto", "averaged"), ("ema", "averaged"), ("model", "live")])
+@table("weights, expected", [("auto", "averaged"), ("ema", "averaged"), ("model", "live")])
 def test_file_with_both(weights: Weights, expected: str, live, averaged, tmp_path: Path) -> None:
     path = save(tmp_path / "both.pth.tar", training_file(live, ema=averaged, arch="cdnv2_a"))
     wanted = {"live": live, "averaged": averaged}[expected].state_dict()
     assert_same_bits(to_torch_state_dict(_load(path, weights)), wanted)
 
 
-@pytest.mark.parametrize("weights", ["auto", "model"])
+@table("weights", ["auto", "model"])
 def test_file_without_average(weights: Weights, live, tmp_path: Path) -> None:
     path = save(tmp_path / "live.pth.tar", training_file(live, ema=None, arch="cdnv2_a"))
     assert_same_bits(to_torch_state_dict(_load(path, weights)), live.state_dict())
@@ -70,7 +71,7 @@ def test_file_with_the_average_alone(averaged, tmp_path: Path) -> None:
         _load(path, "model")
 
 
-@pytest.mark.parametrize("weights", ["auto", "model"])
+@table("weights", ["auto", "model"])
 def test_bare_state_dict(weights: Weights, live, tmp_path: Path) -> None:
     path = save(tmp_path / "bare.pth", live.state_dict())
     assert_same_bits(to_torch_state_dict(_load(path, weights)), live.state_dict())
@@ -108,7 +109,7 @@ def test_reading_executes_nothing_it_was_not_asked_to(live, tmp_path: Path) -> N
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
-@pytest.mark.parametrize(("architecture", "form"), [(SMALL_V2, 4), (SMALL_V2, "converted"), (SMALL_V1, "converted")])
+@table("architecture, form", [(SMALL_V2, 4), (SMALL_V2, "converted"), (SMALL_V1, "converted")])
 def test_written_file(architecture, form, tmp_path: Path) -> None:
     """A plain dict of contiguous tensors, each with storage of its own, under the official keys."""
     twin = twin_in_form(architecture, form)

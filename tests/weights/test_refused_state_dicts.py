@@ -10,6 +10,7 @@ import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint
 from cdnv2_jax.weights.torch_file import model_from_state_dict
+from tests.tables import table
 from tests.twin_models import SMALL_V2
 from tests.weights.official_files import StateDict, overrides_of, save, twin_in_form
 
@@ -90,18 +91,18 @@ NO_STATE_DICTS: dict[str, dict[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("contents", NO_STATE_DICTS.values(), ids=NO_STATE_DICTS)
+@table("contents", NO_STATE_DICTS)
 def test_no_state_dict(contents: dict[Any, Any], tmp_path: Path) -> None:
     _refusal(contents, tmp_path)
 
 
-@pytest.mark.parametrize("value", ["text", 3, None, [1.0], {}, True])
+@table("value", ["text", 3, None, [1.0], {}, True])
 def test_something_else_than_a_tensor(value: Any, masked: StateDict, tmp_path: Path) -> None:
     message = _refusal({"state_dict": {**masked, "classifier.bias": value}}, tmp_path)
     assert f"classifier.bias {type(value).__name__} instead of [7]" in message
 
 
-@pytest.mark.parametrize("key", ["classifier.weight", "classifier.bias", f"{LAYER}.conv_1._mask", "unknown.weight"])
+@table("key", ["classifier.weight", "classifier.bias", f"{LAYER}.conv_1._mask", "unknown.weight"])
 def test_tensor_that_claims_to_be_huge(key: str, masked: StateDict, tmp_path: Path) -> None:
     """10¹² numbers would not fit in memory: the shape must be refused before anything is read out."""
     assert f"{key}" in _refusal({"state_dict": {**masked, key: HUGE}}, tmp_path)
@@ -152,7 +153,7 @@ BAD_VALUES: dict[str, tuple[str, str, Change]] = {
 }
 
 
-@pytest.mark.parametrize(("key", "complaint", "change"), BAD_VALUES.values(), ids=BAD_VALUES)
+@table("key, complaint, change", BAD_VALUES)
 def test_values_that_cannot_be(key: str, complaint: str, change: Change, masked: StateDict, tmp_path: Path) -> None:
     message = _refusal({"state_dict": {**masked, key: change(masked[key])}}, tmp_path)
     assert f": {key}: " in message
@@ -170,7 +171,7 @@ BAD_INDICES: dict[str, tuple[str, str, Change]] = {
 }
 
 
-@pytest.mark.parametrize(("part", "complaint", "change"), BAD_INDICES.values(), ids=BAD_INDICES)
+@table("part, complaint, change", BAD_INDICES)
 def test_indices_that_cannot_be(
     part: str, complaint: str, change: Change, condensed: StateDict, tmp_path: Path
 ) -> None:

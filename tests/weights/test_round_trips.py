@@ -14,6 +14,7 @@ from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
+from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, forward, nhwc, random_images, twin_config
 from tests.weights.official_files import assert_same_bits, overrides_of, twin_in_form
@@ -24,8 +25,8 @@ FORMS = [
     for generation, architecture in ARCHITECTURES.items()
     for form in [*range(architecture.condensation_stages + 1), "converted"]
 ]
-EVERY_FORM = pytest.mark.parametrize(("generation", "form"), FORMS)
-EVERY_KIND = pytest.mark.parametrize(("generation", "form"), [("v2", 3), ("v2", "converted"), ("v1", "converted")])
+EVERY_FORM = table("generation, form", FORMS)
+EVERY_KIND = table("generation, form", [("v2", 3), ("v2", "converted"), ("v1", "converted")])
 
 
 def _model(twin: CondenseNetTwin, architecture: Architecture) -> CondenseNet:
@@ -91,7 +92,7 @@ def test_same_logits_both_ways(generation: str, form: int | str) -> None:
         assert_near(received(torch.from_numpy(images)), logits, 1e-5, "ours → theirs")
 
 
-@pytest.mark.parametrize("generation", ARCHITECTURES)
+@table("generation", list(ARCHITECTURES))
 def test_our_condensed_network_is_their_converted_one(generation: str) -> None:
     architecture = ARCHITECTURES[generation]
     twin = twin_in_form(architecture, architecture.condensation_stages)
@@ -122,7 +123,7 @@ def test_stage_and_count_follow_the_mask() -> None:
     assert_same_bits(to_torch_state_dict(model), state)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@table("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_float_types_are_cast(dtype: torch.dtype) -> None:
     state = twin_in_form(SMALL_V2, 1).state_dict()
     other = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}

@@ -19,14 +19,15 @@ from cdnv2_jax.weights.torch_file import model_from_state_dict
 from cdnv2_jax.weights.usage import KEY as USAGE
 from cdnv2_jax.weights.usage import Usage, usage_of
 from tests.plain_models import random_twin
+from tests.tables import table
 from tests.weights.networks import FORMS, assert_same_network, network
 from tests.weights.official_files import assert_same_bits, twin_in_form
 
 LAYOUTS: list[Layout] = ["ours", "official"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", FORMS)
+@table("layout", LAYOUTS)
+@table("form", FORMS)
 def test_round_trip(form: str, layout: Layout, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     save_safetensors(path, network(form), {"note": 7}, layout)
@@ -37,7 +38,7 @@ def test_round_trip(form: str, layout: Layout, tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-@pytest.mark.parametrize("form", ["partly pruned", "condensed", "halved"])
+@table("form", ["partly pruned", "condensed", "halved"])
 def test_the_official_layout_is_the_official_state_dict(form: str, tmp_path: Path) -> None:
     """The same keys and bits; and classes built like the official ones take them, nothing missing or left over."""
     path = tmp_path / "network.safetensors"
@@ -48,7 +49,7 @@ def test_the_official_layout_is_the_official_state_dict(form: str, tmp_path: Pat
     twin.load_state_dict(safetensors.torch.load_file(path), strict=True)
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v2_x1_0"])
+@table("name", ["shufflenet_v2_x0_5", "mobilenet_v2_x1_0"])
 def test_other_families(name: str, tmp_path: Path) -> None:
     architecture = architecture_of(name)
     plain = model_from_state_dict(random_twin(architecture).state_dict(), architecture, name=name)
@@ -123,8 +124,8 @@ def _undescribed(tensors: dict[str, np.ndarray], values: dict[str, Any]) -> None
     values["network"] = ["cdnv2_a"]
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
+@table(
+    "change, complaint",
     [
         (_nan, "stem/kernel holds NaN"),
         (_beyond, r"blocks/0/0/lgc/index must be in \[0, 16\)"),
@@ -146,7 +147,7 @@ def test_what_cannot_be(change: Callable[..., None], complaint: str, tmp_path: P
     assert str(path) in str(refusal.value)
 
 
-@pytest.mark.parametrize("length", [0, 7, 100, -1])
+@table("length", [0, 7, 100, -1])
 def test_cut_off(length: int, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     save_safetensors(path, network(), {}, "ours")

@@ -14,6 +14,7 @@ import torch
 from cdnv2_jax import UserError
 from cdnv2_jax.weights import torch_file as read
 from cdnv2_jax.weights.torch_file import read_checkpoint
+from tests.tables import table
 from tests.twin_models import SMALL_V1
 from tests.weights.official_files import training_file, twin_in_form
 
@@ -53,9 +54,9 @@ def _old_file(contents: object) -> bytes:
 WRITERS = {"zip": _zip_file, "old serialisation": _old_file, "plain pickle": pickle.dumps}
 
 
-@pytest.mark.parametrize("trap", [_Trap, _Eval])
-@pytest.mark.parametrize("hidden_in", ["the file itself", "a field", "the arguments", "the state_dict"])
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@table("trap", [_Trap, _Eval])
+@table("hidden_in", ["the file itself", "a field", "the arguments", "the state_dict"])
+@table("write", WRITERS)
 def test_code_does_not_run(
     write: Callable[[object], bytes], hidden_in: str, trap: Callable[[Path], object], tmp_path: Path
 ) -> None:
@@ -73,7 +74,7 @@ def test_code_does_not_run(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("trap", [_Trap, _Eval])
+@table("trap", [_Trap, _Eval])
 def test_the_traps_are_real(trap: Callable[[Path], object], tmp_path: Path) -> None:
     """An ordinary load does run them."""
     marker = tmp_path / "ran"
@@ -101,7 +102,7 @@ def whole_file() -> bytes:
     return _zip_file(training_file(twin, ema=None, arch="condensenet_50"))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+@table("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
 def test_truncated_file(share: float, whole_file: bytes, tmp_path: Path) -> None:
     _assert_refused(whole_file[: int(share * len(whole_file))], tmp_path)
 
@@ -132,7 +133,7 @@ NO_CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("content", NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
+@table("content", NO_CHECKPOINTS)
 def test_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     _assert_refused(content, tmp_path)
 

@@ -5,9 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cdnv2_jax.detection.ops.anchors import anchors_inside, cell_anchors, grid_anchors
+from tests.tables import table
 
 compiled_inside = jax.jit(anchors_inside, static_argnums=(1, 2, 3, 4))
 
@@ -38,9 +38,7 @@ def map_sizes(strides: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(math.ceil(CANVAS[0] / stride), math.ceil(CANVAS[1] / stride)) for stride in strides]
 
 
-@pytest.mark.parametrize(
-    ("strides", "scales", "count"), [((4, 8, 16, 32, 64), RPN, 268_569), ((8, 16, 32, 64, 128), RETINANET, 201_600)]
-)
+@table("strides, scales, count", [((4, 8, 16, 32, 64), RPN, 268_569), ((8, 16, 32, 64, 128), RETINANET, 201_600)])
 def test_counts_on_a_canvas(strides: tuple[int, ...], scales: tuple[float, ...], count: int) -> None:
     """And an image that fills the canvas leaves none of them out."""
     total = inside = 0
@@ -61,7 +59,7 @@ def test_grid_is_ordered_by_row_column_and_anchor() -> None:
     np.testing.assert_array_equal(grid_anchors(cell, 3, 5, 8), expected)
 
 
-@pytest.mark.parametrize("stride", [4, 8, 32, 64, 128])
+@table("stride", [4, 8, 32, 64, 128])
 def test_inside_is_where_the_padded_image_reaches(stride: int) -> None:
     """Sizes around multiples of 32 and of the stride, on a canvas of 256 × 320, against a loop over pixels."""
     height, width, per_cell = math.ceil(256 / stride), math.ceil(320 / stride), 2

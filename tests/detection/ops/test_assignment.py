@@ -11,6 +11,7 @@ import pytest
 from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE, assign
 from cdnv2_jax.detection.ops.boxes import pairwise_iou
 from tests.detection.ops import oracles
+from tests.tables import table
 
 RULES: dict[str, dict[str, Any]] = {
     "rpn": {"positive": 0.7, "negative": 0.3, "min_positive": 0.3, "low_quality": True},
@@ -32,7 +33,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize(("rules", "overlaps", "expected"), BY_HAND.values(), ids=BY_HAND)
+@table("rules, overlaps, expected", BY_HAND)
 def test_by_hand(rules: str, overlaps: list[list[float]], expected: list[int]) -> None:
     """Rows of padding before and behind change nothing but the numbers of the boxes."""
     compiled = jax.jit(partial(assign, **RULES[rules]))
@@ -45,8 +46,8 @@ def test_by_hand(rules: str, overlaps: list[list[float]], expected: list[int]) -
     np.testing.assert_array_equal(compiled(padded, valid), shifted)
 
 
-@pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("boxes", [0, 3])
+@table("rules", list(RULES))
+@table("boxes", [0, 3])
 def test_without_a_valid_box_all_are_negative(rules: str, boxes: int) -> None:
     """RetinaNet's least overlap of 0 included; what is no candidate stays ignored."""
     overlaps, valid = jnp.zeros((boxes, 4)), jnp.zeros(boxes, bool)

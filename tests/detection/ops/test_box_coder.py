@@ -10,6 +10,7 @@ import pytest
 from cdnv2_jax.detection.ops.boxes import decode, encode
 from tests.detection.ops import oracles
 from tests.detection.ops.test_boxes import DEGENERATE
+from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -24,8 +25,8 @@ CODES = {
 """By what they show: a box and its deltas from the anchor (3, 4, 13, 24)."""
 
 
-@pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (1.0, 2.0, 4.0, 8.0)])
-@pytest.mark.parametrize(("box", "deltas"), CODES.values(), ids=CODES)
+@table("stds", [(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2), (1.0, 2.0, 4.0, 8.0)])
+@table("box, deltas", CODES)
 def test_by_hand(box: list[float], deltas: list[float], stds: tuple[float, ...]) -> None:
     anchor = jnp.asarray([[3, 4, 13, 24]], float)
     scaled = np.array([deltas]) / stds
@@ -40,7 +41,7 @@ def encoded(anchor: list[float], box: list[float]) -> list[float]:
     return [(x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah)]
 
 
-@pytest.mark.parametrize("stds", [(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)])
+@table("stds", [(1.0, 1.0, 1.0, 1.0), (0.1, 0.1, 0.2, 0.2)])
 def test_there_and_back(stds: tuple[float, ...]) -> None:
     """Sides of at least a pixel on 50, so that no stretch reaches the limit."""
     rng = np.random.default_rng(1)
@@ -75,7 +76,7 @@ def test_boxes_of_each_class_share_an_anchor() -> None:
         np.testing.assert_allclose(found[:, klass], one(anchors, deltas[:, klass]), rtol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@table("dtype", [jnp.float32, jnp.float64])
 def test_boxes_without_area_have_finite_deltas_and_gradients(dtype: jnp.dtype) -> None:
     some = jnp.asarray([*DEGENERATE, [0, 0, 9, 9], [0, 0, 1333, 800]], dtype)
     anchors, boxes = (jnp.asarray(grid.reshape(-1, 4)) for grid in np.broadcast_arrays(some[:, None], some[None]))

@@ -7,6 +7,7 @@ import pytest
 
 from cdnv2_jax.detection.ops.boxes import area, clip_boxes, pairwise_iou
 from tests.detection.ops import oracles
+from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -34,14 +35,14 @@ IOUS = {
 }
 
 
-@pytest.mark.parametrize(("a", "b", "expected"), IOUS.values(), ids=IOUS)
+@table("a, b, expected", IOUS)
 def test_iou(a: list[float], b: list[float], expected: float) -> None:
     one, other = jnp.asarray([a], float), jnp.asarray([b], float)
     np.testing.assert_allclose(compiled_iou(one, other), [[expected]], rtol=1e-14)
     np.testing.assert_allclose(compiled_iou(other, one), [[expected]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@table("whole", [False, True])
 def test_iou_of_many(whole: bool) -> None:
     rng = np.random.default_rng(0)
     a, b = oracles.random_boxes(rng, (50,), 12, whole), oracles.random_boxes(rng, (60,), 12, whole)
@@ -60,7 +61,7 @@ def test_clip() -> None:
     np.testing.assert_array_equal(batch[1], np.maximum(boxes, 0))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@table("dtype", [jnp.float32, jnp.float64])
 def test_boxes_without_area_have_finite_overlaps_and_gradients(dtype: jnp.dtype) -> None:
     boxes = jnp.asarray([*DEGENERATE, [0, 0, 9, 9]], dtype)
 

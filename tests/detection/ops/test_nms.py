@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cdnv2_jax.detection.ops.nms import best_after_nms, nms
 from tests.detection.ops import oracles
 from tests.detection.ops.test_boxes import DEGENERATE
+from tests.tables import table
 
 compiled_nms = jax.jit(nms)
 compiled_best = jax.jit(best_after_nms, static_argnums=3)
@@ -26,7 +26,7 @@ def test_known_value() -> None:
     assert indices.dtype == jnp.int32
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, [1]), (2, [1, 0]), (6, [1, 0, 3, 0, 0, 0])])
+@table("count, expected", [(1, [1]), (2, [1, 0]), (6, [1, 0, 3, 0, 0, 0])])
 def test_count(count: int, expected: list[int]) -> None:
     """Fewer than survive, and more than there are boxes."""
     indices, valid = compiled_best(BOXES, SCORES, 0.3, count)
@@ -68,9 +68,9 @@ def test_the_worst_valid_score_comes_before_what_is_suppressed_or_not_valid() ->
 CASES, BOXES_PER_CASE = 250, 24
 
 
-@pytest.mark.parametrize("limit", [6, 12])
-@pytest.mark.parametrize("with_groups", [False, True])
-@pytest.mark.parametrize("with_valid", [False, True])
+@table("limit", [6, 12])
+@table("with_groups", [False, True])
+@table("with_valid", [False, True])
 def test_greedy(limit: int, with_groups: bool, with_valid: bool) -> None:
     """Boxes on whole pixels and few different scores, so that ties abound; each threshold 0, 0.05 … 1, traced."""
     rng = np.random.default_rng([limit, with_groups, with_valid])

@@ -12,6 +12,7 @@ import pytest
 from cdnv2_jax.detection.ops.roi_align import roi_align, roi_align_exact, roi_levels
 from cdnv2_jax.errors import UserError
 from tests.detection.ops import oracles
+from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -37,15 +38,15 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("form", [one_map, partial(roi_align_exact, most_samples=9)])
-@pytest.mark.parametrize(("rows", "box", "expected"), KNOWN.values(), ids=KNOWN)
+@table("form", [one_map, partial(roi_align_exact, most_samples=9)])
+@table("rows, box, expected", KNOWN)
 def test_known_values(form: Form, rows: list[list[float]], box: list[float], expected: list[list[float]]) -> None:
     feature_map = jnp.asarray(rows, float)[..., None]
     found = jax.jit(partial(form, stride=1, output_size=2, sampling_ratio=2))(feature_map, jnp.asarray([box], float))
     np.testing.assert_allclose(found[0, ..., 0], expected, rtol=1e-14)
 
 
-@pytest.mark.parametrize("form", [one_map, roi_align_exact])
+@table("form", [one_map, roi_align_exact])
 def test_a_slope_gives_the_centres_of_bins(form: Form) -> None:
     """Of f(x, y) = 3x + 5y + 1 in pixels, cell centres at half a stride, the mean over a bin is its centre's value."""
     y, x = (np.mgrid[:20, :30] + 0.5) * 8
@@ -69,7 +70,7 @@ def maps_and_boxes(seed: int, count: int) -> tuple[list[np.ndarray], np.ndarray,
     return maps, anywhere(rng, count), rng.integers(0, 4, count)
 
 
-@pytest.mark.parametrize("ratio", [1, 2, 3])
+@table("ratio", [1, 2, 3])
 def test_gathering_against_loops(ratio: int) -> None:
     maps, boxes, levels = maps_and_boxes(8, 200)
     found = jax.jit(partial(roi_align, strides=STRIDES, sampling_ratio=ratio))(maps, boxes=boxes, levels=levels)
@@ -79,7 +80,7 @@ def test_gathering_against_loops(ratio: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("level", "most"), [(0, 7), (1, 4), (2, 2), (0, 2)])
+@table("level, most", [(0, 7), (1, 4), (2, 2), (0, 2)])
 def test_exact_against_loops(level: int, most: int) -> None:
     """Adaptive: as many samples as a box needs, and no more than the bound, which the last case reaches."""
     maps, boxes, _ = maps_and_boxes(9, 60)
@@ -90,8 +91,8 @@ def test_exact_against_loops(level: int, most: int) -> None:
     assert np.allclose(expected, unbounded) == ((level, most) != (0, 2))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [7, 14, 21, 28, 35, 42, 49, 63, 70])
+@table("dtype", [np.float32, np.float64])
+@table("size", [7, 14, 21, 28, 35, 42, 49, 63, 70])
 def test_a_whole_number_of_cells_per_bin_has_as_many_samples(size: int, dtype: type) -> None:
     """Of size / 7 nothing is rounded up: n cells per bin, n samples, each at a cell's centre, so the mean of cells."""
     feature_map = np.random.default_rng(10).normal(size=(70, 70, 1)).astype(dtype)
@@ -102,7 +103,7 @@ def test_a_whole_number_of_cells_per_bin_has_as_many_samples(size: int, dtype: t
     np.testing.assert_allclose(found[0, ..., 0], expected, atol=1e-5 if dtype == np.float32 else 1e-13)
 
 
-@pytest.mark.parametrize(("ratio", "output_size"), [(1, 7), (2, 7), (5, 7), (2, 1)])
+@table("ratio, output_size", [(1, 7), (2, 7), (5, 7), (2, 1)])
 def test_both_forms_agree(ratio: int, output_size: int) -> None:
     maps, boxes, levels = maps_and_boxes(11, 500)
     named = {"output_size": output_size, "sampling_ratio": ratio}
@@ -166,8 +167,8 @@ NO_BOXES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("ratio", [2, None])
+@table("dtype", [np.float32, np.float64])
+@table("ratio", [2, None])
 def test_boxes_that_are_no_boxes(ratio: int | None, dtype: type) -> None:
     """Value and gradient are finite, and a box that misses the map reads zeros."""
     feature_map = np.random.default_rng(16).normal(size=(12, 15, 2)).astype(dtype)
@@ -210,7 +211,7 @@ def test_batch_equals_one_by_one() -> None:
         np.testing.assert_allclose(exactly[image], exact(maps[1][image], boxes[image]), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("count", [0, 1, 16, 17])
+@table("count", [0, 1, 16, 17])
 def test_any_number_of_boxes(count: int) -> None:
     maps, boxes, levels = maps_and_boxes(19, count)
     exact = jax.jit(partial(roi_align_exact, stride=4, sampling_ratio=2))(maps[0], boxes)
@@ -241,7 +242,7 @@ LEVELS = [(0, 0, 0), (1, 1, 0), (111.9, 111.9, 0), (112, 112, 1), (56, 224, 1), 
 LEVELS += [(112, 448, 2), (447.9, 447.9, 2), (448, 448, 3), (224, 896, 3), (1333, 800, 3), (1e6, 1e6, 3), (-5, 9, 0)]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@table("dtype", [np.float32, np.float64])
 def test_levels(dtype: type) -> None:
     """A level per doubling from 112 pixels on, exactly at the powers of two."""
     boxes = np.array([[7, 9, 7 + width, 9 + height] for width, height, _ in LEVELS], dtype)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE, Sample, sample
+from tests.tables import table
 
 KEY = jax.random.key(0)
 
@@ -25,8 +25,8 @@ def checked(drawn: Sample, assigned: np.ndarray, size: int, positive_share: floa
     assert (indices[~valid] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("positives", "negatives", "ignored"),
+@table(
+    "positives, negatives, ignored",
     [
         (0, 40, 0),
         (0, 3, 5),
@@ -40,7 +40,7 @@ def checked(drawn: Sample, assigned: np.ndarray, size: int, positive_share: floa
         (1, 0, 0),
     ],
 )
-@pytest.mark.parametrize(("size", "share"), [(16, 0.5), (16, 0.25), (7, 0.5), (8, 0.0), (8, 1.0)])
+@table("size, share", [(16, 0.5), (16, 0.25), (7, 0.5), (8, 0.0), (8, 1.0)])
 def test_counts(positives: int, negatives: int, ignored: int, size: int, share: float) -> None:
     """More and fewer of either than slots; fewer anchors than slots."""
     anchors = positives + negatives + ignored

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cdnv2_jax.layers.onnx_graph import Norm, fold, merge_groups, spread
+from tests.tables import table
 
 RANDOM = np.random.default_rng(0)
 
@@ -29,7 +29,7 @@ def test_fold() -> None:
     np.testing.assert_allclose(convolved(x, folded) + offset[:, None, None], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("merged", [1, 2, 3, 6])
+@table("merged", [1, 2, 3, 6])
 def test_merged_groups(merged: int) -> None:
     x, kernel = RANDOM.normal(size=(1, 12, 4, 4)), RANDOM.normal(size=(18, 2, 3, 3))
     wide = merge_groups(kernel, 6, merged)

@@ -19,6 +19,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
 from tests.detection.tiny import quick_jit, tiny_detector, tiny_settings
 from tests.export.onnx.networks import operations, run, small_network
+from tests.tables import table
 
 HEIGHT, WIDTH = 64, 96
 TOLERANCE = 1e-5
@@ -131,7 +132,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[int, int], str]] = {
 }
 
 
-@pytest.mark.parametrize(("detector", "canvas", "message"), MISTAKES.values(), ids=MISTAKES)
+@table("detector, canvas, message", MISTAKES)
 def test_mistakes(detector: Callable[[], Any], canvas: tuple[int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         retinanet_to_onnx(detector(), height=canvas[0], width=canvas[1])

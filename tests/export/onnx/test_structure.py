@@ -2,15 +2,15 @@
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, numpy_helper
 
 from cdnv2_jax.export.onnx_file import classifier_to_onnx
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.export.onnx.networks import NETWORKS, operations, small_network
+from tests.tables import table
 
 
-@pytest.mark.parametrize("what", NETWORKS)
+@table("what", NETWORKS)
 def test_checked_and_without_transposes(what: str) -> None:
     """Everything has a shape, of any batch."""
     network = small_network(what)
@@ -31,12 +31,12 @@ def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
     return [side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
-@pytest.mark.parametrize("what", ["mobilenet", "shufflenet, megvii", "shufflenet, torchvision"])
+@table("what", ["mobilenet", "shufflenet, megvii", "shufflenet, torchvision"])
 def test_plain_networks_have_no_normalisations_left(what: str) -> None:
     assert not operations(classifier_to_onnx(small_network(what), image_size=32))["BatchNormalization"]
 
 
-@pytest.mark.parametrize("what", ["cdnv2_c condensed", "cdnv2_a masked", "condensenet_86 condensed"])
+@table("what", ["cdnv2_c condensed", "cdnv2_a masked", "condensenet_86 condensed"])
 def test_normalisations_that_are_left(what: str) -> None:
     """Those of the features, which come before an activation: one for each LGC and SFR, and the last."""
     network = small_network(what)
