@@ -14,7 +14,6 @@ import pytest
 from cdnv2_jax.kernels import library
 from cdnv2_jax.kernels import library as build
 from tests.kernels.networks import condensed_network, program, random_images, run
-from tests.tables import table
 from tests.twin_models import assert_near
 
 
@@ -57,7 +56,7 @@ def test_other_sources_and_flags_give_other_libraries(cache: Path, monkeypatch: 
     assert one(third) == 2
 
 
-@table("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data), lambda _: b""])
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\0" * len(data), lambda _: b""])
 def test_a_damaged_library_is_built_anew(cache: Path, damage) -> None:
     path = build.built_library()
     path.write_bytes(damage(path.read_bytes()))
