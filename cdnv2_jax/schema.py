@@ -1,19 +1,21 @@
-"""Fields of settings: what a field means, what it may be, and how values are checked against that.
+"""Settings: frozen dataclasses whose fields say what they mean and what they may be.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Data:
     source: str = setting("name of the data source")
     batch_size: int = setting("images per update", least=1)
-    std: tuple[float, float, float] = setting("of each channel", (0.5, 0.5, 0.5), least=1e-6)
+    std: tuple[float, float, float] = setting("of each channel", default=(0.5, 0.5, 0.5), least=1e-6)
 
     def __post_init__(self):
         check(self)
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
+import inspect
 import sys
 import types
 import typing
@@ -24,10 +26,15 @@ from typing import Any, Literal, TypeVar
 from cdnv2_jax.errors import UserError
 
 Settings = TypeVar("Settings")
+Fields = Mapping[str, "Field"]
 
 
 class FieldError(UserError):
     """A field's value is refused; the message starts with the field's name."""
+
+
+class Text(str):
+    """A value as the command line gives it; the field that it is for decides how it is read."""
 
 
 def setting(
@@ -39,6 +46,8 @@ def setting(
     most: float | None = None,
     above: float | None = None,
     filled: bool = False,
+    entries: "Callable[[Mapping[str, Any]], Fields] | None" = None,
+    makes: str = "",
 ) -> Any:
     """A field of a dataclass.
 
@@ -46,12 +55,154 @@ def setting(
       help: one line that says what the field means.
       default: its value where none is given; without one, and without `factory`, the field must be given.
       factory: makes the default where that is mutable.
-      least, most: the range, both included, of a number or of every number of a tuple.
-      above: the lower end of the range where that is not included.
+      least: the lower end, included, of the range of a number or of every number of a tuple.
+      most: the upper end, included.
+      above: the lower end where that is not included.
       filled: whether a tuple of any length must hold at least one entry.
+      entries: of a mapping: the values of the fields before it → the fields that the mapping may hold.
+      makes: of a mapping: the property that makes a dataclass of it.
     """
-    metadata = {"help": help, "least": least, "most": most, "above": above, "filled": filled}
-    return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
+    rules = {"least": least, "most": most, "above": above, "filled": filled, "entries": entries, "makes": makes}
+    return dataclasses.field(default=default, default_factory=factory, metadata={"help": help, **rules})
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, dataclasses.field))
+def settings(cls: type[Settings]) -> type[Settings]:
+    """Makes a frozen, keyword-only dataclass and lists its own fields with their help in its docstring."""
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    own = [field for field in dataclasses.fields(made) if field.name in cls.__annotations__]
+    lines = [f"  {field.name}: {field.metadata['help']}." for field in own]
+    made.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Attributes:", *lines])
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of a dataclass, or an entry of a mapping: its name, type and default, and what `setting` says of it."""
+
+    name: str
+    hint: Any
+    default: Any
+    help: str = ""
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    filled: bool = False
+    entries: Callable[[Mapping[str, Any]], Fields] | None = None
+    makes: str = ""
+
+    @property
+    def kind(self) -> Any:
+        """The type, of `X | None` X."""
+        return _without_none(self.hint)
+
+    @property
+    def base(self) -> Any:
+        """The type without its arguments: `tuple` of `tuple[int, ...]`."""
+        return typing.get_origin(self.kind) or self.kind
+
+    @property
+    def part(self) -> type | None:
+        """The dataclass that the field holds, if it holds one."""
+        return self.kind if isinstance(self.kind, type) and dataclasses.is_dataclass(self.kind) else None
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is allowed."""
+        return self.kind is not self.hint
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that are allowed, where they can be listed."""
+        return typing.get_args(self.kind) if self.base is Literal else (False, True) if self.kind is bool else ()
+
+    @property
+    def allowed(self) -> str:
+        """What the field may be, in words that follow "must be"."""
+        return f"{self._allowed()}, or None" if self.optional else self._allowed()
+
+    def _allowed(self) -> str:
+        if self.base is tuple:
+            entries = typing.get_args(self.kind)
+            count = "" if entries[-1] is Ellipsis else f"{len(entries)} "
+            return f"a sequence of {count}numbers, each {self._entry().allowed}"
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        if self.base not in (int, float):
+            return {str: "a string", dict: "fields with values"}.get(self.base) or f"a {self.base.__name__}"
+        if self.least is not None and self.most is not None:
+            limits = f"in [{self.least}, {self.most}]"
+        else:
+            ends = {"above {}": self.above, "{} or more": self.least, "at most {}": self.most}
+            limits = " and ".join(words.format(end) for words, end in ends.items() if end is not None)
+        if self.base is int:
+            return f"{limits} and whole" if limits else "a whole number"
+        return f"a number {limits}" if limits else "a finite number"
+
+    def _entry(self) -> "Field":
+        return dataclasses.replace(self, hint=typing.get_args(self.kind)[0])
+
+    def checked(self, value: Any, beside: Mapping[str, Any] | None = None) -> Any:
+        """The value as the field holds it; FieldError where it is not allowed.
+
+        Args:
+          value: of any type; lists become tuples and whole numbers floats where the field says so.
+          beside: of a mapping's field, the values of the fields before it.
+        """
+        if isinstance(value, Text):
+            value = self.read(value)
+        if (self.optional and value is None) or self.hint is Any:
+            return value
+        if self.base is tuple:
+            return self._checked_tuple(value)
+        if self.base is dict and isinstance(value, Mapping):
+            return self._checked_mapping(value, beside or {})
+        if self.base in (int, float):
+            fits = _is_number(value, self.base) and self._in_range(value)
+            value = float(value) if fits and self.base is float else value
+        elif self.choices:
+            fits = any(value == choice and type(value) is type(choice) for choice in self.choices)
+        else:
+            fits = isinstance(value, self.base)
+        if not fits:
+            near = difflib.get_close_matches(str(value), map(str, self.choices), n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise FieldError(f"{self.name} must be {self._allowed()}, got {_shown(value)}{hint}")
+        return value
+
+    def _in_range(self, value: float) -> bool:
+        low = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
+        return low and (self.most is None or value <= self.most)
+
+    def _checked_tuple(self, value: Any) -> tuple[Any, ...]:
+        entries = typing.get_args(self.kind)
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            raise FieldError(f"{self.name} must be a sequence of numbers, got {_shown(value)}")
+        count = None if entries[-1] is Ellipsis else len(entries)
+        if count not in (None, len(value)) or (self.filled and not value):
+            raise FieldError(f"{self.name} must hold {count or 'one or more'} numbers, got {_shown(tuple(value))}")
+        rule = self._entry()
+        return tuple(rule.checked(entry) for entry in value)
+
+    def _checked_mapping(self, value: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
+        if self.entries is None:
+            return {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
+        known = self.entries(beside)
+        refuse_unknown(value, known, self.name)
+        with naming(self.name):
+            return {key: known[key].checked(entry) for key, entry in value.items()}
+
+    def read(self, text: str) -> Any:
+        """The value that a text stands for: itself for strings, else what it is in Python; itself if it is nothing."""
+        if self.base is str or (self.base is Literal and isinstance(self.choices[0], str) and text != "None"):
+            return str(text)
+        if self.kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), str(text))
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return str(text)
+        return (value,) if self.base is tuple and isinstance(value, int | float) else value
 
 
 def check(instance: Any) -> None:
@@ -62,17 +213,16 @@ def check(instance: Any) -> None:
     Raises:
       FieldError: names the field, what it may be and what was given.
     """
-    for field, hint in fields_of(type(instance)).values():
-        value = getattr(instance, field.name)
-        checked = _checked(field.name, hint, field.metadata, value)
+    known = fields_of(type(instance))
+    for name, field in known.items():
+        value = getattr(instance, name)
+        checked = field.checked(value, vars(instance))
         if checked is not value:
-            object.__setattr__(instance, field.name, checked)
-
-
-def check_field(cls: type, name: str, value: Any) -> Any:
-    """The value that field `name` of a dataclass would have, checked as in `check`."""
-    field, hint = fields_of(cls)[name]
-    return _checked(name, hint, field.metadata, value)
+            object.__setattr__(instance, name, checked)
+    for name, field in known.items():
+        if field.makes:
+            with naming(name):
+                getattr(instance, field.makes)
 
 
 def build(cls: type[Settings], values: Any, where: str) -> Settings:
@@ -87,16 +237,18 @@ def build(cls: type[Settings], values: Any, where: str) -> Settings:
       UserError: a field is unknown, missing or refused; the message has its full dotted name.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must hold fields, got {values!r}")
+        raise UserError(f"{where} must hold fields, got {_shown(values)}")
     known = fields_of(cls)
     refuse_unknown(values, known, where)
-    required = [name for name, (field, _) in known.items() if field.default is field.default_factory is MISSING]
-    if missing := [f"{where}.{name}" for name in required if name not in values]:
+    if missing := [f"{where}.{name}" for name in known if known[name].default is MISSING and name not in values]:
         raise UserError(f"{where} lacks {', '.join(missing)}")
     given = {}
     for name, value in values.items():
-        part = part_of(known[name][1])
-        given[name] = value if part is None or value is None else build(part, value, f"{where}.{name}")
+        part = known[name].part
+        if part is None or (value is None and known[name].optional):
+            given[name] = value
+        else:
+            given[name] = build(part, value, f"{where}.{name}")
     with naming(where):
         return cls(**given)
 
@@ -109,92 +261,35 @@ def naming(where: str) -> Iterator[None]:
     except FieldError as error:
         raise FieldError(f"{where}.{error}") from error
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise FieldError(f"{where}: {error}") from error
 
 
 def refuse_unknown(names: Iterable[Any], known: Collection[str], what: str) -> None:
-    """Raises a UserError for the first name that is not known, with the nearest one that is."""
+    """Raises a FieldError for the first name that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
-            raise UserError(f"{what} has no {name!r}{hint}")
+            raise FieldError(f"{what} has no {name!r}{hint}")
 
 
 @functools.cache
-def fields_of(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    """Name → field and type hint, of a dataclass."""
+def fields_of(cls: type) -> dict[str, Field]:
+    """The fields of a dataclass by name."""
     hints = typing.get_type_hints(cls)
-    return {field.name: (field, hints[field.name]) for field in dataclasses.fields(cls)}
+    found = {}
+    for field in dataclasses.fields(cls):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        found[field.name] = Field(field.name, hints[field.name], default, **field.metadata)
+    return found
 
 
-def part_of(hint: Any) -> type | None:
-    """The dataclass that a hint stands for, None if it stands for anything else."""
-    bare, _ = _without_none(hint)
-    return bare if isinstance(bare, type) and dataclasses.is_dataclass(bare) else None
-
-
-def allowed(hint: Any, metadata: Mapping[str, Any]) -> str:
-    """What a field may be, in words that follow "must be"."""
-    hint, optional = _without_none(hint)
-    base, entries = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if base is tuple:
-        count = "" if entries[-1] is Ellipsis else f"{len(entries)} "
-        text = f"a sequence of {count}numbers, each {allowed(entries[0], metadata)}"
-    elif base in (int, float):
-        text = _range(base, metadata)
-    elif choices := _choices(hint):
-        text = f"one of {', '.join(map(str, choices))}"
-    else:
-        text = {str: "a string", dict: "fields with values"}.get(base) or f"a {base.__name__}"
-    return f"{text}, or None" if optional else text
-
-
-def _range(kind: type, metadata: Mapping[str, Any]) -> str:
-    least, most, above = (metadata.get(name) for name in ("least", "most", "above"))
-    parts = [
-        "" if above is None else f"above {above}",
-        "" if least is None or most is not None else f"{least} or more",
-        "" if most is None else f"at most {most}" if least is None else f"in [{least}, {most}]",
-    ]
-    limits = " and ".join(part for part in parts if part)
-    if kind is int:
-        return f"{limits} and whole" if limits else "a whole number"
-    return f"a number {limits}" if limits else "a finite number"
-
-
-def _checked(name: str, hint: Any, metadata: Mapping[str, Any], value: Any) -> Any:
-    """The value as the field holds it; FieldError where it is not allowed."""
-    hint, optional = _without_none(hint)
-    if (optional and value is None) or hint is Any:
-        return value
-    base, entries = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if base is tuple:
-        return _checked_tuple(name, entries, metadata, value)
-    if base is dict and isinstance(value, Mapping):
-        return {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()}
-    choices, near = _choices(hint), []
-    if base in (int, float):
-        fits = _is_number(value, base) and _in_range(value, metadata)
-        value = float(value) if fits and base is float else value
-    elif choices:
-        fits = any(value == choice and type(value) is type(choice) for choice in choices)
-        near = difflib.get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    else:
-        fits = isinstance(value, base)
-    if not fits:
-        hint_text = f": did you mean {near[0]!r}?" if near else ""
-        raise FieldError(f"{name} must be {allowed(hint, metadata)}, got {value!r}{hint_text}")
-    return value
-
-
-def _checked_tuple(name: str, entries: tuple[Any, ...], metadata: Mapping[str, Any], value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
-        raise FieldError(f"{name} must be a sequence of numbers, got {value!r}")
-    count = None if entries[-1] is Ellipsis else len(entries)
-    if count not in (None, len(value)) or (metadata.get("filled") and not value):
-        raise FieldError(f"{name} must hold {count or 'one or more'} numbers, got {tuple(value)!r}")
-    return tuple(_checked(name, entries[0], metadata, entry) for entry in value)
+def flat_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"source": …}} → {"data.source": …}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flat_fields(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _is_number(value: Any, kind: type) -> bool:
@@ -203,23 +298,15 @@ def _is_number(value: Any, kind: type) -> bool:
     return kind is int or abs(value) <= sys.float_info.max
 
 
-def _in_range(value: float, metadata: Mapping[str, Any]) -> bool:
-    least, most, above = (metadata.get(name) for name in ("least", "most", "above"))
-    return (least is None or value >= least) and (most is None or value <= most) and (above is None or value > above)
+def _shown(value: Any, longest: int = 100) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) is Literal:
-        return typing.get_args(hint)
-    return (False, True) if hint is bool else ()
-
-
-@functools.cache
-def _without_none(hint: Any) -> tuple[Any, bool]:
-    """`X | None` → X and True; anything else → itself and False."""
+def _without_none(hint: Any) -> Any:
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
-        return hint, False
+        return hint
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if len(kinds) != 1:
         raise TypeError(f"a field holds one type, or that and None, not {hint}")
-    return kinds[0], len(kinds) < len(typing.get_args(hint))
+    return kinds[0]

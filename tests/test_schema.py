@@ -1,18 +1,17 @@
 """Fields: what is accepted as what, what is refused and in which words; all tables written by hand."""
 
-import dataclasses
 import math
 from typing import Any, Literal
 
 import pytest
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.schema import allowed, build, check, check_field, fields_of, refuse_unknown, setting
+from cdnv2_jax.schema import build, check, fields_of, refuse_unknown, setting, settings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Part:
-    share: float = setting("of something", 0.5, least=0, most=1)
+    share: float = setting("of something", default=0.5, least=0, most=1)
     parts: int = setting("how many", least=1)
 
     def __post_init__(self):
@@ -21,26 +20,26 @@ class Part:
             raise UserError("13 parts bring bad luck")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Whole:
-    kind: Literal["masked", "condensed"] = setting("form", "masked")
-    window: Literal[1, 3] = setting("side", 3)
-    name: str = setting("a name", "")
-    nesterov: bool = setting("momentum's kind", True)
-    seed: int = setting("of weights", 0, least=0, most=9)
-    any_int: int = setting("of any size", 0)
-    rate: float = setting("per step", 0.0, least=0)
-    any_float: float = setting("of any size", 0.0)
-    scale: float | None = setting("side", None, above=0)
-    below: float = setting("upper end alone", 0.0, most=1)
-    width: int | None = setting("of the head", None, least=1)
-    stages: tuple[int, ...] = setting("layers per block", (1,), least=1)
-    ratios: tuple[float, ...] = setting("height / width", (1.0,), above=0, filled=True)
-    std: tuple[float, float, float] = setting("of each channel", (1.0, 1.0, 1.0), least=1e-6)
-    strides: tuple[Literal[1, 2], ...] = setting("of each stage", (1,))
+    kind: Literal["masked", "condensed"] = setting("form", default="masked")
+    window: Literal[1, 3] = setting("side", default=3)
+    name: str = setting("a name", default="")
+    nesterov: bool = setting("momentum's kind", default=True)
+    seed: int = setting("of weights", default=0, least=0, most=9)
+    any_int: int = setting("of any size", default=0)
+    rate: float = setting("per step", default=0.0, least=0)
+    any_float: float = setting("of any size", default=0.0)
+    scale: float | None = setting("side", default=None, above=0)
+    below: float = setting("upper end alone", default=0.0, most=1)
+    width: int | None = setting("of the head", default=None, least=1)
+    stages: tuple[int, ...] = setting("layers per block", default=(1,), least=1)
+    ratios: tuple[float, ...] = setting("height / width", default=(1.0,), above=0, filled=True)
+    std: tuple[float, float, float] = setting("of each channel", default=(1.0, 1.0, 1.0), least=1e-6)
+    strides: tuple[Literal[1, 2], ...] = setting("of each stage", default=(1,))
     overrides: dict[str, Any] = setting("of the network", factory=dict)
     part: Part = setting("a part", factory=lambda: Part(parts=1))
-    other: Part | None = setting("a part or none", None)
+    other: Part | None = setting("a part or none", default=None)
 
     def __post_init__(self):
         check(self)
@@ -82,7 +81,6 @@ def test_accepted(name: str, given: Any, held: Any) -> None:
     assert value == held and type(value) is type(held)
     if isinstance(held, tuple):
         assert [type(entry) for entry in value] == [type(entry) for entry in held]
-    assert check_field(Whole, name, given) == held
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_accepted(name: str, given: Any, held: Any) -> None:
         ("rate", False, "rate must be a number 0 or more, got False"),
         ("rate", math.nan, "rate must be a number 0 or more, got nan"),
         ("rate", math.inf, "rate must be a number 0 or more, got inf"),
-        ("rate", 10**400, f"rate must be a number 0 or more, got 1{'0' * 400}"),
+        ("rate", 10**400, f"rate must be a number 0 or more, got 1{'0' * 99}…"),
         ("any_float", -math.inf, "any_float must be a finite number, got -inf"),
         ("scale", 0, "scale must be a number above 0, got 0"),
         ("below", 1.5, "below must be a number at most 1, got 1.5"),
@@ -140,8 +138,7 @@ def test_refused(name: str, given: Any, message: str) -> None:
     ],
 )
 def test_what_is_allowed(name: str, words: str) -> None:
-    field, hint = fields_of(Whole)[name]
-    assert allowed(hint, field.metadata) == words
+    assert fields_of(Whole)[name].allowed == words
 
 
 def test_built_from_nested_values() -> None:
@@ -157,7 +154,7 @@ def test_built_from_nested_values() -> None:
         ({"sed": 1}, "config has no 'sed', did you mean 'seed'?"),
         ({1: 1}, f"config has no 1; there are {', '.join(sorted(fields_of(Whole)))}"),
         ({"part": 3}, "config.part must hold fields, got 3"),
-        ({"part": None}, "config.part must be a Part, got None"),
+        ({"part": None}, "config.part must hold fields, got None"),
         ({"part": {"shares": 1}}, "config.part has no 'shares', did you mean 'share'?"),
         ({"part": {"share": 1}}, "config.part lacks config.part.parts"),
         ({"part": {"parts": 0}}, "config.part.parts must be 1 or more and whole, got 0"),

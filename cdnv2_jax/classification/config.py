@@ -1,73 +1,70 @@
-"""What an experiment in classification is made of."""
+"""The settings of an experiment in classification."""
 
-import dataclasses
+import functools
 from typing import Any, Literal
 
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig
+from cdnv2_jax.schema import check, setting, settings
+from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class ModelConfig:
-    """Attributes:
-    name: in the registry. num_classes: logits. dtype: of the computation; parameters stay float32.
-    overrides: of the architecture.
-    checkpoint: a network to start from, ours or official, masked or condensed; "" to start from drawn weights. Its
-      classifier is drawn anew where `num_classes` differs from its own.
-    """
+    """The classifier."""
 
-    name: str
-    num_classes: int
-    dtype: Dtype = "float32"
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    checkpoint: str = ""
+    name: str = setting("a registered model")
+    num_classes: int = setting("logits", least=1)
+    dtype: Dtype = setting("of the computation; parameters stay float32", default="float32")
+    overrides: dict[str, Any] = setting(
+        "fields of the model's architecture to change",
+        factory=dict,
+        entries=lambda model: override_fields(model["name"]),
+        makes="architecture",
+    )
+    checkpoint: str = setting(
+        'network to start from, of any kind; its classifier is re-initialised if num_classes differs; "" for none',
+        default="",
+    )
+
+    def __post_init__(self):
+        check(self)
+
+    @functools.cached_property
+    def architecture(self) -> Any:
+        """The registered one with the overrides."""
+        return architecture_of(self.name, self.num_classes, self.overrides)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DataConfig(SourceConfig):
-    """Where images come from ("digits", "synthetic", "image_folder", "imagenet_tars", "cifar10", "cifar100" or
-    "tfds") and what is done to them.
+    """Source of the images and how they are augmented."""
 
-    Attributes:
-      image_size: side in pixels.
-      crop: "random_resized" (evaluation: the centre of the resized image), "shift" by up to `shift` pixels each way
-        with black coming in, or "none" (evaluation with either: the image as it is).
-      interpolation: of random resized crops; "random": bilinear or bicubic, evenly.
-      rand_augment: in timm's notation, such as "rand-m9-mstd0.5"; "" for none.
-      erase_probability: of random erasing. erase_on: where its noise is drawn; "auto": on the host for a CPU,
-        else on the device.
-      mixup: the α of Beta(α, α); 0 for none.
-      synthetic_images: how many images the "synthetic" source has; 0 for its usual number.
-    """
-
-    image_size: int
-    crop: Literal["none", "shift", "random_resized"] = "none"
-    shift: int = 0
-    interpolation: Literal["random", "bilinear", "bicubic"] = "random"
-    rand_augment: str = ""
-    erase_probability: float = 0.0
-    erase_on: Literal["auto", "host", "device"] = "auto"
-    mixup: float = 0.0
-    synthetic_images: int = 0
+    image_size: int = setting("side in pixels", least=1)
+    crop: Literal["none", "shift", "random_resized"] = setting(
+        "of training images; evaluation takes the centre with random_resized, else the whole image", default="none"
+    )
+    shift: int = setting("largest shift each way, in pixels, filled with black", default=0, least=0)
+    interpolation: Literal["random", "bilinear", "bicubic"] = setting(
+        "of random_resized; random: bilinear or bicubic, evenly", default="random"
+    )
+    rand_augment: str = setting('in timm\'s notation, such as "rand-m9-mstd0.5"; "" for none', default="")
+    erase_probability: float = setting("of random erasing", default=0.0, least=0, most=1)
+    erase_on: Literal["auto", "host", "device"] = setting(
+        "where the noise of random erasing is drawn; auto: on the host for a CPU, else on the device", default="auto"
+    )
+    mixup: float = setting("α of Beta(α, α); 0 for none", default=0.0, least=0)
+    synthetic_images: int = setting('size of the "synthetic" source; 0 for its usual size', default=0, least=0)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ClassificationConfig(RunConfig):
-    """A whole experiment: the fields of every run, and these.
+    """The settings of an experiment in classification."""
 
-    Attributes:
-      batch_norm: statistics of the "global" batch, or of each device's part of it ("replica", as the official code).
-      label_smoothing: probability given to all classes evenly.
-      group_lasso: weight of the group lasso (0 for none).
-    """
-
-    model: ModelConfig
-    data: DataConfig
-    task: Literal["classification"] = "classification"
-    batch_norm: Literal["global", "replica"] = "global"
-    label_smoothing: float = 0.0
-    group_lasso: float = 0.0
-
-    def check(self) -> None:
-        """UserError when there is no such model, or its overrides do not fit together."""
-        architecture_of(self.model.name, self.model.num_classes, self.model.overrides)
+    model: ModelConfig = setting("the classifier")
+    data: DataConfig = setting("images, augmentation and preprocessing")
+    task: Literal["classification"] = setting("what is trained", default="classification")
+    batch_norm: Literal["global", "replica"] = setting(
+        "batch statistics of the global batch, or of each device's part as in the official code", default="global"
+    )
+    label_smoothing: float = setting("probability spread evenly over all classes", default=0.0, least=0, most=1)
+    group_lasso: float = setting("weight of the group lasso; 0 for none", default=0.0, least=0)

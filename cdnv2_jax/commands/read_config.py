@@ -1,12 +1,9 @@
-"""The kinds of experiment there are; `config.task` of a config file says which one it is."""
+"""A config file and the command line → the settings of an experiment; `config.task` says of which kind."""
 
-import difflib
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from typing import Any, Literal
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
@@ -14,24 +11,26 @@ from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
-from cdnv2_jax.training.parse_config import parse_config, with_defaults
 
 CONFIGS: Mapping[str, type[RunConfig]] = {
     "classification": ClassificationConfig,
     "detection": DetectionConfig,
 }
+FLAG = "--config."
 
 
-def config_class(values: Mapping[str, Any]) -> type[RunConfig]:
-    """The schema of a config file's values; files that do not say which task they are for are for classification."""
-    task = values.get("task", "classification")
-    if task not in CONFIGS:
-        near = difflib.get_close_matches(str(task), CONFIGS, n=1)
-        hint = f": did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"config.task must be one of {', '.join(CONFIGS)}, got {task!r}{hint}")
-    return CONFIGS[task]
+def check_config(values: Any) -> RunConfig:
+    """The settings that nested values stand for; without `task` they are those of a classification.
+
+    Raises:
+      UserError: a field is unknown, missing or refused; the message has its full dotted name.
+    """
+    task = values.get("task", "classification") if isinstance(values, Mapping) else "classification"
+    cls = CONFIGS[Field("config.task", Literal[*CONFIGS], "classification").checked(task)]
+    return build(cls, values, "config")
 
 
 def make_experiment(config: RunConfig, devices: Devices) -> Experiment:
@@ -43,42 +42,63 @@ def make_experiment(config: RunConfig, devices: Devices) -> Experiment:
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
-    """Loads a config file and applies overrides.
+    """Reads a config file, changes fields as the command line says, and checks all of them.
 
     Args:
       spec: path of a Python file with `get_config`, perhaps followed by `:variant`.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
-      UserError: no such file, a file that does not run, an unknown key or a value of the wrong type.
+      UserError: no such file, a file that does not run, an unknown field or a value that is not allowed.
     """
+    return read_with_origins(spec, overrides)[0]
+
+
+def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
+    """Beside what `read_config` returns, where values come from: dotted name → "config file" or "command line"."""
     path = Path(spec.split(":", 1)[0])
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
         hint = f"; there are {', '.join(there)}" if there else ""
         raise UserError(f"--config {path}: no such file{hint}")
     try:
-        given = _load(spec).to_dict()
-        cls = config_class(given)
-        complete = ConfigDict(with_defaults(given, cls))
-        values = flags.FlagValues()
-        arguments = ["main.py", *overrides]
-        config_flags.DEFINE_config_dict("config", complete, flag_values=values, sys_argv=arguments)
-        values(arguments)
-        loaded: Any = values["config"].value
-        config = parse_config(loaded.to_dict(), cls)
-        config.check()
+        values = _load(spec)
+        origins = dict.fromkeys(flat_fields(values), "config file")
+        for argument in overrides:
+            name, given, text = argument.removeprefix(FLAG).partition("=")
+            if not given:
+                raise UserError(f"{argument} gives no value: write {argument}=VALUE")
+            _replace(values, name.split("."), Text(text))
+            origins[name] = "command line"
+        return check_config(values), origins
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
     except (Exception, SystemExit) as error:  # a config file is a program: it may end in any way
         raise UserError(f"{spec}: {one_line(error)}") from error
-    return config
 
 
-def _load(spec: str) -> Any:
-    """What the file's `get_config` returns."""
-    values = flags.FlagValues()
-    arguments = ["main.py", f"--config={spec}"]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
-    values(arguments)
-    return values["config"].value
+def _load(spec: str) -> dict[str, Any]:
+    """What the file's `get_config` returns, as nested dicts."""
+    path, *variant = spec.split(":", 1)
+    module = runpy.run_path(path, run_name="config")
+    if "get_config" not in module:
+        raise UserError(f"{path} defines no get_config")
+    values = _plain(module["get_config"](*variant))
+    if not isinstance(values, dict):
+        raise UserError(f"get_config must return a ConfigDict or a dict, got {values!r}")
+    return values
+
+
+def _plain(values: Any) -> Any:
+    if hasattr(values, "to_dict"):
+        values = values.to_dict()
+    return {key: _plain(value) for key, value in values.items()} if isinstance(values, Mapping) else values
+
+
+def _replace(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parts, last = path
+    for part in parts:
+        if not isinstance(values.get(part), dict):
+            values[part] = {}
+        values = values[part]
+    values[last] = value

@@ -11,7 +11,7 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
-from cdnv2_jax.commands.read_config import config_class
+from cdnv2_jax.commands.read_config import check_config
 from cdnv2_jax.detection.checkpoint import KIND, load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.sources import open_source
@@ -39,8 +39,8 @@ from cdnv2_jax.report.published import (
     published_data_set,
     published_section,
 )
+from cdnv2_jax.schema import flat_fields
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.parse_config import flat_fields, parse_config
 from cdnv2_jax.training.records import read_metrics
 from cdnv2_jax.training.workdir import (
     BEST,
@@ -149,8 +149,7 @@ def read_run(workdir: Path) -> RunFiles:
     values, config = _read_object(workdir / CONFIG_FILE), None
     if values:
         with telling_of_damage(workdir / CONFIG_FILE):
-            config = parse_config(values, config_class(values))
-            config.check()
+            config = check_config(values)
     network = next((read_network(workdir / name) for name in NETWORKS if is_checkpoint(workdir / name)), None)
     return RunFiles(workdir, records, _read_object(workdir / SUMMARY_FILE), values, config, network)
 

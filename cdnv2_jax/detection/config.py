@@ -1,48 +1,60 @@
-"""What an experiment in detection is made of."""
+"""The settings of an experiment in detection."""
 
-import dataclasses
-import difflib
+import functools
 from typing import Any, Literal
 
 from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.detection.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig
+from cdnv2_jax.schema import check, fields_of, naming, setting, settings
+from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
+
+EXTRA = {name: field for name, field in fields_of(DetectorSettings).items() if name not in ("kind", "num_classes")}
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class DetectorConfig:
-    """Attributes:
-    detector: which of the two. num_classes: without the background.
-    settings: further fields of `DetectorSettings`, such as `frozen_stages`.
-    backbone: a classifier of the registry. overrides: of its architecture.
-    checkpoint: of that classifier, ours or official, masked or condensed; "" to start from drawn weights.
-    dtype: of the computation; parameters and the arithmetic of boxes stay float32.
-    """
+    """The detector and its backbone."""
 
-    detector: Literal["retinanet", "faster_rcnn"]
-    backbone: str
-    num_classes: int
-    dtype: Dtype = "float32"
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    checkpoint: str = ""
+    detector: Kind = setting("kind of detector")
+    backbone: str = setting("a registered model")
+    num_classes: int = setting("classes of objects, without the background", least=1)
+    dtype: Dtype = setting("of the computation; parameters and box arithmetic stay float32", default="float32")
+    settings: dict[str, Any] = setting(
+        "further settings of the detector", factory=dict, entries=lambda _: EXTRA, makes="detector_settings"
+    )
+    overrides: dict[str, Any] = setting(
+        "fields of the backbone's architecture to change",
+        factory=dict,
+        entries=lambda model: override_fields(model["backbone"]),
+        makes="architecture",
+    )
+    checkpoint: str = setting('classifier of any kind whose backbone to start from; "" for none', default="")
+
+    def __post_init__(self):
+        check(self)
+
+    @functools.cached_property
+    def detector_settings(self) -> DetectorSettings:
+        """All settings of the detector."""
+        return DetectorSettings(kind=self.detector, num_classes=self.num_classes, **self.settings)
+
+    @functools.cached_property
+    def architecture(self) -> Any:
+        """The backbone's: the registered one with the overrides."""
+        return architecture_of(self.backbone, None, self.overrides)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DetectionData(SourceConfig):
-    """Where images with boxes come from: "coco" (its JSON and JPEG files), "tfds" (coco/2017 as array_record) or
-    "shapes" (drawn ones, made at first use in `directory`).
+    """Source of the images with boxes: "coco" (JSON and JPEG files), "tfds" (coco/2017 as array_record) or "shapes"
+    (generated into `directory` at first use)."""
 
-    Attributes:
-      short_side, long_side: images are scaled until one of them is reached, pixels.
-      shapes_images: how many drawn images to train on, and to hold out; 0 for the usual numbers.
-    """
-
-    short_side: int = 800
-    long_side: int = 1333
-    shapes_images: int = 0
+    short_side: int = setting("images are scaled until their shorter side has these pixels", default=800, least=1)
+    long_side: int = setting("or their longer side these", default=1333, least=1)
+    shapes_images: int = setting(
+        'size of both splits of the "shapes" source; 0 for its usual sizes', default=0, least=0
+    )
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -55,26 +67,15 @@ class DetectionData(SourceConfig):
         return CanvasPreparation(self.short_side, self.long_side, self.mean, self.std)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DetectionConfig(RunConfig):
-    """A whole experiment: the fields of every run, and these."""
+    """The settings of an experiment in detection."""
 
-    model: DetectorConfig
-    data: DetectionData
-    task: Literal["detection"] = "detection"
+    model: DetectorConfig = setting("the detector and its backbone")
+    data: DetectionData = setting("images with boxes and their preprocessing")
+    task: Literal["detection"] = setting("what is trained", default="detection")
 
-    def check(self) -> None:
-        """UserError when there is no such backbone, or numbers do not fit together."""
-        settings_of(self.model)
-        architecture_of(self.model.backbone, None, self.model.overrides).check_image(*self.data.canvas)
-
-
-def settings_of(model: DetectorConfig) -> DetectorSettings:
-    """The detector's settings; UserError for one that is unknown (the nearest is named) or out of range."""
-    known = [field.name for field in dataclasses.fields(DetectorSettings) if field.name not in ("kind", "num_classes")]
-    for name in model.settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean config.model.settings.{near[0]}?" if near else f"there are {', '.join(known)}"
-            raise UserError(f"config.model.settings has no field {name!r}: {hint}")
-    return DetectorSettings(kind=model.detector, num_classes=model.num_classes, **model.settings)
+    def __post_init__(self):
+        super().__post_init__()
+        with naming("data"):
+            self.model.architecture.check_image(*self.data.canvas)

@@ -15,7 +15,7 @@ from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.checkpoint import Classes, save_detector
-from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig, settings_of
+from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
 from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
@@ -166,7 +166,7 @@ def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
     else:
         # The classifier is not used: one class makes it as small as may be.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)
-    return build_detector(settings_of(model), backbone, dtype=dtype, rngs=rngs)
+    return build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)
 
 
 def detection_loss(model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Metrics]:

@@ -1,93 +1,108 @@
-"""What every experiment is made of, whatever it trains; the schema of the files in `configs/` builds on it."""
+"""The settings of every experiment; those of `classification` and `detection` build on them."""
 
 import dataclasses
 from typing import Any, Literal
 
+from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.schema import Field, check, fields_of, setting, settings
+
 Dtype = Literal["float32", "bfloat16", "float64"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class SourceConfig:
-    """Where images come from; docs/data.md describes every source.
+    """Where images come from; docs/data.md describes every source."""
 
-    Attributes:
-      source: its name. directory: where its files lie ("" for those that need none).
-      batch_size: images per update, over all devices. eval_batch_size: the same for evaluation, no effect on results.
-      flip: mirror half of the training images.
-      mean, std: of each channel, for pixels in [0, 1].
-      workers: processes per host that read and augment; 0 to do it in threads of the training process.
-      max_broken_images: how many unreadable images may be replaced by others before the run stops.
-    """
+    source: str = setting("the data source, one of those in docs/data.md")
+    directory: str = setting('where its files are; "" for a source that needs none', default="")
+    batch_size: int = setting("global batch: images per update, across all devices", least=1)
+    eval_batch_size: int = setting("global batch of evaluation; does not change results", least=1)
+    flip: bool = setting("mirror half of the training images", default=False)
+    mean: tuple[float, float, float] = setting("of each channel, pixels in [0, 1]", default=(0.5, 0.5, 0.5))
+    std: tuple[float, float, float] = setting("likewise", default=(0.5, 0.5, 0.5), least=1e-6)
+    workers: int = setting(
+        "processes per host that read and augment; 0 for threads of the training process", default=0, least=0
+    )
+    max_broken_images: int = setting(
+        "unreadable images that may be replaced by others before the run stops", default=0, least=0
+    )
 
-    source: str
-    directory: str = ""
-    batch_size: int
-    eval_batch_size: int
-    flip: bool = False
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    workers: int = 0
-    max_broken_images: int = 0
+    def __post_init__(self):
+        check(self)
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class OptimizerConfig:
-    """SGD with momentum, or AdamW; the rate warms up linearly, then falls by half a cosine to zero, or by steps.
+    """SGD with momentum, or AdamW; linear warm-up of the rate, then half a cosine to zero, or steps."""
 
-    Attributes:
-      name: "sgd" or "adamw" (β 0.9 and 0.999; `momentum` and `nesterov` have no meaning then).
-      learning_rate: after the warm-up. warmup_from: at step 0. warmup_epochs: 0 for none; warmup_steps adds to them.
-      decay_epochs: after which the rate is multiplied by `decay_factor`; none for the cosine.
-      reference_batch: the batch that the two rates are meant for: with another batch both are scaled in proportion;
-        0 to take them as they are.
-      clip_norm: gradients of a larger norm, over all parameters, are shortened to it; 0 for none.
-      weight_decay: added to the gradient (as PyTorch does), with AdamW to the update; decay_vectors: of biases and
-        BatchNorm too.
-    """
+    learning_rate: float = setting("after the warm-up", least=0)
+    name: Literal["sgd", "adamw"] = setting("adamw has β 0.9 and 0.999, without momentum and nesterov", default="sgd")
+    warmup_from: float = setting("learning rate at step 0", default=0.0, least=0)
+    warmup_epochs: float = setting("length of the warm-up; 0 for none", default=0.0, least=0)
+    warmup_steps: int = setting("added to warmup_epochs", default=0, least=0)
+    decay_epochs: tuple[int, ...] = setting(
+        "epochs after which decay_factor multiplies the rate; () for the cosine", default=(), least=0
+    )
+    decay_factor: float = setting("see decay_epochs", default=0.1, least=0, most=1)
+    reference_batch: int = setting(
+        "batch size that both rates are for, scaled in proportion to data.batch_size; 0 to take them as they are",
+        default=0,
+        least=0,
+    )
+    momentum: float = setting("of SGD", default=0.9, least=0, most=1)
+    nesterov: bool = setting("Nesterov momentum", default=True)
+    clip_norm: float = setting("largest norm of the whole gradient; 0 for no clipping", default=0.0, least=0)
+    weight_decay: float = setting("added to the gradient, with adamw to the update", default=0.0, least=0)
+    decay_vectors: bool = setting("whether biases and BatchNorm decay too", default=False)
 
-    learning_rate: float
-    name: Literal["sgd", "adamw"] = "sgd"
-    warmup_from: float = 0.0
-    warmup_epochs: float = 0
-    warmup_steps: int = 0
-    decay_epochs: tuple[int, ...] = ()
-    decay_factor: float = 0.1
-    reference_batch: int = 0
-    momentum: float = 0.9
-    nesterov: bool = True
-    clip_norm: float = 0.0
-    weight_decay: float = 0.0
-    decay_vectors: bool = False
+    def __post_init__(self):
+        check(self)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RunConfig:
-    """The fields of every experiment.
+    """The settings of every experiment."""
 
-    Attributes:
-      task: what is trained; it decides what else a config holds. model, data: as that task has them.
-      epochs: length of the run; the first half of it prunes what is not fully pruned.
-      accumulate: parts that a batch is worked through in, one after the other, before the update.
-      remat: compute what is inside of dense layers again in the backward pass instead of keeping it: less memory, a
-        second forward pass, the same result. CPUs ignore it (XLA merges the two computations).
-      ema_decay: of the moving average of weights and BN statistics that evaluation uses; 0 for none.
-      eval_every_epochs, checkpoint_every_epochs, keep_checkpoints, log_every_steps: bookkeeping.
-      seed: of weights, data order and augmentation.
-    """
+    task: str = setting("what is trained; decides which other fields there are")
+    model: Any = setting("the network")
+    data: SourceConfig = setting("images and how they are prepared")
+    optimizer: OptimizerConfig = setting("update rule and learning rate")
+    epochs: int = setting("length of the run; its first half prunes", least=1)
+    seed: int = setting("of weights, data order and augmentation", default=0, least=0, most=2**32 - 1)
+    accumulate: int = setting("parts that a batch is split into, one after the other, per update", default=1, least=1)
+    remat: bool = setting(
+        "recompute the inside of dense layers in the backward pass: less memory, same result; no effect on CPUs",
+        default=False,
+    )
+    ema_decay: float = setting(
+        "of the moving average of weights and BatchNorm statistics used in evaluation; 0 for none",
+        default=0.0,
+        least=0,
+        most=1,
+    )
+    eval_every_epochs: int = setting("evaluation interval", default=1, least=1)
+    checkpoint_every_epochs: int = setting("checkpoint interval", default=1, least=1)
+    keep_checkpoints: int = setting("latest checkpoints to keep", default=2, least=1)
+    log_every_steps: int = setting("interval of training records", default=10, least=1)
 
-    task: str
-    model: Any
-    data: SourceConfig
-    optimizer: OptimizerConfig
-    epochs: int
-    seed: int = 0
-    accumulate: int = 1
-    remat: bool = False
-    ema_decay: float = 0.0
-    eval_every_epochs: int = 1
-    checkpoint_every_epochs: int = 1
-    keep_checkpoints: int = 2
-    log_every_steps: int = 10
+    def __post_init__(self):
+        check(self)
 
-    def check(self) -> None:
-        """UserError when fields that are right by themselves do not fit together."""
+
+SHORT = {
+    "groups": ("lgc_groups", "conv_groups", "sfr_groups"),
+    "condensation_factor": ("lgc_factor", "sfr_factor"),
+}
+
+
+def override_fields(name: str) -> dict[str, Field]:
+    """What `overrides` of a registered model may hold: the fields of its architecture and shorthands for several."""
+    architecture = model_entry(name).architecture
+    fields = fields_of(type(architecture))
+    known = {key: dataclasses.replace(field, default=getattr(architecture, key)) for key, field in fields.items()}
+    del known["num_classes"]  # a field of the config's own
+    for key, sets in getattr(architecture, "SHORTHANDS", SHORT).items():
+        text = f"short for {', '.join(sets)}, as far as the network has them"
+        if sets[0] in fields:
+            known[key] = dataclasses.replace(fields[sets[0]], name=key, help=text)
+    return known

@@ -8,8 +8,8 @@ from typing import Any
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
 from cdnv2_jax.report.learning import PLOTS
+from cdnv2_jax.schema import flat_fields
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.training.parse_config import flat_fields
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"

@@ -1,6 +1,5 @@
 """Every mistake in a config or an override is one line that says what and where, before anything is written."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,30 +15,36 @@ def _refused(shell: Shell, *arguments: str, config: str | Path = DIGITS) -> str:
 
 OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "unknown model": ("model.name=cdnv2_cifar_111", ["'cdnv2_cifar_111'", "did you mean 'cdnv2_cifar_110'"]),
-    "unknown field": ("optimizer.learning_rat=1", ["learning_rat", '"learning_rate"']),
-    "unknown part": ("optimiser.learning_rate=1", ["optimiser", '"optimizer"']),
-    "unknown field of the network": ("model.overrides.stags=(1,)", ["stags", '"stages"']),
+    "unknown field": ("optimizer.learning_rat=1", ["learning_rat", "'learning_rate'"]),
+    "unknown part": ("optimiser.learning_rate=1", ["optimiser", "'optimizer'"]),
+    "unknown field of the network": (
+        "model.overrides.stags=(1,)",
+        ["config.model.overrides has no 'stags'", "'stages'"],
+    ),
     "number that is a word": ("epochs=many", ["epochs", "many"]),
     "whole number that is none": ("epochs=1.5", ["epochs", "1.5"]),
     "rate that is a word": ("optimizer.learning_rate=high", ["learning_rate", "high"]),
     "switch that is a word": ("optimizer.nesterov=perhaps", ["nesterov", "perhaps"]),
     "part that is a number": ("optimizer=3", ["optimizer", "3"]),
-    "no epochs": ("epochs=0", ["config.epochs must be 1 or more, got 0"]),
-    "empty batches": ("data.batch_size=0", ["config.data.batch_size must be 1 or more, got 0"]),
-    "negative rate": ("optimizer.learning_rate=-1", ["config.optimizer.learning_rate must be 0 or more, got -1"]),
+    "no epochs": ("epochs=0", ["config.epochs must be 1 or more and whole, got 0"]),
+    "empty batches": ("data.batch_size=0", ["config.data.batch_size must be 1 or more and whole, got 0"]),
+    "negative rate": (
+        "optimizer.learning_rate=-1",
+        ["config.optimizer.learning_rate must be", "0 or more, got -1"],
+    ),
     "rate that is NaN": ("optimizer.learning_rate=nan", ["config.optimizer.learning_rate", "nan"]),
     "infinite decay": ("optimizer.weight_decay=inf", ["config.optimizer.weight_decay", "inf"]),
-    "too much momentum": ("optimizer.momentum=1.5", ["config.optimizer.momentum", "at most 1, got 1.5"]),
-    "too much smoothing": ("label_smoothing=2", ["config.label_smoothing", "at most 1, got 2"]),
-    "seed out of range": ("seed=-1", ["config.seed must be 0 or more", "got -1"]),
+    "too much momentum": ("optimizer.momentum=1.5", ["config.optimizer.momentum", "in [0, 1], got 1.5"]),
+    "too much smoothing": ("label_smoothing=2", ["config.label_smoothing", "in [0, 1], got 2"]),
+    "seed out of range": ("seed=-1", ["config.seed must be in [0, 4294967295] and whole, got -1"]),
     "seed too long": (f"seed={10**25}", ["config.seed"]),
     "unknown source": ("data.source=digit", ["'digit'", "did you mean 'digits'"]),
     "source without its directory": ("data.source=image_folder", ["config.data.directory is empty", "train/CLASS"]),
     "unknown crop": ("data.crop=shfit", ["config.data.crop", "did you mean 'shift'"]),
-    "negative shift": ("data.shift=-1", ["config.data.shift must be 0 or more, got -1"]),
+    "negative shift": ("data.shift=-1", ["config.data.shift must be 0 or more and whole, got -1"]),
     "unknown augmentation": ("data.rand_augment=rand-x9", ["rand-x9"]),
-    "too likely": ("data.erase_probability=1.5", ["config.data.erase_probability", "at most 1, got 1.5"]),
-    "two channels": ("data.mean=(0.5,0.5)", ["config.data.mean must be 3 numbers"]),
+    "too likely": ("data.erase_probability=1.5", ["config.data.erase_probability", "in [0, 1], got 1.5"]),
+    "two channels": ("data.mean=(0.5,0.5)", ["config.data.mean must hold 3 numbers"]),
     "no spread": ("data.std=(0.5,0.0,0.5)", ["config.data.std"]),
     "unknown statistics": ("batch_norm=local", ["config.batch_norm must be one of global, replica, got 'local'"]),
     "parts that do not divide": ("accumulate=7", ["config.accumulate 7 does not divide"]),
@@ -49,6 +54,11 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "image size of no digit": ("data.image_size=9", ["image_size", "multiple of 8, got 9"]),
     "too few classes": ("model.num_classes=5", ["10 classes", "5"]),
     "channels that do not divide": ("model.overrides.groups=5", ["block 1, layer 1", "do not divide", "5"]),
+    "type by its nickname": ("model.dtype=bf16", ["config.model.dtype must be one of", "bfloat16", "'bf16'"]),
+    "field that the file does not name": (
+        "model.overrides.bottleneck=0",
+        ["config.model.overrides", "bottleneck", "got 0"],
+    ),
     "unequal numbers of blocks": ("model.overrides.growth=(8,)", ["stages and growth", "got 3 and 1"]),
 }
 
@@ -121,23 +131,26 @@ FILES: dict[str, tuple[str, list[str]]] = {
         "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()\n",
         ["config lacks", "config.model", "config.epochs"],
     ),
-    "unknown field": (f"{BEGIN}    config.epoch = 3\n    return config\n", ["'epoch'", "did you mean config.epochs?"]),
+    "unknown field": (
+        f"{BEGIN}    config.epoch = 3\n    return config\n",
+        ["config has no 'epoch', did", "'epochs'?"],
+    ),
     "unknown field of a part": (
         f"{BEGIN}    config.data.image_sise = 8\n    return config\n",
-        ["config.data has no field 'image_sise'", "did you mean config.data.image_size?"],
+        ["config.data has no 'image_sise', did you mean 'image_size'?"],
     ),
     "missing field": (f"{BEGIN}    del config.data.source\n    return config\n", ["lacks config.data.source"]),
     "text for a number": (
         f"{BEGIN}    del config.epochs\n    config.epochs = 'ten'\n    return config\n",
-        ["config.epochs", "int", "'ten'"],
+        ["config.epochs", "1 or more and whole", "'ten'"],
     ),
     "truth for a number": (
         f"{BEGIN}    del config.epochs\n    config.epochs = True\n    return config\n",
-        ["config.epochs", "int", "True"],
+        ["config.epochs", "1 or more and whole", "True"],
     ),
     "nothing for a number": (
         f"{BEGIN}    del config.epochs\n    config.epochs = None\n    return config\n",
-        ["config.epochs", "int", "None"],
+        ["config.epochs", "1 or more and whole", "None"],
     ),
     "number for a part": (
         f"{BEGIN}    del config.data\n    config.data = 3\n    return config\n",
@@ -153,9 +166,7 @@ FILES: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("text", "mentions"), FILES.values(), ids=FILES)
-def test_config_file(text: str, mentions: list[str], shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    # ml_collections gives every config file the same module name: what an earlier one defined would still be there.
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+def test_config_file(text: str, mentions: list[str], shell: Shell) -> None:
     path = shell.directory / "mine.py"
     path.write_text(text, encoding="utf-8")
     complaint = _refused(shell, config=path)
@@ -166,4 +177,4 @@ def test_config_file(text: str, mentions: list[str], shell: Shell, monkeypatch: 
 
 def test_eval_checks_its_config_alike(shell: Shell) -> None:
     complaint = shell.refuses("main.py", "eval", "--config", DIGITS, "--checkpoint", "x", "--config.epoch=1")
-    assert '"epochs"' in complaint
+    assert "did you mean 'epochs'" in complaint

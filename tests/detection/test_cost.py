@@ -1,7 +1,7 @@
 """Costs of detectors: published figures, and PyTorch-free counts of the arrays themselves."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.detection.cost import PartCost, detector_cost
-from cdnv2_jax.detection.settings import KINDS, DetectorSettings, Kind
+from cdnv2_jax.detection.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.cost import body_cost, network_cost
 from cdnv2_jax.networks.zoo import model_entry
@@ -20,8 +20,8 @@ CDNV2_C = {4: 144, 8: 400, 16: 1040, 32: 2064}
 
 def test_heads_at_800_by_1344() -> None:
     """RetinaNet's head 144.7 and the RPN 53.1 billion multiply-adds."""
-    retinanet = detector_cost(DetectorSettings("retinanet", 80), CDNV2_C, 800, 1344, PartCost())
-    faster = detector_cost(DetectorSettings("faster_rcnn", 80), CDNV2_C, 800, 1344, PartCost())
+    retinanet = detector_cost(DetectorSettings(kind="retinanet", num_classes=80), CDNV2_C, 800, 1344, PartCost())
+    faster = detector_cost(DetectorSettings(kind="faster_rcnn", num_classes=80), CDNV2_C, 800, 1344, PartCost())
     assert round(retinanet["head"].multiply_adds / 1e9, 1) == 144.7
     assert round(faster["rpn"].multiply_adds / 1e9, 1) == 53.1
     assert faster["roi_head"].params == 12544 * 1024 + 1024**2 + 1024 * (81 + 320) + 2 * 1024 + 81 + 320
@@ -66,7 +66,7 @@ def _product(numbers: Iterable[int]) -> int:
     return total
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_against_the_traced_program(kind: Kind) -> None:
     """On 160×96, where levels have odd sides: what `detect` multiplies beyond what the backbone does."""
     detector = tiny_detector(kind)

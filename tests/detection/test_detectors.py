@@ -1,7 +1,7 @@
 """Whole detectors: what pads an image, batches, losses of every kind of target, learning, precision."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.detector import Detections, Targets, set_training_mode, trainable_parameters
-from cdnv2_jax.detection.settings import KINDS, Kind
+from cdnv2_jax.detection.settings import Kind
 from cdnv2_jax.errors import UserError
 from tests.detection.ops.oracles import iou
 from tests.detection.tiny import TinyBackbone, compiled, make_targets, tiny_detector, tiny_settings
@@ -46,7 +46,7 @@ def on_canvas(height: int, width: int, *numbers: int) -> tuple[jax.Array, jax.Ar
     return jnp.asarray(images), jnp.asarray([SIZES[number] for number in numbers], jnp.int32)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=get_args(Kind))
 def kind(request: pytest.FixtureRequest) -> Kind:
     return request.param
 

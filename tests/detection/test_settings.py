@@ -11,21 +11,21 @@ from cdnv2_jax.errors import UserError
 
 
 def test_retinanet() -> None:
-    settings = DetectorSettings("retinanet", 80)
+    settings = DetectorSettings(kind="retinanet", num_classes=80)
     assert settings.assignment == {"positive": 0.5, "negative": 0.4, "min_positive": 0}
     np.testing.assert_allclose(settings.anchor_scales, [4, 5.0396842, 6.3496042])
     assert (settings.anchors_per_cell, settings.strides) == (9, (8, 16, 32, 64, 128))
 
 
 def test_faster_rcnn() -> None:
-    settings = DetectorSettings("faster_rcnn", 80)
+    settings = DetectorSettings(kind="faster_rcnn", num_classes=80)
     assert settings.assignment == {"positive": 0.7, "negative": 0.3, "min_positive": 0.3}
     assert settings.anchor_scales == (8,)
     assert (settings.anchors_per_cell, settings.strides) == (3, (4, 8, 16, 32, 64))
 
 
 def test_what_is_given_stands() -> None:
-    settings = DetectorSettings("retinanet", 80, anchor_scale=2.0, octave_scales=1, positive_iou=0.6)
+    settings = DetectorSettings(kind="retinanet", num_classes=80, anchor_scale=2.0, octave_scales=1, positive_iou=0.6)
     assert settings.anchor_scales == (2,)
     assert settings.assignment == {"positive": 0.6, "negative": 0.4, "min_positive": 0}
     assert dataclasses.replace(settings, kind="faster_rcnn").assignment["negative"] == 0.3
@@ -34,15 +34,15 @@ def test_what_is_given_stands() -> None:
 def test_lists_become_tuples() -> None:
     """A config file gives lists, and settings are hashable."""
     ratios: Any = [1, 2]
-    assert DetectorSettings("retinanet", 3, anchor_ratios=ratios).anchor_ratios == (1, 2)
-    hash(DetectorSettings("retinanet", 3, anchor_ratios=ratios))
+    assert DetectorSettings(kind="retinanet", num_classes=3, anchor_ratios=ratios).anchor_ratios == (1, 2)
+    hash(DetectorSettings(kind="retinanet", num_classes=3, anchor_ratios=ratios))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "yolo"}, "kind must be one of 'retinanet', 'faster_rcnn', got 'yolo'"),
-        ({"norm": None}, "norm must be one of 'frozen', 'trained', got None"),
+        ({"kind": "yolo"}, "kind must be one of retinanet, faster_rcnn, got 'yolo'"),
+        ({"norm": None}, "norm must be one of frozen, trained, got None"),
         ({"exact_roi_align": 1}, "exact_roi_align must be one of False, True, got 1"),
         ({"num_classes": 0}, "num_classes must be 1 or more and whole, got 0"),
         ({"num_classes": True}, "num_classes must be 1 or more and whole, got True"),

@@ -73,7 +73,7 @@ def tiny_settings(kind: Kind, **changes: Any) -> DetectorSettings:
         "nms_candidates": 80,
         "most_detections": 20,
     }
-    return DetectorSettings(kind, **(small | changes))
+    return DetectorSettings(kind=kind, **(small | changes))
 
 
 def tiny_detector(

@@ -113,7 +113,7 @@ def test_classifiers(format: str, name: str, tmp_path: Path, run_there: RunThere
 @pytest.mark.parametrize("format", RUNTIMES)
 def test_retinanet(format: str, tmp_path: Path, run_there: RunThere) -> None:
     """Of ONNX one image at a time; scores are compared where they are given, with those of the detector."""
-    settings = DetectorSettings("retinanet", 80, score_threshold=0.001)
+    settings = DetectorSettings(kind="retinanet", num_classes=80, score_threshold=0.001)
     detector = build_detector(settings, trained("cdnv2_a", "condensed"), rngs=nnx.Rngs(0))
     detector.eval()
     classes = Classes([f"class {number}" for number in range(80)], range(80))

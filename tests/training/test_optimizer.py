@@ -21,13 +21,13 @@ from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_equals_torch(x64: None, nesterov: bool, decay_vectors: bool):
     theirs = partial(torch.optim.SGD, momentum=0.9, nesterov=nesterov)
-    config = OptimizerConfig(0.3, nesterov=nesterov, weight_decay=0.1, decay_vectors=decay_vectors)
+    config = OptimizerConfig(learning_rate=0.3, nesterov=nesterov, weight_decay=0.1, decay_vectors=decay_vectors)
     assert_same_steps(config, theirs, rtol=1e-12)
 
 
 @pytest.mark.parametrize("decay_vectors", [False, True])
 def test_adamw_equals_torch(x64: None, decay_vectors: bool):
-    config = OptimizerConfig(0.3, name="adamw", weight_decay=0.1, decay_vectors=decay_vectors)
+    config = OptimizerConfig(learning_rate=0.3, name="adamw", weight_decay=0.1, decay_vectors=decay_vectors)
     assert_same_steps(config, torch.optim.AdamW, rtol=1e-10)
 
 
@@ -66,12 +66,15 @@ def test_clipping(x64: None) -> None:
         np.testing.assert_allclose(jnp.concatenate(jax.tree.leaves(updates)), update, rtol=1e-12)
 
 
+WARM: Any = {"learning_rate": 0.4, "warmup_from": 0.1, "warmup_steps": 2}
+
+
 @pytest.mark.parametrize(
     ("config", "epochs", "batch_size", "table"),
     [
         # Two of ten epochs warm up from 0.1 to 0.4, then half a cosine.
         (
-            OptimizerConfig(0.4, warmup_from=0.1, warmup_epochs=2),
+            OptimizerConfig(learning_rate=0.4, warmup_from=0.1, warmup_epochs=2),
             10,
             0,
             {
@@ -81,17 +84,27 @@ def test_clipping(x64: None) -> None:
         ),
         # A tenth after each of the first two epochs, after a warm-up of 2 steps from a thousandth.
         (
-            OptimizerConfig(0.02, warmup_from=2e-5, warmup_steps=2, decay_epochs=(1, 2)),
+            OptimizerConfig(learning_rate=0.02, warmup_from=2e-5, warmup_steps=2, decay_epochs=(1, 2)),
             3,
             0,
             {0: 2e-5, 1: 0.01001, 2: 0.02, 3: 0.02, 4: 0.002, 7: 0.002, 8: 0.0002, 11: 0.0002},
         ),
         # Without a warm-up.
-        (OptimizerConfig(0.5), 2, 0, {0: 0.5, 4: 0.25}),
+        (OptimizerConfig(learning_rate=0.5), 2, 0, {0: 0.5, 4: 0.25}),
         # Both rates in proportion to the batch; without a reference, or without a batch, as they are.
-        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=1024), 2, 256, {0: 0.025, 2: 0.1}),
-        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2), 2, 256, {0: 0.1, 2: 0.4}),
-        (OptimizerConfig(0.4, warmup_from=0.1, warmup_steps=2, reference_batch=1024), 2, 0, {0: 0.1, 2: 0.4}),
+        (
+            OptimizerConfig(**WARM, reference_batch=1024),
+            2,
+            256,
+            {0: 0.025, 2: 0.1},
+        ),
+        (OptimizerConfig(learning_rate=0.4, warmup_from=0.1, warmup_steps=2), 2, 256, {0: 0.1, 2: 0.4}),
+        (
+            OptimizerConfig(learning_rate=0.4, warmup_from=0.1, warmup_steps=2, reference_batch=1024),
+            2,
+            0,
+            {0: 0.1, 2: 0.4},
+        ),
     ],
 )
 def test_schedule(config: OptimizerConfig, epochs: int, batch_size: int, table: dict[int, float], x64: None) -> None:

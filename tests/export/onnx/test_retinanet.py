@@ -84,7 +84,7 @@ def check_same_detections(detector: RetinaNet, images: np.ndarray) -> None:
 
 @pytest.mark.soak  # cdnv2_c and 256 channels in the pyramid are compiled here, most of a minute
 def test_same_detections_at_full_size() -> None:
-    settings = DetectorSettings("retinanet", num_classes=80, most_detections=30)
+    settings = DetectorSettings(kind="retinanet", num_classes=80, most_detections=30)
     detector = build_detector(settings, small_network("cdnv2_c condensed", whole=True), rngs=nnx.Rngs(0))
     assert isinstance(detector, RetinaNet)
     detector.eval()
