@@ -13,8 +13,8 @@ quickstart: $(VENV)/.core  ## train, prune and condense a small network on real 
 test: $(VENV)/.dev check  ## style, types and the tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"
 
-soak: $(VENV)/.dev  ## what takes minutes: photographs at full size, more networks, a run killed again and again
-	$(BIN)/python -m pytest -q -m soak
+soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, more networks, a run killed again and again
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -m soak
 	$(BIN)/python -m tests.kill_often --kills 30
 	$(BIN)/python -m tests.kill_often --kills 30 --signal TERM
 
