@@ -37,7 +37,7 @@ from benchmarks.options import add_output, check_models, make_parser, positive, 
 from benchmarks.processes import printed_by
 from benchmarks.results import Entry, read_results, results_file, write_results
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 SCRIPT = "accelerator"
 TRAINING_BATCHES = [256, 512, 1024, 2048]

@@ -29,7 +29,7 @@ from benchmarks.timing import Call, measure_in_turn, milliseconds_of, spread
 from benchmarks.training import OPTIMIZER, SMOOTHING, first_losses, our_program, step_call
 from cdnv2_jax import condense, create_model
 from cdnv2_jax.errors import one_line
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 Side = Literal["ours", "torch", "torch_compile"]
 Work = Literal["training", "condensed", "masked"]

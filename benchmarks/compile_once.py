@@ -18,7 +18,7 @@ from benchmarks.networks import example_images, example_labels, pruned_pair
 from benchmarks.timing import Call, milliseconds_of
 from benchmarks.training import our_step
 from cdnv2_jax import condense, create_model
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 Program = Literal["train", "condensed", "masked"]
 PROGRAMS: tuple[Program, ...] = get_args(Program)

@@ -32,8 +32,7 @@ from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.networks.cost import count_flops
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.report.published import PUBLISHED, published_map
 
 SCRIPT = "detectors"

@@ -35,11 +35,11 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import extremes, print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import condense
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import classifier_to_onnx
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.programs import compiled_forward
 
 SCRIPT = "exported"
 OTHERS = {"onnx": "PyTorch's export", "onnx_folded": "PyTorch's export, index folded"}
@@ -48,7 +48,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 START, END = "<!-- exported: python -m benchmarks.exported -->", "<!-- end of exported -->"
 
 
-def our_model(network: CondenseNet, size: int) -> Loaded:
+def our_model(network: Network, size: int) -> Loaded:
     """The network as our export runs in ONNX Runtime."""
     ours = session(classifier_to_onnx(network, image_size=size).SerializeToString())
 

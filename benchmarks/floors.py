@@ -10,9 +10,9 @@ and their gradients.
 
 from typing import NamedTuple
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.cost import network_cost
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import network_cost
+from cdnv2_jax.networks.network import Form
 
 TRAINING_PASSES = 3
 
@@ -28,20 +28,20 @@ class Floor(NamedTuple):
     bytes: int
 
 
-def inference_floor(a: Architecture, batch: int, size: int, itemsize: int = 4) -> Floor:
+def inference_floor(a: CondenseNetArchitecture, batch: int, size: int, itemsize: int = 4) -> Floor:
     """Of one prediction for images of `size` pixels' side, values of `itemsize` bytes."""
     cost = network_cost(a, Form(condensed=True), size, size)
     return Floor(batch * cost.multiply_adds, itemsize * (batch * map_values(a, size) + cost.params))
 
 
-def training_floor(a: Architecture, batch: int, size: int, itemsize: int = 4) -> Floor:
+def training_floor(a: CondenseNetArchitecture, batch: int, size: int, itemsize: int = 4) -> Floor:
     """Of one step of a masked network; parameters and momentum are float32, each read and written."""
     cost = network_cost(a, Form(condensed=False), size, size)
     maps = itemsize * TRAINING_PASSES * batch * map_values(a, size)
     return Floor(TRAINING_PASSES * batch * cost.multiply_adds, maps + 4 * 4 * cost.params)
 
 
-def map_values(a: Architecture, size: int) -> int:
+def map_values(a: CondenseNetArchitecture, size: int) -> int:
     """Values of one image's feature maps that are read and written, the image included."""
     areas = [a.map_side(block, size) ** 2 for block in range(len(a.stages))]
     values = 3 * size * size + a.stem_channels * areas[0]

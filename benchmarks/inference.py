@@ -35,9 +35,10 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from benchmarks.timing import Call
 from cdnv2_jax import condense
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.programs import compiled_forward
 
 SCRIPT = "inference"
 
@@ -73,7 +74,7 @@ class Contenders:
         return self._loaded[key](images)
 
 
-def our_call(network: CondenseNet, images: np.ndarray) -> Call:
+def our_call(network: Network, images: np.ndarray) -> Call:
     """Logits on the CPU, as the peers', by the compiled forward pass."""
     forward, on_device = compiled_forward(network), jax.device_put(images)
     return lambda: np.asarray(forward(on_device))

@@ -16,9 +16,9 @@ from benchmarks.training import first_losses, our_step
 from cdnv2_jax import condense, create_model
 from cdnv2_jax.layers.convolutions import grouped_conv, grouped_pointwise, possible_lowerings
 from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.kernel_inference import network_shape
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 BOTH: tuple[Direction, ...] = ("forward", "gradient")
 
@@ -42,7 +42,7 @@ class Operation(NamedTuple):
     probe: Callable[[Call], np.ndarray]
 
 
-def convolutions(a: Architecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
+def convolutions(a: CondenseNetArchitecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
     """Both grouped convolutions of each block's last layer, for `batch` images of `size` pixels' side."""
     last = {block: (channels, growth) for block, _, channels, growth in a.dense_layers()}
     for block, (channels, growth) in last.items():

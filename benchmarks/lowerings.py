@@ -28,7 +28,7 @@ from benchmarks.results import Entry, results_file, write_results
 from benchmarks.timing import measure_in_turn, spread
 from cdnv2_jax.files import replacing
 from cdnv2_jax.layers import lowering
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 SCRIPT = "lowerings"
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax import create_model, prune, to_torch_state_dict
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from tests.torch_twin import CondenseNetTwin, build_twin
 from tests.twin_models import twin_config
 
@@ -22,12 +23,13 @@ def pruned_pair(name: str, dtype: DTypeLike | None = None) -> tuple[CondenseNet,
     `dtype` is what ours computes in; weights are float32.
     """
     model = create_model(name, rngs=nnx.Rngs(0), dtype=dtype)
+    assert isinstance(model, CondenseNet)
     model.eval()
-    prune(model, model.architecture.condensation_stages)
+    prune(model, model.condensation_stages)
     return model, twin_of(model).eval()
 
 
-def twin_of(model: CondenseNet) -> CondenseNetTwin:
+def twin_of(model: Network) -> CondenseNetTwin:
     """The PyTorch network with the same weights and masks."""
     twin = build_twin(twin_config(model.architecture))
     twin.load_state_dict({key: torch.tensor(array) for key, array in to_torch_state_dict(model).items()})

@@ -9,8 +9,8 @@ from rich.console import Console
 from benchmarks.results import COMMITTED, OWN
 from cdnv2_jax.commands.arguments import OneLineParser, guarded
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import model_entry
 
 Script = Callable[[argparse.Namespace, Console], None]
 
@@ -69,7 +69,7 @@ def positive(text: str) -> int:
 def check_models(names: Sequence[str]) -> None:
     """UserError when one of the names is no model's, or one of another family than the benchmarks are for."""
     for name in names:
-        if not isinstance(model_entry(name).architecture, Architecture):
+        if not isinstance(model_entry(name).architecture, CondenseNetArchitecture):
             raise UserError(f"benchmarks are of CondenseNets, {name} is none")
 
 

@@ -19,7 +19,7 @@ from benchmarks.peers import PEERS, chosen
 from benchmarks.results import Entry, results_file, write_results
 from benchmarks.tables import print_comparison
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 
 SCRIPT = "sweep"
 OVER_BATCH, OVER_SIZE = "batch", "image_size"

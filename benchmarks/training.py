@@ -38,8 +38,8 @@ from benchmarks.timing import Call
 from cdnv2_jax import create_model
 from cdnv2_jax.classification.experiment import classification_loss
 from cdnv2_jax.commands.processes import keep_freed_memory
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import make_optimizer
 from cdnv2_jax.training.step import Batch, TrainState, TrainStep, create_state, make_train_step
@@ -72,12 +72,12 @@ def training_entry(
     return what | compared({OURS: ours, **calls}, refused, floor, rounds, seconds)
 
 
-def our_step(model: CondenseNet, images: np.ndarray, labels: np.ndarray) -> Call:
+def our_step(model: Network, images: np.ndarray, labels: np.ndarray) -> Call:
     """A call that makes one step and returns the loss before it, a number, when all of the step is done."""
     return step_call(*our_program(model, images, labels))
 
 
-def our_program(model: CondenseNet, images: np.ndarray, labels: np.ndarray) -> tuple[TrainStep, TrainState, Batch]:
+def our_program(model: Network, images: np.ndarray, labels: np.ndarray) -> tuple[TrainStep, TrainState, Batch]:
     """The jitted step and what to call it with."""
     optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
     graph, state = create_state(model, optimizer)

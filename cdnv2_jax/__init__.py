@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdnv2_jax.errors import UserError
-    from cdnv2_jax.networks.cost import count_flops
+    from cdnv2_jax.networks.family import count_flops, register
     from cdnv2_jax.networks.zoo import create_model, list_models
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "load_torch_checkpoint",
     "prune",
+    "register",
     "save",
     "to_torch_state_dict",
 ]
@@ -30,12 +31,13 @@ __all__ = [
 _HOMES = {
     "UserError": "errors",
     "condense": "pruning.condense",
-    "count_flops": "networks.cost",
+    "count_flops": "networks.family",
     "create_model": "networks.zoo",
     "list_models": "networks.zoo",
     "load": "weights.checkpoint",
     "load_torch_checkpoint": "weights.torch_file",
     "prune": "pruning.prune",
+    "register": "networks.family",
     "save": "weights.checkpoint",
     "to_torch_state_dict": "weights.torch_file",
 }

@@ -19,10 +19,9 @@ from benchmarks.options import add_results, run
 from benchmarks.readme_table import existing_file
 from benchmarks.results import read_results
 from cdnv2_jax.commands.arguments import OneLineParser
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.cost import network_cost
-from cdnv2_jax.networks.zoo import MODELS, ModelEntry
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import MODELS, ModelEntry, network_cost
+from cdnv2_jax.networks.network import Form
 from cdnv2_jax.report.published import PUBLISHED
 
 PAGE = Path(__file__).with_name("status.md")
@@ -90,7 +89,7 @@ def times(results: Path) -> str:
 
 def called(name: str, entry: ModelEntry) -> str:
     """A network's name, with what must be known about it."""
-    other = "" if isinstance(entry.architecture, Architecture) else ", to compare with"
+    other = "" if isinstance(entry.architecture, CondenseNetArchitecture) else ", to compare with"
     return f"`{name}`{', reconstruction' if entry.reconstruction else other}"
 
 

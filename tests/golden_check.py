@@ -19,18 +19,18 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, count_flops, prune, to_torch_state_dict
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.classification.experiment import classification_loss
 from cdnv2_jax.data.sources.generated import digits_as_images
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.torch_keys import state_dict_slots
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.step import create_state, ema_model, live_model, make_train_step
-from cdnv2_jax.weights.torch_file import model_from_state_dict
+from cdnv2_jax.weights.programs import compiled_forward
+from cdnv2_jax.weights.torch_file import model_from_state_dict, state_dict_slots
 from tests.golden_format import (
     GoldenFile,
     architecture_config,
@@ -119,12 +119,12 @@ def golden_model(golden: GoldenFile) -> CondenseNet:
     )
 
 
-def golden_architecture(golden: GoldenFile) -> Architecture:
+def golden_architecture(golden: GoldenFile) -> CondenseNetArchitecture:
     """Our architecture for the official code's settings in `meta`."""
     official = architecture_config(golden)
     if official["name"] is not None:
         return architecture_of(official["name"], official["num_classes"])
-    return Architecture(
+    return CondenseNetArchitecture(
         stages=official["stages"],
         growth=official["growth"],
         num_classes=official["num_classes"],
@@ -148,7 +148,7 @@ def trajectory_data() -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(images, jnp.float64), jnp.asarray(labels)
 
 
-def forward(model: CondenseNet, images: jax.Array) -> np.ndarray:
+def forward(model: Network, images: jax.Array) -> np.ndarray:
     """Logits of the model in evaluation mode."""
     model.eval()
     return np.asarray(compiled_forward(model)(images))
@@ -160,14 +160,14 @@ def compare(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -
     return {"check": name, "ok": bool(difference <= tolerance), "difference": difference, "tolerance": tolerance}
 
 
-def check_keys(model: CondenseNet, meta: dict[str, Any]) -> Check:
+def check_keys(model: Network, meta: dict[str, Any]) -> Check:
     """state_dict: every key, in order, with its shape."""
     ours = [(key, list(array.shape)) for key, array in to_torch_state_dict(model).items()]
     theirs = [(key, list(shape)) for key, shape in meta["state_dict"].items()]
     return {"check": "state_dict", "ok": ours == theirs, "tensors": len(theirs)}
 
 
-def check_masks(model: CondenseNet, meta: dict[str, Any]) -> Check:
+def check_masks(model: Network, meta: dict[str, Any]) -> Check:
     """Every `_mask`: number of ones and CRC."""
     tensors = to_torch_state_dict(model)
     wrong = [
@@ -178,13 +178,13 @@ def check_masks(model: CondenseNet, meta: dict[str, Any]) -> Check:
     return {"check": "masks", "ok": not wrong, "masks": len(meta["masks"]), "wrong": wrong[:5]}
 
 
-def mask_ones(model: CondenseNet, keys: Iterable[str]) -> list[float]:
+def mask_ones(model: Network, keys: Iterable[str]) -> list[float]:
     """Ones in each of the masks, given by their state_dict keys."""
     slots = state_dict_slots(model)
     return [float(slots[key].read().sum()) for key in keys]
 
 
-def check_converted_weights(converted: CondenseNet, meta: dict[str, Any]) -> Check:
+def check_converted_weights(converted: Network, meta: dict[str, Any]) -> Check:
     """Every tensor of the converted state_dict: key, order, shape and CRC."""
     tensors = to_torch_state_dict(converted)
     expected = meta["converted_state_dict"]
@@ -210,7 +210,7 @@ def converted_dtype(tensor: np.ndarray) -> type:
     return np.int64 if np.issubdtype(tensor.dtype, np.integer) else np.float32
 
 
-def check_count(model: CondenseNet, size: tuple[int, int], meta: dict[str, Any], form: str) -> Iterator[Check]:
+def check_count(model: Network, size: tuple[int, int], meta: dict[str, Any], form: str) -> Iterator[Check]:
     """FLOPs and parameters, to the unit, where the file has them."""
     if f"flops_{form}" in meta:
         cost = count_flops(model, size)
@@ -218,7 +218,7 @@ def check_count(model: CondenseNet, size: tuple[int, int], meta: dict[str, Any],
         yield {"check": f"count_{form}", "ok": ours == theirs, "ours": ours, "theirs": theirs}
 
 
-def check_block_features(model: CondenseNet, images: jax.Array, meta: dict[str, Any]) -> Iterator[Check]:
+def check_block_features(model: Network, images: jax.Array, meta: dict[str, Any]) -> Iterator[Check]:
     """Shape, mean and mean absolute value of each dense block's output."""
     graph, state = nnx.split(model)
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from cdnv2_jax.layers.convolutions import ConvNorm
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.family import AnyArchitecture, build_network
+from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2Architecture
+from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
 from tests.torch_twin.plain import MegviiShuffleNetV2, TorchvisionMobileNetV2, TorchvisionShuffleNetV2
 
@@ -30,7 +31,7 @@ SMALL_MOBILENET = MobileNetV2Architecture(
 )
 """With and without expansion, with and without residuals; the first residual is of stride 1 and as many channels."""
 
-SMALL: dict[str, AnyArchitecture] = {
+SMALL: dict[str, Architecture] = {
     "shufflenet_v2, megvii": SMALL_SHUFFLENET,
     "shufflenet_v2, torchvision": SMALL_SHUFFLENET.override({"variant": "torchvision"}),
     "mobilenet_v2": SMALL_MOBILENET,
@@ -44,7 +45,7 @@ NAMES = {
 """Of `SMALL`: what it may go by."""
 
 
-def plain_twin(architecture: AnyArchitecture) -> Any:
+def plain_twin(architecture: Architecture) -> Any:
     """The PyTorch network of a plain architecture, in evaluation mode, PyTorch's own initial weights."""
     a: Any = architecture
     if isinstance(a, MobileNetV2Architecture):
@@ -77,12 +78,12 @@ def randomise(twin: nn.Module, seed: int = 0) -> nn.Module:
     return twin
 
 
-def random_twin(architecture: AnyArchitecture) -> Any:
+def random_twin(architecture: Architecture) -> Any:
     """`plain_twin` with random weights, BatchNorms and counters."""
     return randomise(plain_twin(architecture))
 
 
-def plain_network(architecture: AnyArchitecture) -> Any:
+def plain_network(architecture: Architecture) -> Any:
     """Ours in evaluation mode, float32; BatchNorms make something of zeros, kernels keep sizes as they are."""
     model = build_network(architecture, name="small", rngs=nnx.Rngs(0))
     model.eval()

@@ -11,16 +11,16 @@ import torch
 from flax import nnx
 from torch import Tensor, nn
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.torch_keys import state_dict_slots
-from cdnv2_jax.weights.torch_file import model_from_state_dict
+from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.weights.torch_file import model_from_state_dict, state_dict_slots
 from tests.golden_format import deterministic_input, deterministic_state_dict
 from tests.quick_jit import quick_jit
 from tests.torch_twin import CondenseNetTwin, build_twin
 from tests.torch_twin.layers import MaskedPointwise
 
-SMALL_V2 = Architecture(
+SMALL_V2 = CondenseNetArchitecture(
     stages=(1, 1, 1),
     growth=(8, 8, 16),
     num_classes=7,
@@ -36,15 +36,16 @@ SMALL_V2 = Architecture(
 )
 """Every part of a CondenseNetV2, C ≠ G in both kinds; its SFR groups share outputs (more groups than C)."""
 
-SMALL_V1 = Architecture(
+SMALL_V1 = CondenseNetArchitecture(
     stages=(2, 1), growth=(8, 16), num_classes=5, lgc_groups=4, lgc_factor=4, conv_groups=4, stem_stride=1
 )
 """A CondenseNet (v1)."""
 
 
 def twin_config(architecture: Architecture) -> dict[str, Any]:
-    """The architecture under the official argument names, for `build_twin`."""
+    """The architecture of a CondenseNet under the official argument names, for `build_twin`."""
     a = architecture
+    assert isinstance(a, CondenseNetArchitecture)
     return {
         "stages": a.stages,
         "growth": a.growth,
@@ -84,7 +85,9 @@ def mask_at_random(module: nn.Module, seed: int = 0) -> None:
 def jax_model(twin: CondenseNetTwin, architecture: Architecture, **dtypes: Any) -> CondenseNet:
     """The twin's network in JAX, in evaluation mode; float64 unless `dtypes` says otherwise."""
     dtypes = {"param_dtype": jnp.float64, **dtypes}
-    return model_from_state_dict(twin.state_dict(), architecture, name="twin", **dtypes)
+    model = model_from_state_dict(twin.state_dict(), architecture, name="twin", **dtypes)
+    assert isinstance(model, CondenseNet)
+    return model
 
 
 def random_images(batch: int, height: int, width: int, salt: str = "images") -> np.ndarray:
@@ -138,7 +141,7 @@ def derivatives(module: nnx.Module, x: np.ndarray, cotangent: np.ndarray) -> Der
     return Derivatives(output, inputs, in_place, stepped)
 
 
-def tensors_of(model: CondenseNet) -> dict[str, np.ndarray]:
+def tensors_of(model: Network) -> dict[str, np.ndarray]:
     """The model's variables under their official keys and in PyTorch's layout, whatever form it has."""
     return {key: slot.read() for key, slot in state_dict_slots(model).items()}
 

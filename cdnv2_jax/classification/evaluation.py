@@ -1,12 +1,10 @@
 """Exact evaluation of a classifier: every sample once, whatever the batch size."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable
-from functools import lru_cache, partial
-from typing import Any, cast
+from collections.abc import Iterable
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -14,10 +12,8 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation
-
-Forward = Callable[[jax.typing.ArrayLike], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +68,8 @@ class ClassificationEvaluation(Evaluation):
         return [(int(n), float(one), float(five)) for n, one, five in zip(images, first, among_five, strict=True)]
 
 
-def compiled_forward(model: AnyNetwork) -> Forward:
-    """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
-    graph, state = nnx.split(model)
-    arrays, structure = jax.tree.flatten(state)
-    forward = _forward(graph, structure)
-    return lambda images: forward(arrays, jnp.asarray(images))
-
-
-@lru_cache(maxsize=16)
-def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
-    """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
-    flattening a network at every call would take as long as computing it."""
-    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
-
-
 def evaluate(
-    model: AnyNetwork, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
+    model: Network, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
 ) -> ClassificationEvaluation:
     """Runs all batches on all devices; every process gets the metrics of the whole data set.
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.evaluation import ClassificationEvaluation, compiled_forward, evaluate
+from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, TrainingRow
 from cdnv2_jax.data.on_device import TrainingPreprocessing
@@ -22,9 +22,9 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.cost import count_flops
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.networks.zoo import create_model, model_entry
+from cdnv2_jax.networks.family import count_flops, model_entry
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
@@ -32,11 +32,12 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import PER_CLASS_FILE, PREDICTIONS_FILE
 from cdnv2_jax.weights.checkpoint import save
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.open import network_from
-from cdnv2_jax.weights.usage import KEY, Usage
+from cdnv2_jax.weights.programs import compiled_forward
 
 
-class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], AnyNetwork, ClassificationEvaluation]):
+class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], Network, ClassificationEvaluation]):
     """An experiment that trains a classifier."""
 
     device_fields = ("image", "label", "erase")
@@ -75,7 +76,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         row = EvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.preparation)
         return row, -(-len(self.held_out) // self.eval_batch_size)
 
-    def build_model(self) -> AnyNetwork:
+    def build_model(self) -> Network:
         config, size = self.config, self.config.data.image_size
         model = starting_network(config)
         model.architecture.check_image(size, size)
@@ -88,7 +89,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
             )
         return model
 
-    def loss(self, model: AnyNetwork, batch: Batch) -> tuple[jax.Array, Metrics]:
+    def loss(self, model: Network, batch: Batch) -> tuple[jax.Array, Metrics]:
         return classification_loss(
             model, batch, label_smoothing=self.config.label_smoothing, group_lasso=self.config.group_lasso
         )
@@ -96,31 +97,31 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
     def preprocessing(self) -> Callable[[Batch, jax.Array], Batch]:
         return TrainingPreprocessing(self.normalisation, self.config.seed, self.config.data.mixup)
 
-    def evaluate_batches(self, model: AnyNetwork, batches: Iterator[HostBatch]) -> ClassificationEvaluation:
+    def evaluate_batches(self, model: Network, batches: Iterator[HostBatch]) -> ClassificationEvaluation:
         return evaluate(model, batches, self.normalisation, self.devices)
 
-    def inference(self, model: AnyNetwork, batch: HostBatch) -> Callable[[], jax.Array]:
+    def inference(self, model: Network, batch: HostBatch) -> Callable[[], jax.Array]:
         forward, images = compiled_forward(model), self.normalisation(jnp.asarray(batch["image"]))
         return lambda: forward(images)
 
-    def backbone_of(self, model: AnyNetwork) -> AnyNetwork:
+    def backbone_of(self, model: Network) -> Network:
         return model
 
-    def condense(self, model: AnyNetwork) -> AnyNetwork:
+    def condense(self, model: Network) -> Network:
         return condense(model)
 
-    def save(self, path: Path, model: AnyNetwork, metadata: Mapping[str, Any]) -> None:
+    def save(self, path: Path, model: Network, metadata: Mapping[str, Any]) -> None:
         usage = Usage(self.preparation, self.train_images.class_names)
-        save(path, model, metadata={**metadata, KEY: usage.to_json()}, overwrite=True)
+        save(path, model, metadata={**metadata, USAGE_KEY: usage.to_json()}, overwrite=True)
 
-    def figures(self, evaluation: ClassificationEvaluation, model: AnyNetwork | None = None) -> dict[str, Any]:
+    def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
         figures: dict[str, Any] = {"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss}
         if model is None:
             return figures
         cost = count_flops(model, self.config.data.image_size)
         return {**figures, "flops": cost.flops, "params": cost.params}
 
-    def table(self, summary: Mapping[str, Any], models: Mapping[str, AnyNetwork]) -> dict[str, list[str]]:
+    def table(self, summary: Mapping[str, Any], models: Mapping[str, Network]) -> dict[str, list[str]]:
         columns = [summary[name] for name in models]
         costs = [count_flops(model, self.config.data.image_size) for model in models.values()]
         return {
@@ -169,7 +170,7 @@ def preparation_of(config: ClassificationConfig) -> ImagePreparation:
         raise UserError(f"config.data cannot be used: {error}") from error
 
 
-def starting_network(config: ClassificationConfig) -> AnyNetwork:
+def starting_network(config: ClassificationConfig) -> Network:
     """The network that training starts from: new, or the one of `config.model.checkpoint`."""
     model = config.model
     if model.checkpoint:
@@ -191,7 +192,7 @@ def starting_network(config: ClassificationConfig) -> AnyNetwork:
 
 
 def classification_loss(
-    model: AnyNetwork, batch: Batch, *, label_smoothing: float = 0.0, group_lasso: float = 0.0
+    model: Network, batch: Batch, *, label_smoothing: float = 0.0, group_lasso: float = 0.0
 ) -> tuple[jax.Array, Metrics]:
     """(what to minimise, {"loss", "accuracy"}): the smoothed cross-entropy is the loss; the group lasso, weighted by
     `group_lasso`, joins the gradient alone.

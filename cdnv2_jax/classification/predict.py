@@ -14,7 +14,7 @@ from cdnv2_jax.data.decode import BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.image_folder import EXTENSIONS
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.export.classifier import Classifier
+from cdnv2_jax.weights.open import Classifier
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.weights.checkpoint import save
-from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.metadata import USAGE_KEY
+from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.torch_file import Weights
-from cdnv2_jax.weights.usage import KEY, usage_of
 
 
 def condense_checkpoint(
@@ -22,8 +22,8 @@ def condense_checkpoint(
 ) -> None:
     """Loads, condenses, saves; nothing is written unless all of it succeeds."""
     refuse_existing(output, overwrite)
-    masked = open_checkpoint(checkpoint, model=model, weights=weights, num_classes=num_classes)
-    condensed = condense(masked, halve_classifier=halve_classifier)
-    usage = usage_of(checkpoint, masked).to_json()
-    save(output, condensed, metadata={"condensed_from": str(checkpoint), KEY: usage}, overwrite=overwrite)
-    print(f"{masked.name} condensed: {output}")
+    masked = open_network(checkpoint, model=model, weights=weights, num_classes=num_classes)
+    condensed = condense(masked.network, halve_classifier=halve_classifier)
+    metadata = {"condensed_from": str(checkpoint), USAGE_KEY: masked.usage.to_json()}
+    save(output, condensed, metadata=metadata, overwrite=overwrite)
+    print(f"{condensed.name} condensed: {output}")

@@ -63,7 +63,7 @@ def _from_torch(options: argparse.Namespace) -> None:
 def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load
     from cdnv2_jax.files import refuse_existing
-    from cdnv2_jax.networks.zoo import model_entry
+    from cdnv2_jax.networks.family import model_entry
     from cdnv2_jax.weights.torch_file import save_torch_checkpoint
 
     refuse_existing(options.output, options.overwrite, file=True)

@@ -11,7 +11,6 @@ from rich.table import Table
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.commands.read_config import read_config
-from cdnv2_jax.detection.checkpoint import load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.evaluation import FIGURES, write_results
@@ -19,12 +18,11 @@ from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.networks.cost import count_flops
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import count_flops, model_entry
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.report.mistakes import write_per_class
 from cdnv2_jax.report.published import NAMES, data_set_of_published, published_data_set, published_map
-from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.open import open_detector, open_network
 from cdnv2_jax.weights.torch_file import Weights
 
 
@@ -42,7 +40,7 @@ def evaluate_checkpoint(
 
     Args:
       spec, overrides: the config, for its images.
-      checkpoint: of any kind that `open_checkpoint` takes, or a detector's directory.
+      checkpoint: of any kind that `open_weights` takes.
       weights: which ones of an official file.
       output: where a classifier's logits or a detector's results go, if anywhere.
       per_class: where a table of metrics per class goes, if anywhere.
@@ -68,13 +66,13 @@ def _evaluate_classifier(
     per_class: Path | None,
 ) -> None:
     experiment = ClassificationExperiment(config, Devices.all())
-    network = open_checkpoint(
+    network = open_network(
         checkpoint,
         model=config.model.name,
         weights=weights,
         num_classes=config.model.num_classes,
         overrides=config.model.overrides,
-    )
+    ).network
     if network.name != config.model.name:
         raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
     if network.architecture.num_classes != config.model.num_classes:
@@ -102,7 +100,7 @@ def _print_skipped(console: Console, names: Iterable[str]) -> None:
         console.print(f"skipped, unreadable: {skipped}")
 
 
-def _print_cost_and_published(console: Console, network: AnyNetwork, data: DataConfig) -> None:
+def _print_cost_and_published(console: Console, network: Network, data: DataConfig) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
@@ -117,7 +115,8 @@ def _evaluate_detector(
     spec: str, config: DetectionConfig, checkpoint: Path, output: Path | None, per_class: Path | None
 ) -> None:
     experiment = DetectionExperiment(config, Devices.all())
-    detector, classes = load_detector(checkpoint)
+    opened = open_detector(checkpoint)
+    detector, classes = opened.detector, opened.classes
     name = f"{detector.settings.kind} on {detector.backbone.name}"
     if name != experiment.title:
         raise UserError(f"{checkpoint} holds a {name}, {spec} is for a {experiment.title}")

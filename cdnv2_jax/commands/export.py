@@ -4,16 +4,13 @@ import dataclasses
 from pathlib import Path
 
 from cdnv2_jax.commands.arguments import read_class_names
-from cdnv2_jax.detection.checkpoint import KIND, load_detector, preparation_of
-from cdnv2_jax.detection.detector import condense_backbone
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.pruning.condense import condense
-from cdnv2_jax.weights.arrays import is_checkpoint, read_description
-from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.metadata import Usage
+from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, open_weights
 from cdnv2_jax.weights.torch_file import Weights
-from cdnv2_jax.weights.usage import Usage, usage_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +18,14 @@ class Source:
     """What to export, as the flags say.
 
     Attributes:
-      checkpoint: of any kind. model, weights, num_classes: of an official file.
-      condense, halve_classifier: whether to condense it first, and as `condense` does.
-      image_size: of a classifier, instead of that which it is used with. class_names: a file of them, likewise.
+      checkpoint: of any kind.
+      model: name of what an official file holds.
+      weights: which of an official file's.
+      num_classes: of an official file.
+      condense: whether to condense the network first.
+      halve_classifier: as for `condense`.
+      image_size: of a classifier, in the place of the one it is used with.
+      class_names: of a classifier, a file of them.
       canvas: of a detector, height and width.
     """
 
@@ -43,21 +45,23 @@ def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: b
     if source.halve_classifier and not source.condense:
         raise UserError("--halve-classifier is a part of condensing: add --condense")
     check_target(output, format, overwrite)
-    is_detector = is_checkpoint(source.checkpoint) and read_description(source.checkpoint).get("kind") == KIND
-    export = _export_detector if is_detector else _export_classifier
-    what, found = export(source, output, format, overwrite)
+    opened = open_weights(source.checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes)
+    if isinstance(opened, OpenedDetector):
+        what, found = _export_detector(source, opened, output, format, overwrite)
+    else:
+        what, found = _export_classifier(source, opened, output, format, overwrite)
     print(f"{what} as {FORMATS[format].title}: {output}, {output.stat().st_size:,} bytes")
     print(f"run from the file {found}")
 
 
-def _export_classifier(source: Source, output: Path, format: str, overwrite: bool) -> tuple[str, object]:
+def _export_classifier(
+    source: Source, opened: OpenedNetwork, output: Path, format: str, overwrite: bool
+) -> tuple[str, object]:
     """(what was written, how well it agrees)."""
     if source.canvas is not None:
         raise UserError(f"--canvas is for detectors, {source.checkpoint} holds a classifier: use --image-size")
-    network = open_checkpoint(
-        source.checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes
-    )
-    usage = _usage(source, usage_of(source.checkpoint, network), network.architecture.num_classes)
+    network = opened.network
+    usage = _usage(source, opened.usage, network.architecture.num_classes)
     if source.condense:
         network = condense(network, halve_classifier=source.halve_classifier)
     found = export_classifier(network, usage, output, format=format, overwrite=overwrite)
@@ -76,18 +80,23 @@ def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
         raise UserError(f"--image-size {source.image_size}: from 1 to 4096 pixels") from error
 
 
-def _export_detector(source: Source, output: Path, format: str, overwrite: bool) -> tuple[str, object]:
+def _export_detector(
+    source: Source, opened: OpenedDetector, output: Path, format: str, overwrite: bool
+) -> tuple[str, object]:
     """(what was written, how well it agrees)."""
     if source.image_size is not None or source.class_names is not None or source.halve_classifier:
         raise UserError(
             f"{source.checkpoint} holds a detector: --image-size, --class-names and --halve-classifier are for "
             f"classifiers; use --canvas"
         )
-    detector, classes = load_detector(source.checkpoint)
-    if source.condense:
-        detector = condense_backbone(detector)
-    preparation = preparation_of(source.checkpoint)
+    detector = condense(opened.detector) if source.condense else opened.detector
     found = export_detector(
-        detector, classes, preparation, output, format=format, canvas=source.canvas, overwrite=overwrite
+        detector,
+        opened.classes,
+        opened.preparation,
+        output,
+        format=format,
+        canvas=source.canvas,
+        overwrite=overwrite,
     )
     return f"{detector.settings.kind} on {detector.backbone.name} ({detector.backbone.form_name})", found

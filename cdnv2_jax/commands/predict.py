@@ -9,7 +9,7 @@ from typing import TextIO
 from cdnv2_jax.classification.predict import Prediction, image_files, predict
 from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.weights.opened import open_classifier
+from cdnv2_jax.weights.open import open_classifier
 
 STANDARD_INPUT = "-"
 

@@ -12,18 +12,16 @@ import numpy as np
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
 from cdnv2_jax.commands.read_config import check_config
-from cdnv2_jax.detection.checkpoint import KIND, load_detector
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.pictures import example_pictures
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import refuse_existing
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.cost import Cost, count_flops, network_cost
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.layers.cost import Cost
+from cdnv2_jax.networks.family import count_flops, model_entry, network_cost
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.report.connection_plots import connections_section
+from cdnv2_jax.report.connections import learned_layers
 from cdnv2_jax.report.detections import detections_section, detections_sheet
 from cdnv2_jax.report.figures import config_section, figures_section
 from cdnv2_jax.report.learning import Record, learning_section, of_kind, plot_run
@@ -52,10 +50,9 @@ from cdnv2_jax.training.workdir import (
     REPORT_FILE,
     SUMMARY_FILE,
 )
-from cdnv2_jax.weights.arrays import is_checkpoint, read_description
-from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.arrays import is_checkpoint
+from cdnv2_jax.weights.open import OpenedDetector, open_weights
 from cdnv2_jax.weights.torch_file import Weights
-from cdnv2_jax.weights.usage import usage_of
 
 Picture = Callable[[int], np.ndarray | None]
 
@@ -132,7 +129,7 @@ class RunFiles:
     summary: Mapping[str, Any]
     values: Mapping[str, Any]
     config: RunConfig | None
-    network: AnyNetwork | None
+    network: Network | None
 
     def own_figure(self, name: str) -> float | None:
         """A figure of the summary's; None before there is any."""
@@ -192,8 +189,12 @@ def report_network(
       UserError: no such checkpoint, a damaged one, or `output` exists.
     """
     refuse_existing(output, overwrite, file=True)
-    network = read_network(checkpoint, model=model, weights=weights, num_classes=num_classes)
-    size = _image_size(checkpoint, network)
+    opened = open_weights(checkpoint, model=model, weights=weights, num_classes=num_classes)
+    if isinstance(opened, OpenedDetector):
+        network = opened.detector.backbone
+        size = model_entry(network.name).image_size
+    else:
+        network, size = opened.network, opened.usage.preparation.size
     cost = count_flops(network, size)
     sections = [
         figures_section(
@@ -201,7 +202,7 @@ def report_network(
             [f"Cost of one image of {size} × {size} pixels, without any accuracy."],
         )
     ]
-    if isinstance(network, CondenseNet):
+    if learned_layers(network):
         sections.append(connections_section(network))
     data_set = data_set_of_published(network.name, network.architecture)
     if data_set is not None:
@@ -210,16 +211,13 @@ def report_network(
     print(write_page(output, page))
 
 
-def read_network(
-    path: Path, *, model: str | None = None, weights: Weights = "auto", num_classes: int | None = None
-) -> AnyNetwork:
-    """A classifier, or the backbone of a detector; `model`, `weights` and `num_classes` are for official files."""
-    if is_checkpoint(path) and read_description(path).get("kind") == KIND:
-        return load_detector(path)[0].backbone
-    return open_checkpoint(path, model=model, weights=weights, num_classes=num_classes)
+def read_network(path: Path) -> Network:
+    """A classifier, or the backbone of a detector."""
+    opened = open_weights(path)
+    return opened.detector.backbone if isinstance(opened, OpenedDetector) else opened.network
 
 
-def classifier_published(network: AnyNetwork, data: DataConfig, error: float | None) -> list[Section]:
+def classifier_published(network: Network, data: DataConfig, error: float | None) -> list[Section]:
     """Published networks on the data that a classifier was trained on; nothing for other data.
 
     Args:
@@ -253,12 +251,6 @@ def _published(data_set: str, cost: Cost, error: float | None) -> Section:
 
 def _cost_figures(cost: Cost) -> dict[str, Any]:
     return {"flops": cost.flops, "multiply_adds": cost.multiply_adds, "params": cost.params}
-
-
-def _image_size(checkpoint: Path, network: AnyNetwork) -> int:
-    if is_checkpoint(checkpoint) and read_description(checkpoint).get("kind") == KIND:
-        return model_entry(network.name).image_size
-    return usage_of(checkpoint, network).preparation.size
 
 
 def report(workdir: Path) -> None:
@@ -302,8 +294,9 @@ def _sections(run: RunFiles, pictures: list[np.ndarray], notes: list[str]) -> li
     with telling_of_damage(run.workdir / (SUMMARY_FILE if run.summary else METRICS_FILE)):
         sections = [_figures(run)]
     with telling_of_damage(run.workdir / METRICS_FILE):
-        sections.append(learning_section(run.records, _convs_per_layer(run.network)))
-    if isinstance(run.network, CondenseNet):
+        kinds = [] if run.network is None else [kind for kind, _ in learned_layers(run.network)]
+        sections.append(learning_section(run.records, kinds))
+    if run.network is not None and kinds:
         sections.append(connections_section(run.network))
     if isinstance(run.config, ClassificationConfig):
         sections += _of_classifier(run, run.config)
@@ -326,12 +319,6 @@ def _figures(run: RunFiles) -> Section:
     figures = {k: v for k, v in judged[-1].items() if k not in ("kind", "step")} if judged else {}
     text = f"The run has not ended: {step:,} steps so far" + (", the latest evaluation below." if judged else ".")
     return figures_section({"held-out images": figures} if judged else {}, [text])
-
-
-def _convs_per_layer(network: Any) -> int | None:
-    if not isinstance(network, CondenseNet):
-        return None
-    return 1 if network.architecture.sfr_groups is None else 2
 
 
 def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]:

@@ -1,22 +1,21 @@
 """A detector by its settings."""
 
-from typing import Any
-
 from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detection.faster_rcnn import FasterRCNN
 from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.networks.network import Network
 
 
 def build_detector(
-    settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> RetinaNet | FasterRCNN:
     """A detector with a fresh pyramid and fresh heads on `backbone`, which it takes over.
 
     Args:
-      backbone: see `Backbone`; weights, statistics and masks are kept as they are.
+      backbone: weights, statistics and masks are kept as they are.
       dtype: in which pyramid and heads compute, None for that of images; parameters, boxes and losses are float32.
       rngs: `params` gives the initial values.
 

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.settings import DetectorSettings
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.cost import body_cost
+from cdnv2_jax.networks.family import cost_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +22,7 @@ class PartCost:
 def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, PartCost]:
     """`detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
     backbone = detector.backbone
-    form = backbone.form if isinstance(backbone, CondenseNet) else Form()
-    body = body_cost(backbone.architecture, form, height, width)
+    body, _ = cost_parts(backbone.architecture, backbone.form, height, width)
     return detector_cost(
         detector.settings,
         backbone.feature_channels,

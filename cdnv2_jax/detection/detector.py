@@ -1,8 +1,6 @@
 """What both detectors have in common: backbone, pyramid, inputs and outputs, what trains."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, Protocol
 
 import jax
 from flax import nnx
@@ -12,11 +10,8 @@ from cdnv2_jax.detection.fpn import FPN
 from cdnv2_jax.detection.ops.anchors import Maps, level_masks
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.valid_region import MULTIPLE
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import NetworkArchitecture
-from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.networks.network import ModulePath, Network
 
 
 @jax.tree_util.register_dataclass
@@ -60,59 +55,20 @@ def with_area(targets: Targets) -> Targets:
     return dataclasses.replace(targets, valid=targets.valid & (width > 0) & (height > 0))
 
 
-Path = tuple[Any, ...]
-
-
-def stage_paths(backbone: Any) -> list[list[Path]]:
-    """For each stage the paths of its modules within the backbone, as `[("stem",), ("blocks", 0)]`.
-
-    A stage is a dense block or the units of one stride; the stem belongs to the first and what follows the last block
-    to the last. Modules in none, a classifier say, do not lead to a feature map. A backbone of one's own says it
-    itself, by an attribute `stage_paths`.
-    """
-    if hasattr(backbone, "stage_paths"):
-        return [list(stage) for stage in backbone.stage_paths]
-    if isinstance(backbone, CondenseNet):
-        stages: list[list[Path]] = [[("blocks", number)] for number in range(len(backbone.blocks))]
-        stages[-1].append(("norm_last",))
-    else:
-        strides = backbone.architecture.unit_strides
-        stages = [[("units", n) for n, s in enumerate(strides) if s == stride] for stride in sorted(set(strides))]
-    stages[0].insert(0, ("stem",))
-    return stages
-
-
-class Backbone(Protocol):
-    """What a detector asks of its backbone, which is an `nnx.Module`.
-
-    Attributes:
-      feature_channels: {stride: channels} of its maps.
-
-    For one's own also `stage_paths`, see `stages.stage_paths`.
-    """
-
-    @property
-    def feature_channels(self) -> dict[int, int]: ...
-
-    def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Images [b, h, w, 3] → {stride: [b, h / stride, w / stride, c]}.
-
-        With `sizes`, int [b, 2], the height and width of each image on its canvas, the maps are zero beyond the
-        image, padded to 32 pixels, and do not depend on what the canvas is beyond it.
-        """
-        ...
-
-
 class PyramidDetector(nnx.Module):
     """A detector of one of the two kinds; `RetinaNet` and `FasterRCNN` say what follows the pyramid.
 
     Attributes:
-      settings: what it is made of. backbone, fpn: its parts.
-      canvases_filled: whether whoever calls promises that all images cover their canvases, but for what pads them to 32
+      settings: what it is made of.
+      backbone: any network with feature maps of the strides that the pyramid reads.
+      fpn: the feature pyramid on it.
+      canvases_filled: whether the caller promises that all images cover their canvases, but for what pads them to 32
         pixels. The results are the same; the backbone then needs no masks, and a CondenseNet may use its CPU kernels.
     """
 
-    def __init__(self, settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self, settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    ):
         _check_backbone(settings, backbone)
         self.settings = settings
         self.backbone = backbone
@@ -125,15 +81,6 @@ class PyramidDetector(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-
-    @property
-    def architecture(self) -> NetworkArchitecture:
-        """The backbone's."""
-        return self.backbone.architecture
-
-    def masked_convs(self) -> Iterable[MaskedConv]:
-        """The backbone's learned convolutions, which may be pruned while the detector trains."""
-        return self.backbone.masked_convs()
 
     def losses(self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array) -> dict[str, jax.Array]:
         """The losses of a batch, scalars by name, to be added up; finite whatever the targets are.
@@ -169,11 +116,11 @@ class PyramidDetector(nnx.Module):
         return self.fpn(self.backbone.features(images, None if self.canvases_filled else sizes), masks), masks
 
 
-def _check_backbone(settings: DetectorSettings, backbone: Backbone) -> None:
+def _check_backbone(settings: DetectorSettings, backbone: Network) -> None:
     given, read = sorted(backbone.feature_channels), settings.feature_strides
     if not set(read) <= set(given):
         raise UserError(f"{settings.kind} needs a backbone with maps of strides {list(read)}, this one gives {given}")
-    stages = len(stage_paths(backbone))
+    stages = len(backbone.stage_modules())
     if settings.frozen_stages > stages:
         raise UserError(f"frozen_stages must be {stages} or less for this backbone, got {settings.frozen_stages}")
 
@@ -184,7 +131,7 @@ def trainable_parameters(detector: PyramidDetector) -> nnx.State:
     The pyramid and the heads train, and of the backbone what leads to its maps, without its first
     `settings.frozen_stages` stages: a classifier that comes with a backbone stays as it is.
     """
-    stages = stage_paths(detector.backbone)[detector.settings.frozen_stages :]
+    stages = detector.backbone.stage_modules()[detector.settings.frozen_stages :]
     trained = [path for stage in stages for path in stage]
     return nnx.map_state(
         lambda path, parameter: parameter.replace(path[0] != "backbone" or _within(path[1:], trained)),
@@ -201,23 +148,11 @@ def set_training_mode(detector: PyramidDetector) -> None:
     if detector.settings.norm == "frozen":
         detector.backbone.eval()
         return
-    frozen = [path for stage in stage_paths(detector.backbone)[: detector.settings.frozen_stages] for path in stage]
+    frozen = [path for stage in detector.backbone.stage_modules()[: detector.settings.frozen_stages] for path in stage]
     for path, module in nnx.iter_modules(detector.backbone):
         if _within(path, frozen):
             module.eval()
 
 
-def _within(path: Path, prefixes: list[Path]) -> bool:
+def _within(path: ModulePath, prefixes: list[ModulePath]) -> bool:
     return any(path[: len(prefix)] == prefix for prefix in prefixes)
-
-
-def condense_backbone(detector: PyramidDetector) -> PyramidDetector:
-    """The detector on the condensed form of its masked backbone; pyramid and heads are shared with `detector`.
-
-    Raises:
-      UserError: the backbone is condensed already, has nothing to condense, or is not fully pruned.
-    """
-    condensed = nnx.clone(detector)
-    condensed.backbone = condense(detector.backbone)
-    condensed.eval()
-    return condensed

@@ -14,7 +14,6 @@ from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.checkpoint import Classes, save_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
 from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.data.annotations import DetectionSource
@@ -24,7 +23,6 @@ from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.detector import (
     PyramidDetector,
     Targets,
-    condense_backbone,
     set_training_mode,
     trainable_parameters,
 )
@@ -39,11 +37,14 @@ from cdnv2_jax.detection.evaluation import (
 from cdnv2_jax.detection.pictures import write_examples
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
+from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
+from cdnv2_jax.weights.checkpoint import save_detector
+from cdnv2_jax.weights.metadata import Classes
 from cdnv2_jax.weights.open import network_from
 
 
@@ -108,11 +109,11 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         detect, on_device = compiled_detect(model, self.normalisation, one), one.put_batch(detector_fields(batch))
         return lambda: detect(on_device)
 
-    def backbone_of(self, model: PyramidDetector) -> AnyNetwork:
+    def backbone_of(self, model: PyramidDetector) -> Network:
         return model.backbone
 
     def condense(self, model: PyramidDetector) -> PyramidDetector:
-        return condense_backbone(model)
+        return condense(model)
 
     def save(self, path: Path, model: PyramidDetector, metadata: Mapping[str, Any]) -> None:
         classes = Classes(self.train_images.class_names, self.train_images.category_ids)

@@ -1,6 +1,6 @@
 """The features of boxes: each box pooled from the pyramid level that suits its size."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from cdnv2_jax.detection.ops.roi_align import roi_align, roi_align_exact, roi_le
 from cdnv2_jax.detection.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.layers.initializers import normal, xavier_uniform
+from cdnv2_jax.networks.network import Network
 
 
 def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSettings) -> jax.Array:
@@ -148,7 +149,9 @@ def roi_losses(
 class FasterRCNN(PyramidDetector):
     """Backbone, P2 to P6, region proposals on all levels, RoI head on P2 to P5 (Ren et al. 2015, Lin et al. 2017)."""
 
-    def __init__(self, settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self, settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    ):
         super().__init__(settings, backbone, dtype=dtype, rngs=rngs)
         s = settings
         self.rpn = RPNHead(s.fpn_channels, s.anchors_per_cell, dtype=dtype, rngs=rngs)

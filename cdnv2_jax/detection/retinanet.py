@@ -1,7 +1,6 @@
 """RetinaNet's head (Lin et al. 2017) and its losses."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from cdnv2_jax.detection.ops.assignment import IGNORED, assign
 from cdnv2_jax.detection.ops.boxes import clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.layers.valid_region import inside
+from cdnv2_jax.networks.network import Network
 
 _PRIOR = 0.01
 """Probability of every class at the start, so that the many negatives do not swamp the first steps."""
@@ -114,7 +114,9 @@ def retinanet_losses(
 class RetinaNet(PyramidDetector):
     """Backbone, P3 to P7, one head on all levels (Lin et al. 2017, as mmdetection 2.11)."""
 
-    def __init__(self, settings: DetectorSettings, backbone: Any, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
+    def __init__(
+        self, settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+    ):
         super().__init__(settings, backbone, dtype=dtype, rngs=rngs)
         s = settings
         self.head = RetinaNetHead(

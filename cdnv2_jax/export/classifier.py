@@ -8,24 +8,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.errors import UserError, import_optional
-from cdnv2_jax.export.metadata import Described, classifier_metadata, described, parse_metadata
-from cdnv2_jax.export.onnx_file import onnx_forward, read_onnx_metadata, save_onnx
-from cdnv2_jax.export.stablehlo import (
-    classifier_to_stablehlo,
-    metadata_file,
-    read_metadata,
-    stablehlo_forward,
-    write_metadata,
-)
-from cdnv2_jax.export.verify import Agreement, Forward, agreement, prepared_photographs, refuse_difference
+from cdnv2_jax.export.onnx_file import save_onnx
+from cdnv2_jax.export.stablehlo import classifier_to_stablehlo, write_metadata
+from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, refuse_difference
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.metadata import Usage, classifier_metadata
+from cdnv2_jax.weights.programs import (
+    Forward,
+    compiled_forward,
+    metadata_file,
+    onnx_forward,
+    stablehlo_forward,
+)
 from cdnv2_jax.weights.safetensors import SUFFIX, load_safetensors, save_safetensors
-from cdnv2_jax.weights.usage import Usage
 
-Write = Callable[[Path, AnyNetwork, int, Mapping[str, Any]], None]
+Write = Callable[[Path, Network, int, Mapping[str, Any]], None]
 """Writes (path, network, side of the images, metadata)."""
 
 
@@ -48,21 +47,21 @@ class Format:
     metadata_beside: bool = False
 
 
-def _write_stablehlo(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+def _write_stablehlo(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
     path.write_bytes(classifier_to_stablehlo(network, image_size))
 
 
-def _write_onnx(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+def _write_onnx(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
     from cdnv2_jax.export.onnx_file import classifier_to_onnx
 
     save_onnx(path, classifier_to_onnx(network, image_size=image_size), metadata)
 
 
-def _write_ours(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+def _write_ours(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
     save_safetensors(path, network, metadata, "ours")
 
 
-def _write_official(path: Path, network: AnyNetwork, image_size: int, metadata: Mapping[str, Any]) -> None:
+def _write_official(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
     save_safetensors(path, network, metadata, "official")
 
 
@@ -83,40 +82,12 @@ FORMATS: dict[str, Format] = {
 """By the name that `main.py export --format` knows."""
 
 
-PROGRAMS = {".onnx": (read_onnx_metadata, onnx_forward), ".stablehlo": (read_metadata, stablehlo_forward)}
-"""Ending → how metadata is read, as text, and how the program is run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A network ready to classify, wherever it comes from.
-
-    Attributes:
-      described: its name, form, number of classes, and how it is used. forward: normalised images → logits.
-    """
-
-    described: Described
-    forward: Forward
-
-
-def open_exported(path: Path) -> Classifier:
-    """The classifier in a StableHLO or ONNX file that `main.py export` wrote; its ending is one of PROGRAMS.
-
-    Raises:
-      UserError: no such file, damaged, without its metadata, or of a detector.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    read, run = PROGRAMS[path.suffix]
-    return Classifier(described(parse_metadata(read(path), str(path)), str(path)), run(path))
-
-
 Verified = TypeVar("Verified")
 """What there is to say about a file that passed."""
 
 
 def export_classifier(
-    network: AnyNetwork, usage: Usage, output: Path, *, format: str, overwrite: bool = False
+    network: Network, usage: Usage, output: Path, *, format: str, overwrite: bool = False
 ) -> Agreement:
     """Writes a classifier as the file `output` and says how near the file's own results are to the network's.
 

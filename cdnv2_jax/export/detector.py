@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cdnv2_jax.detection.checkpoint import Classes
 from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.data.canvas import CanvasPreparation, resize
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.detection.retinanet import RetinaNet
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.classifier import check_target, write_verified
-from cdnv2_jax.export.metadata import detector_metadata
-from cdnv2_jax.export.onnx_file import open_session, run_session, save_onnx
-from cdnv2_jax.export.stablehlo import exported, read_exported
+from cdnv2_jax.export.onnx_file import save_onnx
+from cdnv2_jax.export.stablehlo import exported
 from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
+from cdnv2_jax.weights.metadata import Classes, detector_metadata
+from cdnv2_jax.weights.programs import open_session, read_exported, run_session
 
 Canvas = tuple[int, int]
 

@@ -1,10 +1,9 @@
 """The feature pyramid of RetinaNet."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
 from cdnv2_jax.detection.fpn import FPN
 from cdnv2_jax.detection.ops.anchors import cell_anchors, grid_anchors
@@ -12,10 +11,10 @@ from cdnv2_jax.detection.ops.boxes import LARGEST_STRETCH
 from cdnv2_jax.detection.retinanet import RetinaNet, RetinaNetHead
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.export.onnx_file import onnx_writer
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.onnx_layers import activate, biased_conv
 from cdnv2_jax.layers.valid_region import MULTIPLE
-from cdnv2_jax.networks.onnx_maps import backbone_maps
 
 
 def pyramid(graph: Graph, fpn: FPN, maps: Mapping[int, Map]) -> dict[int, Map]:
@@ -135,7 +134,7 @@ def column(graph: Graph, numbers: str) -> str:
     return graph.add("Unsqueeze", numbers, graph.integers(1))
 
 
-def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> onnx.ModelProto:
+def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> Any:
     """The detector in evaluation mode, in float32, for one image at a time that fills its canvas.
 
     Input "images", float32 [1, 3, height, width], normalised. Outputs, anchors in the order (level, y, x, anchor):
@@ -154,14 +153,16 @@ def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> onnx.M
       height, width: of the canvas in pixels, multiples of 32.
 
     Raises:
-      UserError: another canvas, a detector of another kind, or a backbone of one's own.
+      UserError: another canvas, a detector of another kind, or a backbone whose family has no ONNX writer.
     """
     if not isinstance(detector, RetinaNet):
         raise UserError(f"only a RetinaNet can be exported to ONNX, not a {type(detector).__name__}")
     if min(height, width) < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
         raise UserError(f"a canvas must be a multiple of {MULTIPLE} pixels on each side, got {height}×{width}")
     settings, graph = detector.settings, Graph()
-    levels = pyramid(graph, detector.fpn, backbone_maps(graph, detector.backbone, Map("images", 3)))
+    with graph.scope("backbone"):
+        maps = onnx_writer(detector.backbone).maps(graph, detector.backbone, Map("images", 3))
+    levels = pyramid(graph, detector.fpn, maps)
     logits, deltas = [], []
     for stride, x in levels.items():
         with graph.scope(f"level_{stride}"):
@@ -173,14 +174,14 @@ def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> onnx.M
     selected(graph, logits, boxes, [len(of_level) for of_level in anchors], settings)
     graph.add("Concat", *logits, axis=1, output="logits")
     count = sum(map(len, anchors))
-    name = f"retinanet_{getattr(detector.backbone, 'name', 'backbone')}"
+    name = f"retinanet_{detector.backbone.name}"
     return graph.model(
         name,
         images=[1, 3, height, width],
         outputs={
-            "logits": (TensorProto.FLOAT, [1, count, settings.num_classes]),
-            "boxes": (TensorProto.FLOAT, [1, count, 4]),
-            "selected": (TensorProto.INT64, ["selected", 3]),
+            "logits": (np.float32, [1, count, settings.num_classes]),
+            "boxes": (np.float32, [1, count, 4]),
+            "selected": (np.int64, ["selected", 3]),
         },
         description=f"{name}: a normalised RGB image to scored boxes and which of them are detections",
     )

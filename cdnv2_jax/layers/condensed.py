@@ -1,5 +1,8 @@
 """The condensed twins of LGC and SFR: only kept connections are stored and multiplied."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +11,7 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.convolutions import grouped_pointwise
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 
@@ -128,3 +132,46 @@ class CondensedLinear(nnx.Module):
         read = jnp.take(x, self.index[...], axis=-1)
         read, kernel, bias = promote_dtype((read, self.kernel[...], self.bias[...]), dtype=self.dtype)
         return read @ kernel + bias
+
+
+CondensedLayer = CondensedGroupConv | CondensedReactivation
+
+
+def condensed_layers(module: nnx.Module) -> list[CondensedLayer]:
+    """All condensed learned convolutions in a module, wherever they sit, in the order of their paths."""
+    return [part for _, part in nnx.iter_modules(module) if isinstance(part, CondensedLayer)]
+
+
+def replace_masked_convs(module: nnx.Module, twin: Callable[[MaskedConv, str], CondensedLayer]) -> None:
+    """Puts `twin(conv, path)` in the place of every learned convolution of a module, which is changed.
+
+    Args:
+      module: not a learned convolution itself.
+      twin: takes the convolution and its path in words, such as "blocks/0/1/lgc".
+    """
+    places = [(path, conv) for path, conv in nnx.iter_modules(module) if isinstance(conv, MaskedConv)]
+    modules = {path: part for path, part in nnx.iter_modules(module)}
+    for path, conv in places:
+        parent: Any = modules[path[:-1]]
+        made = twin(conv, "/".join(map(str, path)))
+        place: Any = path[-1]
+        if isinstance(parent, nnx.List):
+            parent[place] = made
+        else:
+            setattr(parent, place, made)
+
+
+def empty_twin(conv: MaskedConv) -> CondensedLayer:
+    """The condensed layer of a learned one's shape, with arbitrary values."""
+    inputs, outputs = conv.kernel.shape
+    kind = CondensedGroupConv if isinstance(conv, LearnedGroupConv) else CondensedReactivation
+    return kind(
+        inputs,
+        outputs,
+        groups=conv.groups,
+        kept=conv.kept,
+        activation=conv.activation,
+        dtype=conv.dtype,
+        param_dtype=conv.kernel.dtype,
+        rngs=nnx.Rngs(0),
+    )

@@ -122,3 +122,15 @@ class SparseFeatureReactivation(MaskedConv):
         """[G, out, in / G]: what group g adds to output i."""
         inputs, outputs = self.kernel.shape
         return self.kernel.reshape(inputs // self.groups, self.groups, outputs).transpose(1, 2, 0)
+
+
+def stage_of(mask: jax.Array, condensation_factor: int) -> jax.Array:
+    """The stage a mask [G, n] has passed: how many times n / C connections every group has lost (int32)."""
+    share = mask.shape[-1] // condensation_factor
+    lost = (~mask).sum(-1).min()
+    return (lost // share).astype(jnp.int32)
+
+
+def masked_convs(module: nnx.Module) -> list[MaskedConv]:
+    """All learned convolutions in a module, wherever they sit, in the order of their paths."""
+    return [part for _, part in nnx.iter_modules(module) if isinstance(part, MaskedConv)]

@@ -49,20 +49,24 @@ class BatchNorm(nnx.Module):
             axes = tuple(range(x.ndim - 1))
             mean = wide.mean(axes)
             var = jnp.square(wide - mean).mean(axes)
-            self.track(mean, var, count=x.size // self.features)
+            track(self, mean, var, count=x.size // self.features)
         factor = self.scale[...] * jax.lax.rsqrt(var + EPSILON)
         return ((wide - mean) * factor + self.bias[...]).astype(x.dtype)
 
-    def track(self, mean: jax.Array, var: jax.Array, count: int) -> None:
-        """Lets the mean and biased variance [features] of `count` values per channel into the running statistics."""
-        # One value per channel has no unbiased variance; PyTorch refuses to train on it, and so do we.
-        if count < 2:
-            raise ValueError(f"batch normalisation in training needs more than 1 value per channel, got {count}")
-        unbiased = var * (count / (count - 1))
-        self.mean[...] = self._blend(self.mean[...], mean)
-        self.var[...] = self._blend(self.var[...], unbiased)
-        self.batches[...] += 1
 
-    @staticmethod
-    def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:
-        return ((1 - MOMENTUM) * running + MOMENTUM * batch).astype(running.dtype)
+def track(norm: BatchNorm, mean: jax.Array, var: jax.Array, count: int) -> None:
+    """Lets the mean and biased variance [features] of `count` values per channel into the running statistics.
+
+    A function, as `nnx.tabulate` compiles every public method that it meets.
+    """
+    # One value per channel has no unbiased variance; PyTorch refuses to train on it, and so do we.
+    if count < 2:
+        raise ValueError(f"batch normalisation in training needs more than 1 value per channel, got {count}")
+    unbiased = var * (count / (count - 1))
+    norm.mean[...] = _blend(norm.mean[...], mean)
+    norm.var[...] = _blend(norm.var[...], unbiased)
+    norm.batches[...] += 1
+
+
+def _blend(running: jax.Array, batch: jax.Array) -> jax.Array:
+    return ((1 - MOMENTUM) * running + MOMENTUM * batch).astype(running.dtype)

@@ -5,14 +5,17 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import onnx
-from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
+from numpy.typing import DTypeLike
 
+from cdnv2_jax.errors import import_optional
 from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.norm import EPSILON, BatchNorm
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class Norm(NamedTuple):
@@ -38,8 +41,10 @@ def norm_of(module: BatchNorm) -> Norm:
     return Norm(values(module.scale), values(module.bias), values(module.mean), values(module.var))
 
 
-def fold(kernel: np.ndarray, norm: Norm) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel [out, in, h, w] and bias [out] of a convolution and the normalisation of what it gives."""
+def fold(kernel: np.ndarray, norm: Norm | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Kernel [out, in, h, w] and bias [out] of a convolution and the normalisation that follows it, if any."""
+    if norm is None:
+        return kernel, None
     factor = norm.scale / np.sqrt(norm.var + EPSILON)
     return kernel * factor[:, None, None, None], norm.bias - norm.mean * factor
 
@@ -106,6 +111,7 @@ class Graph:
     """
 
     def __init__(self) -> None:
+        self._onnx = import_optional("onnx", "export")
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
         self._scopes: list[str] = []
@@ -123,7 +129,7 @@ class Graph:
         array = np.asarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
         key = str(array.dtype), array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(array, self._unique(name))
+            self._constants[key] = self._onnx.numpy_helper.from_array(array, self._unique(name))
         return self._constants[key].name
 
     def _unique(self, name: str) -> str:
@@ -146,7 +152,7 @@ class Graph:
 
     def add_many(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
         """Adds a node with several outputs and gives their names."""
-        self._nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
+        self._nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
         return outputs
 
     def split(self, x: str, parts: int, axis: int) -> Sequence[str]:
@@ -201,22 +207,26 @@ class Graph:
         name: str,
         *,
         images: Sequence[Side],
-        outputs: Mapping[str, tuple[int, Sequence[Side]]],
+        outputs: Mapping[str, tuple[DTypeLike, Sequence[Side]]],
         description: str,
-    ) -> onnx.ModelProto:
+    ) -> "onnx.ModelProto":
         """The checked model, with the shapes of everything in it.
 
         Args:
           name: of the graph.
           images: shape of the input "images", float32.
-          outputs: name → (`TensorProto` element type, shape).
+          outputs: name → (dtype, shape).
           description: for who looks into the file.
         """
+        helper = self._onnx.helper
         graph = helper.make_graph(
             self._nodes,
             name,
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, images)],
-            [helper.make_tensor_value_info(output, kind, shape) for output, (kind, shape) in outputs.items()],
+            [helper.make_tensor_value_info("images", self._onnx.TensorProto.FLOAT, images)],
+            [
+                helper.make_tensor_value_info(output, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+                for output, (kind, shape) in outputs.items()
+            ],
             initializer=list(self._constants.values()),
         )
         model = helper.make_model(
@@ -227,8 +237,8 @@ class Graph:
             producer_version=_version(),
             doc_string=description,
         )
-        model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        checker.check_model(model, full_check=True)
+        model = self._onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        self._onnx.checker.check_model(model, full_check=True)
         return model
 
 

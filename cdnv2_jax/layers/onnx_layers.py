@@ -3,9 +3,9 @@
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm, DepthwiseConv
-from cdnv2_jax.layers.learned import LearnedGroupConv
+from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm
 from cdnv2_jax.layers.onnx_graph import (
     Graph,
@@ -133,10 +133,10 @@ than to multiply all channels, mostly by zero (cdnv2_a, b and c on a CPU: 0 to 1
 
 
 def learned_group_conv(
-    graph: Graph, layer: LearnedGroupConv | CondensedGroupConv, following: BatchNorm, x: Map
+    graph: Graph, layer: LearnedGroupConv | CondensedGroupConv, following: BatchNorm | None, x: Map
 ) -> tuple[Map, np.ndarray]:
-    """The convolution's outputs, normalised by what follows, and int [out]: which of them lies at each place."""
-    after = norm_of(following)
+    """The outputs, normalised by the BatchNorm that follows, if any; int [out]: which lies at each place."""
+    after = None if following is None else norm_of(following)
     if isinstance(layer, LearnedGroupConv):
         kernel = masked_kernel(layer)
         return dense(graph, layer, norm_of(layer.norm), kernel, after, x)
@@ -152,7 +152,7 @@ def dense(
     layer: LearnedGroupConv | CondensedGroupConv,
     before: Norm,
     kernel: np.ndarray,
-    after: Norm,
+    after: Norm | None,
     x: Map,
 ) -> tuple[Map, np.ndarray]:
     """One kernel [out, in, 1, 1] for all groups, zeros where there is no connection."""
@@ -160,14 +160,14 @@ def dense(
     return graph.conv(h, *fold(kernel, after)), np.arange(len(kernel))
 
 
-def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm, x: Map) -> tuple[Map, np.ndarray]:
+def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map) -> tuple[Map, np.ndarray]:
     """What the groups read, group by group, then a grouped convolution, whose outputs come group by group, too."""
     groups, kept, outputs = layer.kernel.shape
     h = graph.gather(x, np.asarray(layer.index[...]).reshape(-1))
     h = activate(graph, graph.norm(h, norm_of(layer.norm)), layer.activation)
     order = np.arange(groups * outputs).reshape(outputs, groups).T.reshape(-1)
     kernel = values(layer.kernel).transpose(0, 2, 1).reshape(groups * outputs, kept, 1, 1)
-    return graph.conv(h, *fold(kernel, after.of(order)), groups=groups), order
+    return graph.conv(h, *fold(kernel, None if after is None else after.of(order)), groups=groups), order
 
 
 def norm_of_all_channels(layer: CondensedGroupConv) -> Norm | None:
@@ -183,3 +183,14 @@ def norm_of_all_channels(layer: CondensedGroupConv) -> Norm | None:
         part[read] = of_read
     same = all((part[read] == of_read).all() for part, of_read in zip(whole, each, strict=True))
     return whole if same else None
+
+
+def reactivated(graph: Graph, layer: SparseFeatureReactivation | CondensedReactivation, x: Map, h: Map) -> Map:
+    """x plus what the new features h add to it; condensed or not, one product puts all results where they belong."""
+    if isinstance(layer, CondensedReactivation):
+        by_input = spread(values(layer.kernel), np.asarray(layer.index[...]), layer.out_channels)
+        kernel = by_input.T[:, :, None, None]
+    else:
+        kernel = masked_kernel(layer)
+    h = activate(graph, graph.norm(h, norm_of(layer.norm)), layer.activation)
+    return graph.apply("Add", x, graph.conv(h, kernel))

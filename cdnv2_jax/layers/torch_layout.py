@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.layers.condensed import CondensedLinear
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, stage_of
 from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 
 Array = np.ndarray
 
@@ -204,3 +207,68 @@ def linear(module: nnx.Linear | CondensedLinear) -> NamedSlots:
     yield "weight", Slot(module.kernel, linear_kernel(module.kernel.shape))
     if module.bias is not None:
         yield "bias", Slot(module.bias, unchanged(module.bias.shape))
+
+
+def in_sequence(convs: Iterable[ConvNorm], start: int = 0) -> NamedSlots:
+    """Convolution and BatchNorm by their numbers in an `nn.Sequential`, which counts activations, too."""
+    number = start
+    for conv in convs:
+        yield f"{number}.weight", spatial_kernel(conv.conv.kernel)
+        yield from prefixed(str(number + 1), batch_norm(conv.norm))
+        number += 3 if conv.activation != "linear" else 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Bookkeeping(Slot):
+    """`_stage` or `_count`: the official code keeps them beside the mask, here they are read off the mask.
+
+    Attributes:
+      conv: the learned convolution. per_stage: how many units one stage adds (1 for `_stage`, n / C for `_count`).
+    """
+
+    conv: MaskedConv
+    per_stage: int
+
+    def read(self) -> np.ndarray:
+        stage = int(stage_of(self.conv.mask[...], self.conv.condensation_factor))
+        return np.full(1, stage * self.per_stage, np.float32)
+
+    def write(self, tensor: np.ndarray) -> None:
+        # Not taken over: runs of fewer than some 2,000 steps leave numbers here that the mask contradicts.
+        check_finite(tensor)
+
+
+def learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> NamedSlots:
+    """A learned convolution as the official code has it: `LearnedGroupConv`, `SFR` or their converted forms."""
+    shape = conv.kernel.shape
+    if isinstance(conv, MaskedConv):
+        mask_layout = lgc_mask if isinstance(conv, LearnedGroupConv) else sfr_mask
+        scalar = unchanged((1,))
+        inputs, outputs = shape
+        yield "_count", Bookkeeping(conv.mask, scalar, conv, per_stage=conv.kept)
+        yield "_stage", Bookkeeping(conv.mask, scalar, conv, per_stage=1)
+        yield "_mask", Slot(conv.mask, mask_layout(conv.groups, inputs, outputs))
+        kernel_layout = pointwise_kernel(shape)
+    elif isinstance(conv, CondensedGroupConv):
+        yield "index", Slot(conv.index, input_index(conv.index.shape, conv.in_channels))
+        kernel_layout = condensed_lgc_kernel(shape)
+    else:
+        yield "index", Slot(conv.index, output_index(conv.index.shape, conv.out_channels))
+        kernel_layout = condensed_sfr_kernel(shape)
+    yield from prefixed("norm", batch_norm(conv.norm))
+    yield "conv.weight", Slot(conv.kernel, kernel_layout)
+
+
+def squeeze_excite(se: SqueezeExcite) -> NamedSlots:
+    """SE as the official code has it."""
+    yield from prefixed("fc.0", linear(se.squeeze))
+    yield from prefixed("fc.2", linear(se.excite))
+
+
+def classifier(classifier: nnx.Linear | CondensedLinear) -> NamedSlots:
+    """The official classifier, whole or halved."""
+    if isinstance(classifier, CondensedLinear):
+        yield "index", Slot(classifier.index, input_index(classifier.index.shape, classifier.in_features))
+        yield from prefixed("linear", linear(classifier))
+    else:
+        yield from linear(classifier)

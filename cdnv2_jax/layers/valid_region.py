@@ -1,7 +1,5 @@
 """The part of a canvas that an image covers, so that what pads it changes nothing."""
 
-from typing import Protocol
-
 import jax
 import jax.numpy as jnp
 
@@ -42,19 +40,6 @@ def mean_inside(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is None:
         return x.mean((1, 2), keepdims=True)
     return inside(x, mask).sum((1, 2), keepdims=True) / mask.sum((1, 2), keepdims=True).astype(x.dtype)
-
-
-class TakesImages(Protocol):
-    """An architecture, which knows the images that are too small for it."""
-
-    def check_image(self, height: int, width: int) -> None: ...
-
-
-def check_images(architecture: TakesImages, images: jax.Array) -> None:
-    """ValueError unless `images` are [batch, height, width, 3]; UserError when they are too small."""
-    if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
-    architecture.check_image(*images.shape[1:3])
 
 
 def region_of(images: jax.Array, sizes: jax.Array | None, largest_stride: int) -> jax.Array | None:

@@ -1,71 +1,249 @@
-"""The families of networks: which architecture makes which network."""
+"""Families of networks: one record holds all that the program wants to know of a family, one registry all of them."""
 
-from typing import Any
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import CondenseNet, abstract_network
-from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2, MobileNetV2Architecture
-from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, ShuffleNetV2Architecture
-
-FAMILIES: dict[str, type[Any]] = {
-    "condensenet": Architecture,
-    "shufflenet_v2": ShuffleNetV2Architecture,
-    "mobilenet_v2": MobileNetV2Architecture,
-}
-"""Family → the class of its architectures."""
-
-# Of whichever family. Which one a name stands for is known when it is looked up, not to type checkers; `Any` spares
-# the many who ask for a CondenseNet by its name the proof that they got one.
-AnyArchitecture = Architecture | Any
-AnyNetwork = CondenseNet | Any
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.condensed import CondensedLinear, empty_twin, replace_masked_convs
+from cdnv2_jax.layers.cost import Cost
+from cdnv2_jax.layers.onnx_graph import Graph, Map
+from cdnv2_jax.layers.torch_layout import NamedSlots
+from cdnv2_jax.networks.network import Architecture, Form, Network
 
 
-def family_of(architecture: AnyArchitecture) -> str:
-    """The family that an architecture describes a network of."""
-    return next(family for family, kind in FAMILIES.items() if isinstance(architecture, kind))
+@dataclasses.dataclass(frozen=True)
+class TorchFormat:
+    """How a family's networks lie in PyTorch's state_dicts.
+
+    Attributes:
+      slots: network → (key, slot) of every tensor, in the state_dict's order.
+      classifier: keys, without `module.`, whose tensors have one row for each class; a file has one of them.
+      form: keys → the form of the network in a state_dict.
+      adapt: (architecture, keys) → the architecture that a state_dict is of, where several layouts exist.
+      check: raises UserError for a network that the original code has no form for.
+    """
+
+    slots: Callable[[Any], NamedSlots]
+    classifier: tuple[str, ...]
+    form: Callable[[Mapping[str, Any]], Form] = lambda keys: Form()
+    adapt: Callable[[Any, Mapping[str, Any]], Any] = lambda architecture, keys: architecture
+    check: Callable[[Any], None] = lambda network: None
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxWriter:
+    """How a family's networks become ONNX nodes.
+
+    Attributes:
+      maps: (graph, network, images) → {stride: map} as `Network.features` returns them, finer ones allowed.
+      head: (graph, network, the last of these maps) → the logits, a node called "logits".
+    """
+
+    maps: Callable[[Graph, Any, Map], dict[int, Map]]
+    head: Callable[[Graph, Any, Map], Map]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """All that the program wants to know of a family of networks. What is None raises a UserError where it is needed.
+
+    Attributes:
+      name: of the family, as checkpoints store it.
+      architecture: the class of its architectures.
+      network: (architecture, name=, dtype=, param_dtype=, rngs=) → a network with random weights.
+      cost: (architecture, form, height, width) → the costs of what leads to the feature maps, and of the head.
+      torch: its layout in PyTorch's state_dicts.
+      onnx: how it is written as ONNX.
+    """
+
+    name: str
+    architecture: type[Architecture]
+    network: Callable[..., Network]
+    cost: Callable[[Any, Form, int, int], tuple[Cost, Cost]] | None = None
+    torch: TorchFormat | None = None
+    onnx: OnnxWriter | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Figures somebody else reported; quoted, not reproduced here.
+
+    Attributes:
+      source: who reported them.
+      top1_error: per cent, by data set.
+      flops: as printed, e.g. "46M".
+      params: as printed.
+    """
+
+    source: str
+    top1_error: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    flops: str = ""
+    params: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """A model of the registry.
+
+    Attributes:
+      architecture: the network, with its usual number of classes.
+      image_size: side of the training and evaluation images, pixels.
+      interpolation: of the evaluation resize (the official `test.py` differs between models).
+      published: figures to compare with; None where there are none.
+      reconstruction: whether the authors never published the configuration and this is our nearest guess.
+    """
+
+    architecture: Architecture
+    image_size: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    published: Published | None = None
+    reconstruction: bool = False
+
+
+FAMILIES: dict[str, Family] = {}
+"""Name → family, the built-in ones (see `zoo.py`) and those registered by the user."""
+
+MODELS: dict[str, ModelEntry] = {}
+"""Name → model, likewise."""
+
+
+def register(name: str, model: ModelEntry, *, family: Family | None = None) -> None:
+    """Adds a model to the registry: every command and function then knows it by its name.
+
+    Args:
+      name: of the model.
+      model: its architecture and evaluation preprocessing.
+      family: of its architecture, where that is a new one.
+
+    Raises:
+      UserError: the name is taken by another model, or the family is unknown or taken by another one.
+    """
+    if family is not None and FAMILIES.setdefault(family.name, family) != family:
+        raise UserError(f"there is a family {family.name!r} already: choose another name")
+    if family_or_none(model.architecture) is None:
+        kind = type(model.architecture).__name__
+        raise UserError(f"no family has architectures of type {kind}: give register(…, family=Family(…))")
+    if MODELS.setdefault(name, model) != model:
+        raise UserError(f"there is a model {name!r} already: choose another name")
+
+
+def family_or_none(architecture: Architecture) -> Family | None:
+    """The family of an architecture; None if it is not registered."""
+    return next((family for family in FAMILIES.values() if family.architecture is type(architecture)), None)
+
+
+def family_of(architecture: Architecture) -> Family:
+    """The family of an architecture; UserError if it is not registered."""
+    family = family_or_none(architecture)
+    if family is None:
+        raise UserError(f"no family has architectures of type {type(architecture).__name__}: register one")
+    return family
+
+
+def find_family(name: str) -> Family:
+    """The family of that name; UserError if it is not registered."""
+    if name not in FAMILIES:
+        raise UserError(f"no family is called {name!r}: import the module that registers it first")
+    return FAMILIES[name]
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The registry's entry for `name`; UserError with the nearest name when there is none."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}"
+        raise UserError(f"no model is called {name!r}: {hint}")
+    return MODELS[name]
 
 
 def build_network(
-    architecture: AnyArchitecture,
+    architecture: Architecture,
     form: Form | None = None,
     *,
     name: str,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
-) -> AnyNetwork:
-    """The network (a `Network`) of an architecture, with fresh weights.
+) -> Network:
+    """Builds the network of an architecture with random weights.
 
     Args:
-      architecture: of any family. form: of a CondenseNet; None for the usual one.
-      name: what it goes by. dtype, param_dtype, rngs: as for `create_model`.
+      architecture: of any registered family.
+      form: condensed: with arbitrary values in the place of the learned layers'; None for the usual one.
+      name: of the network.
+      dtype: as for `create_model`.
+      param_dtype: as for `create_model`.
+      rngs: as for `create_model`.
     """
     types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-    if isinstance(architecture, Architecture):
-        return CondenseNet(architecture, form, name=name, **types)
+    network = family_of(architecture).network(architecture, name=name, **types)
     if form not in (None, Form()):
-        raise ValueError(f"{name} has one form only, not {form}")
-    network = {ShuffleNetV2Architecture: ShuffleNetV2, MobileNetV2Architecture: MobileNetV2}[type(architecture)]
-    return network(architecture, name=name, **types)
+        _take_form(network, form)
+    return network
+
+
+def _take_form(network: Network, form: Form) -> None:
+    """Gives a masked network the structure of another form; ValueError when it has no such form."""
+    if not network.masked_convs() or not form.condensed:
+        raise ValueError(f"{network.name} has no form {form}")
+    replace_masked_convs(network, lambda conv, where: empty_twin(conv))
+    if form.halved_classifier:
+        linear = network.classifier
+        if not (network.classifier_can_be_halved and isinstance(linear, nnx.Linear)):
+            raise ValueError(f"the classifier of {network.name} cannot be halved")
+        inputs, outputs = linear.kernel.shape
+        types: dict[str, Any] = {"dtype": linear.dtype, "param_dtype": linear.kernel.dtype}
+        network.classifier = CondensedLinear(inputs, outputs, **types, rngs=nnx.Rngs(0))
+    network.form = form
 
 
 def blank_network(
-    architecture: AnyArchitecture,
-    form: Form,
+    architecture: Architecture,
+    form: Form | None = None,
     *,
     name: str,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
-) -> AnyNetwork:
+) -> Network:
     """A network in evaluation mode whose variables have shapes but no values yet: to be filled in."""
     types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-    if isinstance(architecture, Architecture):
-        return abstract_network(architecture, form, name=name, **types)
     model = nnx.eval_shape(lambda: build_network(architecture, form, name=name, rngs=nnx.Rngs(0), **types))
     model.eval()
     return model
+
+
+def count_flops(model: Network, image_size: int | tuple[int, int]) -> Cost:
+    """Counts the cost of one image, masked or condensed as `model` is.
+
+    Follows the official counting (`measure_model`) rule for rule; see `Cost` for what is counted.
+
+    Args:
+      model: any network.
+      image_size: side of a square image in pixels, or (height, width).
+
+    Raises:
+      UserError: nothing would be left of so small an image, or the family has no cost rule.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return network_cost(model.architecture, model.form, height, width)
+
+
+def network_cost(architecture: Architecture, form: Form, height: int, width: int) -> Cost:
+    """`count_flops` of a network that need not exist."""
+    body, head = cost_parts(architecture, form, height, width)
+    return body + head
+
+
+def cost_parts(architecture: Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
+    """(what leads to the feature maps, the head) of `network_cost`."""
+    architecture.check_image(height, width)
+    family = family_of(architecture)
+    if family.cost is None:
+        raise UserError(f"the family {family.name!r} has no cost rule: give Family(…, cost=…)")
+    return family.cost(architecture, form, height, width)

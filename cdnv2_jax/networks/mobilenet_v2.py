@@ -10,9 +10,21 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm
+from cdnv2_jax.layers.cost import Cost, area_at, conv_norm_cost, depthwise_cost
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, normal
-from cdnv2_jax.networks.network import check_whole, make_tuples
-from cdnv2_jax.networks.plain_network import PlainArchitecture, PlainNetwork
+from cdnv2_jax.layers.onnx_graph import Graph, Map
+from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
+from cdnv2_jax.networks.family import Family, OnnxWriter, TorchFormat
+from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.plain_network import (
+    PlainArchitecture,
+    PlainNetwork,
+    in_turn,
+    plain_head,
+    plain_head_cost,
+    plain_maps,
+)
+from cdnv2_jax.schema import setting
 
 
 class Unit(NamedTuple):
@@ -24,33 +36,30 @@ class Unit(NamedTuple):
     stride: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MobileNetV2Architecture(PlainArchitecture):
-    """What a MobileNetV2 is made of; the defaults are table 2 of the paper.
+    """The shape of a MobileNetV2; the defaults are table 2 of the paper.
 
     Attributes:
-      num_classes: logits.
-      expansions, channels, repeats, strides: t, c, n and s of each stage: how many times its inputs a unit has in its
-        middle, outputs, units, stride of the first unit (1 or 2).
-      stem_channels: of the first convolution. head_channels: of the last one.
+      expansions: t of each stage, how many times its inputs a unit has in its middle.
+      channels: c of each stage, its outputs.
+      repeats: n of each stage, its units.
+      strides: s of each stage, the stride of its first unit (1 or 2).
+      stem_channels: of the first convolution.
+      head_channels: of the last one.
     """
 
-    expansions: tuple[int, ...] = (1, 6, 6, 6, 6, 6, 6)
-    channels: tuple[int, ...] = (16, 24, 32, 64, 96, 160, 320)
-    repeats: tuple[int, ...] = (1, 2, 3, 4, 3, 3, 1)
-    strides: tuple[int, ...] = (1, 2, 2, 2, 1, 2, 1)
-    stem_channels: int = 32
-    head_channels: int = 1280
+    expansions: tuple[int, ...] = setting("channels in a unit's middle, in inputs", (1, 6, 6, 6, 6, 6, 6), least=1)
+    channels: tuple[int, ...] = setting("outputs of each stage", (16, 24, 32, 64, 96, 160, 320), least=1)
+    repeats: tuple[int, ...] = setting("units of each stage", (1, 2, 3, 4, 3, 3, 1), least=1)
+    strides: tuple[int, ...] = setting("stride of each stage's first unit", (1, 2, 2, 2, 1, 2, 1), least=1, most=2)
+    stem_channels: int = setting("of the first convolution", 32, least=1)
+    head_channels: int = setting("of the last convolution", 1280, least=1)
 
-    def __post_init__(self):
+    def check_together(self) -> None:
         stages = ("expansions", "channels", "repeats", "strides")
-        make_tuples(self, stages)
-        for field in dataclasses.fields(self):
-            check_whole(field.name, getattr(self, field.name))
         if not self.channels or len({len(getattr(self, name)) for name in stages}) != 1:
             raise UserError(f"{', '.join(stages)} need one number per stage each")
-        if not set(self.strides) <= {1, 2}:
-            raise UserError(f"strides must be 1 or 2, got {self.strides}")
 
     def units(self) -> list[Unit]:
         """All units, from the stem to the head."""
@@ -115,8 +124,7 @@ class MobileNetV2(PlainNetwork):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        super().__init__(name=name, dtype=dtype)
-        self.architecture = architecture
+        super().__init__(architecture, name=name, dtype=dtype)
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = _conv(3, a.stem_channels, "relu6", types, window=3, stride=2)
@@ -128,3 +136,49 @@ class MobileNetV2(PlainNetwork):
 def _conv(inputs: int, outputs: int, activation: AfterNorm, types: dict[str, Any], **window: Any) -> ConvNorm:
     init = kaiming_normal_fan_out(outputs, receptive_field=window.get("window", 1) ** 2)
     return ConvNorm(inputs, outputs, activation=activation, kernel_init=init, **window, **types)
+
+
+def mobilenet_v2_cost(a: MobileNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
+    """As the paper counts: (what leads to the feature maps, the head)."""
+    before = area_at(2, height, width)
+    body = conv_norm_cost(3, a.stem_channels, before, kernel_area=9)
+    for unit, stride in zip(a.units(), a.unit_strides, strict=True):
+        area = area_at(stride, height, width)
+        if unit.expanded != unit.inputs:
+            body += conv_norm_cost(unit.inputs, unit.expanded, before)
+        body += depthwise_cost(unit.expanded, area) + conv_norm_cost(unit.expanded, unit.outputs, area)
+        before = area
+    return body, plain_head_cost(a.channels[-1], a.head_channels, a.num_classes, before)
+
+
+def mobilenet_v2_slots(model: MobileNetV2) -> NamedSlots:
+    """Every tensor of torchvision's state_dict."""
+    yield from prefixed("features.0", in_sequence([model.stem]))
+    for number, unit in enumerate(model.units, start=1):
+        yield from prefixed(f"features.{number}.conv", _unit_slots(unit))
+    yield from prefixed(f"features.{len(model.units) + 1}", in_sequence([model.last]))
+    yield from prefixed("classifier.1", linear(model.classifier))
+
+
+def _unit_slots(unit: InvertedResidual) -> NamedSlots:
+    # Those with an activation are sequences of their own, that of the projection lies among them.
+    activated = [conv for conv in (unit.expand, unit.depthwise) if conv is not None]
+    for number, conv in enumerate(activated):
+        yield from prefixed(str(number), in_sequence([conv]))
+    yield from in_sequence([unit.project], start=len(activated))
+
+
+def _unit_nodes(graph: Graph, unit: InvertedResidual, x: Map) -> Map:
+    convs = [unit.depthwise, unit.project] if unit.expand is None else [unit.expand, unit.depthwise, unit.project]
+    h = in_turn(graph, convs, x)
+    return graph.apply("Add", x, h) if unit.adds else h
+
+
+FAMILY = Family(
+    "mobilenet_v2",
+    MobileNetV2Architecture,
+    MobileNetV2,
+    cost=mobilenet_v2_cost,
+    torch=TorchFormat(mobilenet_v2_slots, classifier=("classifier.1.weight",)),
+    onnx=OnnxWriter(lambda graph, network, images: plain_maps(graph, network, images, _unit_nodes), plain_head),
+)

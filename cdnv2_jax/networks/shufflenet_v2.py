@@ -1,19 +1,33 @@
 """ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' form and in torchvision's."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.cost import Cost, area_at, conv_norm_cost, depthwise_cost
 from cdnv2_jax.layers.initializers import normal
+from cdnv2_jax.layers.onnx_graph import Graph, Map
+from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
 from cdnv2_jax.layers.valid_region import at_stride, inside
-from cdnv2_jax.networks.network import check_whole, make_tuples
-from cdnv2_jax.networks.plain_network import PlainArchitecture, PlainNetwork
+from cdnv2_jax.networks.family import Family, OnnxWriter, TorchFormat
+from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.plain_network import (
+    PlainArchitecture,
+    PlainNetwork,
+    in_turn,
+    plain_head,
+    plain_head_cost,
+    plain_maps,
+)
+from cdnv2_jax.schema import setting
 
 Variant = Literal["megvii", "torchvision"]
 NORM_BIAS = 1e-4  # what the authors' code starts from
@@ -38,34 +52,30 @@ class Unit(NamedTuple):
         return self.outputs // 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShuffleNetV2Architecture(PlainArchitecture):
-    """What a ShuffleNetV2 is made of.
+    """The shape of a ShuffleNetV2.
 
     Attributes:
-      num_classes: logits.
-      stage_channels: outputs of the three stages, even. stage_units: units of each, the first with stride 2.
-      stem_channels: of the first convolution. head_channels: of the last one.
+      stage_channels: outputs of the three stages, even.
+      stage_units: units of each stage, the first with stride 2.
+      stem_channels: of the first convolution.
+      head_channels: of the last one.
       variant: "megvii", the authors' code, whose figures are the published ones, or "torchvision". They differ in three
         ways. A stage's first unit projects its inputs to as many channels, or to half of the outputs. Later units keep
         the even channels and append what they make of the odd ones, or interleave the two and keep the first half. The
         classifier has no bias, or has one.
     """
 
-    stage_channels: tuple[int, ...] = (116, 232, 464)
-    stage_units: tuple[int, ...] = (4, 8, 4)
-    stem_channels: int = 24
-    head_channels: int = 1024
-    variant: Variant = "megvii"
+    stage_channels: tuple[int, ...] = setting("outputs of the three stages", (116, 232, 464), least=1)
+    stage_units: tuple[int, ...] = setting("units of the three stages", (4, 8, 4), least=1)
+    stem_channels: int = setting("of the first convolution", 24, least=1)
+    head_channels: int = setting("of the last convolution", 1024, least=1)
+    variant: Variant = setting("whose code it follows", "megvii")
 
-    def __post_init__(self):
-        make_tuples(self, ("stage_channels", "stage_units"))
-        for name in ("num_classes", "stage_channels", "stage_units", "stem_channels", "head_channels"):
-            check_whole(name, getattr(self, name))
+    def check_together(self) -> None:
         if len(self.stage_channels) != 3 or len(self.stage_units) != 3:
             raise UserError("stage_channels and stage_units need one number for each of the three stages")
-        if self.variant not in ("megvii", "torchvision"):
-            raise UserError(f"variant must be megvii or torchvision, got {self.variant!r}")
         for unit in self.units():
             if unit.outputs % 2 or unit.kept >= unit.outputs:
                 raise UserError(
@@ -139,6 +149,8 @@ def interleaved(x: jax.Array) -> jax.Array:
 class ShuffleNetV2(PlainNetwork):
     """NHWC images → logits. Initial values are those of the authors' code, for either variant."""
 
+    architecture: ShuffleNetV2Architecture  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(
         self,
         architecture: ShuffleNetV2Architecture,
@@ -148,8 +160,7 @@ class ShuffleNetV2(PlainNetwork):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        super().__init__(name=name, dtype=dtype)
-        self.architecture = architecture
+        super().__init__(architecture, name=name, dtype=dtype)
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = ConvNorm(
@@ -168,7 +179,7 @@ class ShuffleNetV2(PlainNetwork):
             a.head_channels, a.num_classes, use_bias=a.variant == "torchvision", kernel_init=normal(0.01), **types
         )
 
-    def first_map(self, images: jax.Array, region: jax.Array | None) -> tuple[int, jax.Array]:
+    def _first_map(self, images: jax.Array, region: jax.Array | None) -> tuple[int, jax.Array]:
         """The max-pool's output, stride 4."""
         # Zeros beyond the region do as well as the −∞ beyond the edges: a ReLU's outputs are not below them.
         x = inside(self.stem(images, region), at_stride(region, 2))
@@ -197,3 +208,90 @@ def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
         norm_bias=NORM_BIAS,
         **types,
     )
+
+
+def shufflenet_v2_cost(a: ShuffleNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
+    """As the paper counts: (what leads to the feature maps, the head)."""
+    body = conv_norm_cost(3, a.stem_channels, area_at(2, height, width), kernel_area=9)
+    before = area_at(4, height, width)
+    for unit, stride in zip(a.units(), a.unit_strides, strict=True):
+        area = area_at(stride, height, width)
+        body += conv_norm_cost(unit.read, unit.middle, before) + depthwise_cost(unit.middle, area)
+        body += conv_norm_cost(unit.middle, unit.outputs - unit.kept, area)
+        if unit.stride == 2:
+            body += depthwise_cost(unit.inputs, area) + conv_norm_cost(unit.inputs, unit.kept, area)
+        before = area
+    bias = a.variant == "torchvision"
+    return body, plain_head_cost(a.stage_channels[-1], a.head_channels, a.num_classes, before, bias=bias)
+
+
+def shufflenet_variant(keys: Iterable[str]) -> Variant:
+    """Whose state_dict it is, told by the keys."""
+    of_torchvision = ("conv1.", "stage2.", "stage3.", "stage4.", "conv5.", "fc.")
+    return "torchvision" if any(key.startswith(of_torchvision) for key in keys) else "megvii"
+
+
+def shufflenet_v2_slots(model: ShuffleNetV2) -> NamedSlots:
+    """Every tensor of the state_dict of the network's variant."""
+    return _torchvision_slots(model) if model.architecture.variant == "torchvision" else _megvii_slots(model)
+
+
+def _megvii_slots(model: ShuffleNetV2) -> NamedSlots:
+    yield from prefixed("first_conv", in_sequence([model.stem]))
+    for number, unit in enumerate(model.units):
+        yield from prefixed(f"features.{number}", _unit_slots(unit, main="branch_main", projection="branch_proj"))
+    yield from prefixed("conv_last", in_sequence([model.last]))
+    yield from prefixed("classifier.0", linear(model.classifier))
+
+
+def _torchvision_slots(model: ShuffleNetV2) -> NamedSlots:
+    yield from prefixed("conv1", in_sequence([model.stem]))
+    units = iter(model.units)
+    for stage, count in enumerate(model.architecture.stage_units, start=2):
+        for number in range(count):
+            yield from prefixed(
+                f"stage{stage}.{number}", _unit_slots(next(units), main="branch2", projection="branch1")
+            )
+    yield from prefixed("conv5", in_sequence([model.last]))
+    yield from prefixed("fc", linear(model.classifier))
+
+
+def _unit_slots(unit: ShuffleUnit, *, main: str, projection: str) -> NamedSlots:
+    branches = {main: unit.main, projection: unit.projection}
+    for name in sorted(branches):  # which is the order of either code
+        if (branch := branches[name]) is not None:
+            yield from prefixed(name, in_sequence(branch))
+
+
+def _unit_nodes(graph: Graph, unit: ShuffleUnit, x: Map) -> Map:
+    """Where halves are interleaved channels, they are gathered."""
+    if unit.projection is None:
+        channels = np.arange(x.channels)
+        kept, read = (channels[0::2], channels[1::2]) if unit.variant == "megvii" else np.split(channels, 2)
+        first, x = graph.gather(x, kept), graph.gather(x, read)
+    else:
+        first = in_turn(graph, unit.projection, x)
+    joined = graph.concatenate(first, in_turn(graph, unit.main, x))
+    if unit.variant == "megvii":
+        return joined
+    return graph.gather(joined, np.arange(joined.channels).reshape(2, -1).T.reshape(-1))
+
+
+def _max_pool_node(graph: Graph, x: Map) -> Map:
+    return graph.apply("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+FAMILY = Family(
+    "shufflenet_v2",
+    ShuffleNetV2Architecture,
+    ShuffleNetV2,
+    cost=shufflenet_v2_cost,
+    torch=TorchFormat(
+        shufflenet_v2_slots,
+        classifier=("fc.weight", "classifier.0.weight"),
+        adapt=lambda architecture, keys: architecture.override({"variant": shufflenet_variant(keys)}),
+    ),
+    onnx=OnnxWriter(
+        lambda graph, network, images: plain_maps(graph, network, images, _unit_nodes, _max_pool_node), plain_head
+    ),
+)

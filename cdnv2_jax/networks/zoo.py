@@ -1,19 +1,19 @@
-"""Every network by name: architecture, evaluation preprocessing, published figures and where they come from."""
+"""Every built-in model by name: architecture, evaluation preprocessing, published figures and where they come from."""
 
-import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.family import AnyArchitecture, AnyNetwork, build_network
+from cdnv2_jax.networks import mobilenet_v2, shufflenet_v2
+from cdnv2_jax.networks.condensenet import family as condensenet
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import FAMILIES, MODELS, ModelEntry, Published, build_network, model_entry, register
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2Architecture
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
 
 README_V2 = "README of the official CondenseNetV2 repository"
@@ -22,43 +22,8 @@ README_SHUFFLENET = "README of ShuffleNetV2 in Megvii's ShuffleNet-Series"
 PAPER_MOBILENET_V2 = "MobileNetV2 (Sandler et al., CVPR 2018), table 4"
 
 
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """Figures somebody else reported; quoted, not reproduced here.
-
-    Attributes:
-      source: who reported them.
-      top1_error: per cent, by data set.
-      flops, params: as printed, e.g. "46M".
-    """
-
-    source: str
-    top1_error: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    flops: str = ""
-    params: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelEntry:
-    """One line of the registry.
-
-    Attributes:
-      architecture: the network, with its usual number of classes.
-      image_size: side of the training and evaluation images, pixels.
-      interpolation: how evaluation resizes (the official `test.py` differs between models).
-      published: figures to compare with; None where there are none.
-      reconstruction: True where the authors never published the configuration and this is our nearest guess.
-    """
-
-    architecture: AnyArchitecture
-    image_size: int
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    published: Published | None = None
-    reconstruction: bool = False
-
-
-def _imagenet_v2(stages: str, growth: str, groups: int, head_width: int) -> Architecture:
-    return Architecture(
+def _imagenet_v2(stages: str, growth: str, groups: int, head_width: int) -> CondenseNetArchitecture:
+    return CondenseNetArchitecture(
         stages=_numbers(stages),
         growth=_numbers(growth),
         num_classes=1000,
@@ -73,8 +38,8 @@ def _imagenet_v2(stages: str, growth: str, groups: int, head_width: int) -> Arch
     )
 
 
-def _cifar_v2(depth: int) -> Architecture:
-    return Architecture(
+def _cifar_v2(depth: int) -> CondenseNetArchitecture:
+    return CondenseNetArchitecture(
         stages=((depth - 2) // 9,) * 3,
         growth=(8, 16, 32),
         num_classes=10,
@@ -90,8 +55,10 @@ def _cifar_v2(depth: int) -> Architecture:
     )
 
 
-def _v1(stages: tuple[int, ...], growth: str, groups: int, num_classes: int, stem_stride: int) -> Architecture:
-    return Architecture(
+def _v1(
+    stages: tuple[int, ...], growth: str, groups: int, num_classes: int, stem_stride: int
+) -> CondenseNetArchitecture:
+    return CondenseNetArchitecture(
         stages=stages,
         growth=_numbers(growth),
         num_classes=num_classes,
@@ -102,7 +69,7 @@ def _v1(stages: tuple[int, ...], growth: str, groups: int, num_classes: int, ste
     )
 
 
-def _cifar_v1(depth: int, growth: str = "8-16-32") -> Architecture:
+def _cifar_v1(depth: int, growth: str = "8-16-32") -> CondenseNetArchitecture:
     return _v1(((depth - 2) // 6,) * 3, growth, groups=4, num_classes=10, stem_stride=1)
 
 
@@ -128,7 +95,7 @@ def _cifar_published(cifar10: float, cifar100: float | None, flops: str, params:
 
 _IMAGENET_V1 = (4, 6, 8, 10, 8), "8-16-32-64-128"
 
-MODELS: dict[str, ModelEntry] = {
+BUILT_IN = {
     "cdnv2_a": ModelEntry(
         _imagenet_v2("1-1-4-6-8", "8-8-16-32-64", 8, 828), 224, "bicubic", _imagenet_published(35.6, "46M", "2.0M")
     ),
@@ -180,23 +147,20 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+for _family in (condensenet.FAMILY, shufflenet_v2.FAMILY, mobilenet_v2.FAMILY):
+    FAMILIES[_family.name] = _family
+for _name, _entry in BUILT_IN.items():
+    register(_name, _entry)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of all models that match a shell pattern, in the registry's order."""
     return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
-def model_entry(name: str) -> ModelEntry:
-    """The registry's entry for `name`; UserError with the nearest name when there is none."""
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}"
-        raise UserError(f"no model is called {name!r}: {hint}")
-    return MODELS[name]
-
-
 def architecture_of(
     name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
-) -> AnyArchitecture:
+) -> Architecture:
     """The architecture `create_model` would build."""
     changes = dict(overrides or {})
     if num_classes is not None:
@@ -212,7 +176,7 @@ def create_model(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     **overrides: Any,
-) -> AnyNetwork:
+) -> Network:
     """Builds a network, masked and with nothing pruned yet if it is a CondenseNet: NHWC images → logits.
 
     Args:

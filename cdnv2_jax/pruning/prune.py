@@ -1,17 +1,16 @@
 """When to prune and what: the schedule, importance → mask, and whole networks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.learned import ConnectionMask, MaskedConv
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import Network, NetworkArchitecture
+from cdnv2_jax.layers.condensed import condensed_layers
+from cdnv2_jax.layers.learned import ConnectionMask, MaskedConv, masked_convs, stage_of
+from cdnv2_jax.networks.network import Network
 
 
 def due_stage(progress: float, condensation_factor: int) -> int:
@@ -74,13 +73,6 @@ def remove_connections(importances: jax.Array, mask: jax.Array, removed: jax.Arr
     return mask & (rank >= removed)
 
 
-def stage_of(mask: jax.Array, condensation_factor: int) -> jax.Array:
-    """The stage a mask [G, n] has passed: how many times n / C connections every group has lost (int32)."""
-    share = mask.shape[-1] // condensation_factor
-    lost = (~mask).sum(-1).min()
-    return (lost // share).astype(jnp.int32)
-
-
 def group_lasso(connection_weights: jax.Array, mask: jax.Array) -> jax.Array:
     """Σ over existing connections of √max(Σ weights², 1e-6), a scalar; removed ones add only the constant floor.
 
@@ -90,16 +82,7 @@ def group_lasso(connection_weights: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(squares, LASSO_FLOOR)).sum()
 
 
-class Prunable(Protocol):
-    """What holds learned convolutions: a network, or a detector on top of one."""
-
-    @property
-    def architecture(self) -> NetworkArchitecture: ...
-
-    def masked_convs(self) -> Iterable[MaskedConv]: ...
-
-
-def prune(model: Network, stage: int) -> None:
+def prune(model: nnx.Module, stage: int) -> None:
     """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
 
     A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
@@ -107,27 +90,27 @@ def prune(model: Network, stage: int) -> None:
     in every learned layer's boolean mask [G, n] as many entries become False. Weights stay as they are.
 
     Args:
-      model: masked.
-      stage: 0, nothing pruned, to `model.condensation_stages`, 1 / C of the connections left.
+      model: any module with learned convolutions (`LearnedGroupConv`, `SparseFeatureReactivation`), wherever they sit.
+      stage: 0, nothing pruned, to the largest C − 1 of its layers, 1 / C of the connections left.
 
     Raises:
-      UserError: the network has no masks, or no such stage.
+      UserError: the module has no learned convolutions, or no such stage.
     """
-    if not isinstance(model, CondenseNet):
-        raise UserError(f"{model.name} has nothing to prune: all of its connections are fixed")
-    if model.form.condensed:
-        raise UserError("a condensed network has nothing left to prune")
-    last = model.architecture.condensation_stages
+    convs, name = masked_convs(model), name_of(model)
+    if not convs:
+        why = "it is condensed already" if condensed_layers(model) else "all of its connections are fixed"
+        raise UserError(f"{name} has nothing to prune: {why}")
+    last = last_stage(model)
     if not 0 <= stage <= last:
-        raise UserError(f"{model.name} has stages 0 to {last}, not {stage}")
+        raise UserError(f"{name} has stages 0 to {last}, not {stage}")
     graph, masks, rest = nnx.split(model, ConnectionMask, ...)
-    stages = {conv.condensation_factor: jnp.int32(stage) for conv in model.masked_convs()}
+    stages = {conv.condensation_factor: jnp.int32(stage) for conv in convs}
     nnx.update(model, _pruned_masks(graph, masks, rest, stages))
 
 
-def prune_layers(model: Prunable, stages: dict[int, int] | dict[int, jax.Array]) -> None:
-    """Prunes every layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
-    for conv in model.masked_convs():
+def prune_layers(model: nnx.Module, stages: Mapping[int, int | jax.Array]) -> None:
+    """Prunes every learned layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
+    for conv in masked_convs(model):
         factor = conv.condensation_factor
         stage = jnp.minimum(stages[factor], factor - 1)
         removed = stage * conv.kept
@@ -141,31 +124,41 @@ def _pruned_masks(graph: nnx.GraphDef, masks: nnx.State, rest: nnx.State, stages
     return nnx.state(model, ConnectionMask)
 
 
+def name_of(module: nnx.Module) -> str:
+    """What messages call a module: a network's name, or its class."""
+    return module.name if isinstance(module, Network) else f"a {type(module).__name__}"
+
+
+def last_stage(model: nnx.Module) -> int:
+    """How many pruning stages a module passes: the largest C − 1 of its learned layers, 0 without any."""
+    return max((conv.condensation_factor - 1 for conv in masked_convs(model)), default=0)
+
+
 def layer_stage(conv: MaskedConv) -> jax.Array:
     """The stage a layer has passed, read off its mask (int32 scalar)."""
     return stage_of(conv.mask[...], conv.condensation_factor)
 
 
-def stages_passed(model: Prunable) -> int:
-    """The last stage that the whole network has passed, layers with fewer stages counting as done at their last."""
-    stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in model.masked_convs()]
+def stages_passed(model: nnx.Module) -> int:
+    """The last stage that all layers have passed, layers with fewer stages counting as done at their last."""
+    stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in masked_convs(model)]
     unfinished = [stage for stage, last in stages if stage < last]
-    return min(unfinished, default=model.architecture.condensation_stages)
+    return min(unfinished, default=last_stage(model))
 
 
-def total_group_lasso(model: Prunable) -> jax.Array:
+def total_group_lasso(model: nnx.Module) -> jax.Array:
     """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
     total = jnp.zeros(())
-    for conv in model.masked_convs():
+    for conv in masked_convs(model):
         unfinished = layer_stage(conv) < conv.condensation_factor - 1
         total += jnp.where(unfinished, group_lasso(conv.connection_weights(), conv.mask[...]), 0)
     return total
 
 
-def sparsity(model: Prunable) -> jax.Array:
-    """Share of learned 1×1 weights that are removed, in [0, 1]; 0 for a network without masks."""
+def sparsity(model: nnx.Module) -> jax.Array:
+    """Fraction of learned 1×1 weights that are removed, in [0, 1]; 0 for a module without masks."""
     removed, weights = jnp.zeros(()), 0
-    for conv in model.masked_convs():
+    for conv in masked_convs(model):
         removed += (1 - conv.mask[...].mean()) * conv.kernel.size
         weights += conv.kernel.size
     return removed / max(weights, 1)

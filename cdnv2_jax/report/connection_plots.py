@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import sparsity, stages_passed
 from cdnv2_jax.report.connections import (
     Connections,
-    block_ends,
-    layer_connections,
+    connections_by_kind,
     layer_map,
+    learned_layers,
     on_host,
     rescaled_columns,
     shares_by_readers,
@@ -161,47 +160,38 @@ SFR = Words(
 )
 
 
-def connections_section(network: CondenseNet) -> Section:
-    """Heat maps between layers, and which group has to do with which channels; masked or condensed.
+def connections_section(network: Network) -> Section:
+    """Which group has to do with which channels, and heat maps between dense layers; masked or condensed.
 
     Raises:
       UserError: a condensed network's index is broken.
     """
-    layers, a = layer_connections(network), network.architecture
-    kinds = [_drawings(LGC, a, [layer.lgc for layer in layers])]
-    if reactivations := [layer.sfr for layer in layers if layer.sfr is not None]:
-        kinds.append(_drawings(SFR, a, reactivations))
+    found = connections_by_kind(network)
+    ends = np.cumsum(network.dense_blocks)[:-1].tolist() if network.dense_blocks else None
+    kinds = [_drawings(words, found[kind], ends) for kind, words in (("LGC", LGC), ("SFR", SFR)) if found[kind]]
     # The same picture of both kinds, side by side.
     drawings = [each for pair in zip(*kinds, strict=True) for each in pair]
     return Section("connections", "Connections", [_state(network)], drawings=drawings)
 
 
-def _state(network: CondenseNet) -> str:
-    form = f"{network.name}, {network.form_name}, {len(network.architecture.dense_layers())} dense layers"
+def _state(network: Network) -> str:
+    form = f"{network.name}, {network.form_name}, {len(learned_layers(network))} learned layers"
     if network.form.condensed:
         return f"{form}."
-    seen, last = on_host(network), network.architecture.condensation_stages
+    seen, last = on_host(network), network.condensation_stages
     return (
         f"{form}, {stages_passed(seen)} of {last} condensation stages passed, {float(sparsity(seen)):.1%} of the "
         f"learned 1×1 weights removed."
     )
 
 
-def _drawings(words: Words, a: Architecture, convs: list[Connections]) -> list[Drawing]:
-    values, masks = layer_map(a, [conv.per_channel for conv in convs]), [conv.kept for conv in convs]
+def _drawings(words: Words, convs: list[Connections], block_ends: list[int] | None) -> list[Drawing]:
+    """The pictures of one kind of layer; `block_ends` of a dense network alone, which has a heat map."""
+    masks = [conv.kept for conv in convs]
+    heat_map = [] if block_ends is None else [_heat_map(words, convs, block_ends)]
     unused = np.mean(np.concatenate([~mask.any(0) for mask in masks]))
-    nearest = np.mean([np.nanargmax(values[:, column]) == column for column in range(len(values))])
     return [
-        drawing(
-            lambda figure: draw_layer_map(
-                figure, values, block_ends(a), columns=f"dense layer that {words.does}s", rows="features of"
-            ),
-            key=f"{words.key}-map",
-            height=4.4,
-            label=f"Heat map of {words.kind} between {len(convs)} layers: {nearest:.0%} of them have most to do with "
-            f"the features just before them.",
-            caption=f"{words.meaning}; each column divided by its largest. Dashed: ends of blocks.",
-        ),
+        *heat_map,
         drawing(
             lambda figure: draw_group_strips(figure, masks, channels=f"channel that may be {words.done}"),
             key=f"{words.key}-groups",
@@ -219,3 +209,18 @@ def _drawings(words: Words, a: Architecture, convs: list[Connections]) -> list[D
             f"later layers from it.",
         ),
     ]
+
+
+def _heat_map(words: Words, convs: list[Connections], block_ends: list[int]) -> Drawing:
+    values = layer_map([conv.per_channel for conv in convs])
+    nearest = np.mean([np.nanargmax(values[:, column]) == column for column in range(len(values))])
+    return drawing(
+        lambda figure: draw_layer_map(
+            figure, values, block_ends, columns=f"dense layer that {words.does}s", rows="features of"
+        ),
+        key=f"{words.key}-map",
+        height=4.4,
+        label=f"Heat map of {words.kind} between {len(convs)} layers: {nearest:.0%} of them have most to do with "
+        f"the features just before them.",
+        caption=f"{words.meaning}; each column divided by its largest. Dashed: ends of blocks.",
+    )

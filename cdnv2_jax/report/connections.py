@@ -4,8 +4,9 @@ Everything is read off the connections that are left, so that a masked network a
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,9 +14,10 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.learned import MaskedConv
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
+
+LearnedLayer = MaskedConv | CondensedGroupConv | CondensedReactivation
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,37 +38,35 @@ class Connections:
         return self.importance.sum(0)
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerConnections:
-    """Of one dense layer: its learned group convolution and its sparse feature reactivation (None in a v1)."""
+def learned_layers(network: nnx.Module) -> list[tuple[str, LearnedLayer]]:
+    """(kind, layer) of every learned convolution, masked or condensed, in the order of their paths.
 
-    lgc: Connections
-    sfr: Connections | None
+    The kind is "LGC" (learned group convolution) or "SFR" (sparse feature reactivation).
+    """
+    layers = [part for _, part in nnx.iter_modules(network) if isinstance(part, LearnedLayer)]
+    return [("LGC" if isinstance(part, LearnedGroupConv | CondensedGroupConv) else "SFR", part) for part in layers]
 
 
-def layer_connections(network: CondenseNet) -> list[LayerConnections]:
-    """The learned connections of every dense layer, from the stem to the head; of a masked or a condensed network.
+def connections_by_kind(network: nnx.Module) -> dict[str, list[Connections]]:
+    """{"LGC": connections of every such layer, "SFR": likewise}, in order; of a masked or a condensed network.
 
     Raises:
       UserError: a condensed network's index names a channel that there is not.
     """
-    found = []
-    for number, layer in enumerate(on_host(network).dense_layers()):
-        sfr = None if layer.sfr is None else connections_of(layer.sfr, f"layer {number + 1}, SFR")
-        found.append(LayerConnections(connections_of(layer.lgc, f"layer {number + 1}, LGC"), sfr))
+    found: dict[str, list[Connections]] = {"LGC": [], "SFR": []}
+    for kind, conv in learned_layers(on_host(network)):
+        found[kind].append(connections_of(conv, f"layer {len(found[kind]) + 1}, {kind}"))
     return found
 
 
-def connections_of(conv: Any, where: str = "a convolution") -> Connections:
+def connections_of(conv: LearnedLayer, where: str = "a convolution") -> Connections:
     """The connections of an LGC or an SFR, masked or condensed; UserError, which says `where`, for a broken index."""
     if isinstance(conv, MaskedConv):
         kept = np.asarray(conv.mask[...])
         return Connections(kept, np.where(kept, _absolute_sums(conv.connection_weights(), axis=-1), 0))
     if isinstance(conv, CondensedGroupConv):
         return _spread(conv.index[...], _absolute_sums(conv.kernel[...], axis=2), conv.in_channels, where)
-    if isinstance(conv, CondensedReactivation):
-        return _spread(conv.index[...], _absolute_sums(conv.kernel[...], axis=1), conv.out_channels, where)
-    raise TypeError(f"{type(conv).__name__} has no learned connections")
+    return _spread(conv.index[...], _absolute_sums(conv.kernel[...], axis=1), conv.out_channels, where)
 
 
 def _absolute_sums(weights: Any, axis: int) -> np.ndarray:
@@ -85,32 +85,30 @@ def _spread(index: Any, importance: np.ndarray, channels: int, where: str) -> Co
     return Connections(kept, spread)
 
 
-def on_host(network: CondenseNet) -> CondenseNet:
+def on_host(network: Model) -> Model:
     """A copy with NumPy's arrays, to be looked at: with JAX's a hundred small operations would each be compiled."""
     graph, state = nnx.split(network)
     return nnx.merge(graph, jax.tree.map(np.asarray, state))
 
 
-def layer_map(architecture: Architecture, per_channel: Sequence[np.ndarray]) -> np.ndarray:
+def layer_map(per_channel: Sequence[np.ndarray]) -> np.ndarray:
     """How much each dense layer's learned convolution has to do with the features of each source before it.
 
     With `Connections.per_channel` of the LGCs it is figure 7(d) of the CondenseNetV2 paper, before its rescaling: which
     layer reads whose features. With those of the SFRs: which layer (column) updates whose features (row).
 
     Args:
-      architecture: of the network.
-      per_channel: of each of its L dense layers, one value for every channel that comes into it.
+      per_channel: of each of the L dense layers of a network, one value for every channel that comes into it.
 
     Returns:
       [L, L]; rows are sources: the stem, then the new features of dense layers 1 … L − 1; columns are dense layers
       1 … L. An entry is the mean over the source's channels. NaN below the diagonal: no layer reads what comes later.
     """
-    layers = architecture.dense_layers()
-    starts = [0, *(channels for _, _, channels, _ in layers)]
-    found = np.full((len(layers), len(layers)), np.nan)
+    starts = [0, *(len(values) for values in per_channel)]
+    if any(low >= high for low, high in itertools.pairwise(starts)):
+        raise ValueError(f"dense layers read more channels the later they come, got {starts[1:]}")
+    found = np.full((len(per_channel), len(per_channel)), np.nan)
     for target, values in enumerate(per_channel):
-        if len(values) != layers[target][2]:
-            raise ValueError(f"dense layer {target + 1} reads {layers[target][2]} channels, got {len(values)} values")
         for source in range(target + 1):
             found[source, target] = values[starts[source] : starts[source + 1]].mean()
     return found
@@ -126,11 +124,6 @@ def rescaled_columns(values: np.ndarray) -> np.ndarray:
     """
     largest = np.nanmax(values, axis=0)
     return values / np.where(largest > 0, largest, 1)
-
-
-def block_ends(architecture: Architecture) -> list[int]:
-    """The number of dense layers up to the end of each block but the last: where a map's dashed lines go."""
-    return np.cumsum(architecture.stages)[:-1].tolist()
 
 
 def shares_by_readers(kept: np.ndarray) -> np.ndarray:

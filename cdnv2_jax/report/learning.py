@@ -96,15 +96,11 @@ def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]
     return [record["step"] for record in having], [record[key] for record in having]
 
 
-TOLD_KINDS = {1: ("LGC",), 2: ("LGC", "SFR")}
-"""Learned convolutions in a dense layer → their kinds, in the order in which records list them."""
-
-
-def learning_section(records: Sequence[Record], convs_per_layer: int | None) -> Section:
+def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section:
     """Curves of the records (see `RunLog`).
 
     Args:
-      convs_per_layer: learned convolutions in each dense layer, 1 in a v1 and 2 in a v2; None where nobody knows.
+      kinds: "LGC" or "SFR" for each learned convolution of the network, in order; empty where it is not known.
     """
     stages, last = of_kind(records, "stage"), max((record["step"] for record in records), default=0)
     drawings = [
@@ -125,8 +121,7 @@ def learning_section(records: Sequence[Record], convs_per_layer: int | None) -> 
         ),
     ]
     told = [record for record in stages if record.get("cut_weight") and record.get("cut_connections")]
-    if told and convs_per_layer in TOLD_KINDS:
-        kinds = TOLD_KINDS[convs_per_layer] * (len(told[0]["cut_weight"]) // convs_per_layer)
+    if told and len(kinds) == len(told[0]["cut_weight"]):
         drawings.append(
             drawing(
                 lambda figure: draw_cuts(figure, told, kinds),

@@ -4,20 +4,21 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cdnv2_jax.networks.family import AnyArchitecture
-from cdnv2_jax.networks.zoo import MODELS
+from cdnv2_jax.networks.family import MODELS
+from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.report.page import INK, Section, Table, drawing
 
 ABOVE, BELOW = (4, 4), (-4, -10)
-FAMILIES = (
+SERIES = (
     ("cdnv2_cifar_", "CondenseNetV2", "#cc6677", BELOW),
     ("cdnv2_", "CondenseNetV2", "#cc6677", BELOW),
     ("condensenet_imagenet_74_", "CondenseNet (v1)", "#4477aa", ABOVE),
     ("condensenet_", "CondenseNet (v1)", "#4477aa", ABOVE),
     ("shufflenet_v2_x", "ShuffleNetV2", "#228833", BELOW),
     ("mobilenet_v2_x", "MobileNetV2", "#aa8800", ABOVE),
+    ("", "registered by the user", INK, ABOVE),
 )
-"""Beginning of a network's name, its family, and that family's colour and where its labels go, in points."""
+"""Beginning of a network's name, its series, and that series' colour and where its labels go, in points."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def draw_published(
     axes = figure.subplots()
     seen = set()
     for point in points:
-        prefix, family, colour, offset = next(entry for entry in FAMILIES if point.name.startswith(entry[0]))
+        prefix, family, colour, offset = next(entry for entry in SERIES if point.name.startswith(entry[0]))
         label = None if family in seen else family
         seen.add(family)
         axes.plot(point.millions, point.value, "o", color=colour, ms=5, label=label, ls="none")
@@ -94,7 +95,7 @@ def published_data_set(source: str, num_classes: int) -> str | None:
     return data_set if CLASSES[data_set] == num_classes else None
 
 
-def data_set_of_published(name: str, architecture: AnyArchitecture) -> str | None:
+def data_set_of_published(name: str, architecture: Architecture) -> str | None:
     """The data set that a published network, of just this architecture, was measured on; None for any other network."""
     entry = MODELS.get(name)
     if entry is None or entry.published is None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.schema import Field, check, fields_of, setting, settings
 
 Dtype = Literal["float32", "bfloat16", "float64"]

@@ -19,7 +19,7 @@ from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import stages_passed
 from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
 from cdnv2_jax.report.learning import plot_run
@@ -161,7 +161,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         """A call that computes the network's outputs for an evaluation batch on one device, to be timed."""
 
     @abc.abstractmethod
-    def backbone_of(self, model: ModelT) -> AnyNetwork:
+    def backbone_of(self, model: ModelT) -> Network:
         """The part that is pruned and condensed; of a classifier all of it."""
 
     @abc.abstractmethod

@@ -11,17 +11,21 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cdnv2_jax.detection.build import build_detector
+from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.family import FAMILIES, AnyNetwork, blank_network, family_of
+from cdnv2_jax.networks.family import blank_network, family_of, find_family
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.weights import arrays
+from cdnv2_jax.weights.metadata import Classes
 
 FORMAT = 1
+DETECTOR = "detector"
 
 
 def save(
-    path: str | Path, model: AnyNetwork, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
+    path: str | Path, model: Network, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
     """Saves a network, masked, condensed or plain, as the directory `path`, all of it or nothing.
 
@@ -35,7 +39,7 @@ def save(
     write_module(Path(path), model, description, overwrite=overwrite)
 
 
-def load(path: str | Path, *, dtype: DTypeLike | None = None) -> AnyNetwork:
+def load(path: str | Path, *, dtype: DTypeLike | None = None) -> Network:
     """Loads a network saved by `save`, in evaluation mode.
 
     Args:
@@ -59,18 +63,18 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> AnyNetwork:
     return model
 
 
-def describe_network(model: AnyNetwork) -> dict[str, Any]:
+def describe_network(model: Network) -> dict[str, Any]:
     """JSON values from which `described_network` makes a network of the same structure."""
     return {
         "name": model.name,
-        "family": family_of(model.architecture),
+        "family": family_of(model.architecture).name,
         "architecture": dataclasses.asdict(model.architecture),
-        "form": dataclasses.asdict(model.form) if isinstance(model, CondenseNet) else {},
+        "form": dataclasses.asdict(model.form),
         "param_dtype": str(np.dtype(model.param_dtype)),
     }
 
 
-def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None) -> AnyNetwork:
+def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None) -> Network:
     """A network in evaluation mode whose variables have shapes but no values yet.
 
     Raises KeyError, TypeError, ValueError or AttributeError for a description that is none.
@@ -79,9 +83,9 @@ def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None
     if not jnp.issubdtype(param_dtype, jnp.floating):
         raise ValueError(f"parameters of type {param_dtype}")
     # Checkpoints from before there were others do not say that they hold a CondenseNet.
-    architecture = FAMILIES[description.get("family", "condensenet")]
+    family = find_family(description.get("family", "condensenet"))
     return blank_network(
-        architecture(**description["architecture"]),
+        family.architecture(**description["architecture"]),
         Form(**description["form"]),
         name=description["name"],
         dtype=dtype,
@@ -111,3 +115,49 @@ def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) 
 def load_metadata(path: str | Path) -> dict[str, Any]:
     """What was saved beside the network at `path`: name, architecture, form, metadata, versions."""
     return arrays.read_description(Path(path))
+
+
+def save_detector(
+    path: Path,
+    detector: PyramidDetector,
+    classes: Classes,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Saves a detector as the directory `path`, all of it or nothing; UserError when it exists, unless `overwrite`."""
+    description = {
+        "format": FORMAT,
+        "kind": DETECTOR,
+        "settings": dataclasses.asdict(detector.settings),
+        "backbone": describe_network(detector.backbone),
+        "classes": dataclasses.asdict(classes),
+        "metadata": dict(metadata or {}),
+    }
+    write_module(path, detector, description, overwrite=overwrite)
+
+
+def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[PyramidDetector, Classes]:
+    """(detector in evaluation mode, its classes), as saved by `save_detector`.
+
+    Args:
+      path: the directory.
+      dtype: of the computation; None for that of the parameters.
+
+    Raises:
+      UserError: nothing there, another kind of checkpoint, damaged, or holding NaN.
+    """
+    description = arrays.read_description(path)
+    if description.get("kind") != DETECTOR:
+        raise UserError(f"{path} holds a classifier, not a detector")
+    try:
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']}")
+        settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
+        backbone = described_network(description["backbone"], dtype=dtype)
+        detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=nnx.Rngs(0)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
+    detector.eval()
+    fill_module(path, detector, description)
+    return detector, classes

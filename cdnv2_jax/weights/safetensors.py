@@ -11,7 +11,7 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError, import_optional, one_line
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.arrays import fill_state, flat_arrays
 from cdnv2_jax.weights.checkpoint import describe_network, described_network
 from cdnv2_jax.weights.torch_file import mismatches, model_from_state_dict, to_torch_state_dict
@@ -23,7 +23,7 @@ KEY = "cdnv2_jax"
 """Of the header's metadata: what we say about the network, JSON as text."""
 
 
-def save_safetensors(path: Path, network: AnyNetwork, metadata: Mapping[str, Any], layout: Layout) -> None:
+def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], layout: Layout) -> None:
     """Writes the file `path`, over what may be there.
 
     Args:
@@ -48,7 +48,7 @@ def save_safetensors(path: Path, network: AnyNetwork, metadata: Mapping[str, Any
     path.write_bytes(files.save(contiguous, header))  # its own `save_file` keeps others from reading the file
 
 
-def load_safetensors(path: str | Path) -> AnyNetwork:
+def load_safetensors(path: str | Path) -> Network:
     """The network of a file that `save_safetensors` wrote, of either layout, in evaluation mode.
 
     Raises:
@@ -101,7 +101,7 @@ def _read(path: Path, part: Callable[[Any], Read]) -> Read:
         raise UserError(f"{path} is no whole safetensors file ({one_line(error)}): fetch it again") from error
 
 
-def _fill(path: Path, network: AnyNetwork, tensors: Mapping[str, np.ndarray]) -> None:
+def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> None:
     """Puts tensors of our layout into a network of the right structure."""
     state = nnx.state(network)
     expected = flat_arrays(state)
@@ -117,7 +117,7 @@ def _fill(path: Path, network: AnyNetwork, tensors: Mapping[str, np.ndarray]) ->
     _check_indices(path, network)
 
 
-def _check_indices(path: Path, network: AnyNetwork) -> None:
+def _check_indices(path: Path, network: Network) -> None:
     """UserError for a connection to a channel that there is not: kernels read memory by these numbers."""
     for where, module in nnx.iter_modules(network):
         if isinstance(module, CondensedGroupConv):

@@ -12,12 +12,9 @@ import numpy as np
 
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import replacing
-from cdnv2_jax.layers.torch_layout import COUNTER
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.family import AnyArchitecture, AnyNetwork, blank_network
-from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
-from cdnv2_jax.networks.torch_keys import shufflenet_variant, state_dict_slots
+from cdnv2_jax.layers.torch_layout import COUNTER, Slot
+from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 
 Weights = Literal["auto", "ema", "model"]
@@ -104,7 +101,7 @@ class TensorLike(Protocol):
     def shape(self) -> Any: ...
 
 
-def to_torch_state_dict(model: AnyNetwork) -> dict[str, np.ndarray]:
+def to_torch_state_dict(model: Network) -> dict[str, np.ndarray]:
     """The model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
 
     A convolution's kernel is [out, in / groups, h, w] there, a Linear's [out, in], a mask [out, in, 1, 1].
@@ -114,17 +111,21 @@ def to_torch_state_dict(model: AnyNetwork) -> dict[str, np.ndarray]:
     Raises:
       UserError: a condensed CondenseNet (v1) with its whole classifier, a form the official code does not have.
     """
-    if isinstance(model, CondenseNet) and _only_ours(model):
-        raise UserError(
-            "the official converted CondenseNet reads half of its classifier's inputs: "
-            "use condense(model, halve_classifier=True) for a network that it can load"
-        )
+    torch_format(model.architecture).check(model)
     return {key: slot.read() for key, slot in state_dict_slots(model).items()}
 
 
-def _only_ours(model: CondenseNet) -> bool:
-    v1 = model.architecture.head_width is None
-    return model.form.condensed and v1 and not model.form.halved_classifier
+def state_dict_slots(model: Network) -> dict[str, Slot]:
+    """Every key of the model's official state_dict, in the official order, with the variable that holds its tensor."""
+    return dict(torch_format(model.architecture).slots(model))
+
+
+def torch_format(architecture: Architecture) -> TorchFormat:
+    """How networks of that architecture lie in PyTorch's files; UserError for a family that has no such layout."""
+    family = family_of(architecture)
+    if family.torch is None:
+        raise UserError(f"the family {family.name!r} has no PyTorch layout: give Family(…, torch=…)")
+    return family.torch
 
 
 def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,25 +133,20 @@ def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {re.sub(r"^module\.", "", key): tensor for key, tensor in tensors.items()}
 
 
-def form_of(keys: Mapping[str, Any]) -> Form:
-    """Masked or converted, told by the keys; that of plain networks, too."""
-    condensed = any(key.endswith("conv_1.index") for key in keys)
-    return Form(condensed, halved_classifier="classifier.linear.weight" in keys)
-
-
 def model_from_state_dict(
     tensors: Mapping[str, TensorLike],
-    architecture: AnyArchitecture,
+    architecture: Architecture,
     *,
     name: str,
     source: str = "state_dict",
     **dtypes: Any,
-) -> AnyNetwork:
+) -> Network:
     """Builds the network that an official state_dict holds, masked, condensed or plain, in evaluation mode.
 
     Args:
       tensors: official keys, with or without `module.`, → tensors.
-      architecture, name: of the network it must be. Of ShuffleNetV2 the keys tell the variant.
+      architecture: of the network it must be; where the original code has several layouts, the keys tell which.
+      name: of the network.
       source: what to call it in errors, usually the file.
       **dtypes: `dtype` and `param_dtype` as for `create_model`.
 
@@ -159,9 +155,9 @@ def model_from_state_dict(
         group, indices out of range.
     """
     tensors = without_module_prefix(tensors)
-    if isinstance(architecture, ShuffleNetV2Architecture):
-        architecture = architecture.override({"variant": shufflenet_variant(tensors)})
-    model = blank_network(architecture, form_of(tensors), name=name, **dtypes)
+    official = torch_format(architecture)
+    architecture = official.adapt(architecture, tensors)
+    model = blank_network(architecture, official.form(tensors), name=name, **dtypes)
     slots = state_dict_slots(model)
     if not any(key.endswith(COUNTER) for key in tensors):
         # PyTorch wrote no counters before 0.4.1, and reads such files as having counted nothing.
@@ -213,7 +209,7 @@ def load_torch_checkpoint(
     weights: Weights = "auto",
     num_classes: int | None = None,
     **overrides: Any,
-) -> AnyNetwork:
+) -> Network:
     """Loads an official checkpoint file; masked or condensed, as the file is, in evaluation mode.
 
     Of ShuffleNetV2 files of its authors and of torchvision are read, of MobileNetV2 those of torchvision.
@@ -235,7 +231,7 @@ def load_torch_checkpoint(
     return model_from_state_dict(tensors, architecture, name=name, source=str(path))
 
 
-def save_torch_checkpoint(path: str | Path, model: AnyNetwork) -> None:
+def save_torch_checkpoint(path: str | Path, model: Network) -> None:
     """Writes `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
     torch = import_torch()
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}

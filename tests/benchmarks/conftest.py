@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import machine
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.zoo import MODELS, ModelEntry
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import MODELS, ModelEntry
 from tests.twin_models import SMALL_V2
 
 IMAGE_SIZE = 32
@@ -25,7 +25,7 @@ def tiny() -> Iterator[str]:
     yield from _registered("tiny", SMALL_V2.override({"stages": (1,), "growth": (8,), "conv_groups": 4}))
 
 
-def _registered(name: str, architecture: Architecture) -> Iterator[str]:
+def _registered(name: str, architecture: CondenseNetArchitecture) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, name, ModelEntry(architecture, IMAGE_SIZE))
         yield name

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from benchmarks.floors import Floor, floor_milliseconds, inference_floor, map_values, training_floor
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.cost import network_cost
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import network_cost
+from cdnv2_jax.networks.network import Form
 
-ONE_LAYER = Architecture(
+ONE_LAYER = CondenseNetArchitecture(
     stages=(1,), growth=(4,), num_classes=2, lgc_groups=4, lgc_factor=4, conv_groups=4, stem_stride=1
 )
 PIXELS = 8 * 8
@@ -36,7 +36,7 @@ def test_floors_of_a_batch() -> None:
 
 def test_the_published_network() -> None:
     """Some 90 MB of maps and weights for one image."""
-    from cdnv2_jax.networks.zoo import MODELS
+    from cdnv2_jax.networks.family import MODELS
 
     assert inference_floor(MODELS["cdnv2_c"].architecture, 1, 224).bytes == pytest.approx(91.5e6, rel=1e-3)
 

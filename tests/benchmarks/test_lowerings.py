@@ -13,7 +13,7 @@ from benchmarks.machine import machine_kind
 from cdnv2_jax.layers import lowering
 from cdnv2_jax.layers.convolutions import possible_lowerings
 from cdnv2_jax.layers.lowering import Shape
-from cdnv2_jax.networks.zoo import MODELS
+from cdnv2_jax.networks.family import MODELS
 from tests.twin_models import SMALL_V2
 
 

@@ -17,7 +17,7 @@ from benchmarks.peers.peer import DifferentResults, check_same
 from benchmarks.timing import Call
 from benchmarks.training import OPTIMIZER, SMOOTHING, first_losses, our_step
 from cdnv2_jax import condense
-from cdnv2_jax.classification.evaluation import compiled_forward
+from cdnv2_jax.weights.programs import compiled_forward
 from tests.benchmarks.conftest import IMAGE_SIZE
 from tests.torch_twin import CondenseNetTwin, converted
 from tests.torch_twin.layers import CondensedSfr

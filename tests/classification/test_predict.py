@@ -12,10 +12,8 @@ from cdnv2_jax import UserError, save
 from cdnv2_jax.classification.predict import Prediction, image_files, predict
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
-from cdnv2_jax.export.classifier import Classifier
-from cdnv2_jax.export.metadata import Described
-from cdnv2_jax.weights.opened import open_classifier
-from cdnv2_jax.weights.usage import KEY, Usage
+from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage
+from cdnv2_jax.weights.open import Classifier, open_classifier
 from tests.data.image_files import write_noise
 from tests.weights.networks import network
 
@@ -32,7 +30,7 @@ def album(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Classifier:
-    save(tmp_path / "network", network("condensed"), metadata={KEY: USAGE.to_json()})
+    save(tmp_path / "network", network("condensed"), metadata={USAGE_KEY: USAGE.to_json()})
     return open_classifier(tmp_path / "network")
 
 

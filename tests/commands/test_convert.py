@@ -7,7 +7,7 @@ import torch
 
 from cdnv2_jax import load, save
 from cdnv2_jax.commands import convert
-from cdnv2_jax.networks.condensenet.dense_layer import Form
+from cdnv2_jax.networks.network import Form
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import Shell
 from tests.torch_twin import CondenseNetTwin, converted

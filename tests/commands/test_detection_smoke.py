@@ -5,8 +5,8 @@ import math
 import pytest
 
 from cdnv2_jax import load
-from cdnv2_jax.detection.checkpoint import load_detector
 from cdnv2_jax.report.published import PUBLISHED
+from cdnv2_jax.weights.checkpoint import load_detector
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import REPOSITORY, Shell
 

@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, save
-from cdnv2_jax.detection.checkpoint import save_detector
 from cdnv2_jax.detection.data.canvas import KEY as USAGE
 from cdnv2_jax.export.classifier import FORMATS, open_exported
-from cdnv2_jax.networks.family import AnyNetwork
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.checkpoint import save_detector
 from cdnv2_jax.weights.safetensors import load_safetensors
 from tests.commands.shell import Shell
 from tests.export.detectors import CLASSES, PREPARATION, detector
@@ -135,7 +135,7 @@ def test_too_small_images(shell: Shell) -> None:
         assert "too small" in shell.refuses("main.py", "export", "--checkpoint", "network", *arguments)
 
 
-def _strided() -> AnyNetwork:
+def _strided() -> Network:
     """A cdnv2_a with the fewest layers: it halves images five times."""
     return create_model("cdnv2_a", num_classes=3, stages=(1,) * 5, growth=(8,) * 5, rngs=nnx.Rngs(0))
 

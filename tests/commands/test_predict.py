@@ -13,7 +13,7 @@ from scipy.special import softmax
 from cdnv2_jax import save
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
-from cdnv2_jax.weights.usage import KEY, Usage
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.shell import Shell
 from tests.data.image_files import write_noise
 from tests.weights.networks import network
@@ -25,7 +25,7 @@ ALBUM = ["album/a/0.png", "album/a/1.png", "album/b/0.png"]
 @pytest.fixture
 def here(shell: Shell) -> Shell:
     """A network and three images."""
-    save("network", network("condensed"), metadata={KEY: USAGE.to_json()})
+    save("network", network("condensed"), metadata={USAGE_KEY: USAGE.to_json()})
     write_noise(Path("album"), ["a"], 2)
     write_noise(Path("album"), ["b"], 1, seed=1)
     return shell

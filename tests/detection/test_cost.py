@@ -10,9 +10,8 @@ from flax import nnx
 
 from cdnv2_jax.detection.cost import PartCost, detector_cost
 from cdnv2_jax.detection.settings import DetectorSettings, Kind
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.cost import body_cost, network_cost
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import cost_parts, model_entry, network_cost
+from cdnv2_jax.networks.network import Form
 from tests.detection.tiny import tiny_detector
 
 CDNV2_C = {4: 144, 8: 400, 16: 1040, 32: 2064}
@@ -31,7 +30,7 @@ def test_heads_at_800_by_1344() -> None:
 def test_body_of_condensenetv2_c() -> None:
     """6.3 billion multiply-adds at 800×1344; the rest of the network is its head."""
     architecture = model_entry("cdnv2_c").architecture
-    body = body_cost(architecture, Form(condensed=True), 800, 1344)
+    body = cost_parts(architecture, Form(condensed=True), 800, 1344)
     assert round(body.multiply_adds / 1e9, 1) == 6.3
     whole = network_cost(architecture, Form(condensed=True), 800, 1344)
     width = architecture.head_width

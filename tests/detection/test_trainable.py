@@ -11,8 +11,7 @@ from cdnv2_jax.detection.detector import set_training_mode, stage_paths, trainab
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.family import build_network
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import build_network, model_entry
 from tests.detection.tiny import tiny_detector
 from tests.quick_jit import quick_jit
 from tests.tables import table

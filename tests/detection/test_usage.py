@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cdnv2_jax.detection.checkpoint import preparation_of
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.preparation import IMAGENET
-from cdnv2_jax.detection.checkpoint import preparation_of
 from cdnv2_jax.detection.data.canvas import KEY, CanvasPreparation
 from cdnv2_jax.weights import arrays
 

@@ -12,15 +12,14 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.checkpoint import Classes
 from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.settings import DetectorSettings
 from cdnv2_jax.export.classifier import FORMATS, export_classifier
 from cdnv2_jax.export.detector import detect, export_detector
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.weights.usage import Usage, usual_preparation
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.metadata import Classes, Usage, usual_preparation
+from cdnv2_jax.weights.programs import compiled_forward
 
 # Two environments are made, and eight networks of full size compiled for three sizes of batches: twenty minutes.
 pytestmark = pytest.mark.soak
@@ -53,7 +52,7 @@ for path in pathlib.Path().glob("*.stablehlo"):
 }
 
 
-def trained(name: str, form: str) -> AnyNetwork:
+def trained(name: str, form: str) -> Network:
     """From drawn weights, and statistics that are not those of a fresh network."""
     network = create_model(name, rngs=nnx.Rngs(0))
     network.eval()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError, count_flops
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier, open_exported, write_verified
 from cdnv2_jax.export.verify import agreement, refuse_difference
+from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.safetensors import KEY
 from tests.export.networks import USAGE, images, logits
 from tests.weights.networks import contents, network

@@ -11,13 +11,14 @@ from flax import nnx
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import prune
 from tests.quick_jit import quick_jit
 
-V2 = Architecture(
+V2 = CondenseNetArchitecture(
     stages=(2, 1, 2),
     growth=(4, 8, 8),
     num_classes=5,
@@ -35,7 +36,7 @@ V2 = Architecture(
 """Every part of a CondenseNetV2, C ≠ G in both kinds."""
 
 
-def random_architecture(seed: int) -> Architecture:
+def random_architecture(seed: int) -> CondenseNetArchitecture:
     """One of a few thousand; with and without SFR, SE and hard-swish."""
     random = np.random.default_rng(seed)
 
@@ -46,7 +47,7 @@ def random_architecture(seed: int) -> Architecture:
         blocks = pick(1, 2, 3)
         reactivation = pick(True, True, False)
         try:
-            return Architecture(
+            return CondenseNetArchitecture(
                 stages=tuple(pick(1, 2, 3) for _ in range(blocks)),
                 growth=tuple(pick(3, 4, 6, 8, 12, 16, 24) for _ in range(blocks)),
                 num_classes=3,
@@ -89,19 +90,19 @@ def random_images(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, 3)), jnp.float32)
 
 
-def run(model: CondenseNet, images: jax.Array, **lowerings: str) -> np.ndarray:
+def run(model: Network, images: jax.Array, **lowerings: str) -> np.ndarray:
     """The logits, compiled under an override."""
     return np.asarray(run_with(model, lambda model, images: model(images), images, **lowerings))
 
 
-def run_with(model: CondenseNet, function: Callable[..., Any], *inputs: Any, **lowerings: str) -> Any:
+def run_with(model: Network, function: Callable[..., Any], *inputs: Any, **lowerings: str) -> Any:
     """`function(model, *inputs)`, compiled under an override."""
     graph, state = nnx.split(model)
     with override(**lowerings):
         return quick_jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
 
 
-def program(model: CondenseNet, images: jax.Array) -> str:
+def program(model: Network, images: jax.Array) -> str:
     """The lowered program of the forward pass, as text."""
     graph, state = nnx.split(model)
     return jax.jit(lambda state, images: nnx.merge(graph, state)(images)).lower(state, images).as_text()

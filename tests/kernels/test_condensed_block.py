@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.kernels.inference import Layer, condensed_block
-from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
 from cdnv2_jax.networks.condensenet.kernel_inference import _arrays
+from cdnv2_jax.networks.condensenet.network import DenseLayer
+from cdnv2_jax.weights.programs import compiled_forward
 from tests.kernels.networks import V2, condensed_network, random_images, run
 from tests.tables import table
 

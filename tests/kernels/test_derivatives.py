@@ -10,6 +10,7 @@ from flax import nnx
 
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images, run
 from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
@@ -52,7 +53,7 @@ def test_gradients_of_parameters_and_images(network: Callable[..., CondenseNet])
     assert_same(jax.grad(loss, argnums=(0, 1)), parameters, IMAGES)
 
 
-def test_forward_mode_and_second_derivatives(model: CondenseNet) -> None:
+def test_forward_mode_and_second_derivatives(model: Network) -> None:
     graph, state = nnx.split(model)
 
     def loss(images: jax.Array) -> jax.Array:
@@ -62,7 +63,7 @@ def test_forward_mode_and_second_derivatives(model: CondenseNet) -> None:
     assert_same(lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),)), IMAGES)
 
 
-def test_in_remat_and_scan(model: CondenseNet) -> None:
+def test_in_remat_and_scan(model: Network) -> None:
     graph, state = nnx.split(model)
 
     def loss(images: jax.Array) -> jax.Array:
@@ -72,7 +73,7 @@ def test_in_remat_and_scan(model: CondenseNet) -> None:
     assert_same(jax.value_and_grad(loss), IMAGES)
 
 
-def test_vmap_over_images(model: CondenseNet) -> None:
+def test_vmap_over_images(model: Network) -> None:
     graph, state = nnx.split(model)
     expected = run(model, IMAGES, condensed_block="layers")
     ours, _ = both(jax.vmap(lambda image: nnx.merge(graph, state)(image[None])[0]), IMAGES)
@@ -88,7 +89,7 @@ def test_vmap_over_networks() -> None:
         assert_near(ours[number], run(nnx.merge(graph, state), IMAGES, condensed_block="layers"), 1e-5)
 
 
-def test_vmap_of_gradients(model: CondenseNet) -> None:
+def test_vmap_of_gradients(model: Network) -> None:
     graph, state = nnx.split(model)
 
     def loss(image: jax.Array) -> jax.Array:

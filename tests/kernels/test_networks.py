@@ -8,6 +8,7 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from tests.kernels.networks import (
     V2,
     condensed_network,
@@ -117,7 +118,7 @@ def test_networks_of_the_registry(name: str) -> None:
     assert_near(run(model, images, masked_block="kernel"), by_layers, TOLERANCE)
 
 
-def uses_kernel(model: CondenseNet, images: jnp.ndarray) -> bool:
+def uses_kernel(model: Network, images: jnp.ndarray) -> bool:
     return "cdnv2." in program(model, images)
 
 

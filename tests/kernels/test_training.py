@@ -23,8 +23,8 @@ from cdnv2_jax.kernels.training import (
     to_flat,
 )
 from cdnv2_jax.layers.lowering import override
-from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.pruning.prune import prune
 from tests.kernels.networks import V2, random_architecture, random_images
 from tests.quick_jit import quick_jit
@@ -51,7 +51,7 @@ def network(architecture: Architecture, stage: int, seed: int = 0) -> CondenseNe
     return model
 
 
-def step(model: CondenseNet, images: Any, lowering: str) -> Step:
+def step(model: Network, images: Any, lowering: str) -> Step:
     graph, parameters, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(parameters: nnx.State, images: jax.Array):
@@ -65,7 +65,7 @@ def step(model: CondenseNet, images: Any, lowering: str) -> Step:
     return Step(logits, nnx.to_pure_dict(gradients), nnx.to_pure_dict(statistics))
 
 
-def wide(model: CondenseNet) -> CondenseNet:
+def wide(model: Network) -> CondenseNet:
     """The same network in float64."""
     graph, state = nnx.split(model)
     return nnx.merge(graph, jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state))
@@ -82,7 +82,7 @@ def assert_as_exact(ours: Any, theirs: Any, truth: Any) -> None:
         assert error <= 10 * allowed + 2e-5, (jax.tree_util.keystr(path), error, allowed)
 
 
-def assert_as_exact_as_layers(model: CondenseNet, images: jax.Array) -> None:
+def assert_as_exact_as_layers(model: Network, images: jax.Array) -> None:
     kernel, layers = (step(model, images, lowering) for lowering in ("kernel", "layers"))
     with jax.enable_x64(True):
         truth = step(wide(model), images.astype(jnp.float64), "layers")

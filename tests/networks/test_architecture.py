@@ -1,4 +1,4 @@
-"""Architecture: what fits together, what does not and why, and overrides."""
+"""CondenseNetArchitecture: what fits together, what does not and why, and overrides."""
 
 import re
 from typing import Any
@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import abstract_network
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import blank_network
+from cdnv2_jax.networks.network import Form
 from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2
 
@@ -89,7 +89,7 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
 )
 def test_what_is_accepted_can_be_built(changes: dict[str, Any], condensed: bool) -> None:
     architecture = SMALL_V2.override(changes)
-    graph, state = nnx.split(abstract_network(architecture, Form(condensed=condensed), name="small"))
+    graph, state = nnx.split(blank_network(architecture, Form(condensed=condensed), name="small"))
     images = jax.ShapeDtypeStruct((2, 9, 11, 3), jnp.float32)
     logits = jax.eval_shape(lambda state, images: nnx.merge(graph, state)(images), state, images)
     assert logits.shape == (2, architecture.num_classes)
@@ -115,7 +115,7 @@ def test_lists_become_tuples() -> None:
         (SMALL_V2, {}, {}),
     ],
 )
-def test_overrides(base: Architecture, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_overrides(base: CondenseNetArchitecture, changes: dict[str, Any], expected: dict[str, Any]) -> None:
     """The shorthands set all of their kind that there are; a field's own name wins, in whatever order."""
     found = base.override(changes)
     assert {name: getattr(found, name) for name in expected} == expected

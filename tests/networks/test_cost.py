@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import abstract_network
-from cdnv2_jax.networks.cost import Cost, count_flops, network_cost
-from cdnv2_jax.networks.family import blank_network
-from cdnv2_jax.networks.zoo import MODELS, architecture_of, list_models, model_entry
+from cdnv2_jax.layers.cost import Cost
+from cdnv2_jax.networks.family import MODELS, blank_network, count_flops, model_entry, network_cost
+from cdnv2_jax.networks.network import Architecture, Form
+from cdnv2_jax.networks.zoo import architecture_of, list_models
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import prune
 from tests.golden_format import read_golden
@@ -216,7 +214,7 @@ def test_of_a_model_masked_and_condensed() -> None:
 
 
 def test_image_size_may_be_a_pair() -> None:
-    model = abstract_network(SMALL_V2, MASKED, name="small")
+    model = blank_network(SMALL_V2, MASKED, name="small")
     assert count_flops(model, (24, 24)) == count_flops(model, 24)
     assert count_flops(model, (48, 24)) == count_flops(model, (24, 48)) != count_flops(model, 48)
 
@@ -227,7 +225,7 @@ def test_costs_add_up() -> None:
 
 
 def test_refusals() -> None:
-    model = abstract_network(SMALL_V2, MASKED, name="small")
+    model = blank_network(SMALL_V2, MASKED, name="small")
     with pytest.raises(UserError, match="a 6×24 image is too small"):
         count_flops(model, (6, 24))
     with pytest.raises(UserError, match="halved classifier"):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.condensenet.network import abstract_network
+from cdnv2_jax.networks.family import blank_network
+from cdnv2_jax.networks.network import Form
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, nhwc, random_images, random_twin
@@ -30,7 +30,7 @@ from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, 
     ],
 )
 def test_strides_and_channels(name: str, channels: list[int], form: Form) -> None:
-    graph, state = nnx.split(abstract_network(architecture_of(name), form, name=name))
+    graph, state = nnx.split(blank_network(architecture_of(name), form, name=name))
     images = jax.ShapeDtypeStruct((2, 96, 160, 3), jnp.float32)
     maps = jax.eval_shape(lambda state, images: nnx.merge(graph, state).features(images), state, images)
     expected = {

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from tests.tables import table
 from tests.twin_models import (
     SMALL_V1,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("x64")
         "smallest of v1": (SMALL_V1, 2, 3),
     },
 )
-def test_odd_sizes(architecture: Architecture, height: int, width: int) -> None:
+def test_odd_sizes(architecture: CondenseNetArchitecture, height: int, width: int) -> None:
     twin = random_twin(architecture)
     images = random_images(2, height, width)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_odd_sizes(architecture: Architecture, height: int, width: int) -> None:
 
 
 @table("architecture, height, width", [(SMALL_V2, 6, 40), (SMALL_V2, 40, 6), (SMALL_V1, 1, 9), (SMALL_V1, 9, 1)])
-def test_too_small_images_are_refused(architecture: Architecture, height: int, width: int) -> None:
+def test_too_small_images_are_refused(architecture: CondenseNetArchitecture, height: int, width: int) -> None:
     twin = random_twin(architecture)
     images = random_images(1, height, width)
     with pytest.raises(RuntimeError, match="too small"):

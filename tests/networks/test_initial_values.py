@@ -5,7 +5,6 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.tables import table
 from tests.torch_twin import build_twin

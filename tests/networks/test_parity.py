@@ -8,8 +8,8 @@ import torch
 from flax import nnx
 from torch import Tensor
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture
 from tests.torch_twin import CondenseNetTwin
 from tests.torch_twin.network import DenseLayer as TwinDenseLayer
 from tests.twin_models import (

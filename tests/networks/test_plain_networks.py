@@ -12,15 +12,13 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune
-from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import blank_network, build_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2, interleaved
-from cdnv2_jax.networks.torch_keys import state_dict_slots
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.torch_file import model_from_state_dict
+from cdnv2_jax.weights.torch_file import model_from_state_dict, state_dict_slots
 from tests.plain_models import SMALL, SMALL_MOBILENET, SMALL_SHUFFLENET, plain_twin, random_twin
 from tests.tables import table
 from tests.twin_models import assert_near, call, derivatives, forward, nhwc, random_images

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
 from tests.torch_twin import CondenseNetTwin
 from tests.twin_models import SMALL_V2, assert_near, derivatives, forward, jax_model, nhwc, random_images, random_twin
@@ -22,7 +22,7 @@ def twin() -> CondenseNetTwin:
     return random_twin(SMALL)
 
 
-def dtypes(model: CondenseNet, kind: type[nnx.Variable]) -> set[jnp.dtype]:
+def dtypes(model: Network, kind: type[nnx.Variable]) -> set[jnp.dtype]:
     """Of the variables of one kind, counters left out."""
     leaves = jax.tree.leaves(nnx.state(model, kind))
     return {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
@@ -62,7 +62,7 @@ def test_bfloat16_training(twin: CondenseNetTwin) -> None:
         assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
 
 
-def flat(model: CondenseNet, kind: type[nnx.Variable]) -> np.ndarray:
+def flat(model: Network, kind: type[nnx.Variable]) -> np.ndarray:
     """All variables of a kind, one after another."""
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(nnx.state(model, kind))])
 

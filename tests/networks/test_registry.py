@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
-from cdnv2_jax.networks.zoo import MODELS, architecture_of, create_model, list_models, model_entry
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.family import MODELS, model_entry
+from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.zoo import architecture_of, create_model, list_models
 from tests.tables import table
 
 V1 = [
@@ -120,7 +121,7 @@ def test_imagenet_networks_are_those_of_the_paper(name: str, expected: dict[str,
 def test_v1_networks(
     name: str, layers: tuple[int, ...], growth: tuple[int, ...], groups: int, stem_stride: int
 ) -> None:
-    expected = Architecture(
+    expected = CondenseNetArchitecture(
         stages=layers,
         growth=growth,
         num_classes=1000 if stem_stride == 2 else 10,

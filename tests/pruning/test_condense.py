@@ -13,8 +13,9 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.learned import SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.pruning.condense import condense, halve_linear
 from cdnv2_jax.pruning.prune import prune
 from tests.tables import table
@@ -36,13 +37,13 @@ pytestmark = pytest.mark.usefixtures("x64")
 IMAGES = random_images(2, 9, 12)
 
 
-def random_architecture(seed: int) -> Architecture:
+def random_architecture(seed: int) -> CondenseNetArchitecture:
     """One or two blocks of everything that can vary; all groups and factors divide 8 and so every channel number."""
     draw = random.Random(seed)
     blocks = draw.choice([1, 2])
     with_sfr, with_head = draw.random() < 0.8, draw.random() < 0.6
     divisors = [1, 2, 4, 8]
-    return Architecture(
+    return CondenseNetArchitecture(
         stages=tuple(draw.choice([1, 2] if blocks == 1 else [1]) for _ in range(blocks)),
         growth=tuple(draw.choice([8, 16]) for _ in range(blocks)),
         num_classes=5,
@@ -75,7 +76,7 @@ def pruned(architecture: Architecture) -> tuple[CondenseNet, CondenseNetTwin]:
     return jax_model(twin, architecture), twin
 
 
-def assert_same_tensors(model: CondenseNet, twin: CondenseNetTwin) -> None:
+def assert_same_tensors(model: Network, twin: CondenseNetTwin) -> None:
     ours, theirs = tensors_of(model), twin.state_dict()
     assert list(ours) == list(theirs)
     for key, value in theirs.items():

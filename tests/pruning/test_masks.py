@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.pruning.prune import group_lasso, importance, remove_connections, stage_of
+from cdnv2_jax.layers.learned import stage_of
+from cdnv2_jax.pruning.prune import group_lasso, importance, remove_connections
 from tests.tables import table
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -11,8 +11,8 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.learned import ConnectionMask
-from cdnv2_jax.networks.condensenet.architecture import Architecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.pruning import prune as prune_module
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import layer_stage, prune, sparsity, stages_passed, total_group_lasso
@@ -36,7 +36,7 @@ def masked_layers(twin: CondenseNetTwin) -> Iterator[MaskedPointwise]:
     yield from (layer for layer in twin.modules() if isinstance(layer, MaskedPointwise))
 
 
-def assert_same_pruning(model: CondenseNet, twin: CondenseNetTwin) -> None:
+def assert_same_pruning(model: Network, twin: CondenseNetTwin) -> None:
     """Masks, and the `_stage` and `_count` that we read off them."""
     ours, theirs = tensors_of(model), twin.state_dict()
     keys = [key for key in theirs if key.endswith(("._mask", "._stage", "._count"))]

@@ -8,7 +8,8 @@ from flax import nnx
 
 from cdnv2_jax import UserError, condense
 from cdnv2_jax.layers.condensed import CondensedGroupConv
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.pruning.prune import prune
 from cdnv2_jax.report.connections import (
     Connections,
@@ -27,7 +28,7 @@ from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, mask_at_random, ran
 pytestmark = pytest.mark.usefixtures("x64")
 
 NAN = np.nan
-TINY = Architecture(stages=(1, 2), growth=(1, 2), num_classes=2, lgc_groups=1, lgc_factor=1, conv_groups=1)
+TINY = CondenseNetArchitecture(stages=(1, 2), growth=(1, 2), num_classes=2, lgc_groups=1, lgc_factor=1, conv_groups=1)
 """A stem of two channels, then layers that add one, two and two."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cdnv2_jax.commands.read_config import check_config, read_config
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.zoo import MODELS
+from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.report.published import PUBLISHED
 
 MINIMAL = {

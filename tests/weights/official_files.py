@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.network import Architecture
 from tests.torch_twin import CondenseNetTwin, converted, prune_to_stage
 from tests.twin_models import random_twin
 

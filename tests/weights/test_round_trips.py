@@ -9,9 +9,8 @@ from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune, to_torch_state_dict
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import Form
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Architecture, Form, Network
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
 from tests.tables import table
@@ -50,7 +49,7 @@ def test_theirs_ours_theirs(generation: str, form: int | str) -> None:
     assert_same_bits(to_torch_state_dict(model), twin.state_dict())
 
 
-def _randomised(model: CondenseNet) -> CondenseNet:
+def _randomised(model: Network) -> CondenseNet:
     """Every float of the model redrawn, so that no two of its arrays are alike; counters set."""
     random = np.random.default_rng(0)
     state = nnx.state(model)

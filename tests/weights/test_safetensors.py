@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
+from cdnv2_jax.weights.usage import usage_of
 
 from cdnv2_jax import UserError, to_torch_state_dict
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.metadata import USAGE_KEY as USAGE
+from cdnv2_jax.weights.metadata import Usage
 from cdnv2_jax.weights.open import open_checkpoint
-from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
+from cdnv2_jax.weights.safetensors import USAGE_KEY, Layout, load_safetensors, read_metadata, save_safetensors
 from cdnv2_jax.weights.torch_file import model_from_state_dict
-from cdnv2_jax.weights.usage import KEY as USAGE
-from cdnv2_jax.weights.usage import Usage, usage_of
 from tests.plain_models import random_twin
 from tests.tables import table
 from tests.weights.networks import FORMS, assert_same_network, network
@@ -85,7 +86,7 @@ def _rewrite(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]
     """Changes tensors and what the file says about them."""
     tensors, values = safetensors.numpy.load_file(path), read_metadata(path)
     change(tensors, values)
-    safetensors.numpy.save_file(tensors, path, {KEY: json.dumps(values)})
+    safetensors.numpy.save_file(tensors, path, {USAGE_KEY: json.dumps(values)})
 
 
 def _nan(tensors: dict[str, np.ndarray], values: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax import UserError, load, prune, save
-from cdnv2_jax.classification.evaluation import compiled_forward
 from cdnv2_jax.weights.checkpoint import load_metadata
+from cdnv2_jax.weights.programs import compiled_forward
 from tests.weights.networks import FORMS, assert_same_network, contents, network
 
 

@@ -9,8 +9,9 @@ from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import Architecture
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.arrays import flat_arrays
 from cdnv2_jax.weights.open import network_from
@@ -20,7 +21,7 @@ from tests.weights.official_files import save as save_official
 
 NAME = "cdnv2_cifar_110"
 SIZES = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
-ARCHITECTURE: Architecture = architecture_of(NAME, 10, SIZES)
+ARCHITECTURE: CondenseNetArchitecture = architecture_of(NAME, 10, SIZES)
 OURS = ["dense", "partly pruned", "pruned", "condensed"]
 
 
@@ -29,11 +30,11 @@ def _started(path: Path, classes: int, seed: int = 0, **changes) -> CondenseNet:
     return network_from(path, num_classes=classes, **arguments)
 
 
-def _arrays(model: CondenseNet) -> dict[str, np.ndarray]:
+def _arrays(model: Network) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in flat_arrays(nnx.state(model)).items()}
 
 
-def _assert_new_classifier(started: CondenseNet, origin: CondenseNet, classes: int) -> None:
+def _assert_new_classifier(started: Network, origin: Network, classes: int) -> None:
     """That of a fresh network in shape and scale; every other array is the origin's."""
     assert started.form == origin.form
     assert started.architecture == origin.architecture.override({"num_classes": classes})

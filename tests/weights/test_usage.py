@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cdnv2_jax.weights.usage import usage_of
 from flax import nnx
 
 from cdnv2_jax import UserError, create_model, save
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.weights.usage import KEY, Usage, usage_of
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 
 MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {
@@ -20,12 +21,12 @@ SAID: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def network() -> AnyNetwork:
+def network() -> Network:
     return create_model("cdnv2_cifar_110", num_classes=3, stages=(1,), growth=(8,), rngs=nnx.Rngs(0))
 
 
-def test_what_a_network_says(tmp_path: Path, network: AnyNetwork) -> None:
-    save(tmp_path / "it", network, metadata={KEY: SAID})
+def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
+    save(tmp_path / "it", network, metadata={USAGE_KEY: SAID})
     usage = usage_of(tmp_path / "it", network)
     assert usage == Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
     assert Usage.from_json(usage.to_json(), 3) == usage
@@ -42,13 +43,13 @@ def test_what_a_network_says(tmp_path: Path, network: AnyNetwork) -> None:
         ({"preparation": {**SAID["preparation"], "resize": "never"}}, "resizing 'never'"),
     ],
 )
-def test_what_cannot_be(tmp_path: Path, network: AnyNetwork, change: dict[str, Any], complaint: str) -> None:
-    save(tmp_path / "it", network, metadata={KEY: SAID | change})
+def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any], complaint: str) -> None:
+    save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
     with pytest.raises(UserError, match=complaint):
         usage_of(tmp_path / "it", network)
 
 
-def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, network: AnyNetwork) -> None:
+def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, network: Network) -> None:
     save(tmp_path / "it", network)
     assert usage_of(tmp_path / "it", network).preparation.size == 32
     official = create_model("cdnv2_a", stages=(1,) * 5, rngs=nnx.Rngs(0))

@@ -1,62 +1,62 @@
-"""What a network of the CondenseNet family is made of, as plain data."""
+"""The shape of a CondenseNet (v1) or CondenseNetV2, as plain numbers."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import ActivationName
-from cdnv2_jax.networks.network import check_whole, make_tuples, refuse_unknown
+from cdnv2_jax.networks.network import Architecture
+from cdnv2_jax.schema import setting
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CondenseNetArchitecture(Architecture):
     """A CondenseNet (v1) or CondenseNetV2; section numbers are those of the CondenseNetV2 paper.
 
     Attributes:
-      stages: dense layers per block. growth: growth rate k per block; the stem gives 2 · growth[0] channels.
-      num_classes: logits.
-      lgc_groups, lgc_factor: groups G and condensation factor C of the learned group convolutions.
+      stages: dense layers per block.
+      growth: growth rate k per block; the stem has 2 · growth[0] channels.
+      lgc_groups: groups G of the learned group convolutions.
+      lgc_factor: their condensation factor C.
       conv_groups: groups of the 3×3 convolutions.
-      sfr_groups, sfr_factor: likewise for sparse feature reactivation; None for v1, which has none.
-      bottleneck: b; the 1×1 convolution gives b · k channels.
-      hard_swish_from, squeeze_excite_from: first block (from 0) with hard-swish, with SE; None for none.
+      sfr_groups: groups of sparse feature reactivation; None for v1, which has none.
+      sfr_factor: its condensation factor; None for v1.
+      bottleneck: b; the 1×1 convolution has b · k output channels.
+      hard_swish_from: first block (from 0) with hard-swish; None for none.
+      squeeze_excite_from: first block (from 0) with squeeze-and-excitation; None for none.
       head_width: width of the Linear before the classifier; None for v1, which has neither it nor the last SE.
       head_reduction: reduction of the SE in the head.
       stem_stride: 2 for ImageNet, 1 for CIFAR.
     """
 
-    stages: tuple[int, ...]
-    growth: tuple[int, ...]
-    num_classes: int
-    lgc_groups: int
-    lgc_factor: int
-    conv_groups: int
-    sfr_groups: int | None = None
-    sfr_factor: int | None = None
-    bottleneck: int = 4
-    hard_swish_from: int | None = None
-    squeeze_excite_from: int | None = None
-    head_width: int | None = None
-    head_reduction: int = 16
-    stem_stride: int = 2
+    SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "groups": ("lgc_groups", "conv_groups", "sfr_groups"),
+        "condensation_factor": ("lgc_factor", "sfr_factor"),
+    }
 
-    def __post_init__(self):
-        make_tuples(self, ("stages", "growth"))
+    stages: tuple[int, ...] = setting("dense layers per block", least=1)
+    growth: tuple[int, ...] = setting("growth rate per block", least=1)
+    lgc_groups: int = setting("groups of the learned group convolutions", least=1)
+    lgc_factor: int = setting("condensation factor of the learned group convolutions", least=1)
+    conv_groups: int = setting("groups of the 3×3 convolutions", least=1)
+    sfr_groups: int | None = setting("groups of sparse feature reactivation; None for v1", None, least=1)
+    sfr_factor: int | None = setting("condensation factor of sparse feature reactivation; None for v1", None, least=1)
+    bottleneck: int = setting("outputs of the 1×1 convolution, in growth rates", 4, least=1)
+    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None for none", None, least=0)
+    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None for none", None, least=0)
+    head_width: int | None = setting("width of the Linear before the classifier; None for v1", None, least=1)
+    head_reduction: int = setting("reduction of the SE in the head", 16, least=1)
+    stem_stride: int = setting("stride of the first convolution", 2, least=1)
+
+    def check_together(self) -> None:
         if not self.stages or len(self.stages) != len(self.growth):
             raise UserError(
                 f"stages and growth need one number per block: got {len(self.stages)} and {len(self.growth)} numbers"
             )
         if (self.sfr_groups is None) != (self.sfr_factor is None):
             raise UserError("sfr_groups and sfr_factor go together: give both, or neither for a network without SFR")
-        self._check_numbers()
         self._check_channels()
-
-    def _check_numbers(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.default is not None:
-                check_whole(field.name, value, 0 if field.name in ("hard_swish_from", "squeeze_excite_from") else 1)
 
     def _check_channels(self) -> None:
         """Refuses what could not be built, naming the layer, before any array is made."""
@@ -145,22 +145,9 @@ class Architecture:
                 f"a {height}×{width} image is too small: nothing is left of it after stride {self.block_strides[-1]}"
             )
 
-    def override(self, overrides: Mapping[str, Any]) -> "Architecture":
-        """A copy with some fields replaced.
-
-        Beside the fields' own names, `groups` sets the groups of all three convolutions and `condensation_factor`
-        the factor of LGC and SFR. Raises UserError for an unknown name, with the nearest one.
-        """
-        fields = {field.name for field in dataclasses.fields(self)}
-        changes: dict[str, Any] = {}
-        has_sfr = overrides.get("sfr_groups", self.sfr_groups) is not None
-        shorthands = {
-            "groups": ["lgc_groups", "conv_groups", *(["sfr_groups"] if has_sfr else [])],
-            "condensation_factor": ["lgc_factor", *(["sfr_factor"] if has_sfr else [])],
-        }
-        refuse_unknown(overrides, fields, shorthands)
-        for name, value in overrides.items():
-            for field in shorthands.get(name, []):
-                changes.setdefault(field, value)
-        changes.update({name: value for name, value in overrides.items() if name in fields})
-        return dataclasses.replace(self, **changes)
+    def fields_of(self, shorthand: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+        """The fields that a shorthand sets; none of SFR in a network without it."""
+        fields = super().fields_of(shorthand, overrides)
+        if overrides.get("sfr_groups", self.sfr_groups) is not None:
+            return fields
+        return tuple(name for name in fields if not name.startswith("sfr"))

@@ -6,7 +6,7 @@ included: as fast as a dense network can be, but whoever wants pruned connection
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,19 @@ from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.lowering import Shape, choose, traced_platform
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+
+if TYPE_CHECKING:
+    from cdnv2_jax.networks.condensenet.network import DenseLayer
 
 GROUP_OUTPUTS = 64
 """Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so
 few that their weights stay in a core's cache and that there is enough to share out among threads."""
 
 
-def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool) -> bool:
+def applies(
+    architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool
+) -> bool:
     """Whether the kernels take the place of a network's modules for these images.
 
     They can in evaluation mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
@@ -63,7 +67,7 @@ def _module_fits(module: nnx.Module, use_running_average: bool) -> bool:
     )
 
 
-def network_shape(a: Architecture, images: jax.Array) -> Shape:
+def network_shape(a: CondenseNetArchitecture, images: jax.Array) -> Shape:
     """Of all blocks together, by which the table knows a network: from the first map's side to the last's channels."""
     batch, height, width, _ = images.shape
     side = math.sqrt(a.map_side(0, height) * a.map_side(0, width))
@@ -150,7 +154,7 @@ class _Connections(NamedTuple):
     norm: Norm
 
 
-def _arrays(layer: DenseLayer) -> Layer:
+def _arrays(layer: "DenseLayer") -> Layer:
     lgc, conv, se = _lgc(layer.lgc), layer.conv, layer.se
     sfr = None if layer.sfr is None else _sfr(layer.sfr)
     return Layer(

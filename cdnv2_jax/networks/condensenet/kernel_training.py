@@ -1,7 +1,7 @@
 """A masked network's way through the CPU kernels in training: feature maps are flat (`kernels.flat_maps`) here."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,13 +23,15 @@ from cdnv2_jax.kernels.training import (
 )
 from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.lowering import choose
-from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer
+from cdnv2_jax.layers.norm import BatchNorm, track
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.kernel_inference import fits, network_shape
 
+if TYPE_CHECKING:
+    from cdnv2_jax.networks.condensenet.network import DenseLayer
 
-def applies(architecture: Architecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
+
+def applies(architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
     """Whether the kernels take the place of a masked network's modules for these images.
 
     They can in training mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
@@ -74,7 +76,7 @@ _stem: Any = jax.custom_vjp(stem, nondiff_argnums=(2,))
 _stem.defvjp(_stem_forward, _stem_backward)
 
 
-def _layer(layer: DenseLayer, x: jax.Array, height: int, width: int) -> jax.Array:
+def _layer(layer: "DenseLayer", x: jax.Array, height: int, width: int) -> jax.Array:
     assert isinstance(layer.lgc, MaskedConv)
     map = Map(height, width, layer.conv.activation == "hard_swish")
     se, sfr = layer.se, layer.sfr
@@ -100,4 +102,4 @@ def _masked(conv: MaskedConv) -> NormConv:
 
 
 def _track(norm: BatchNorm, seen: Statistics, values: int) -> None:
-    norm.track(jax.lax.stop_gradient(seen.mean), jax.lax.stop_gradient(seen.var), values)
+    track(norm, jax.lax.stop_gradient(seen.mean), jax.lax.stop_gradient(seen.var), values)

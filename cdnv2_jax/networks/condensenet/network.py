@@ -1,49 +1,87 @@
-"""CondenseNet and CondenseNetV2, masked and condensed: one network, described by its `Architecture`."""
+"""CondenseNet and CondenseNetV2, masked and condensed: one network, described by its `CondenseNetArchitecture`."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.condensed import CondensedLinear
+from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.convolutions import NormActConv
 from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
-from cdnv2_jax.layers.learned import MaskedConv
+from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
-from cdnv2_jax.layers.valid_region import at_stride, check_images, inside, region_of
+from cdnv2_jax.layers.valid_region import at_stride, inside, region_of
 from cdnv2_jax.networks.condensenet import kernel_inference, kernel_training
-from cdnv2_jax.networks.condensenet.architecture import Architecture
-from cdnv2_jax.networks.condensenet.dense_layer import DenseLayer, Form
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.network import ModulePath, Network
 
 
-class CondenseNet(nnx.Module):
-    """The whole classifier: NHWC images → logits.
+class DenseLayer(nnx.Module):
+    """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right).
 
-    Attributes:
-      architecture, form: what it is made of.
-      name: its name in the registry.
-      remat: whether the backward pass computes what is inside of dense layers again instead of keeping it: less memory,
-        a second forward pass. False at first; set it before training. CPUs ignore it.
+    With a `mask` [b, h, w, 1], what is on the map where it is False changes nothing where it is True. `lgc` and `sfr`
+    are masked convolutions or, in a condensed network, their condensed twins.
     """
+
+    lgc: LearnedGroupConv | CondensedGroupConv
+    sfr: SparseFeatureReactivation | CondensedReactivation | None
 
     def __init__(
         self,
-        architecture: Architecture,
-        form: Form | None = None,
+        architecture: CondenseNetArchitecture,
+        block: int,
+        in_channels: int,
+        *,
+        dtype: DTypeLike | None,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        a, growth = architecture, architecture.growth[block]
+        wide = a.bottleneck * growth
+        types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        common = {"activation": a.activation(block), **types}
+        self.lgc = LearnedGroupConv(in_channels, wide, groups=a.lgc_groups, condensation_factor=a.lgc_factor, **common)
+        self.conv = NormActConv(wide, growth, groups=a.conv_groups, **common)
+        self.se = SqueezeExcite(growth, reduction=1, **types) if a.has_squeeze_excite(block) else None
+        self.sfr = self._reactivation(a, growth, in_channels, common)
+
+    @staticmethod
+    def _reactivation(
+        a: CondenseNetArchitecture, new: int, old: int, common: dict[str, Any]
+    ) -> SparseFeatureReactivation | None:
+        if a.sfr_groups is None or a.sfr_factor is None:
+            return None
+        return SparseFeatureReactivation(new, old, groups=a.sfr_groups, condensation_factor=a.sfr_factor, **common)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        h = self.conv(self.lgc(x), mask)
+        if self.se is not None:
+            h = self.se(h, mask)
+        if self.sfr is not None:
+            x = x + self.sfr(h)
+        return jnp.concatenate([x, h], axis=-1)
+
+
+class CondenseNet(Network):
+    """CondenseNet (v1) or CondenseNetV2, masked; `condense` makes its condensed form."""
+
+    # Narrower than in the base class, and never assigned again.
+    architecture: CondenseNetArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(
+        self,
+        architecture: CondenseNetArchitecture,
         *,
         name: str,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.architecture = architecture
-        self.form = form or Form()
-        self.name = name
-        self.dtype = dtype
-        self.remat = False
+        super().__init__(architecture, name=name, dtype=dtype)
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = nnx.Conv(
@@ -58,7 +96,7 @@ class CondenseNet(nnx.Module):
         )
         blocks: list[list[DenseLayer]] = [[] for _ in a.stages]
         for block, _, channels, _ in a.dense_layers():
-            blocks[block].append(DenseLayer(a, block, channels, self.form, **types))
+            blocks[block].append(DenseLayer(a, block, channels, **types))
         self.blocks = nnx.List([nnx.List(layers) for layers in blocks])
         self.norm_last = BatchNorm(a.out_channels, param_dtype=param_dtype)
         self._build_head(types)
@@ -77,14 +115,11 @@ class CondenseNet(nnx.Module):
             features, bias_init = a.head_width, torch_linear(a.head_width)
             self.se_last = SqueezeExcite(a.out_channels, a.head_reduction, **types)
             self.fc = linear(a.out_channels, a.head_width, torch_linear(a.out_channels))
-        if self.form.halved_classifier:
-            self.classifier = CondensedLinear(features, a.num_classes, **types)
-        else:
-            self.classifier = linear(features, a.num_classes, bias_init)
+        self.classifier = linear(features, a.num_classes, bias_init)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
-        check_images(self.architecture, images)
+        self.check_images(images)
         if self._by_kernel(images):
             x = kernel_inference.pooled_features(self.stem, self.blocks, self.norm_last, images)
         else:
@@ -97,20 +132,9 @@ class CondenseNet(nnx.Module):
         return self.classifier(x)
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Feature maps by stride, from stride 4 on: the blocks' outputs, the last one after its BatchNorm and ReLU.
+        """See `Network.features`: the blocks' outputs, the last one after its BatchNorm and ReLU.
 
-        {4: [b, h/4, w/4, c], 8: …, 16: …, 32: …} for the ImageNet networks; a network whose blocks end at a smaller
-        stride gives fewer. The squeeze-and-excitation of the classifier's head is left out.
-
-        Args:
-          images: [b, h, w, 3], normalised.
-          sizes: int [b, 2], height and width of each image at the top left of its canvas. Each then has the maps that
-            it would have alone, padded to a multiple of 32 pixels; beyond those they are zero. (In training, batch
-            statistics are those of the whole canvas: freeze them.) None: the images fill the canvas.
-
-        Raises:
-          ValueError: images of another shape or, with `sizes`, a canvas that is no multiple of 32.
-          UserError: images that are too small.
+        The squeeze-and-excitation of the classifier's head is left out.
         """
         maps = dict(zip(self.architecture.block_strides, self.block_outputs(images, sizes), strict=True))
         last = self.architecture.block_strides[-1]
@@ -118,19 +142,18 @@ class CondenseNet(nnx.Module):
         region = region_of(images, sizes, last)
         return {stride: inside(x, at_stride(region, stride)) for stride, x in maps.items() if stride >= 4}
 
-    def block_outputs(self, images: jax.Array, sizes: jax.Array | None = None) -> Iterator[jax.Array]:
+    def block_outputs(self, images: jax.Array, sizes: jax.Array | None = None) -> list[jax.Array]:
         """Each dense block's output, before the average pool that leads to the next block; `sizes` as for `features`.
 
         With `sizes` the values beyond an image's own padding are left as they come.
         """
-        check_images(self.architecture, images)
+        self.check_images(images)
         if sizes is None and self._by_kernel(images):
-            for x in kernel_inference.block_outputs(self.stem, self.blocks, images):
-                yield x.transpose(0, 2, 3, 1)
-        elif sizes is None and self._by_training_kernel(images):
-            yield from kernel_training.block_outputs(self.stem, self.blocks, images)
-        else:
-            yield from self._outputs_of_layers(images, sizes)
+            outputs = kernel_inference.block_outputs(self.stem, self.blocks, images)
+            return [x.transpose(0, 2, 3, 1) for x in outputs]
+        if sizes is None and self._by_training_kernel(images):
+            return list(kernel_training.block_outputs(self.stem, self.blocks, images))
+        return list(self._outputs_of_layers(images, sizes))
 
     def _outputs_of_layers(self, images: jax.Array, sizes: jax.Array | None) -> Iterator[jax.Array]:
         strides = self.architecture.block_strides
@@ -154,56 +177,30 @@ class CondenseNet(nnx.Module):
         return masked and kernel_training.applies(self.architecture, self._kernel_modules(), images)
 
     def _kernel_modules(self) -> list[nnx.Module]:
-        return [self.stem, *self.dense_layers(), self.norm_last]
+        return [self.stem, *(layer for block in self.blocks for layer in block), self.norm_last]
 
     def dense_layers(self) -> Iterator[DenseLayer]:
         """All dense layers, from the stem to the head."""
         for block in self.blocks:
             yield from block
 
-    @property
-    def form_name(self) -> Literal["masked", "condensed"]:
-        """The form in a word."""
-        return "condensed" if self.form.condensed else "masked"
+    def stage_modules(self) -> list[list[ModulePath]]:
+        """One stage for each dense block; the stem belongs to the first, what follows the last block to the last."""
+        stages: list[list[ModulePath]] = [[("blocks", number)] for number in range(len(self.blocks))]
+        stages[0].insert(0, ("stem",))
+        stages[-1].append(("norm_last",))
+        return stages
 
     @property
-    def param_dtype(self) -> DTypeLike:
-        """Of the parameters."""
-        return self.stem.kernel.dtype
+    def dense_blocks(self) -> tuple[int, ...]:
+        """Dense layers of each block."""
+        return self.architecture.stages
 
     @property
-    def feature_channels(self) -> dict[int, int]:
-        """Stride → channels of the maps that `features` gives."""
-        return self.architecture.feature_channels
-
-    @property
-    def condensation_stages(self) -> int:
-        """How many pruning stages the network passes; 0 for a condensed one."""
-        return 0 if self.form.condensed else self.architecture.condensation_stages
-
-    def masked_convs(self) -> Iterator[MaskedConv]:
-        """All learned convolutions, each layer's LGC before its SFR; nothing for a condensed network."""
-        for layer in self.dense_layers():
-            for conv in (layer.lgc, layer.sfr):
-                if isinstance(conv, MaskedConv):
-                    yield conv
+    def classifier_can_be_halved(self) -> bool:
+        """True of a CondenseNet (v1)."""
+        return self.architecture.head_width is None
 
 
 def _run(layer: DenseLayer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     return layer(x, mask)
-
-
-def abstract_network(
-    architecture: Architecture,
-    form: Form,
-    *,
-    name: str,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-) -> CondenseNet:
-    """A network in evaluation mode whose variables have shapes but no values yet: to be filled in."""
-    model = nnx.eval_shape(
-        lambda: CondenseNet(architecture, form, name=name, dtype=dtype, param_dtype=param_dtype, rngs=nnx.Rngs(0))
-    )
-    model.eval()
-    return model

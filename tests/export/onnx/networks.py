@@ -10,8 +10,8 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.networks.zoo import model_entry
+from cdnv2_jax.networks.family import model_entry
+from cdnv2_jax.networks.network import Network
 from tests.detection.tiny import quick_jit
 from tests.plain_models import SMALL_MOBILENET, SMALL_SHUFFLENET
 
@@ -30,7 +30,7 @@ NETWORKS = [
 """Some of what `small_network` makes."""
 
 
-def small_network(what: str, *, whole: bool = False) -> AnyNetwork:
+def small_network(what: str, *, whole: bool = False) -> Network:
     """A network by name and form, or one of `PLAIN`, in evaluation mode, with few layers or channels.
 
     Args:
@@ -47,7 +47,7 @@ def small_network(what: str, *, whole: bool = False) -> AnyNetwork:
     return network if form == "masked" else condense(network, halve_classifier=form == "halved")
 
 
-def randomised(network: AnyNetwork) -> AnyNetwork:
+def randomised(network: Network) -> Network:
     """The same network with scales, biases and statistics of its normalisations drawn anew, in evaluation mode."""
     random = np.random.default_rng(0)
     network.eval()
@@ -63,7 +63,7 @@ def randomised(network: AnyNetwork) -> AnyNetwork:
     return network
 
 
-def logits_of(network: AnyNetwork, images: np.ndarray) -> np.ndarray:
+def logits_of(network: Network, images: np.ndarray) -> np.ndarray:
     """Our own network's, for images [b, h, w, 3]."""
     graph, state = nnx.split(network)
     return np.asarray(quick_jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))

@@ -1,26 +1,76 @@
-"""What an exported file says about itself: the same JSON in all formats."""
+"""What a file of weights says about its network: how images are prepared, what classes are called, who wrote it."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cdnv2_jax.detection.checkpoint import Classes
+from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
 from cdnv2_jax.detection.cost import PartCost
 from cdnv2_jax.detection.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.detector import PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.networks.cost import count_flops
-from cdnv2_jax.networks.family import AnyNetwork
-from cdnv2_jax.weights.safetensors import KEY
-from cdnv2_jax.weights.usage import KEY as USAGE
-from cdnv2_jax.weights.usage import Usage
+from cdnv2_jax.networks.family import MODELS, count_flops
+from cdnv2_jax.networks.network import Network
 
-__all__ = ["KEY", "Described", "classifier_metadata", "described", "detector_metadata", "parse_metadata", "written_by"]
+USAGE_KEY = "usage"
+"""Key of the usage in a checkpoint's metadata and in an exported file's."""
 
 FORMAT = 1
 PACKAGE = "cdnv2-jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """Attributes: preparation of images; class_names, one for each logit, or none where nobody knows them."""
+
+    preparation: ImagePreparation
+    class_names: Sequence[str] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
+
+    def name_of(self, label: int) -> str:
+        """The class's name, or "class 7"."""
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    def with_names(self, class_names: Sequence[str], num_classes: int) -> "Usage":
+        """The same with other names of classes; UserError when there are not as many as classes."""
+        if len(class_names) != num_classes:
+            raise UserError(f"{len(class_names)} names for {num_classes} classes: give one for each, in their order")
+        return dataclasses.replace(self, class_names=class_names)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, for metadata: {"usage": usage.to_json()} is what `usage_of` looks for."""
+        return {"preparation": dataclasses.asdict(self.preparation), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], num_classes: int) -> "Usage":
+        """The reverse; ValueError when it is none for so many classes."""
+        try:
+            usage = cls(ImagePreparation(**values["preparation"]), values["class_names"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no preparation of images and names of classes: {error}") from error
+        if usage.class_names and len(usage.class_names) != num_classes:
+            raise ValueError(f"{len(usage.class_names)} names for {num_classes} classes")
+        return usage
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What a detector's labels stand for.
+
+    Attributes:
+      names: of the classes. category_ids: of the same in COCO's files.
+    """
+
+    names: Sequence[str]
+    category_ids: Sequence[int]
+
+    def __post_init__(self):
+        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+        object.__setattr__(self, "category_ids", tuple(int(number) for number in self.category_ids))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +88,7 @@ class Described:
     usage: Usage
 
 
-def classifier_metadata(network: AnyNetwork, usage: Usage) -> dict[str, Any]:
+def classifier_metadata(network: Network, usage: Usage) -> dict[str, Any]:
     """JSON values: name, form, classes, cost for one image (official count), usage, who wrote it."""
     cost = count_flops(network, usage.preparation.size)
     return {
@@ -49,7 +99,7 @@ def classifier_metadata(network: AnyNetwork, usage: Usage) -> dict[str, Any]:
         "num_classes": network.architecture.num_classes,
         "flops": cost.flops,
         "params": cost.params,
-        USAGE: usage.to_json(),
+        USAGE_KEY: usage.to_json(),
         "written_by": written_by(),
     }
 
@@ -71,7 +121,7 @@ def detector_metadata(
         "num_classes": detector.settings.num_classes,
         "canvas": list(canvas),
         **dataclasses.asdict(cost),
-        USAGE: {"preparation": dataclasses.asdict(preparation), **_class_lists(classes)},
+        USAGE_KEY: {"preparation": dataclasses.asdict(preparation), **_class_lists(classes)},
         "written_by": written_by(),
     }
 
@@ -111,6 +161,15 @@ def described(values: Mapping[str, Any], source: str) -> Described:
         name, form, classes = values["name"], values["form"], values["num_classes"]
         if not (isinstance(name, str) and isinstance(form, str) and isinstance(classes, int) and classes > 0):
             raise ValueError("name, form and number of classes")
-        return Described(name, form, classes, Usage.from_json(values[USAGE], classes))
+        return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: its metadata is not as it should be ({one_line(error)})") from error
+
+
+def usual_preparation(network: Network) -> ImagePreparation:
+    """What the official code does to images for such a network: of ImageNet, or else of CIFAR-10 or CIFAR-100."""
+    entry = MODELS[network.name]
+    if entry.image_size > 32:
+        return ImagePreparation(entry.image_size, "centre", entry.interpolation, *IMAGENET)
+    statistics = CIFAR10 if network.architecture.num_classes == 10 else CIFAR100
+    return ImagePreparation(entry.image_size, "whole", entry.interpolation, *statistics)

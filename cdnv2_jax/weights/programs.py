@@ -1,0 +1,126 @@
+"""Networks and exported programs as functions of images: compiled networks, ONNX and StableHLO files."""
+
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import export
+
+from cdnv2_jax.errors import UserError, import_optional, one_line
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.safetensors import KEY
+
+Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
+"""Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
+
+LARGEST_STABLEHLO = 2 * 2**30
+"""Bytes; ten times what the largest detector needs."""
+
+
+def compiled_forward(model: Network) -> Forward:
+    """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
+    graph, state = nnx.split(model)
+    arrays, structure = jax.tree.flatten(state)
+    forward = _forward(graph, structure)
+    return lambda images: forward(arrays, jnp.asarray(images))
+
+
+@lru_cache(maxsize=16)
+def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
+    """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
+    flattening a network at every call would take as long as computing it."""
+    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
+
+
+def open_session(path: Path) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU; UserError when the file is none of ONNX's."""
+    onnxruntime = import_optional("onnxruntime", "export")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, and said once
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each of its errors has a class of its own
+        raise UserError(f"{path} is no ONNX file that ONNX Runtime can run ({one_line(error)})") from error
+
+
+def run_session(
+    path: Path, session: Any, outputs: list[str] | None, inputs: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The outputs by name, None for all; UserError when the graph cannot take these inputs."""
+    try:
+        return session.run(outputs, dict(inputs))
+    except Exception as error:  # as above
+        raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
+
+
+def onnx_forward(path: Path) -> Forward:
+    """The classifier at `path`, which takes images channels first, as a function of images channels last."""
+    session = open_session(path)
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return run_session(path, session, ["logits"], {"images": channels_first})[0]
+
+    return forward
+
+
+def read_onnx_metadata(path: Path) -> str:
+    """The metadata in the file at `path`, as text; UserError when there is none."""
+    found = open_session(path).get_modelmeta().custom_metadata_map
+    if KEY not in found:
+        raise UserError(f"{path} does not say how it is used: only files that `main.py export` wrote do")
+    return found[KEY]
+
+
+def metadata_file(path: Path) -> Path:
+    """The file beside a StableHLO file that holds its metadata: `jax.export` has no place for it."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_exported(path: Path) -> export.Exported:
+    """The program at `path`; UserError when it is none."""
+    import_optional("flatbuffers", "export")  # by which `jax.export` reads and writes
+    try:
+        if path.stat().st_size > LARGEST_STABLEHLO:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any network exported here")
+        return export.deserialize(bytearray(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file trips in its reader
+        raise UserError(f"{path} is no StableHLO file of jax.export's ({one_line(error)}): export it again") from error
+
+
+def stablehlo_forward(path: Path) -> Forward:
+    """The classifier at `path` as a compiled function."""
+    program = read_exported(path)
+    if len(program.in_avals) != 1 or len(program.out_avals) != 1:
+        raise UserError(
+            f"{path} takes {len(program.in_avals)} arrays and gives {len(program.out_avals)}: no classifier"
+        )
+    run = jax.jit(program.call)
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        try:
+            return np.asarray(run(images))
+        except Exception as error:  # whatever a damaged program trips in the compiler
+            raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
+
+    return forward
+
+
+def read_stablehlo_metadata(path: Path) -> str:
+    """The metadata beside the StableHLO file at `path`, as text; UserError when it is not there."""
+    beside = metadata_file(path)
+    try:
+        return beside.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{beside}, which belongs to {path}, cannot be read: put it there ({error})") from error
