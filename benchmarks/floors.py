@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.family import network_cost
-from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.network import Architecture, Form
 
 TRAINING_PASSES = 3
 
@@ -28,14 +28,16 @@ class Floor(NamedTuple):
     bytes: int
 
 
-def inference_floor(a: CondenseNetArchitecture, batch: int, size: int, itemsize: int = 4) -> Floor:
+def inference_floor(a: Architecture, batch: int, size: int, itemsize: int = 4) -> Floor:
     """Of one prediction for images of `size` pixels' side, values of `itemsize` bytes."""
+    assert isinstance(a, CondenseNetArchitecture)
     cost = network_cost(a, Form(condensed=True), size, size)
     return Floor(batch * cost.multiply_adds, itemsize * (batch * map_values(a, size) + cost.params))
 
 
-def training_floor(a: CondenseNetArchitecture, batch: int, size: int, itemsize: int = 4) -> Floor:
+def training_floor(a: Architecture, batch: int, size: int, itemsize: int = 4) -> Floor:
     """Of one step of a masked network; parameters and momentum are float32, each read and written."""
+    assert isinstance(a, CondenseNetArchitecture)
     cost = network_cost(a, Form(condensed=False), size, size)
     maps = itemsize * TRAINING_PASSES * batch * map_values(a, size)
     return Floor(TRAINING_PASSES * batch * cost.multiply_adds, maps + 4 * 4 * cost.params)

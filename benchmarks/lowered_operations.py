@@ -19,6 +19,7 @@ from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.kernel_inference import network_shape
 from cdnv2_jax.networks.family import model_entry
+from cdnv2_jax.networks.network import Architecture
 
 BOTH: tuple[Direction, ...] = ("forward", "gradient")
 
@@ -42,8 +43,9 @@ class Operation(NamedTuple):
     probe: Callable[[Call], np.ndarray]
 
 
-def convolutions(a: CondenseNetArchitecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
+def convolutions(a: Architecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
     """Both grouped convolutions of each block's last layer, for `batch` images of `size` pixels' side."""
+    assert isinstance(a, CondenseNetArchitecture)
     last = {block: (channels, growth) for block, _, channels, growth in a.dense_layers()}
     for block, (channels, growth) in last.items():
         side, wide = a.map_side(block, size), a.bottleneck * growth
@@ -95,6 +97,7 @@ def networks(name: str, batch: int) -> Iterator[Operation]:
     entry = model_entry(name)
     images = example_images(batch, entry.image_size)
     labels = example_labels(batch, entry.architecture.num_classes)
+    assert isinstance(entry.architecture, CondenseNetArchitecture)
     shape = network_shape(entry.architecture, jnp.asarray(images))
 
     def predict_condensed(way: str, _: Direction) -> Call:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cdnv2_jax import load
 from cdnv2_jax.files import replacing
 from cdnv2_jax.report.connection_plots import draw_cuts, draw_group_strips, draw_layer_map
-from cdnv2_jax.report.connections import block_ends, layer_connections, layer_map
+from cdnv2_jax.report.connections import connections_by_kind, layer_map
 from cdnv2_jax.report.learning import of_kind
 from cdnv2_jax.report.mistakes import confusion_matrix, draw_confusion, read_predictions
 from cdnv2_jax.training.records import read_metrics
@@ -24,9 +25,9 @@ CLASSES = [str(digit) for digit in range(10)]
 def pictures(workdir: Path) -> dict[str, tuple[Callable[[Any], None], float]]:
     """{name: (what draws it on a Matplotlib figure, height in inches)}."""
     network = load(workdir / "condensed")
-    layers = [layer.lgc for layer in layer_connections(network)]
-    values = layer_map(network.architecture, [layer.per_channel for layer in layers])
-    ends, masks = block_ends(network.architecture), [layer.kept for layer in layers]
+    layers = connections_by_kind(network)["LGC"]
+    values = layer_map([layer.per_channel for layer in layers])
+    ends, masks = np.cumsum(network.dense_blocks)[:-1].tolist(), [layer.kept for layer in layers]
     stages = of_kind(read_metrics(workdir), "stage")
     counts = confusion_matrix(read_predictions(workdir / "predictions.csv", len(CLASSES)), len(CLASSES))
     return {

@@ -114,16 +114,20 @@ def golden_model(golden: GoldenFile) -> CondenseNet:
     """The file's architecture with its deterministic weights, in float64."""
     architecture = golden_architecture(golden)
     tensors = deterministic_state_dict(golden.meta["state_dict"], golden.meta["salt"])
-    return model_from_state_dict(
+    model = model_from_state_dict(
         tensors, architecture, name=golden.meta.get("model", "golden"), param_dtype=jnp.float64, source=str(golden.path)
     )
+    assert isinstance(model, CondenseNet)
+    return model
 
 
 def golden_architecture(golden: GoldenFile) -> CondenseNetArchitecture:
     """Our architecture for the official code's settings in `meta`."""
     official = architecture_config(golden)
     if official["name"] is not None:
-        return architecture_of(official["name"], official["num_classes"])
+        architecture = architecture_of(official["name"], official["num_classes"])
+        assert isinstance(architecture, CondenseNetArchitecture)
+        return architecture
     return CondenseNetArchitecture(
         stages=official["stages"],
         growth=official["growth"],
@@ -151,7 +155,7 @@ def trajectory_data() -> tuple[jax.Array, jax.Array]:
 def forward(model: Network, images: jax.Array) -> np.ndarray:
     """Logits of the model in evaluation mode."""
     model.eval()
-    return np.asarray(compiled_forward(model)(images))
+    return np.asarray(compiled_forward(model)(np.asarray(images)))
 
 
 def compare(name: str, ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Check:
@@ -218,7 +222,7 @@ def check_count(model: Network, size: tuple[int, int], meta: dict[str, Any], for
         yield {"check": f"count_{form}", "ok": ours == theirs, "ours": ours, "theirs": theirs}
 
 
-def check_block_features(model: Network, images: jax.Array, meta: dict[str, Any]) -> Iterator[Check]:
+def check_block_features(model: CondenseNet, images: jax.Array, meta: dict[str, Any]) -> Iterator[Check]:
     """Shape, mean and mean absolute value of each dense block's output."""
     graph, state = nnx.split(model)
 

@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "pruning": {"layers", "networks"},
     "data": set(),
     "devices": set(),
-    "weights": NETWORKS | {"data", "export"},
+    "weights": NETWORKS | {"data", "detection"},
     "report": NETWORKS | {"data"},
     "export": NETWORKS | {"weights", "data", "detection", "classification", "report"},
     "training": NETWORKS | {"weights", "data", "devices", "report"},

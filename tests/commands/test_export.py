@@ -10,10 +10,11 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, save
 from cdnv2_jax.detection.data.canvas import KEY as USAGE
-from cdnv2_jax.export.classifier import FORMATS, open_exported
+from cdnv2_jax.export.classifier import FORMATS
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import save_detector
+from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.safetensors import load_safetensors
 from tests.commands.shell import Shell
 from tests.export.detectors import CLASSES, PREPARATION, detector
@@ -54,10 +55,10 @@ def test_official_file(official: Path, shell: Shell) -> None:
     Path("names.txt").write_text("\n".join(f"name {number}" for number in range(10)))
     arguments = ("--checkpoint", official, "--condense", "--format", "onnx", "--output", "it.onnx")
     shell.succeeds("main.py", "export", *arguments, "--class-names", "names.txt", "--image-size", "40")
-    described = open_exported(Path("it.onnx")).described
+    described = open_classifier(Path("it.onnx")).described
     assert (described.name, described.form, described.num_classes) == ("condensenet_50", "condensed", 10)
     assert (described.usage.preparation.size, described.usage.name_of(3)) == (40, "name 3")
-    assert open_exported(Path("it.onnx")).forward(np.zeros((3, 40, 40, 3), np.float32)).shape == (3, 10)
+    assert open_classifier(Path("it.onnx")).forward(np.zeros((3, 40, 40, 3), np.float32)).shape == (3, 10)
 
 
 def test_halved_classifier(official: Path, shell: Shell) -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.shell import IMAGENET, Shell
 from tests.data.image_files import write_noise
@@ -56,6 +57,7 @@ def _official_file(name: str, form: str) -> tuple[CondenseNetTwin, Path]:
     if form == "converted":
         twin = twin_in_form(architecture, "converted")
         return twin, save_official(Path(f"converted_model_{name}.pth.tar"), converted_file(twin))
+    assert isinstance(architecture, CondenseNetArchitecture)
     averaged = twin_in_form(architecture, architecture.condensation_stages)
     live = twin_in_form(architecture, 1, "live weights")
     return averaged, save_official(Path("model_best.pth.tar"), training_file(live, ema=averaged, arch=name))

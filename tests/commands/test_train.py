@@ -175,5 +175,5 @@ def test_overwriting_a_finished_run(smoke_run: Path, shell: Shell) -> None:
     shell.succeeds("main.py", "train", "--config", DIGITS, "--workdir", "run", "--overwrite", *TINY)
     assert {entry.name for entry in workdir.iterdir()} == {*FILES, "notes.txt"}
     assert [record["step"] for record in records_of(workdir) if record["kind"] == "train"] == [1, 2]
-    assert load(workdir / "masked").architecture.stages == (1,)
+    assert load(workdir / "masked").dense_blocks == (1,)
     assert json.loads((workdir / "config.json").read_text())["data"]["image_size"] == 8

@@ -30,9 +30,10 @@ def test_heads_at_800_by_1344() -> None:
 def test_body_of_condensenetv2_c() -> None:
     """6.3 billion multiply-adds at 800×1344; the rest of the network is its head."""
     architecture = model_entry("cdnv2_c").architecture
-    body = cost_parts(architecture, Form(condensed=True), 800, 1344)
+    body, _ = cost_parts(architecture, Form(condensed=True), 800, 1344)
     assert round(body.multiply_adds / 1e9, 1) == 6.3
     whole = network_cost(architecture, Form(condensed=True), 800, 1344)
+    assert isinstance(architecture, CondenseNetArchitecture)
     width = architecture.head_width
     assert width is not None
     squeeze = 2 * 2064 * (2064 // 16)

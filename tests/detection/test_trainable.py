@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cdnv2_jax.detection.detector import set_training_mode, stage_paths, trainable_parameters
+from cdnv2_jax.detection.detector import set_training_mode, trainable_parameters
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import build_network, model_entry
-from tests.detection.tiny import tiny_detector
+from tests.detection.tiny import TinyBackbone, tiny_detector
 from tests.quick_jit import quick_jit
 from tests.tables import table
 from tests.twin_models import SMALL_V2
@@ -66,6 +66,7 @@ def test_more_frozen_stages_than_there_are() -> None:
 def test_statistics_in_training(norm: Any, stages: int, kept: list[bool]) -> None:
     """By the flags, and by which statistics a batch has changed."""
     detector = tiny_detector("retinanet", norm=norm, frozen_stages=stages)
+    assert isinstance(detector.backbone, TinyBackbone)
     norms = list(detector.backbone.norms)
     set_training_mode(detector)
     assert [norm.use_running_average for norm in norms] == kept
@@ -87,7 +88,7 @@ def test_statistics_in_training(norm: Any, stages: int, kept: list[bool]) -> Non
 def test_stages_of_condensenetv2() -> None:
     """The stem and the first dense block come first, the last BatchNorm with the last block."""
     network = CondenseNet(SMALL_V2, name="small", rngs=nnx.Rngs(0))
-    assert stage_paths(network) == [[("stem",), ("blocks", 0)], [("blocks", 1)], [("blocks", 2), ("norm_last",)]]
+    assert network.stage_modules() == [[("stem",), ("blocks", 0)], [("blocks", 1)], [("blocks", 2), ("norm_last",)]]
 
 
 @table("name, last_units", [("shufflenet_v2_x0_5", [4, 12, 16]), ("mobilenet_v2_x1_0", [1, 3, 6, 13, 17])])
@@ -95,7 +96,7 @@ def test_stages_of_plain_networks(name: str, last_units: list[int]) -> None:
     """A stage for each stride, of the paper's tables; what follows the units leads to no map."""
     entry = model_entry(name)
     network = nnx.eval_shape(lambda: build_network(entry.architecture, name=name, rngs=nnx.Rngs(0)))
-    stages = stage_paths(network)
+    stages = network.stage_modules()
     assert stages[0][:2] == [("stem",), ("units", 0)]
     assert [path for stage in stages for path in stage][1:] == [("units", n) for n in range(last_units[-1])]
     assert [stage[-1] for stage in stages] == [("units", last - 1) for last in last_units]

@@ -5,34 +5,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cdnv2_jax.detection.checkpoint import preparation_of
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.preparation import IMAGENET
 from cdnv2_jax.detection.data.canvas import KEY, CanvasPreparation
-from cdnv2_jax.weights import arrays
+from cdnv2_jax.weights.metadata import Classes
+from cdnv2_jax.weights.open import OpenedDetector
+from tests.detection.tiny import tiny_detector
 
 
-def saved(path: Path, metadata: dict[str, Any]) -> Path:
-    arrays.write(path, {"a": np.zeros(1)}, {"metadata": metadata}, overwrite=False)
-    return path
+def opened(metadata: dict[str, Any]) -> OpenedDetector:
+    """A checkpoint that says so; of what it says the preparation alone is looked at."""
+    detector = tiny_detector("retinanet")
+    return OpenedDetector(Path("it"), detector, Classes(["a", "b", "c"], [1, 2, 3]), metadata)
 
 
-def test_what_a_detector_says(tmp_path: Path) -> None:
+def test_what_a_detector_says() -> None:
     preparation = CanvasPreparation(100, 130, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-    assert preparation_of(saved(tmp_path / "it", {KEY: preparation.to_json()})) == preparation
+    assert opened({KEY: preparation.to_json()}).preparation == preparation
     assert preparation.canvas == (128, 160)
-
-
-def test_silent_detectors_are_used_as_on_coco(tmp_path: Path) -> None:
-    silent = preparation_of(saved(tmp_path / "it", {}))
+    silent = opened({}).preparation
     assert (silent.canvas, silent.mean, silent.std) == ((800, 1344), *IMAGENET)
-
-
-@pytest.mark.parametrize("said", [{"short_side": 0}, {"std": (0, 1, 1)}, {"mean": (1, 1)}, {"sides": 3}, {"mean": "x"}])
-def test_what_cannot_be(said: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="how to use the detector is not said as it should be"):
-        preparation_of(saved(tmp_path / "it", {KEY: said}))
+    for said in ({"short_side": 0}, {"std": (0, 1, 1)}, {"mean": (1, 1)}, {"sides": 3}, {"mean": "x"}):
+        with pytest.raises(UserError, match="it: its preprocessing metadata is damaged"):
+            _ = opened({KEY: said}).preparation
 
 
 def test_preparation() -> None:

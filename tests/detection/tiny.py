@@ -1,5 +1,6 @@
 """Detectors small enough to compile in seconds: a backbone of five convolutions, eight channels in the pyramid."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,16 +18,27 @@ from cdnv2_jax.detection.settings import DetectorSettings, Kind
 from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
+from cdnv2_jax.networks.network import Architecture, ModulePath, Network
 from tests.quick_jit import quick_jit
 
 WIDTHS = (4, 4, 6, 6, 8)
 """Channels at strides 2, 4, 8, 16 and 32."""
 
 
-class TinyBackbone(nnx.Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyArchitecture(Architecture):
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+
+    @property
+    def feature_channels(self) -> dict[int, int]:
+        return {stride: WIDTHS[stride.bit_length() - 2] for stride in self.strides}
+
+
+class TinyBackbone(Network):
     """At each stride a 3×3 convolution, BatchNorm and ReLU; and a classifier, which a detector has no use for."""
 
-    def __init__(self, *, rngs: nnx.Rngs):
+    def __init__(self, *, strides: tuple[int, ...] = (4, 8, 16, 32), rngs: nnx.Rngs):
+        super().__init__(TinyArchitecture(num_classes=3, strides=strides), name="tiny")
         inputs = (3, *WIDTHS[:-1])
         self.convs = nnx.List(
             [
@@ -37,12 +49,7 @@ class TinyBackbone(nnx.Module):
         self.norms = nnx.List([BatchNorm(width) for width in WIDTHS])
         self.classifier = nnx.Linear(WIDTHS[-1], 3, kernel_init=normal(0.3), rngs=rngs)
 
-    @property
-    def feature_channels(self) -> dict[int, int]:
-        return dict(zip((4, 8, 16, 32), WIDTHS[1:], strict=True))
-
-    @property
-    def stage_paths(self) -> list[list[tuple[str | int, ...]]]:
+    def stage_modules(self) -> list[list[ModulePath]]:
         stages = ((0, 1), (2,), (3,), (4,))
         return [[(part, number) for part in ("convs", "norms") for number in stage] for stage in stages]
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError, count_flops
-from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier, open_exported, write_verified
+from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier, write_verified
 from cdnv2_jax.export.verify import agreement, refuse_difference
+from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.safetensors import KEY
 from tests.export.networks import USAGE, images, logits
@@ -82,7 +83,7 @@ def _header(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 def test_opened_to_be_used(format: str, exported: Exported) -> None:
-    found = open_exported(exported(format, "condensed"))
+    found = open_classifier(exported(format, "condensed"))
     assert (found.described.name, found.described.form, found.described.usage) == (
         *("cdnv2_cifar_110", "condensed"),
         USAGE,
@@ -141,7 +142,7 @@ def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> Non
     path = copied(format)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=str(path)):
-        open_exported(path).forward(images(1))
+        open_classifier(path).forward(images(1))
 
 
 @pytest.mark.parametrize(
@@ -160,11 +161,11 @@ def test_metadata_that_cannot_be(text: str, complaint: str, copied: Callable[[st
     path = copied("stablehlo")
     Path(f"{path}.json").write_text(text)
     with pytest.raises(UserError, match=complaint):
-        open_exported(path)
+        open_classifier(path)
 
 
 def test_metadata_that_is_not_there(copied: Callable[[str], Path]) -> None:
     path = copied("stablehlo")
     Path(f"{path}.json").unlink()
     with pytest.raises(UserError, match=r"network\.stablehlo\.json, which belongs to"):
-        open_exported(path)
+        open_classifier(path)

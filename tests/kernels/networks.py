@@ -13,7 +13,7 @@ from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import prune
 from tests.quick_jit import quick_jit
@@ -67,7 +67,7 @@ def random_architecture(seed: int) -> CondenseNetArchitecture:
             continue
 
 
-def masked_network(architecture: Architecture, seed: int = 0, *, stages: int | None = None) -> CondenseNet:
+def masked_network(architecture: CondenseNetArchitecture, seed: int = 0, *, stages: int | None = None) -> CondenseNet:
     """Pruned by so many stages (None: by all), in evaluation mode, float32; BatchNorms that leave nothing as it is."""
     model = CondenseNet(architecture, name="small", rngs=nnx.Rngs(seed))
     model.eval()
@@ -80,7 +80,7 @@ def masked_network(architecture: Architecture, seed: int = 0, *, stages: int | N
     return model
 
 
-def condensed_network(architecture: Architecture = V2, seed: int = 0) -> CondenseNet:
+def condensed_network(architecture: CondenseNetArchitecture = V2, seed: int = 0) -> CondenseNet:
     """`masked_network`, condensed."""
     return condense(masked_network(architecture, seed))
 

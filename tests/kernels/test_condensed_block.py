@@ -97,7 +97,7 @@ def test_the_same_bits_again_and_again() -> None:
 
 def test_calls_from_several_threads_at_once() -> None:
     """They share XLA's threads, and more helpers are asked for than there are."""
-    forward, images = compiled_forward(condensed_network()), random_images(1, 26, 21)
+    forward, images = compiled_forward(condensed_network()), np.asarray(random_images(1, 26, 21))
     expected = np.asarray(forward(images))
     with ThreadPoolExecutor(6) as pool:
         for logits in pool.map(lambda _: np.asarray(forward(images)), range(60)):

@@ -111,7 +111,7 @@ def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
 def test_networks_of_the_registry(name: str) -> None:
     model = create_model(name, rngs=nnx.Rngs(0))
     model.eval()
-    prune(model, model.architecture.condensation_stages)
+    prune(model, model.condensation_stages)
     images = random_images(1, 64, 96)
     by_layers = run(condense(model), images, condensed_block="layers")
     assert_near(run(condense(model), images, condensed_block="kernel"), by_layers, TOLERANCE)
@@ -128,7 +128,7 @@ def test_when_kernels_are_used() -> None:
     assert uses_kernel(masked_network(V2), images)
     model.train()
     assert not uses_kernel(model, random_images(2, 8, 8))
-    half = CondenseNet(V2, model.form, name="half", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    half = CondenseNet(V2, name="half", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     half.eval()
     assert not uses_kernel(half, images)
 

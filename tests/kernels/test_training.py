@@ -23,8 +23,9 @@ from cdnv2_jax.kernels.training import (
     to_flat,
 )
 from cdnv2_jax.layers.lowering import override
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import prune
 from tests.kernels.networks import V2, random_architecture, random_images
 from tests.quick_jit import quick_jit
@@ -44,7 +45,7 @@ class Step(NamedTuple):
     statistics: Any
 
 
-def network(architecture: Architecture, stage: int, seed: int = 0) -> CondenseNet:
+def network(architecture: CondenseNetArchitecture, stage: int, seed: int = 0) -> CondenseNet:
     model = CondenseNet(architecture, name="small", rngs=nnx.Rngs(seed))
     prune(model, min(stage, architecture.condensation_stages))
     model.train()
@@ -65,7 +66,7 @@ def step(model: Network, images: Any, lowering: str) -> Step:
     return Step(logits, nnx.to_pure_dict(gradients), nnx.to_pure_dict(statistics))
 
 
-def wide(model: Network) -> CondenseNet:
+def wide(model: Network) -> Network:
     """The same network in float64."""
     graph, state = nnx.split(model)
     return nnx.merge(graph, jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, state))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from flax import nnx
 
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.tables import table
 from tests.torch_twin import build_twin
@@ -21,7 +22,7 @@ WIDE = {"stages": (1,), "growth": (64,), "num_classes": 80, "squeeze_excite_from
         "v1": SMALL_V1.override(WIDE),
     },
 )
-def test_fresh_network(architecture: Architecture) -> None:
+def test_fresh_network(architecture: CondenseNetArchitecture) -> None:
     torch.manual_seed(0)
     theirs = {key: value.numpy() for key, value in build_twin(twin_config(architecture)).state_dict().items()}
     ours = tensors_of(CondenseNet(architecture, name="wide", rngs=nnx.Rngs(0)))

@@ -7,6 +7,7 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import MODELS, model_entry
 from cdnv2_jax.networks.network import Form
 from cdnv2_jax.networks.zoo import architecture_of, create_model, list_models
@@ -24,6 +25,12 @@ V1 = [
     "condensenet_imagenet_74_c8",
 ]
 PLAIN = ["shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0"]
+
+
+def condensenet_of(name: str) -> CondenseNetArchitecture:
+    architecture = architecture_of(name)
+    assert isinstance(architecture, CondenseNetArchitecture)
+    return architecture
 
 
 @table(
@@ -135,7 +142,7 @@ def test_v1_networks(
 
 def test_depth_of_the_reconstructions() -> None:
     """Three convolutions in every dense layer, the stem and the classifier."""
-    assert {name: 3 * sum(architecture_of(name).stages) + 2 for name in list_models("cdnv2_cifar*")} == {
+    assert {name: 3 * sum(condensenet_of(name).stages) + 2 for name in list_models("cdnv2_cifar*")} == {
         "cdnv2_cifar_110": 110,
         "cdnv2_cifar_146": 146,
     }
@@ -178,7 +185,7 @@ def test_evaluation_preprocessing() -> None:
     for name, (size, _) in sizes.items():
         if name in PLAIN:
             continue
-        assert size == (224 if architecture_of(name).stem_stride == 2 else 32), name
+        assert size == (224 if condensenet_of(name).stem_stride == 2 else 32), name
 
 
 def test_create_model_follows_overrides() -> None:
@@ -192,7 +199,7 @@ def test_create_model_follows_overrides() -> None:
     assert model.classifier.kernel.shape == (10, 3)
     assert {conv.groups for conv in model.masked_convs()} == {2}
     assert {conv.condensation_factor for conv in model.masked_convs()} == {8}
-    assert len(list(model.dense_layers())) == 2
+    assert isinstance(model, CondenseNet) and len(list(model.dense_layers())) == 2
     assert all(bool(conv.mask[...].all()) for conv in model.masked_convs())
 
 

@@ -1,5 +1,7 @@
 """`nnx.tabulate`, which compiles every public method it meets, works on all families and leaves them as they were."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def condensed() -> Network:
 
 @pytest.mark.parametrize("name", ["cdnv2_cifar_110", "shufflenet_v2_x0_5", "mobilenet_v2_x1_0", "condensed"])
 def test_tabulate(name: str) -> None:
-    sizes = {"stages": (1, 1, 1)} if name.startswith("cdnv2") else {}
+    sizes: dict[str, Any] = {"stages": (1, 1, 1)} if name.startswith("cdnv2") else {}
     model = condensed() if name == "condensed" else create_model(name, rngs=nnx.Rngs(0), **sizes)
     model.eval()
     images = jnp.ones((2, 32, 32, 3))

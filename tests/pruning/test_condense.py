@@ -10,13 +10,12 @@ import torch
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.learned import SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import Architecture, Network
-from cdnv2_jax.pruning.condense import condense, halve_linear
+from cdnv2_jax.networks.network import Network
+from cdnv2_jax.pruning.condense import condense, halved
 from cdnv2_jax.pruning.prune import prune
 from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, converted, prune_to_stage
@@ -69,7 +68,7 @@ ARCHITECTURES = {
 """By what they are called, the first ones by C / G."""
 
 
-def pruned(architecture: Architecture) -> tuple[CondenseNet, CondenseNetTwin]:
+def pruned(architecture: CondenseNetArchitecture) -> tuple[CondenseNet, CondenseNetTwin]:
     """The same random network at its last stage in JAX and PyTorch."""
     twin = random_twin(architecture)
     prune_to_stage(twin, 100)
@@ -84,7 +83,7 @@ def assert_same_tensors(model: Network, twin: CondenseNetTwin) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_same_logits_and_tensors(architecture: Architecture) -> None:
+def test_same_logits_and_tensors(architecture: CondenseNetArchitecture) -> None:
     model, twin = pruned(architecture)
     condensed = condense(model)
     with torch.no_grad():
@@ -203,14 +202,13 @@ def test_halving_a_classifier_by_hand() -> None:
     linear.kernel.set_value(jnp.asarray([[1.0, -1], [1, 0], [-2, 1], [0, 2], [2, 0]]))
     assert linear.bias is not None
     linear.bias.set_value(jnp.asarray([5.0, 6]))
-    halved = CondensedLinear(5, 2, rngs=nnx.Rngs(0))
-    halve_linear(linear, halved)
-    np.testing.assert_array_equal(halved.index[...], [4, 2])
-    np.testing.assert_array_equal(halved.kernel[...], [[2, 0], [-2, 1]])
-    np.testing.assert_array_equal(halved.bias[...], [5, 6])
+    small = halved(linear)
+    np.testing.assert_array_equal(small.index[...], [4, 2])
+    np.testing.assert_array_equal(small.kernel[...], [[2, 0], [-2, 1]])
+    np.testing.assert_array_equal(small.bias[...], [5, 6])
 
 
-def test_only_v1_classifiers_are_halved() -> None:
+def test_only_v1_classifiers_are_small() -> None:
     model, _ = pruned(SMALL_V2)
     with pytest.raises(UserError, match="only the classifier of a CondenseNet"):
         condense(model, halve_classifier=True)

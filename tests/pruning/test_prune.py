@@ -11,8 +11,9 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.learned import ConnectionMask
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.network import CondenseNet
-from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning import prune as prune_module
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import layer_stage, prune, sparsity, stages_passed, total_group_lasso
@@ -53,7 +54,7 @@ def pruned_v1() -> CondenseNet:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_masks_of_every_stage(architecture: Architecture) -> None:
+def test_masks_of_every_stage(architecture: CondenseNetArchitecture) -> None:
     """All weights are drawn anew between two stages: removed ones too, which must not come back."""
     twin = random_twin(architecture)
     random = torch.Generator().manual_seed(0)
@@ -71,7 +72,7 @@ def test_masks_of_every_stage(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_stage_by_stage_and_all_at_once(architecture: Architecture) -> None:
+def test_stage_by_stage_and_all_at_once(architecture: CondenseNetArchitecture) -> None:
     twin = random_twin(architecture)
     prune_to_stage(twin, 100)
     stepwise, at_once = (jax_model(random_twin(architecture), architecture) for _ in range(2))
@@ -176,7 +177,7 @@ def expected_lasso(twin: CondenseNetTwin) -> float:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_total_group_lasso(architecture: Architecture) -> None:
+def test_total_group_lasso(architecture: CondenseNetArchitecture) -> None:
     """Of the layers that have stages before them; nothing once all is pruned."""
     twin = random_twin(architecture)
     model = jax_model(twin, architecture)
@@ -192,7 +193,7 @@ def test_total_group_lasso(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_sparsity(architecture: Architecture) -> None:
+def test_sparsity(architecture: CondenseNetArchitecture) -> None:
     """The share of zeros among all mask entries, weight by weight."""
     twin = random_twin(architecture)
     model = jax_model(twin, architecture)

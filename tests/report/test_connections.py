@@ -9,14 +9,11 @@ from flax import nnx
 from cdnv2_jax import UserError, condense
 from cdnv2_jax.layers.condensed import CondensedGroupConv
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
-from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.pruning.prune import prune
 from cdnv2_jax.report.connections import (
     Connections,
-    LayerConnections,
-    block_ends,
+    connections_by_kind,
     connections_of,
-    layer_connections,
     layer_map,
     rescaled_columns,
     shares_by_readers,
@@ -28,21 +25,19 @@ from tests.twin_models import SMALL_V1, SMALL_V2, jax_model, mask_at_random, ran
 pytestmark = pytest.mark.usefixtures("x64")
 
 NAN = np.nan
-TINY = CondenseNetArchitecture(stages=(1, 2), growth=(1, 2), num_classes=2, lgc_groups=1, lgc_factor=1, conv_groups=1)
-"""A stem of two channels, then layers that add one, two and two."""
 
 
 def test_a_map_by_hand() -> None:
     values = [np.array([1, 3]), np.array([2, 4, 10]), np.array([0, 1, 2, 3, 5])]
+    # A stem of two channels, then layers that add one, two and two.
     expected = [
         [2, 3, 0.5],  # the stem's two channels
         [NAN, 10, 2],  # the first layer's one
         [NAN, NAN, 4],  # the second layer's two
     ]
-    np.testing.assert_array_equal(layer_map(TINY, values), expected)
-    assert block_ends(TINY) == [1]
-    with pytest.raises(ValueError, match="dense layer 2 reads 3 channels, got 2"):
-        layer_map(TINY, [values[0], values[0], values[2]])
+    np.testing.assert_array_equal(layer_map(values), expected)
+    with pytest.raises(ValueError, match=r"the later they come, got \[2, 2, 5\]"):
+        layer_map([values[0], values[0], values[2]])
 
 
 def test_columns_by_hand() -> None:
@@ -55,7 +50,7 @@ def test_readers_by_hand() -> None:
     np.testing.assert_array_equal(shares_by_readers(kept), [0.5, 0.25, 0.25])
 
 
-def _owners(architecture: Architecture) -> list[int]:
+def _owners(architecture: CondenseNetArchitecture) -> list[int]:
     """The source (0: the stem, else a dense layer) of every channel of the last feature map, one by one."""
     owners = [0] * (2 * architecture.growth[0])
     number = 0
@@ -66,7 +61,9 @@ def _owners(architecture: Architecture) -> list[int]:
     return owners
 
 
-def _map_of_twin(twin: CondenseNetTwin, architecture: Architecture, kind: type[MaskedPointwise]) -> np.ndarray:
+def _map_of_twin(
+    twin: CondenseNetTwin, architecture: CondenseNetArchitecture, kind: type[MaskedPointwise]
+) -> np.ndarray:
     """Weight by weight, from PyTorch's tensors [out, in, 1, 1]."""
     layers = [layer for layer in twin.modules() if isinstance(layer, kind)]
     owners, found = _owners(architecture), np.full((len(layers), len(layers)), NAN)
@@ -85,7 +82,7 @@ def _kept(layer: MaskedPointwise) -> torch.Tensor:
     return layer.connections(layer._mask)[..., 0]
 
 
-KINDS = {"lgc": LearnedGroupConvolution, "sfr": SparseFeatureReactivation}
+KINDS = {"LGC": LearnedGroupConvolution, "SFR": SparseFeatureReactivation}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,34 +90,34 @@ def test_masked_against_the_twin(kind: str) -> None:
     """Masks at random, groups and factors that differ, weights left under the masks."""
     twin = random_twin(SMALL_V2)
     mask_at_random(twin)
-    layers = layer_connections(jax_model(twin, SMALL_V2))
-    values = layer_map(SMALL_V2, [getattr(layer, kind).per_channel for layer in layers])
+    layers = connections_by_kind(jax_model(twin, SMALL_V2))[kind]
+    values = layer_map([layer.per_channel for layer in layers])
     np.testing.assert_allclose(values, _map_of_twin(twin, SMALL_V2, KINDS[kind]), rtol=1e-12)
     masks = [layer for layer in twin.modules() if isinstance(layer, MaskedPointwise) and type(layer) is KINDS[kind]]
     for ours, theirs in zip(layers, masks, strict=True):
-        assert (getattr(ours, kind).kept == (_kept(theirs).numpy() != 0)).all()
+        assert (ours.kept == (_kept(theirs).numpy() != 0)).all()
 
 
 @pytest.mark.parametrize("architecture", [SMALL_V1, SMALL_V2], ids=["v1", "v2"])
-def test_masked_and_condensed_have_the_same(architecture: Architecture) -> None:
+def test_masked_and_condensed_have_the_same(architecture: CondenseNetArchitecture) -> None:
     """Condensed here and by the official conversion; read off an index in place of a mask."""
     twin = random_twin(architecture)
     prune_to_stage(twin, 100)
     masked = jax_model(twin, architecture)
     theirs = jax_model(converted(twin, halve_classifier=False), architecture)
-    expected = layer_connections(masked)
+    expected = connections_by_kind(masked)
     for network in (condense(masked), theirs):
-        for ours, wanted in zip(_all(layer_connections(network)), _all(expected), strict=True):
+        for ours, wanted in zip(_all(connections_by_kind(network)), _all(expected), strict=True):
             np.testing.assert_array_equal(ours.kept, wanted.kept)
             np.testing.assert_allclose(ours.importance, wanted.importance, rtol=1e-12)
     assert len(_all(expected)) == (3 if architecture is SMALL_V1 else 6)
-    v1_map = layer_map(architecture, [layer.lgc.per_channel for layer in expected])
+    v1_map = layer_map([layer.per_channel for layer in expected["LGC"]])
     np.testing.assert_allclose(v1_map, _map_of_twin(twin, architecture, LearnedGroupConvolution), rtol=1e-12)
 
 
-def _all(layers: list[LayerConnections]) -> list[Connections]:
+def _all(found: dict[str, list[Connections]]) -> list[Connections]:
     """Of every learned convolution that there is."""
-    return [conv for layer in layers for conv in (layer.lgc, layer.sfr) if conv is not None]
+    return [*found["LGC"], *found["SFR"]]
 
 
 def test_a_connection_of_weight_zero_is_one() -> None:
@@ -144,4 +141,4 @@ def test_an_index_beyond_the_channels(channel: int) -> None:
     index = lgc.index
     index[...] = index[...].at[0, 0].set(channel)
     with pytest.raises(UserError, match=rf"layer 2, LGC: its index goes from .*{channel}.* channels"):
-        layer_connections(broken)
+        connections_by_kind(broken)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.network import Architecture
 from tests.torch_twin import CondenseNetTwin, converted, prune_to_stage
 from tests.twin_models import random_twin
@@ -19,6 +20,7 @@ StateDict = dict[str, Tensor]
 def twin_in_form(architecture: Architecture, form: int | str, salt: str = "twin") -> CondenseNetTwin:
     """A float32 twin pruned to stage `form`, or "converted"; BatchNorm counters and odd floats in it too."""
     twin = random_twin(architecture, salt).float()
+    assert isinstance(architecture, CondenseNetArchitecture)
     prune_to_stage(twin, architecture.condensation_stages if form == "converted" else int(form))
     if form == "converted":
         twin = converted(twin)

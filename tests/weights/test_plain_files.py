@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError, condense, load_torch_checkpoint, to_torch_state_dict
-from cdnv2_jax.weights.open import open_checkpoint
+from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.torch_file import model_from_state_dict, save_torch_checkpoint
 from tests.plain_models import NAMES, SMALL, plain_twin, random_twin
 from tests.tables import table
@@ -112,12 +112,12 @@ def test_opening_counts_the_classes(kind: str, tmp_path: Path) -> None:
     state = random_twin(SMALL[kind]).state_dict()
     overrides = {key: value for key, value in overrides_of(SMALL[kind]).items() if key != "variant"}
     path = save(tmp_path / "file.pth", {"state_dict": state, "arch": NAMES[kind]})
-    model = open_checkpoint(path, model=None, overrides=overrides)
+    model = open_network(path, overrides=overrides).network
     assert model.architecture == SMALL[kind]
     with pytest.raises(UserError, match=f"{NAMES[kind]} has nothing to condense"):
         condense(model)
     with pytest.raises(UserError, match=r"with 3 classes: \d misshapen: "):
-        open_checkpoint(path, model=None, overrides=overrides, num_classes=3)
+        open_network(path, overrides=overrides, num_classes=3)
 
 
 PUBLISHED_KEYS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint, to_torch_state_dict
-from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.torch_file import Weights, read_checkpoint, save_torch_checkpoint
 from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2
@@ -24,7 +24,7 @@ from tests.weights.official_files import (
 NAME = "cdnv2_cifar_110"
 
 
-def _load(path: Path, weights: Weights = "auto") -> CondenseNet:
+def _load(path: Path, weights: Weights = "auto") -> Network:
     return load_torch_checkpoint(
         path, NAME, weights=weights, num_classes=SMALL_V2.num_classes, **overrides_of(SMALL_V2)
     )

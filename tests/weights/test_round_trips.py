@@ -9,10 +9,11 @@ from flax import nnx
 
 from cdnv2_jax import UserError, condense, create_model, prune, to_torch_state_dict
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.condensenet.family import condensenet_form
 from cdnv2_jax.networks.network import Architecture, Form, Network
 from cdnv2_jax.weights.arrays import flat_arrays
-from cdnv2_jax.weights.torch_file import form_of, model_from_state_dict
+from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage
 from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, forward, nhwc, random_images, twin_config
@@ -28,13 +29,14 @@ EVERY_FORM = table("generation, form", FORMS)
 EVERY_KIND = table("generation, form", [("v2", 3), ("v2", "converted"), ("v1", "converted")])
 
 
-def _model(twin: CondenseNetTwin, architecture: Architecture) -> CondenseNet:
+def _model(twin: CondenseNetTwin, architecture: Architecture) -> Network:
     return model_from_state_dict(twin.state_dict(), architecture, name="cdnv2_cifar_110")
 
 
 def _skeleton(architecture: Architecture, form: int | str) -> CondenseNetTwin:
     """A twin of the right structure with weights of its own."""
     twin = build_twin(twin_config(architecture)).eval()
+    assert isinstance(architecture, CondenseNetArchitecture)
     if form == "converted":
         prune_to_stage(twin, architecture.condensation_stages)
         return converted(twin)
@@ -49,7 +51,7 @@ def test_theirs_ours_theirs(generation: str, form: int | str) -> None:
     assert_same_bits(to_torch_state_dict(model), twin.state_dict())
 
 
-def _randomised(model: Network) -> CondenseNet:
+def _randomised(model: Network) -> Network:
     """Every float of the model redrawn, so that no two of its arrays are alike; counters set."""
     random = np.random.default_rng(0)
     state = nnx.state(model)
@@ -139,9 +141,11 @@ def test_loaded_network_evaluates() -> None:
 
 
 def test_form_is_told_by_the_keys() -> None:
-    assert form_of(twin_in_form(SMALL_V2, 0).state_dict()) == Form()
-    assert form_of(twin_in_form(SMALL_V2, "converted").state_dict()) == Form(condensed=True)
-    assert form_of(twin_in_form(SMALL_V1, "converted").state_dict()) == Form(condensed=True, halved_classifier=True)
+    assert condensenet_form(twin_in_form(SMALL_V2, 0).state_dict()) == Form()
+    assert condensenet_form(twin_in_form(SMALL_V2, "converted").state_dict()) == Form(condensed=True)
+    assert condensenet_form(twin_in_form(SMALL_V1, "converted").state_dict()) == Form(
+        condensed=True, halved_classifier=True
+    )
 
 
 def test_condensed_v1_with_its_whole_classifier_cannot_be_theirs() -> None:

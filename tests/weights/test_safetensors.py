@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
-from cdnv2_jax.weights.usage import usage_of
 
 from cdnv2_jax import UserError, to_torch_state_dict
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.metadata import USAGE_KEY as USAGE
-from cdnv2_jax.weights.metadata import Usage
-from cdnv2_jax.weights.open import open_checkpoint
-from cdnv2_jax.weights.safetensors import USAGE_KEY, Layout, load_safetensors, read_metadata, save_safetensors
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.open import open_network
+from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.plain_models import random_twin
 from tests.tables import table
@@ -33,7 +31,7 @@ def test_round_trip(form: str, layout: Layout, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     save_safetensors(path, network(form), {"note": 7}, layout)
     assert_same_network(load_safetensors(path), network(form))
-    assert_same_network(open_checkpoint(path, model=None), network(form))
+    assert_same_network(open_network(path).network, network(form))
     assert read_metadata(path)["note"] == 7
     (tmp_path / "usual").touch()
     assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -66,27 +64,27 @@ def test_files_of_others(tmp_path: Path) -> None:
     tensors = {key: np.array(tensor) for key, tensor in to_torch_state_dict(pruned).items()}
     safetensors.numpy.save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UserError, match=r"theirs.safetensors does not say which model it holds: add --model"):
-        open_checkpoint(path, model=None)
+        open_network(path).network
     with pytest.raises(UserError, match="describes no network"):
         load_safetensors(path)
     sizes = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
-    opened = open_checkpoint(path, model="cdnv2_cifar_110", overrides=sizes)
+    opened = open_network(path, model="cdnv2_cifar_110", overrides=sizes).network
     assert_same_network(opened, pruned)
-    assert usage_of(path, opened).preparation.size == 32
+    assert open_network(path).usage.preparation.size == 32
 
 
 def test_usage(tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     usage = Usage(ImagePreparation(24, "centre", "bicubic", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), ("a", "b", "c"))
-    save_safetensors(path, network(), {USAGE: usage.to_json()}, "ours")
-    assert usage_of(path, load_safetensors(path)) == usage
+    save_safetensors(path, network(), {USAGE_KEY: usage.to_json()}, "ours")
+    assert open_network(path).usage == usage
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]], None]) -> None:
     """Changes tensors and what the file says about them."""
     tensors, values = safetensors.numpy.load_file(path), read_metadata(path)
     change(tensors, values)
-    safetensors.numpy.save_file(tensors, path, {USAGE_KEY: json.dumps(values)})
+    safetensors.numpy.save_file(tensors, path, {KEY: json.dumps(values)})
 
 
 def _nan(tensors: dict[str, np.ndarray], values: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax import UserError, load, prune, save
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.checkpoint import load_metadata
 from cdnv2_jax.weights.programs import compiled_forward
 from tests.weights.networks import FORMS, assert_same_network, contents, network
@@ -37,7 +38,7 @@ def test_other_parameter_types(param_dtype: DTypeLike, tmp_path: Path) -> None:
     model = network("condensed", param_dtype=param_dtype)
     save(tmp_path / "network", model)
     loaded = load(tmp_path / "network")
-    assert loaded.stem.kernel.dtype == param_dtype
+    assert isinstance(loaded, CondenseNet) and loaded.stem.kernel.dtype == param_dtype
     assert_same_network(loaded, model)
 
 
@@ -55,7 +56,7 @@ def test_loaded_network_is_in_evaluation_mode(tmp_path: Path) -> None:
     model.train()
     save(tmp_path / "network", model)
     loaded = load(tmp_path / "network")
-    assert loaded.norm_last.use_running_average
+    assert isinstance(loaded, CondenseNet) and loaded.norm_last.use_running_average
     assert all(conv.norm.use_running_average for conv in loaded.masked_convs())
 
 

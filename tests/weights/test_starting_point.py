@@ -9,8 +9,6 @@ from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
-from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.arrays import flat_arrays
@@ -21,11 +19,11 @@ from tests.weights.official_files import save as save_official
 
 NAME = "cdnv2_cifar_110"
 SIZES = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
-ARCHITECTURE: CondenseNetArchitecture = architecture_of(NAME, 10, SIZES)
+ARCHITECTURE = architecture_of(NAME, 10, SIZES)
 OURS = ["dense", "partly pruned", "pruned", "condensed"]
 
 
-def _started(path: Path, classes: int, seed: int = 0, **changes) -> CondenseNet:
+def _started(path: Path, classes: int, seed: int = 0, **changes) -> Network:
     arguments = {"name": NAME, "overrides": {}, "dtype": jnp.float32, "seed": seed, **changes}
     return network_from(path, num_classes=classes, **arguments)
 

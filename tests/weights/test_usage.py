@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cdnv2_jax.weights.usage import usage_of
 from flax import nnx
 
 from cdnv2_jax import UserError, create_model, save
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.open import OpenedNetwork, open_network
 
 MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {
@@ -27,7 +27,7 @@ def network() -> Network:
 
 def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
     save(tmp_path / "it", network, metadata={USAGE_KEY: SAID})
-    usage = usage_of(tmp_path / "it", network)
+    usage = open_network(tmp_path / "it").usage
     assert usage == Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
     assert Usage.from_json(usage.to_json(), 3) == usage
     assert [usage.name_of(1), Usage(usage.preparation).name_of(1)] == ["dog", "class 1"]
@@ -46,14 +46,14 @@ def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
 def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any], complaint: str) -> None:
     save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
     with pytest.raises(UserError, match=complaint):
-        usage_of(tmp_path / "it", network)
+        _ = open_network(tmp_path / "it").usage
 
 
 def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, network: Network) -> None:
     save(tmp_path / "it", network)
-    assert usage_of(tmp_path / "it", network).preparation.size == 32
+    assert open_network(tmp_path / "it").usage.preparation.size == 32
     official = create_model("cdnv2_a", stages=(1,) * 5, rngs=nnx.Rngs(0))
-    usage = usage_of(tmp_path / "cdnv2_a.pth.tar", official)
+    usage = OpenedNetwork(Path("cdnv2_a.pth.tar"), official, {}).usage
     assert usage == Usage(ImagePreparation(224, "centre", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 

@@ -40,7 +40,7 @@ def small_network(what: str, *, whole: bool = False) -> Network:
         name, changes = PLAIN[what]
         return randomised(create_model(name, rngs=nnx.Rngs(0), **({} if whole else changes)))
     name, form = what.split()
-    blocks = len(model_entry(name).architecture.stages)
+    blocks = len(model_entry(name).architecture.feature_channels) + 1
     changes = {} if whole else {"stages": (2, *[1] * (blocks - 1)), "num_classes": 7}
     network = randomised(create_model(name, rngs=nnx.Rngs(0), **changes))
     prune(network, network.condensation_stages)

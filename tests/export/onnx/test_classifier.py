@@ -13,6 +13,7 @@ from cdnv2_jax import condense, prune
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import classifier_to_onnx
 from cdnv2_jax.layers.condensed import CondensedGroupConv
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from tests.export.onnx.networks import NETWORKS, PLAIN, V2, logits_of, run, small_network
 from tests.plain_models import SMALL_MOBILENET
 from tests.twin_models import assert_near
@@ -52,6 +53,7 @@ def test_same_logits_at_full_size(what: str) -> None:
 def test_groups_that_normalise_a_shared_channel_differently() -> None:
     """As after fine-tuning a condensed network: what they read is no longer one map."""
     network = small_network("cdnv2_a condensed")
+    assert isinstance(network, CondenseNet)
     random = np.random.default_rng(1)
     for layer in network.dense_layers():
         assert isinstance(layer.lgc, CondensedGroupConv)
@@ -75,6 +77,7 @@ def test_a_network_that_is_half_pruned() -> None:
 def test_bfloat16_is_cast() -> None:
     """The model computes in float32 what the same weights give there."""
     network = small_network("cdnv2_a condensed")
+    assert isinstance(network, CondenseNet)
     graph, state = nnx.split(network)
     narrow = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, state)
     wide = nnx.merge(graph, jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x, narrow))
@@ -88,6 +91,7 @@ def test_bfloat16_is_cast() -> None:
 
 def test_training_mode_makes_no_difference() -> None:
     network = small_network("cdnv2_a condensed")
+    assert isinstance(network, CondenseNet)
     before = classifier_to_onnx(network, image_size=32)
     network.train()
     assert classifier_to_onnx(network, image_size=32) == before

@@ -26,6 +26,7 @@ def test_fold() -> None:
     scale, bias, mean, var = (part[:, None, None] for part in norm)
     expected = (convolved(x, kernel) - mean) / np.sqrt(var + 1e-5) * scale + bias
     folded, offset = fold(kernel, norm)
+    assert offset is not None
     np.testing.assert_allclose(convolved(x, folded) + offset[:, None, None], expected, atol=1e-5)
 
 
