@@ -22,7 +22,7 @@ LARGEST_STABLEHLO = 2 * 2**30
 """Bytes; ten times what the largest detector needs."""
 
 
-def compiled_forward(model: Network) -> Forward:
+def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
     graph, state = nnx.split(model)
     arrays, structure = jax.tree.flatten(state)

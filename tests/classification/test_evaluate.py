@@ -40,6 +40,7 @@ def network() -> CondenseNet:
     model = create_model(
         "condensenet_50", num_classes=4, rngs=nnx.Rngs(0), stages=(1,), growth=(4,), groups=2, condensation_factor=2
     )
+    assert isinstance(model, CondenseNet)
     model.eval()
     return model
 
