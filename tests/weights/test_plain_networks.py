@@ -38,7 +38,8 @@ def test_round_trip(architecture: Any, tmp_path: Path) -> None:
 def test_the_family_is_said(architecture: Any, tmp_path: Path) -> None:
     save(tmp_path / "network", plain_network(architecture))
     kept = load_metadata(tmp_path / "network")
-    assert (kept["family"], kept["form"]) == (type(plain_network(architecture)).__module__.rsplit(".", 1)[1], {})
+    assert kept["family"] == type(plain_network(architecture)).__module__.rsplit(".", 1)[1]
+    assert not any(kept["form"].values())
 
 
 def test_checkpoints_without_a_family_hold_condensenets(tmp_path: Path) -> None:

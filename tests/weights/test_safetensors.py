@@ -68,9 +68,9 @@ def test_files_of_others(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="describes no network"):
         load_safetensors(path)
     sizes = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
-    opened = open_network(path, model="cdnv2_cifar_110", overrides=sizes).network
-    assert_same_network(opened, pruned)
-    assert open_network(path).usage.preparation.size == 32
+    opened = open_network(path, model="cdnv2_cifar_110", overrides=sizes)
+    assert_same_network(opened.network, pruned)
+    assert opened.usage.preparation.size == 32
 
 
 def test_usage(tmp_path: Path) -> None:
