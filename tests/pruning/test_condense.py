@@ -110,7 +110,7 @@ def test_random_architectures_are_of_all_kinds() -> None:
         "v2": SMALL_V2,
     },
 )
-def test_float32(architecture: Architecture) -> None:
+def test_float32(architecture: CondenseNetArchitecture) -> None:
     twin = random_twin(architecture)
     prune_to_stage(twin, 100)
     model = jax_model(twin, architecture, param_dtype=jnp.float32)
