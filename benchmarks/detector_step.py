@@ -18,9 +18,9 @@ from flax import nnx
 from benchmarks.detectors import settings
 from benchmarks.networks import example_images
 from cdnv2_jax import create_model
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import set_training_mode
 from cdnv2_jax.detection.experiment import detection_loss
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import set_training_mode
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.step import Batch, create_state, make_train_step

@@ -3,7 +3,7 @@
     python -m benchmarks.detectors [--detectors retinanet] [--backbones cdnv2_c] [--canvas 800 1344] [--step-batch 2]
 
 For each row of the paper's table, with random weights and 80 classes: multiply-adds of backbone, pyramid and heads for
-one image on the canvas (closed forms, `detection/cost.py`), the median time of detecting on one image, CondenseNetV2
+one image on the canvas (closed forms, `detectors/cost.py`), the median time of detecting on one image, CondenseNetV2
 condensed, and, with --step-batch, time and peak memory of a training step (masked, batch statistics frozen), in a
 process of its own. No peer, no floor: what there is to see is how small a part of a detector its backbone is.
 With --docs the table in docs/detection.md is made from the results.
@@ -28,10 +28,10 @@ from benchmarks.options import add_measuring, make_parser, positive, run
 from benchmarks.results import Entry, results_file, write_results
 from benchmarks.timing import Call, measure_in_turn, spread
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.cost import cost_of
+from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.report.published import PUBLISHED, published_map
 

@@ -21,9 +21,9 @@ from flax import nnx
 
 import cdnv2_jax
 from cdnv2_jax.commands.main import main
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import Targets
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import Targets
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers import onnx_layers as onnx
 from cdnv2_jax.layers import torch_layout as torch
 from cdnv2_jax.layers.convolutions import ConvNorm, NormActConv

@@ -20,16 +20,17 @@ ALLOWED: dict[str, set[str]] = {
     "pruning": {"layers", "networks"},
     "data": set(),
     "devices": set(),
-    "weights": NETWORKS | {"data", "detection"},
+    "detectors": {"layers", "networks"},
+    "weights": NETWORKS | {"data", "detectors"},
     "report": NETWORKS | {"data"},
-    "export": NETWORKS | {"weights", "data", "detection", "classification", "report"},
+    "export": NETWORKS | {"weights", "data", "detectors", "report"},
     "training": NETWORKS | {"weights", "data", "devices", "report"},
-    "classification": NETWORKS | {"weights", "data", "devices", "report", "training", "export"},
-    "detection": NETWORKS | {"weights", "data", "devices", "report", "training"},
+    "classification": NETWORKS | {"weights", "data", "devices", "report", "training"},
+    "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
     # The public API.
     "": NETWORKS | {"weights"},
     "commands": NETWORKS
-    | {"", "weights", "classification", "data", "detection", "devices", "export", "report", "training"},
+    | {"", "weights", "classification", "data", "detection", "detectors", "devices", "export", "report", "training"},
 }
 """Part of the package → the parts it may import beside itself and those for everybody; "" is its own `__init__`."""
 

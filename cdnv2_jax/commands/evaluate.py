@@ -12,9 +12,9 @@ from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.detection.config import DetectionConfig
-from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.evaluation import FIGURES, write_results
 from cdnv2_jax.detection.experiment import DetectionExperiment
+from cdnv2_jax.detectors.cost import cost_of
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing

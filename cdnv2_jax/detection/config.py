@@ -3,8 +3,8 @@
 import functools
 from typing import Any, Literal
 
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.settings import DetectorSettings, Kind
+from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.detectors.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, fields_of, naming, setting, settings
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields

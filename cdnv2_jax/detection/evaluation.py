@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import BrokenImages, HostBatch
 from cdnv2_jax.detection.data.annotations import DetectionSource
-from cdnv2_jax.detection.detector import Detections, PyramidDetector
+from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import replacing

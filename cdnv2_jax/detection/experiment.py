@@ -10,22 +10,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cdnv2_jax.data.canvas import KEY
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.detection.build import build_detector
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
-from cdnv2_jax.detection.cost import cost_of
 from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
-from cdnv2_jax.detection.data.canvas import KEY
 from cdnv2_jax.detection.data.sources import open_source
-from cdnv2_jax.detection.detector import (
-    PyramidDetector,
-    Targets,
-    set_training_mode,
-    trainable_parameters,
-)
 from cdnv2_jax.detection.evaluation import (
     DetectionEvaluation,
     canvas_images,
@@ -35,6 +27,14 @@ from cdnv2_jax.detection.evaluation import (
     write_results,
 )
 from cdnv2_jax.detection.pictures import write_examples
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.cost import cost_of
+from cdnv2_jax.detectors.detector import (
+    PyramidDetector,
+    Targets,
+    set_training_mode,
+    trainable_parameters,
+)
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cdnv2_jax.detection.cost import cost_of
-from cdnv2_jax.detection.data.canvas import CanvasPreparation, resize
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax.data.canvas import CanvasPreparation, resize
+from cdnv2_jax.detectors.cost import cost_of
+from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx

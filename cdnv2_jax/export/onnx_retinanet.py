@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.detection.fpn import FPN
-from cdnv2_jax.detection.ops.anchors import cell_anchors, grid_anchors
-from cdnv2_jax.detection.ops.boxes import LARGEST_STRETCH
-from cdnv2_jax.detection.retinanet import RetinaNet, RetinaNetHead
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.fpn import FPN
+from cdnv2_jax.detectors.ops.anchors import cell_anchors, grid_anchors
+from cdnv2_jax.detectors.ops.boxes import LARGEST_STRETCH
+from cdnv2_jax.detectors.retinanet import RetinaNet, RetinaNetHead
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import onnx_writer
 from cdnv2_jax.layers.onnx_graph import Graph, Map

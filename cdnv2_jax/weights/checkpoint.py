@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import blank_network, family_of, find_family
 from cdnv2_jax.networks.network import Form, Network

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
-from cdnv2_jax.detection.cost import PartCost
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.detectors.cost import PartCost
+from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.networks.family import MODELS, count_flops
 from cdnv2_jax.networks.network import Network

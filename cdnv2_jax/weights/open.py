@@ -13,8 +13,8 @@ from typing import Any
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.detector import PyramidDetector
+from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import MODELS, build_network
 from cdnv2_jax.networks.network import Architecture, Network

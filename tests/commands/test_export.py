@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, save
-from cdnv2_jax.detection.data.canvas import KEY as USAGE
+from cdnv2_jax.data.canvas import KEY as USAGE
 from cdnv2_jax.export.classifier import FORMATS
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.detector import Detections
-from cdnv2_jax.detection.nms import best_detections, top_k_and_next
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.detector import Detections
+from cdnv2_jax.detectors.nms import best_detections, top_k_and_next
+from cdnv2_jax.detectors.settings import DetectorSettings
 from tests.detection import reference
 from tests.detection.tiny import random_boxes, tiny_settings
 from tests.quick_jit import quick_jit

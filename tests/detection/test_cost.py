@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cdnv2_jax.detection.cost import PartCost, detector_cost
-from cdnv2_jax.detection.settings import DetectorSettings, Kind
+from cdnv2_jax.detectors.cost import PartCost, detector_cost
+from cdnv2_jax.detectors.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.family import cost_parts, model_entry, network_cost
 from cdnv2_jax.networks.network import Form

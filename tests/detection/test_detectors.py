@@ -10,9 +10,9 @@ import optax
 import pytest
 from flax import nnx
 
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import Detections, Targets, set_training_mode, trainable_parameters
-from cdnv2_jax.detection.settings import Kind
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import Detections, Targets, set_training_mode, trainable_parameters
+from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.errors import UserError
 from tests.detection.ops.oracles import iou
 from tests.detection.tiny import TinyBackbone, compiled, make_targets, tiny_detector, tiny_settings

@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.settings import DetectorSettings
 
 
 def test_maps_are_the_same() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.detection.fpn import FPN
-from cdnv2_jax.detection.ops.anchors import level_masks
+from cdnv2_jax.detectors.fpn import FPN
+from cdnv2_jax.detectors.ops.anchors import level_masks
 from tests.detection.torch_layers import conv, nchw, random_maps, randomise
 from tests.twin_models import assert_near, forward, nhwc
 

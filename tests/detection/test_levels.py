@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cdnv2_jax.detection.ops.anchors import level_anchors, level_anchors_inside, level_masks
+from cdnv2_jax.detectors.ops.anchors import level_anchors, level_anchors_inside, level_masks
 from tests.detection.torch_layers import pyramid_shapes
 from tests.quick_jit import quick_jit
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cdnv2_jax.detection.losses import (
+from cdnv2_jax.detectors.losses import (
     at_least_float32,
     focal_loss,
     sigmoid_cross_entropy,

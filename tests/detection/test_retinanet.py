@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from scipy.special import expit
 
-from cdnv2_jax.detection.ops.anchors import level_anchors
-from cdnv2_jax.detection.retinanet import RetinaNet
+from cdnv2_jax.detectors.ops.anchors import level_anchors
+from cdnv2_jax.detectors.retinanet import RetinaNet
 from tests.detection import reference
 from tests.detection.test_candidates import found_in
 from tests.detection.tiny import compiled, tiny_detector

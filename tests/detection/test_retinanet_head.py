@@ -7,8 +7,8 @@ import pytest
 import torch
 from flax import nnx
 
-from cdnv2_jax.detection.ops.anchors import level_anchors, level_masks
-from cdnv2_jax.detection.retinanet import RetinaNetHead, retinanet_losses
+from cdnv2_jax.detectors.ops.anchors import level_anchors, level_masks
+from cdnv2_jax.detectors.retinanet import RetinaNetHead, retinanet_losses
 from tests.detection import reference
 from tests.detection.test_losses import focal_by_torch
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings

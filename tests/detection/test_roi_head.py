@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.detection.faster_rcnn import RoIHead, RoISamples, roi_losses, sample_rois
-from cdnv2_jax.detection.rpn import Proposals
+from cdnv2_jax.detectors.faster_rcnn import RoIHead, RoISamples, roi_losses, sample_rois
+from cdnv2_jax.detectors.rpn import Proposals
 from tests.detection import reference
 from tests.detection.ops.oracles import iou
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings

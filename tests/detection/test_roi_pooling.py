@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.faster_rcnn import pool_boxes
-from cdnv2_jax.detection.ops.anchors import level_masks
+from cdnv2_jax.detectors.faster_rcnn import pool_boxes
+from cdnv2_jax.detectors.ops.anchors import level_masks
 from tests.detection.tiny import random_boxes, tiny_settings
 from tests.detection.torch_layers import pyramid_shapes, random_maps
 from tests.quick_jit import quick_jit

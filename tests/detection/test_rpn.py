@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.detection.ops.anchors import level_anchors, level_masks
-from cdnv2_jax.detection.rpn import ProposalLimits, RPNHead, propose, rpn_losses
+from cdnv2_jax.detectors.ops.anchors import level_anchors, level_masks
+from cdnv2_jax.detectors.rpn import ProposalLimits, RPNHead, propose, rpn_losses
 from tests.detection import reference
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cdnv2_jax.detection.detector import set_training_mode, trainable_parameters
+from cdnv2_jax.detectors.detector import set_training_mode, trainable_parameters
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.network import CondenseNet

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
+from cdnv2_jax.data.canvas import KEY, CanvasPreparation
 from cdnv2_jax.data.preparation import IMAGENET
-from cdnv2_jax.detection.data.canvas import KEY, CanvasPreparation
 from cdnv2_jax.weights.metadata import Classes
 from cdnv2_jax.weights.open import OpenedDetector
 from tests.detection.tiny import tiny_detector

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import Targets
-from cdnv2_jax.detection.faster_rcnn import FasterRCNN
-from cdnv2_jax.detection.losses import USUAL_CHANNELS
-from cdnv2_jax.detection.retinanet import RetinaNet
-from cdnv2_jax.detection.settings import DetectorSettings, Kind
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import Targets
+from cdnv2_jax.detectors.faster_rcnn import FasterRCNN
+from cdnv2_jax.detectors.losses import USUAL_CHANNELS
+from cdnv2_jax.detectors.retinanet import RetinaNet
+from cdnv2_jax.detectors.settings import DetectorSettings, Kind
 from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask

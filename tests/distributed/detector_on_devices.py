@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.detection.detector import set_training_mode
 from cdnv2_jax.detection.experiment import DetectionPreprocessing, detection_loss
+from cdnv2_jax.detectors.detector import set_training_mode
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.training.step import create_state, make_train_step
 from tests.detection.tiny import make_targets, random_boxes, tiny_detector

@@ -6,12 +6,12 @@ import jax
 from flax import nnx
 
 from cdnv2_jax import create_model
+from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import IMAGENET
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.retinanet import RetinaNet
-from cdnv2_jax.detection.settings import Kind
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.retinanet import RetinaNet
+from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.weights.metadata import Classes
 from tests.detection.tiny import tiny_settings
 

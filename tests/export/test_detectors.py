@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.settings import Kind
+from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.export.detector import Found, detect, detector_agreement, export_detector
 from tests.export.alone import run_alone
 from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector

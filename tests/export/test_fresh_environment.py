@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.data.canvas import CanvasPreparation
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.export.classifier import FORMATS, export_classifier
 from cdnv2_jax.export.detector import detect, export_detector
 from cdnv2_jax.networks.network import Network

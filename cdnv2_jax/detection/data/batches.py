@@ -9,9 +9,9 @@ import numpy as np
 
 from cdnv2_jax.data.augment import draw_flip, flip
 from cdnv2_jax.data.batches import NOT_BROKEN, RowMaker, sample_random
+from cdnv2_jax.data.canvas import CanvasPreparation, flip_boxes, is_landscape, on_canvas, scale_boxes
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.detection.data.annotations import DetectionSample, DetectionSource
-from cdnv2_jax.detection.data.canvas import CanvasPreparation, flip_boxes, is_landscape, on_canvas, scale_boxes
 from cdnv2_jax.errors import UserError
 
 KEPT_EPOCHS = 4  # readers run ahead into the next epoch while others finish this one

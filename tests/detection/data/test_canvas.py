@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.data.canvas import (
+from cdnv2_jax.data.canvas import (
     CanvasPreparation,
     canvas_size,
     flip_boxes,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdnv2_jax.detection.ops.anchors import anchors_inside, cell_anchors, grid_anchors
+from cdnv2_jax.detectors.ops.anchors import anchors_inside, cell_anchors, grid_anchors
 from tests.tables import table
 
 compiled_inside = jax.jit(anchors_inside, static_argnums=(1, 2, 3, 4))

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE, assign
-from cdnv2_jax.detection.ops.boxes import pairwise_iou
+from cdnv2_jax.detectors.ops.assignment import IGNORED, NEGATIVE, assign
+from cdnv2_jax.detectors.ops.boxes import pairwise_iou
 from tests.detection.ops import oracles
 from tests.tables import table
 

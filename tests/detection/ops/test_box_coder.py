@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.ops.boxes import decode, encode
+from cdnv2_jax.detectors.ops.boxes import decode, encode
 from tests.detection.ops import oracles
 from tests.detection.ops.test_boxes import DEGENERATE
 from tests.tables import table

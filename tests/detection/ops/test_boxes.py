@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.ops.boxes import area, clip_boxes, pairwise_iou
+from cdnv2_jax.detectors.ops.boxes import area, clip_boxes, pairwise_iou
 from tests.detection.ops import oracles
 from tests.tables import table
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdnv2_jax.detection.ops.nms import best_after_nms, nms
+from cdnv2_jax.detectors.ops.nms import best_after_nms, nms
 from tests.detection.ops import oracles
 from tests.detection.ops.test_boxes import DEGENERATE
 from tests.tables import table

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cdnv2_jax.detection.ops.roi_align import roi_align, roi_align_exact, roi_levels
+from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_levels
 from cdnv2_jax.errors import UserError
 from tests.detection.ops import oracles
 from tests.tables import table

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdnv2_jax.detection.ops.assignment import IGNORED, NEGATIVE, Sample, sample
+from cdnv2_jax.detectors.ops.assignment import IGNORED, NEGATIVE, Sample, sample
 from tests.tables import table
 
 KEY = jax.random.key(0)

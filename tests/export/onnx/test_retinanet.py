@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 from scipy.special import expit
 
-from cdnv2_jax.detection.build import build_detector
-from cdnv2_jax.detection.detector import Detections
-from cdnv2_jax.detection.retinanet import RetinaNet
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import Detections
+from cdnv2_jax.detectors.retinanet import RetinaNet
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
 from tests.detection.tiny import quick_jit, tiny_detector, tiny_settings

@@ -3,9 +3,9 @@
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.faster_rcnn import FasterRCNN
-from cdnv2_jax.detection.retinanet import RetinaNet
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.faster_rcnn import FasterRCNN
+from cdnv2_jax.detectors.retinanet import RetinaNet
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.networks.network import Network
 
 

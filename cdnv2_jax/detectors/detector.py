@@ -6,9 +6,9 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.fpn import FPN
-from cdnv2_jax.detection.ops.anchors import Maps, level_masks
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.fpn import FPN
+from cdnv2_jax.detectors.ops.anchors import Maps, level_masks
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.valid_region import MULTIPLE
 from cdnv2_jax.networks.network import ModulePath, Network

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-from cdnv2_jax.detection.detector import PyramidDetector
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.networks.family import cost_parts
 
 

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from cdnv2_jax.detection.detector import Detections
-from cdnv2_jax.detection.ops.nms import best_after_nms
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.detector import Detections
+from cdnv2_jax.detectors.ops.nms import best_after_nms
+from cdnv2_jax.detectors.settings import DetectorSettings
 
 
 def top_k_and_next(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:

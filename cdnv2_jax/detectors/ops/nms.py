@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cdnv2_jax.detection.ops.boxes import pairwise_iou
+from cdnv2_jax.detectors.ops.boxes import pairwise_iou
 
 
 def nms(

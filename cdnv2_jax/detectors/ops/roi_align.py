@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cdnv2_jax.detection.ops.boxes import area
+from cdnv2_jax.detectors.ops.boxes import area
 from cdnv2_jax.errors import UserError
 
 LEVEL_TOLERANCE = 1e-6

@@ -8,15 +8,15 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detection.detector import Detections, PyramidDetector, Targets, with_area
-from cdnv2_jax.detection.losses import at_least_float32, softmax_cross_entropy, sum_where
-from cdnv2_jax.detection.nms import best_detections
-from cdnv2_jax.detection.ops.anchors import Maps, level_anchors, level_anchors_inside
-from cdnv2_jax.detection.ops.assignment import IGNORED, assign, sample
-from cdnv2_jax.detection.ops.boxes import clip_boxes, decode, encode, pairwise_iou
-from cdnv2_jax.detection.ops.roi_align import roi_align, roi_align_exact, roi_levels
-from cdnv2_jax.detection.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
-from cdnv2_jax.detection.settings import DetectorSettings
+from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, with_area
+from cdnv2_jax.detectors.losses import at_least_float32, softmax_cross_entropy, sum_where
+from cdnv2_jax.detectors.nms import best_detections
+from cdnv2_jax.detectors.ops.anchors import Maps, level_anchors, level_anchors_inside
+from cdnv2_jax.detectors.ops.assignment import IGNORED, assign, sample
+from cdnv2_jax.detectors.ops.boxes import clip_boxes, decode, encode, pairwise_iou
+from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_levels
+from cdnv2_jax.detectors.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers.initializers import normal, xavier_uniform
 from cdnv2_jax.networks.network import Network
 
