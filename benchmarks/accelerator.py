@@ -1,22 +1,20 @@
-"""How many images per second does a GPU train on and predict, beside PyTorch, and how near is it to its memory's rate?
+"""Measure training and inference throughput on a GPU beside PyTorch, and against the GPU's memory bandwidth.
 
     python -m benchmarks.accelerator [--models cdnv2_a] [--work training condensed] [--budget 500] [--resume]
 
-Ours: the steps and forward passes that runs use, computing in bfloat16. Peers: the twin of the tests with the same
-weights, channels_last, under autocast to bfloat16: torch, eager, and torch_compile, by inductor (predictions as CUDA
-graphs and, condensed, with the official conversion's `index` folded away). Training: one step, nothing pruned;
-predictions: fully pruned. Each side works in processes of its own, as each wants the memory for itself. Sizes that do
-not fit into memory are recorded as such. A peer is refused when a sample of its results, losses of the first steps or
-logits, differs from ours by more than bfloat16 explains.
+Ours: the training step and forward pass of real runs, in bfloat16. Peers: the tests' PyTorch twin with the same
+weights, channels_last, under bfloat16 autocast, either eager ("torch") or compiled by inductor ("torch_compile":
+inference as CUDA graphs and, condensed, with the official conversion's `index` folded away). Training is one step with
+nothing pruned; inference is fully pruned. Each side runs in its own process, as each reserves the device's memory.
+Batches that do not fit are recorded as such. A peer is refused when a sample of its results (losses of the first steps,
+or logits) differs from ours by more than bfloat16 explains.
 
-Floors: `share_of_floor` is the least number of bytes that must move (`benchmarks/floors.py`: maps between dense layers
-written once and read once, two bytes a value; in training three times) at the measured copy rate, over the measured
-time. `share_of_program` is the same of the bytes that XLA counts in our compiled step ("bytes accessed"): near 1, the
-program is bound by memory, and would have to move less to be faster.
+`share_of_floor`: the time of the least memory traffic (`benchmarks/floors.py`, two bytes a value) at the measured copy
+rate, over the measured time. `share_of_program`: the same for the bytes that XLA counts in our compiled step ("bytes
+accessed"); near 1, the program is memory-bound.
 
-At the end comes `benchmarks.lowerings` for the shapes of these models. All of it ends within the budget, in seconds:
-what does not fit is left out, for another call with --resume. Results are written after every entry. On a CPU it runs,
-slowly, to try it out: --smoke, a small network in tiny batches.
+`benchmarks.lowerings` follows for the shapes of these models. Everything ends within --budget seconds; call again with
+--resume for what is missing. Results are written after every entry. --smoke tries it out on a CPU.
 """
 
 import argparse
@@ -49,7 +47,7 @@ BFLOAT16_BYTES = 2
 
 
 class Task(NamedTuple):
-    """What one process measures."""
+    """The measurements of one process."""
 
     work: Work
     model: str
@@ -58,7 +56,7 @@ class Task(NamedTuple):
 
 
 class Budget:
-    """Seconds that may pass."""
+    """A time limit in seconds."""
 
     def __init__(self, seconds: float):
         self._end = time.perf_counter() + seconds
@@ -68,7 +66,7 @@ class Budget:
 
 
 def tasks(options: argparse.Namespace, done: list[Entry]) -> Iterator[Task]:
-    """All that is to be measured and not done yet; sides that are compared follow each other."""
+    """Yield what remains to be measured; the sides of one comparison follow each other."""
     finished = {(e["work"], e["model"], e["side"], e["batch"]) for e in done}
     for work in options.work:
         batches = options.training_batches if work == "training" else options.inference_batches
@@ -80,7 +78,7 @@ def tasks(options: argparse.Namespace, done: list[Entry]) -> Iterator[Task]:
 
 
 def measured(task: Task, seconds: float) -> Iterator[Entry]:
-    """The entries of one process, as they come."""
+    """Run one process and yield its entries as they come."""
     arguments = [task.side, task.work, task.model, *map(str, task.batches)]
     what = {"work": task.work, "model": task.model, "side": task.side}
     for entry in printed_by("benchmarks.accelerator_side", arguments, seconds, environment(task.side)):
@@ -88,12 +86,12 @@ def measured(task: Task, seconds: float) -> Iterator[Entry]:
 
 
 def environment(side: Side) -> dict[str, str]:
-    """For PyTorch's processes JAX, which draws the weights, keeps off the accelerator and its memory."""
+    """Keep JAX, which initialises the weights, off the accelerator in PyTorch's processes."""
     return {**GIVEN_ENVIRONMENT, **({} if side == "ours" else {"JAX_PLATFORMS": "cpu"})}
 
 
 def with_shares(entry: Entry, rates: dict[str, float]) -> Entry:
-    """The entry with its floor and what share of the measured time the floor is; see the module's docstring."""
+    """Add the floor and the shares explained in the module's docstring to an entry."""
     if "milliseconds" not in entry:
         return entry
     seconds = entry["milliseconds"]["median"] / 1e3
@@ -106,14 +104,14 @@ def with_shares(entry: Entry, rates: dict[str, float]) -> Entry:
 
 
 def floor_of(entry: Entry) -> Floor:
-    """Of its work, in bfloat16."""
+    """Return the floor of an entry's work in bfloat16."""
     model = model_entry(entry["model"])
     floor = training_floor if entry["work"] == "training" else inference_floor
     return floor(model.architecture, entry["batch"], model.image_size, BFLOAT16_BYTES)
 
 
 def checked(entry: Entry, entries: list[Entry]) -> Entry:
-    """The entry, or in its place a refusal when its sample of results is not near that of ours."""
+    """Return the entry, or a refusal if its sample of results is not close to ours."""
     ours = next((e for e in entries if beside(e, entry) and e["side"] == "ours" and "sample" in e), None)
     if ours is None or "sample" not in entry:
         return entry
@@ -126,14 +124,14 @@ def checked(entry: Entry, entries: list[Entry]) -> Entry:
 
 
 def beside(a: Entry, b: Entry) -> bool:
-    """Whether two entries are of the same work."""
+    """Return whether two entries measure the same work."""
     return all(a[key] == b[key] for key in ("work", "model", "batch"))
 
 
 def accelerator(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models(options.models)
-    # This process only looks which device there is; the others want its memory.
+    # This process only identifies the device; the others need its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     path = results_file(options.output, SCRIPT)
     budget = Budget(options.budget)
@@ -157,7 +155,7 @@ def accelerator(options: argparse.Namespace, console: Console) -> None:
 
 
 def run_lowerings(options: argparse.Namespace, budget: Budget, console: Console) -> None:
-    """`benchmarks.lowerings`, which writes its own file, for what is left of the budget."""
+    """Run `benchmarks.lowerings`, which writes its own file, for the rest of the budget."""
     path = results_file(options.output, lowerings.SCRIPT)
     flags = ["--models", *options.models, "--batch", str(options.lowerings_batch), "--dtype", "bfloat16"]
     flags += ["--rounds", "5", "--seconds", "1", "--output", str(options.output)]
@@ -169,7 +167,7 @@ def run_lowerings(options: argparse.Namespace, budget: Budget, console: Console)
 
 
 def print_rates(entries: list[Entry], console: Console) -> None:
-    """One row for each side of each work."""
+    """Print one row per side and work."""
     table = Table(title="Images per second (ratio above 1: ours is faster)")
     table.add_column("work")
     for column in ("images/s", "ms", "ratio", "of floor", "of program"):
@@ -181,7 +179,7 @@ def print_rates(entries: list[Entry], console: Console) -> None:
 
 
 def cells(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
-    """Figures of a row, or why there are none."""
+    """Return the cells of a row, or why it failed."""
     if "failed" in entry:
         return (entry["failed"],)
     ours = next((e for e in entries if beside(e, entry) and e["side"] == "ours" and "milliseconds" in e), entry)
@@ -192,25 +190,25 @@ def cells(entry: Entry, entries: list[Entry]) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
     add = parser.add_argument
-    add("--models", nargs="+", default=["cdnv2_a", "cdnv2_c", "cdnv2_b"], metavar="NAME", help="of ours")
+    add("--models", nargs="+", default=["cdnv2_a", "cdnv2_c", "cdnv2_b"], metavar="NAME", help="models")
     add("--work", nargs="+", choices=WORKS, default=list(WORKS), help="what to measure, in this order")
-    add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="whom to measure")
+    add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="implementations")
     add("--training-batches", nargs="+", type=positive, default=TRAINING_BATCHES, metavar="N", help="images per step")
-    add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="per prediction")
-    add("--no-lowerings", action="store_true", help="leave benchmarks.lowerings out")
-    add("--lowerings-batch", type=positive, default=256, metavar="N", help="images for it (default 256)")
-    add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default 500)")
-    add("--resume", action="store_true", help="keep the results that are there and measure what is missing")
-    add("--smoke", action="store_true", help="a small network in tiny batches, to try it out on any machine")
+    add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="images per call")
+    add("--no-lowerings", action="store_true", help="skip benchmarks.lowerings")
+    add("--lowerings-batch", type=positive, default=256, metavar="N", help="its batch size (default: 256)")
+    add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default: 500)")
+    add("--resume", action="store_true", help="keep existing results and measure what is missing")
+    add("--smoke", action="store_true", help="a small network in tiny batches, for any machine")
     add_output(parser)
     return run(parser, lambda options, console: accelerator(smoke(options), console), arguments)
 
 
 def smoke(options: argparse.Namespace) -> argparse.Namespace:
-    """The options, shrunk when that is asked for."""
+    """Return the options, shrunk if --smoke is given."""
     if options.smoke:
         tiny = {"models": ["condensenet_50"], "training_batches": [2], "inference_batches": [1], "lowerings_batch": 1}
         return argparse.Namespace(**{**vars(options), **tiny})

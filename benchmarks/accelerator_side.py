@@ -1,10 +1,10 @@
-"""Measures one side of `benchmarks.accelerator`, batch after batch, in a process of its own; prints a JSON line each.
+"""Measure one side of `benchmarks.accelerator` in its own process; print one JSON line per batch size.
 
     python -m benchmarks.accelerator_side rates
     python -m benchmarks.accelerator_side SIDE WORK MODEL BATCH …
 
 SIDE: "ours", "torch" or "torch_compile" (both channels_last, under autocast). WORK: "training", "condensed", "masked".
-Computes in bfloat16. A batch that does not fit into memory is told as such, and larger ones are not tried.
+Computes in bfloat16. A batch that does not fit into memory is reported, and larger ones are not tried.
 """
 
 import json
@@ -37,33 +37,33 @@ SIDES: tuple[Side, ...] = get_args(Side)
 WORKS: tuple[Work, ...] = get_args(Work)
 
 ROUNDS, SECONDS = 20, 5.0
-DISTINCT_IMAGES = 64  # drawing thousands would take longer than the measurement
+DISTINCT_IMAGES = 64  # generating thousands would take longer than the measurement
 SAMPLE = 8
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
 
 
 def measure(side: Side, work: Work, name: str, batches: Sequence[int]) -> Iterator[Entry]:
-    """One entry for each batch, ascending: see `_measured`, or "failed" with the reason."""
+    """Yield one entry per batch size, ascending: see `_measured`, or "failed" with the reason."""
     prepare = _trainer(side, name) if work == "training" else _predictor(side, work, name)
     full = False
     for batch in sorted(batches):
         if full:
-            yield {"batch": batch, "failed": "not tried: a smaller one did not fit into memory"}
+            yield {"batch": batch, "failed": "not tried: a smaller batch did not fit into memory"}
             continue
         try:
             yield {"batch": batch, **_measured(prepare, work, name, batch)}
-        # Each framework has errors of its own for what it cannot do; they are results here.
+        # Each framework has its own errors for what it cannot do; they are results here.
         except Exception as error:
             full = any(words in str(error).lower() for words in OUT_OF_MEMORY)
             yield {"batch": batch, "failed": "out of memory" if full else one_line(error)}
 
 
 Prepare = Callable[[np.ndarray, np.ndarray], tuple[Call, dict[str, Any]]]
-"""(images [b, h, w, 3], labels [b]) → a call, and what else is known of it."""
+"""(images [b, h, w, 3], labels [b]) → a call, and further values for its entry."""
 
 
 def _measured(prepare: Prepare, work: Work, name: str, batch: int) -> Entry:
-    """Milliseconds (a `Spread`), images/s, seconds of the first call, a sample of the results to compare sides by."""
+    """Measure milliseconds (a `Spread`), images/s, seconds of the first call, and sample the results."""
     entry = model_entry(name)
     distinct = example_images(min(batch, DISTINCT_IMAGES), entry.image_size)
     images = np.resize(distinct, (batch, *distinct.shape[1:]))
@@ -101,7 +101,7 @@ def _predictor(side: Side, form: Form, name: str) -> Prepare:
     if side == "ours":
         call = partial(our_call, condense(masked) if form == "condensed" else masked)
     else:
-        # Eager is what the official code does; who compiles folds, too.
+        # The official code runs eagerly and unfolded; a user who compiles would fold, too.
         compile = side == "torch_compile"
         peer = TorchPeer(channels_last=True, compile=compile, fold=compile, device=_device(), bfloat16=True)
         call = peer(twin, form)
@@ -113,7 +113,7 @@ def _device() -> str:
 
 
 def rates() -> dict[str, float]:
-    """Of the device: matrix products in bfloat16, and copies, both large enough to fill a GPU."""
+    """Measure the device's rates of bfloat16 matrix products and copies, both large enough to fill a GPU."""
     large = jax.default_backend() != "cpu"
     return {
         "gemm_multiply_adds_per_second": measured_gemm_rate(8192 if large else 512, dtype=jnp.bfloat16),
@@ -122,7 +122,7 @@ def rates() -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints; the caller has checked the arguments."""
+    """Measure and print; the caller has checked the arguments."""
     if arguments == ["rates"]:
         print(json.dumps(rates()))
         return

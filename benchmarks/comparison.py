@@ -1,4 +1,4 @@
-"""One entry of a comparison: ours and its peers timed in turn, once they are known to give the same results."""
+"""Compare ours with its peers: check that results agree, then time them in turn."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,7 +14,7 @@ OURS = "ours"
 
 
 def result_of(call: Call) -> np.ndarray:
-    """What one call returns."""
+    """Return the result of one call."""
     return np.asarray(call())
 
 
@@ -25,11 +25,11 @@ def admitted(
     probe: Callable[[Call], np.ndarray] = result_of,
     tolerance: float = TOLERANCE,
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Prepares all whose `probe` is near enough to `expected`; the others by name, with what is wrong with them."""
+    """Prepare all contenders; return those whose `probe` is close to `expected`, and why the others were refused."""
     calls: dict[str, Call] = {}
     refused: dict[str, str] = {}
     for name, prepare in contenders.items():
-        # Whatever keeps another framework from running here is a finding to be recorded, not the end of the others.
+        # Whatever keeps another framework from running here is recorded as a result; the others go on.
         try:
             call = prepare()
             check_same(expected, probe(call), tolerance)
@@ -40,11 +40,11 @@ def admitted(
 
 
 def compared(calls: Mapping[str, Call], refused: Mapping[str, str], floor: Floor, rounds: int, seconds: float) -> Entry:
-    """Times the calls; one of them must be OURS.
+    """Time the calls, one of which must be OURS.
 
     Returns:
-      rounds; "milliseconds" by name and "ratios" of each other one to ours, as `Spread`s; who was refused and why;
-      the floor.
+      The number of rounds, "milliseconds" by name, "ratios" of the others to ours (as `Spread`s), the refused ones with
+      reasons, and the floor.
     """
     times = measure_in_turn(calls, rounds=rounds, seconds=seconds)
     ours = times[OURS]

@@ -1,9 +1,9 @@
-"""Runs one program for the first time in this process, and prints how long making it ready took, as JSON.
+"""Compile one program in this process and print how long that took, as JSON.
 
     python -m benchmarks.compile_once PROGRAM MODEL BATCH
 
-PROGRAM: "train", a step of the masked network, or "masked" or "condensed", a prediction. `benchmarks.compile_time` runs
-this in fresh processes.
+PROGRAM: "train", a training step of the masked network; "masked" or "condensed", a forward pass.
+`benchmarks.compile_time` runs this in fresh processes.
 """
 
 import json
@@ -26,11 +26,11 @@ COMPILING = "/jax/core/compile/backend_compile_duration"
 
 
 def seconds_to_ready(call: Call) -> dict[str, float]:
-    """Makes the first call and a second.
+    """Time a first and a second call.
 
     Returns:
-      Seconds until the `first_result`, of them `compiling` (or reading from the cache) and `lowering`, which is what is
-      neither that nor executing: tracing and making the program that is compiled.
+      Seconds until the `first_result`; of these `compiling` (or reading from the cache), and `lowering`: tracing and
+      lowering, the rest without the execution.
     """
     compiling: list[float] = []
 
@@ -44,7 +44,7 @@ def seconds_to_ready(call: Call) -> dict[str, float]:
 
 
 def first_call(program: Program, name: str, batch: int) -> Call:
-    """The call that is to be made ready; all it works on is there."""
+    """Return the call to compile; its inputs are ready."""
     entry = model_entry(name)
     images = example_images(batch, entry.image_size)
     if program == "train":

@@ -1,12 +1,11 @@
-"""How long does it take until a program is ready: cold, and with JAX's persistent compilation cache?
+"""Measure compilation time, cold and with JAX's persistent compilation cache.
 
     python -m benchmarks.compile_time [--models cdnv2_a] [--programs train condensed masked]
 
-Programs: the training step at batch 16 and predictions of single images, at the model's own image size. Each is made
-ready twice, in fresh processes that share an empty cache in a temporary directory: the first has to compile ("cold",
-and fills the cache), the second finds it there ("cached"). Told are lowering (tracing included), compiling (or reading
-from the cache) and the time until the first result, which is all of it and one execution. Importing JAX and drawing
-weights do not count. No peer, no floor.
+Programs: the training step at batch 16 and the forward pass of a single image, at the model's image size. Each is
+compiled twice, in fresh processes that share a temporary cache: the first compiles and fills it ("cold"), the second
+reads it ("cached"). Reported are lowering (with tracing), compiling (or reading the cache), and the time until the
+first result, which also includes one execution. Importing JAX and initialising weights are not counted.
 """
 
 import argparse
@@ -30,7 +29,7 @@ CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACH
 
 
 def compile_entry(name: str, program: Program) -> Entry:
-    """Seconds of a program, cold and cached."""
+    """Measure the seconds of a program, cold and cached."""
     batch = BATCHES[program]
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, **CACHE, "JAX_COMPILATION_CACHE_DIR": cache}
@@ -43,7 +42,7 @@ def compile_entry(name: str, program: Program) -> Entry:
 
 
 def compile_time(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models(options.models)
     path = results_file(options.output, SCRIPT)
     entries: list[Entry] = []
@@ -57,8 +56,8 @@ def compile_time(options: argparse.Namespace, console: Console) -> None:
 
 
 def print_seconds(entries: list[Entry], console: Console) -> None:
-    """One row for each program and process."""
-    table = Table(title="Seconds until a program is ready")
+    """Print one row per program and process."""
+    table = Table(title="Compilation time, seconds")
     table.add_column("program")
     table.add_column("process")
     for column in ("lowering", "compiling", "first result"):
@@ -71,11 +70,9 @@ def print_seconds(entries: list[Entry], console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
-    parser.add_argument(
-        "--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="of ours"
-    )
+    parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="models")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["train", "condensed"], help="of each model")
     add_output(parser)
     return run(parser, compile_time, arguments)

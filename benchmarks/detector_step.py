@@ -1,4 +1,4 @@
-"""Runs a detector's training step in this process, and prints its time and the process's peak memory, as JSON.
+"""Run a detector's training step in this process; print its time and the process's peak memory as JSON.
 
     python -m benchmarks.detector_step DETECTOR BACKBONE HEIGHT WIDTH BATCH
 
@@ -25,11 +25,11 @@ from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.step import Batch, create_state, make_train_step
 
-OBJECTS = 7  # COCO's images have so many on average
+OBJECTS = 7  # COCO's average per image
 
 
 def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) -> dict[str, float]:
-    """Seconds until the first step is done and of the second, and GiB of memory at most."""
+    """Measure seconds of the first step (with compilation) and the second, and peak memory in GiB."""
     detector = build_detector(settings(kind), create_model(backbone, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
     config = OptimizerConfig(learning_rate=1e-3)
     optimizer = make_optimizer(config, learning_rate_schedule(config, 100, 100))
@@ -49,7 +49,7 @@ def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) 
 
 
 def example_batch(batch: int, canvas: tuple[int, int]) -> Batch:
-    """Random images that fill the canvas, with random objects."""
+    """Make random images that fill the canvas, with random boxes."""
     height, width = canvas
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.7, (batch, OBJECTS, 2)) * (width, height)

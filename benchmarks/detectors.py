@@ -1,4 +1,4 @@
-"""What does a whole detector cost: multiply-adds by part, parameters, and time on this machine?
+"""Count a whole detector's multiply-adds by part and its parameters, and time it on this machine.
 
     python -m benchmarks.detectors [--detectors retinanet] [--backbones cdnv2_c] [--canvas 800 1344] [--step-batch 2]
 
@@ -42,7 +42,7 @@ START, END = "<!-- costs: python -m benchmarks.detectors -->", "<!-- end of cost
 
 
 def detector_entry(kind: str, backbone: str, canvas: tuple[int, int], options: argparse.Namespace) -> Entry:
-    """Costs and, unless only those are wanted, times of one detector; the canvas is (height, width)."""
+    """Count and, unless --costs-only is given, time one detector; the canvas is (height, width)."""
     network = create_model(backbone, rngs=nnx.Rngs(0))
     flops = count_flops(network, model_entry(backbone).image_size).flops
     if network.form_name == "masked":
@@ -72,7 +72,7 @@ def detector_entry(kind: str, backbone: str, canvas: tuple[int, int], options: a
 
 
 def detecting(detector: PyramidDetector, canvas: tuple[int, int]) -> Call:
-    """Detecting on one image that fills the canvas, compiled."""
+    """Return a compiled call that detects objects on one image that fills the canvas."""
     images = jnp.asarray(example_images(1, max(canvas))[:, : canvas[0], : canvas[1]])
     detector.canvases_filled = True
     graph, state = nnx.split(detector)
@@ -81,12 +81,12 @@ def detecting(detector: PyramidDetector, canvas: tuple[int, int]) -> Call:
 
 
 def settings(kind: str) -> DetectorSettings:
-    """Of the paper's detectors."""
+    """Return the settings of the paper's detectors."""
     return DetectorSettings(kind="retinanet" if kind == "retinanet" else "faster_rcnn", num_classes=CLASSES)
 
 
 def detectors(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     path = results_file(options.output, SCRIPT)
     entries: list[Entry] = []
     for kind in options.detectors:
@@ -103,7 +103,7 @@ def detectors(options: argparse.Namespace, console: Console) -> None:
 
 
 def costs_table(entries: Sequence[Entry]) -> str:
-    """In Markdown; billions of multiply-adds."""
+    """Make the Markdown table, in billions of multiply-adds."""
     header = [
         "detector",
         "backbone",
@@ -132,7 +132,7 @@ def costs_table(entries: Sequence[Entry]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
     parser.add_argument("--detectors", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
     parser.add_argument("--backbones", nargs="*", metavar="NAME", help="(default: the paper's for each detector)")
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--step-batch", type=int, default=0, metavar="N", help="images of a training step (default: none)"
     )
-    parser.add_argument("--costs-only", action="store_true", help="count, and time nothing")
+    parser.add_argument("--costs-only", action="store_true", help="only count, do not time")
     parser.add_argument("--docs", action="store_true", help="also write the table in docs/detection.md")
     add_measuring(parser)
     return run(parser, detectors, arguments)

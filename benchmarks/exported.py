@@ -1,16 +1,13 @@
-"""How fast is our ONNX model in ONNX Runtime, beside PyTorch's export of the official conversion?
+"""Time our ONNX models in ONNX Runtime beside PyTorch's exports of the official conversion.
 
     python -m benchmarks.exported [--models cdnv2_a cdnv2_c] [--batches 1 32] [--docs]
 
-Ours: `cdnv2_jax.export.onnx.classifier_to_onnx` of the condensed network. Peers, with the same random, fully pruned
-weights, both exported by PyTorch: onnx, the official conversion as it is, with the dense 0/1 product `index` in each
-SFR; onnx_folded, with each `index` folded into one dense 1×1 convolution, as a careful user would do it. All run in
-ONNX Runtime alike: on the CPU, all optimisations, as many threads as cores. A model whose logits are not those of our
-network in JAX is refused.
+Ours: `classifier_to_onnx` of the condensed network. Peers, with the same random, fully pruned weights, exported by
+PyTorch: onnx, the official conversion as it is, with the dense 0/1 product `index` in each SFR; onnx_folded, with each
+`index` folded into one dense 1×1 convolution, as a careful user would do. All run on the CPU with all optimisations and
+one thread per core. A model whose logits differ from our network's in JAX is refused.
 
-All are timed in turn in one process, A B C A B C …; ratio: the median of the peer's time over ours, round by round,
-with lowest and highest. Floors: `benchmarks/floors.py`. With --docs the table in docs/export.md is made from the
-results.
+Timing, ratios and floors are those of `benchmarks.inference`. --docs writes the table in docs/export.md.
 """
 
 import argparse
@@ -43,7 +40,7 @@ from cdnv2_jax.weights.programs import compiled_forward
 
 SCRIPT = "exported"
 OTHERS = {"onnx": "PyTorch's export", "onnx_folded": "PyTorch's export, index folded"}
-"""The peers, and what they are called in the document."""
+"""Peer → its title in the document."""
 DOCS = Path(__file__).parents[1] / "docs" / "export.md"
 START, END = "<!-- exported: python -m benchmarks.exported -->", "<!-- end of exported -->"
 
@@ -60,7 +57,7 @@ def our_model(network: Network, size: int) -> Loaded:
 
 
 def entries_of(name: str, batches: Sequence[int], rounds: int, seconds: float) -> Iterator[Entry]:
-    """One entry for each batch; every model is exported once."""
+    """Yield one entry per batch; every model is exported once."""
     masked, twin = pruned_pair(name)
     network, size = condense(masked), model_entry(name).image_size
     ours, in_jax = our_model(network, size), compiled_forward(network)
@@ -83,11 +80,11 @@ def _call(load: Callable[[], Loaded], images: np.ndarray) -> Call:
 
 
 def exported(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models(options.models)
     path = results_file(options.output, SCRIPT)
     if options.docs:
-        in_docs("")  # what cannot be is known before anything is measured
+        in_docs("")  # fail before measuring
     rates, entries = measured_rates(), []
     for name in options.models:
         console.print(f"{name} …")
@@ -103,14 +100,14 @@ def exported(options: argparse.Namespace, console: Console) -> None:
 
 
 def in_docs(contents: str) -> str:
-    """The document's text with that as its table; UserError when there is no such document."""
+    """Return the document's text with `contents` as its table; UserError when there is no such document."""
     if not DOCS.is_file():
         raise UserError(f"--docs: there is no {DOCS}")
     return replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document=str(DOCS))
 
 
 def times_table(entries: Sequence[Entry], rates: dict[str, float]) -> str:
-    """In Markdown, milliseconds; who was refused has empty cells."""
+    """Make the Markdown table of milliseconds; refused peers have empty cells."""
     titles = list(OTHERS.values())
     header = ["condensed network", "batch", "ours", *titles, *(f"{title} ÷ ours" for title in titles), "floor"]
     lines = []
@@ -130,11 +127,9 @@ def times_table(entries: Sequence[Entry], rates: dict[str, float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
-    parser.add_argument(
-        "--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="of ours"
-    )
+    parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="models")
     parser.add_argument("--batches", nargs="+", type=positive, default=[1, 32], metavar="N", help="images per call")
     parser.add_argument("--docs", action="store_true", help="also write the table in docs/export.md")
     add_measuring(parser)

@@ -1,11 +1,11 @@
-"""The least that any implementation has to do: multiply-adds, and bytes to and from memory.
+"""Lower bounds for any implementation: multiply-adds, and memory traffic in bytes.
 
-Compute: the condensed network's multiply-adds, whatever form is timed (a masked kernel's zeros need no multiplication);
-in training the masked network's, three times: forward, and backward for inputs and for weights.
-Memory: every map between dense layers written once and read once, what is inside of a layer staying in caches. A dense
-layer of n input channels and growth k reads n and writes n + k of its area; the pools read all and write a quarter.
-Every parameter is read once per call. In training the maps count three times: forward, again for the backward pass,
-and their gradients.
+Compute: the condensed network's multiply-adds, whichever form is timed, as zeros need no multiplication; in training
+the masked network's, three times: forward, and backward for inputs and for weights.
+Memory: every map between dense layers is written once and read once; what is inside a layer stays in caches. A dense
+layer of n input channels and growth k reads n and writes n + k maps; a pool reads all and writes a quarter. Every
+parameter is read once per call. In training the maps count three times: forward, again for the backward pass, and their
+gradients.
 """
 
 from typing import NamedTuple
@@ -18,10 +18,11 @@ TRAINING_PASSES = 3
 
 
 class Floor(NamedTuple):
-    """Of one call on a whole batch.
+    """The lower bounds of one call on a whole batch.
 
     Attributes:
-      multiply_adds, bytes: as in the module's docstring.
+      multiply_adds: of convolutions and Linears.
+      bytes: read from and written to memory.
     """
 
     multiply_adds: int
@@ -57,6 +58,6 @@ def map_values(a: CondenseNetArchitecture, size: int) -> int:
 
 
 def floor_milliseconds(floor: Floor, rates: dict[str, float]) -> tuple[float, float]:
-    """(compute, memory) at the rates of `machine.measured_rates`."""
+    """Return (compute, memory) in milliseconds at the rates of `machine.measured_rates`."""
     compute = floor.multiply_adds / rates["gemm_multiply_adds_per_second"]
     return 1e3 * compute, 1e3 * floor.bytes / rates["copied_bytes_per_second"]

@@ -1,18 +1,19 @@
-"""How long does a prediction take, condensed and masked, beside PyTorch and ONNX Runtime?
+"""Time inference, condensed and masked, beside PyTorch and ONNX Runtime.
 
     python -m benchmarks.inference [--models cdnv2_a cdnv2_c] [--batches 1 32] [--forms condensed] [--peers onnx torch]
 
 Ours: the compiled forward pass, NHWC, float32. Peers, all with the same random, fully pruned weights:
-torch, torch_channels_last: the twin of the tests in PyTorch, eager; masked as it trains, or converted as the official
-  code does it, with the dense 0/1 product `index` in each SFR.
+torch, torch_channels_last: the tests' PyTorch twin, eager; masked as in training, or converted as by the official code,
+  with the dense 0/1 product `index` in each SFR.
 torch_compile: the same compiled by inductor; torch_compile_folded: with `index` folded away.
-onnx: ONNX Runtime on the converted twin, exported from PyTorch; all optimisations, as many threads as cores.
-onnx_folded: the same with each SFR's `index` folded into one dense 1×1 convolution, as a careful user would do it.
-ours_masked stands beside the condensed network, too. A peer whose logits differ from ours is refused.
+onnx: ONNX Runtime on the converted twin, exported from PyTorch; all optimisations, one thread per core.
+onnx_folded: the same with each SFR's `index` folded into one dense 1×1 convolution, as a careful user would do.
+ours_masked: our masked network, beside the condensed one.
+A peer whose logits differ from ours is refused.
 
-All are timed in turn in one process, A B C A B C …; ratio: the median of the peer's time over ours, round by round,
-with lowest and highest. Floors: `benchmarks/floors.py`. Times depend on the machine and what else it does; quote
-ratios. torch.compile takes about a minute for every network, form and batch.
+All are timed in turn in one process, A B C A B C …. A ratio is the median over rounds of the peer's time over ours,
+with lowest and highest. Floors: `benchmarks/floors.py`. Times vary with the machine and its load; quote ratios.
+torch.compile takes about a minute per network, form and batch.
 """
 
 import argparse
@@ -47,7 +48,8 @@ class Contenders:
     """One model in one form, ours and the peers, ready for any batch and image size.
 
     Attributes:
-      name: of the model. form: of ours; peers run their own masked or converted network.
+      name: of the model.
+      form: of ours; peers run their own masked or converted network.
     """
 
     def __init__(self, name: str, form: Form, peers: Mapping[str, Peer]):
@@ -60,7 +62,7 @@ class Contenders:
         self._loaded: dict[str, Loaded] = {}
 
     def entry(self, batch: int, size: int, rounds: int, seconds: float) -> Entry:
-        """Times all on one batch of images of `size` pixels' side."""
+        """Time all contenders on one batch of `size` × `size` images."""
         images = example_images(batch, size)
         calls = {key: our_call(network, images) for key, network in self._ours.items()}
         peers, refused = admitted({key: partial(self._peer_call, key, images) for key in self._peers}, calls[OURS]())
@@ -81,7 +83,7 @@ def our_call(network: Network, images: np.ndarray) -> Call:
 
 
 def inference(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models(options.models)
     peers = chosen(options.peers, PEERS)
     path = results_file(options.output, SCRIPT)
@@ -99,11 +101,9 @@ def inference(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
-    parser.add_argument(
-        "--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="of ours"
-    )
+    parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_b", "cdnv2_c"], metavar="NAME", help="models")
     parser.add_argument("--batches", nargs="+", type=positive, default=[1, 32], metavar="N", help="images per call")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="of the networks")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), metavar="NAME", help=f"of {', '.join(PEERS)}")

@@ -1,14 +1,12 @@
-"""How many training images per second does one core prepare, beside a Pillow pipeline with the official operations?
+"""Measure how many training images per second one core prepares, beside a Pillow pipeline of the official operations.
 
     python -m benchmarks.input_pipeline [--images N] [--rounds N] [--quality Q] [--output FILE.json]
 
-Work: a JPEG file of 500 × 375 pixels → random resized crop to 224, flip, RandAugment ("rand-m9-mstd0.5") → uint8,
-which is what goes to an accelerator; and on to float32, normalised, with random erasing, as without one. Photographs
-that scikit-image and scikit-learn ship. Both sides make the same draws, in one thread, in turn in one process
-(A B A B …), each round over the same images with draws of its own.
-Ratio: the median over rounds of the peer's time over ours, with the lowest and highest.
-
-Times depend on the machine and on what else it does; quote ratios.
+Work: a JPEG file of 500 × 375 pixels → random resized crop to 224, flip, RandAugment ("rand-m9-mstd0.5") → uint8, as
+sent to an accelerator; and on to float32, normalised, with random erasing, as for a CPU. The photographs are those of
+scikit-image and scikit-learn. Both sides use the same random numbers, in one thread, in turn in one process
+(A B A B …); each round has the same images and new random numbers. A ratio is the median over rounds of the peer's time
+over ours, with lowest and highest. Times vary with the machine and its load; quote ratios.
 """
 
 import argparse
@@ -47,7 +45,7 @@ STAGES: tuple[str, ...] = ("decode", "crop and resize", "flip", "RandAugment", "
 
 
 class Draws(NamedTuple):
-    """All that chance decides about one image, in the order `training_image` draws it."""
+    """All random choices for one image, in the order of `training_image`."""
 
     box: Rectangle
     resample: Interpolation
@@ -57,7 +55,7 @@ class Draws(NamedTuple):
 
 
 def draw(rng: np.random.Generator) -> Draws:
-    """The draws of `training_image` for the same state of `rng`."""
+    """Make the random choices of `training_image` for the same state of `rng`."""
     box = draw_box(HEIGHT, WIDTH, rng)
     resample = "bicubic" if rng.random() < 0.5 else "bilinear"
     flipped = draw_flip(rng)
@@ -100,7 +98,7 @@ PAIRS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = 
 
 
 def photographs(quality: int) -> list[bytes]:
-    """Six JPEG files, cut to 4 : 3 about the middle and resized."""
+    """Make six JPEG files, centre-cropped to 4 : 3 and resized."""
     pictures = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), *load_sample_images().images]
     files = []
     for picture in pictures:
@@ -116,20 +114,20 @@ def photographs(quality: int) -> list[bytes]:
 
 
 def check_same(files: list[bytes], images: int = 60) -> float:
-    """Both must do the same, or the comparison means nothing: the median difference, in levels of 255."""
+    """Check that both pipelines agree; return the median difference in levels of 255."""
     differences = []
     for number in range(images):
         file = files[number % len(files)]
         ours, theirs = (make(file, np.random.default_rng([7, number])) for make in (our_float32, pillow_float32))
         differences.append(255 * float(np.sqrt(np.square((ours - theirs) * STD).mean())))
-    # Equalising and the like stretch single images' small differences; a wrong operation shows in most of them.
+    # Operations such as equalising amplify small differences of single images; a wrong operation affects most images.
     if statistics.median(differences) > 3:
         raise AssertionError(f"the two pipelines differ by {differences} levels")
     return statistics.median(differences)
 
 
 def measure_pair(work: str, files: list[bytes], images: int, rounds: int) -> dict[str, Any]:
-    """Times one pair, in turn."""
+    """Time one pair in turn."""
     times: dict[str, list[float]] = {"ours": [], "pillow": []}
     for round_number in range(rounds + 1):
         for name, make in zip(times, PAIRS[work], strict=True):
@@ -152,7 +150,7 @@ def measure_pair(work: str, files: list[bytes], images: int, rounds: int) -> dic
 
 
 def measure_stages(files: list[bytes], images: int) -> dict[str, dict[str, float]]:
-    """Milliseconds per image that each stage takes on average, for both."""
+    """Measure the mean milliseconds per image of each stage, for both sides."""
     spent = {side: dict.fromkeys(STAGES, 0.0) for side in ("ours", "pillow")}
 
     def timed(side: str, stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -183,7 +181,7 @@ def measure_stages(files: list[bytes], images: int) -> dict[str, dict[str, float
 
 
 def show(pairs: list[dict[str, Any]], stages: dict[str, dict[str, float]], console: Console) -> None:
-    """The tables in the terminal."""
+    """Print the tables."""
     table = Table(title="Images per second on one core (ratio above 1: ours is faster)")
     for column in ("work", "ours", "Pillow", "ratio", "lowest to highest"):
         table.add_column(column, justify="left" if column == "work" else "right")
@@ -202,10 +200,10 @@ def show(pairs: list[dict[str, Any]], stages: dict[str, dict[str, float]], conso
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.input_pipeline", description=__doc__)
-    parser.add_argument("--images", type=int, default=300, help="of each side in each round")
+    parser.add_argument("--images", type=int, default=300, help="per side and round")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
-    parser.add_argument("--output", type=Path, help="also write the figures there, as JSON")
+    parser.add_argument("--output", type=Path, help="also write the results there, as JSON")
     options = parser.parse_args()
     cv2.setNumThreads(0)
     files = photographs(options.quality)

@@ -1,4 +1,4 @@
-"""The operations that `cdnv2_jax/layers/lowering.py` chooses lowerings for, ready to be timed in each of them."""
+"""The operations that `cdnv2_jax/layers/lowering.py` selects lowerings for, ready to be timed with each lowering."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,11 +28,12 @@ class Operation(NamedTuple):
     """One kind of operation for one shape.
 
     Attributes:
-      kind, shape: as in the table of lowerings.
+      kind: as in the lowering table.
+      shape: as in the lowering table.
       ways: its lowerings.
-      directions: in which it is used.
+      directions: which it is used in.
       prepare: (way, direction) → a call.
-      probe: of a call, what must be the same whichever way.
+      probe: a call → results that must agree across lowerings.
     """
 
     kind: str
@@ -77,7 +78,7 @@ def _convolution(
             return function(x, kernel, lowering=way)
 
         def gradient(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-            # A pull-back of ones would let the compiler leave out multiplications.
+            # A cotangent of ones would let the compiler drop multiplications.
             output, pull_back = jax.vjp(forward, x, kernel)
             return pull_back(output)
 
@@ -88,12 +89,12 @@ def _convolution(
 
 
 def _last_result(call: Call) -> np.ndarray:
-    """The result or, of gradients, the kernel's, which sums over all places."""
+    """Return the result or, of gradients, the kernel's, which sums over all positions."""
     return np.asarray(jax.tree.leaves(call())[-1], np.float32)
 
 
 def networks(name: str, batch: int) -> Iterator[Operation]:
-    """A model's predictions, condensed and masked, and its training step, as wholes; float32."""
+    """Yield a model's forward pass, condensed and masked, and its training step as a whole; float32."""
     entry = model_entry(name)
     images = example_images(batch, entry.image_size)
     labels = example_labels(batch, entry.architecture.num_classes)

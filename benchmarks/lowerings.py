@@ -1,11 +1,11 @@
-"""Which way to compute an operation is fastest where? Per shape, forward alone and with the gradient.
+"""Find the fastest lowering of each operation and shape, forward and with the gradient.
 
     python -m benchmarks.lowerings [--models cdnv2_a cdnv2_c] [--batch 16] [--dtype bfloat16] [--write-table]
 
-Operations and ways: those that `cdnv2_jax/layers/lowering.py` chooses among: the grouped convolutions of the last dense
-layer of each block and, on a CPU in float32, predictions and training steps of whole networks, by kernels or by layers.
-All ways of one shape are timed in turn; one that fails here, or gives another result, is refused. With --write-table
-the medians become the table that layers choose by, in the place of what it had for this back end.
+Operations: the grouped convolutions of the last dense layer of each block and, on a CPU in float32, inference and
+training steps of whole networks, with the C++ kernels or layer by layer. All lowerings of one shape are timed in turn;
+one that fails here, or gives another result, is refused. With --write-table the medians replace this back end's part of
+the lowering table (`cdnv2_jax/layers/lowerings.json`).
 """
 
 import argparse
@@ -32,11 +32,11 @@ from cdnv2_jax.networks.family import model_entry
 
 SCRIPT = "lowerings"
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
-"""How far results of two ways may be apart, relative to the largest."""
+"""Largest difference between the results of two lowerings, relative to the largest value."""
 
 
 def measured(operation: Operation, dtype: str, rounds: int, seconds: float) -> Entry:
-    """Times all ways of one operation: `Spread`s of milliseconds by way for each direction, and who was refused."""
+    """Time all lowerings of one operation: `Spread`s of milliseconds by direction and lowering, and refusals."""
     entry: Entry = {"kind": operation.kind, "shape": dataclasses.asdict(operation.shape), "dtype": dtype, "refused": {}}
     for direction in operation.directions:
         ways = {way: partial(operation.prepare, way, direction) for way in operation.ways}
@@ -49,7 +49,7 @@ def measured(operation: Operation, dtype: str, rounds: int, seconds: float) -> E
 
 
 def table_row(entry: Entry) -> dict[str, Any]:
-    """An entry as the table of lowerings has it: medians to three digits."""
+    """Convert an entry to a row of the lowering table: medians to three digits."""
     medians = {
         direction: {way: float(f"{spread['median']:.3g}") for way, spread in entry[direction].items()}
         for direction in ("forward", "gradient")
@@ -59,7 +59,7 @@ def table_row(entry: Entry) -> dict[str, Any]:
 
 
 def write_table(entries: list[Entry]) -> None:
-    """Replaces this back end's part of the table that layers choose by."""
+    """Replace this back end's part of the lowering table."""
     table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
     machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
     table[jax.default_backend()] = {"machine": machine, "rows": [table_row(entry) for entry in entries]}
@@ -68,7 +68,7 @@ def write_table(entries: list[Entry]) -> None:
 
 
 def operations(names: Sequence[str], batch: int, dtype: str) -> Iterator[Operation]:
-    """All that is to be measured."""
+    """Yield all operations to measure."""
     for name in names:
         entry = model_entry(name)
         yield from convolutions(entry.architecture, entry.image_size, batch, dtype)
@@ -77,7 +77,7 @@ def operations(names: Sequence[str], batch: int, dtype: str) -> Iterator[Operati
 
 
 def lowerings(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models(options.models)
     path = results_file(options.output, SCRIPT)
     entries: list[Entry] = []
@@ -92,7 +92,7 @@ def lowerings(options: argparse.Namespace, console: Console) -> None:
 
 
 def print_lowerings(entries: list[Entry], console: Console) -> None:
-    """One row for each shape and direction."""
+    """Print one row per shape and direction."""
     table = Table(title="Milliseconds, the fastest way first")
     for column in ("operation", "shape", "direction", "ways"):
         table.add_column(column)
@@ -110,11 +110,13 @@ def print_lowerings(entries: list[Entry], console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
-    parser.add_argument("--models", nargs="+", default=["cdnv2_a", "cdnv2_c"], metavar="NAME", help="whose shapes")
-    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="images (default 16)")
-    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32", help="(default float32)")
+    parser.add_argument(
+        "--models", nargs="+", default=["cdnv2_a", "cdnv2_c"], metavar="NAME", help="models whose shapes to time"
+    )
+    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="images (default: 16)")
+    parser.add_argument("--dtype", choices=list(TOLERANCE), default="float32", help="(default: float32)")
     parser.add_argument("--write-table", action="store_true", help="also write cdnv2_jax/layers/lowerings.json")
     add_measuring(parser)
     return run(parser, lowerings, arguments)

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made, and how fast that machine multiplies and copies."""
+"""Describe the machine of a measurement, and measure its rates of multiplying and copying."""
 
 import datetime
 import os
@@ -18,10 +18,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "onnx", "numpy")
 
 
 def describe(threads: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Processor, cores, JAX device, versions, date: what a figure needs to be understood later.
+    """Return processor, cores, JAX device, versions and date, without which a timing means little.
 
     Args:
-      threads: how many each framework computes with, by its name; JAX takes one for each core.
+      threads: framework → number of its threads; JAX uses one per core.
     """
     return {
         "processor": _processor(),
@@ -36,19 +36,19 @@ def describe(threads: Mapping[str, int] | None = None) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def machine_kind() -> str:
-    """A name that machines alike have in common, fit for a directory: "cpu_2_cores", "nvidia_h100_80gb_hbm3"."""
+    """Return a directory name for machines of this kind: "cpu_2_cores", "nvidia_h100_80gb_hbm3"."""
     if jax.default_backend() == "cpu":
         return f"cpu_{cores()}_cores"
     return re.sub(r"\W+", "_", jax.devices()[0].device_kind.lower()).strip("_")
 
 
 def measured_rates() -> dict[str, float]:
-    """The denominators of the floors, for results files."""
+    """Measure the rates that turn floors into times."""
     return {
         "gemm_multiply_adds_per_second": measured_gemm_rate(),
         "copied_bytes_per_second": measured_copy_rate(),
@@ -56,16 +56,16 @@ def measured_rates() -> dict[str, float]:
 
 
 def measured_gemm_rate(side: int = 1536, rounds: int = 7, dtype: DTypeLike = jnp.float32) -> float:
-    """Multiply-adds per second of a matrix product in JAX: the compute floor's denominator."""
+    """Measure multiply-adds per second of a matrix product in JAX, for the compute floor."""
     matrix = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
     return side**3 / _best_seconds(lambda: product(matrix, matrix), rounds)
 
 
 def measured_copy_rate(size: int = 2**28, rounds: int = 7) -> float:
-    """Bytes read and written per second by an elementwise pass over `size` bytes: the memory floor's denominator.
+    """Measure bytes read and written per second by an elementwise pass over `size` bytes, for the memory floor.
 
-    In place, so that neither new pages nor reading what will be overwritten is counted.
+    In place, so that neither page faults nor reads of overwritten memory are included.
     """
     state = jnp.zeros(size // 4, jnp.float32)
     negate = jax.jit(jnp.negative, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Tables in the project's documents: made from results, and put between the two comments that mark their place."""
+"""Make Markdown tables from results and insert them between the comments that mark their place in a document."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from cdnv2_jax.errors import UserError
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Make a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def replaced(text: str, start: str, end: str, contents: str, *, document: str) -> str:
-    """A document's text with other contents between its comments `start` and `end`; UserError when it lacks them."""
+    """Replace the text between the comments `start` and `end` of a document; UserError when it lacks them."""
     before, found_start, rest = text.partition(start)
     _, found_end, after = rest.partition(end)
     if not found_start or not found_end:
@@ -22,12 +22,12 @@ def replaced(text: str, start: str, end: str, contents: str, *, document: str) -
 
 
 def figure(milliseconds: float) -> str:
-    """Two or more digits that mean something: "0.4", "9.6", "27", "3312"."""
+    """Format milliseconds: "0.4", "9.6", "27", "3312"."""
     return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """Where, with what and when: one line before a table of milliseconds."""
+    """Return the line before a table of milliseconds: machine, versions, date."""
     names = {"jax": "JAX", "torch": "PyTorch", "onnxruntime": "ONNX Runtime"}
     found = {names[key]: version for key, version in machine["versions"].items() if key in names and version}
     versions = [f"{name} {version.partition('+')[0]}" for name, version in found.items()]

@@ -1,4 +1,4 @@
-"""The networks that are compared: ours, the PyTorch twins with the same weights, and what both are given."""
+"""The networks to compare: ours, the PyTorch twins with the same weights, and their inputs."""
 
 from typing import Literal
 
@@ -18,9 +18,9 @@ FORMS: tuple[Form, ...] = ("condensed", "masked")
 
 
 def pruned_pair(name: str, dtype: DTypeLike | None = None) -> tuple[CondenseNet, CondenseNetTwin]:
-    """A fully pruned masked network with random weights, and its twin, both in evaluation mode.
+    """Make a fully pruned masked network with random weights and its twin, both in evaluation mode.
 
-    `dtype` is what ours computes in; weights are float32.
+    `dtype` is that of our computation; weights are float32.
     """
     model = create_model(name, rngs=nnx.Rngs(0), dtype=dtype)
     assert isinstance(model, CondenseNet)
@@ -37,15 +37,15 @@ def twin_of(model: Network) -> CondenseNetTwin:
 
 
 def example_images(batch: int, size: int) -> np.ndarray:
-    """Random images, float32 [batch, size, size, 3]; the same ones whenever they are asked for."""
+    """Make random images, float32 [batch, size, size, 3]; the same ones on every call."""
     return np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
 
 
 def example_labels(batch: int, classes: int) -> np.ndarray:
-    """Labels int64 [batch]."""
+    """Make labels, int64 [batch]."""
     return np.arange(batch) % classes
 
 
 def nchw(images: np.ndarray) -> np.ndarray:
-    """[b, h, w, c] → [b, c, h, w], contiguous."""
+    """Transpose [b, h, w, c] → [b, c, h, w], contiguous."""
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""The flags and manners that the benchmarks' command lines share: mistakes are one line and exit status 2."""
+"""Flags and error handling that the benchmarks' command lines share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Script = Callable[[argparse.Namespace, Console], None]
 
 
 def make_parser(script: str, doc: str | None) -> OneLineParser:
-    """A parser for `python -m benchmarks.<script>` whose help is the module's docstring."""
+    """Make a parser for `python -m benchmarks.<script>` whose help is the module's docstring."""
     return OneLineParser(
         prog=f"python -m benchmarks.{script}",
         description=doc,
@@ -26,54 +26,56 @@ def make_parser(script: str, doc: str | None) -> OneLineParser:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """--output."""
+    """Add --output."""
     parser.add_argument(
         "--output",
         type=Path,
         default=OWN,
         metavar="DIRECTORY",
-        help="results go to a file in its folder for this kind of machine, replacing older ones (default: runs/bench)",
+        help="results replace those in its folder for this kind of machine (default: runs/bench)",
     )
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """--results."""
+    """Add --results."""
     default = COMMITTED / "cpu_2_cores"
     parser.add_argument(
         "--results",
         type=Path,
         default=default,
         metavar="DIRECTORY",
-        help="with the files to read (default: benchmarks/results/cpu_2_cores)",
+        help="results to read (default: benchmarks/results/cpu_2_cores)",
     )
 
 
 def add_measuring(parser: argparse.ArgumentParser) -> None:
-    """--output, --rounds and --seconds."""
+    """Add --output, --rounds and --seconds."""
     add_output(parser)
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="timed rounds (default: 7, at least 5)")
     parser.add_argument(
-        "--rounds", type=positive, default=7, metavar="N", help="visits to each (default 7, at least 5)"
-    )
-    parser.add_argument(
-        "--seconds", type=positive, default=60, metavar="N", help="per entry, then only five rounds (default 60)"
+        "--seconds",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="per entry, then only five rounds (default: 60)",
     )
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def check_models(names: Sequence[str]) -> None:
-    """UserError when one of the names is no model's, or one of another family than the benchmarks are for."""
+    """Raise UserError unless all names are models of the CondenseNet family."""
     for name in names:
         if not isinstance(model_entry(name).architecture, CondenseNetArchitecture):
             raise UserError(f"benchmarks are of CondenseNets, {name} is none")
 
 
 def run(parser: OneLineParser, script: Script, arguments: Sequence[str] | None) -> int:
-    """Parses, runs, and turns the user's mistakes into one line; returns the exit status."""
+    """Parse and run; print the user's mistakes as one line; return the exit status."""
     options = parser.parse_args(arguments)
     return guarded(lambda: script(options, Console(soft_wrap=True)), parser.prog)

@@ -1,7 +1,7 @@
-"""The official training preprocessing in Pillow and NumPy, fed with this project's draws: the peer of our host path.
+"""The official training preprocessing in Pillow and NumPy, driven by our random numbers: the peer of our pipeline.
 
-Operations as in the official code's workers (torchvision's crop, timm's RandAugment by ImageOps, ImageEnhance and
-Image.transform), so that both sides do the same to the same image.
+Operations are those of the official code's workers: torchvision's crop, timm's RandAugment with ImageOps, ImageEnhance
+and Image.transform.
 """
 
 import io
@@ -19,28 +19,28 @@ METHODS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """Reads a file."""
+    """Decode an image file."""
     return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
 def crop_and_resize(image: Image.Image, box: Rectangle, size: int, resample: Interpolation) -> Image.Image:
-    """Torchvision's resized_crop."""
+    """Crop and resize as torchvision's resized_crop."""
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     return part.resize((size, size), METHODS[resample])
 
 
 def flip(image: Image.Image) -> Image.Image:
-    """Exchanges left and right."""
+    """Flip horizontally."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 def apply_operation(image: Image.Image, operation: Operation) -> Image.Image:
-    """One operation of RandAugment."""
+    """Apply one operation of RandAugment."""
     return OPERATIONS[operation.name](image, operation.argument, METHODS[operation.resample])
 
 
 def normalise(image: Image.Image, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """To float32 [h, w, 3], and normalised, as torchvision's ToTensor and Normalize do in three passes."""
+    """Convert to normalised float32 [h, w, 3] in three passes, as torchvision's ToTensor and Normalize."""
     pixels = np.asarray(image).astype(np.float32).reshape(image.height, -1)
     pixels /= 255
     pixels -= np.tile(mean, image.width)
@@ -49,7 +49,7 @@ def normalise(image: Image.Image, mean: np.ndarray, std: np.ndarray) -> np.ndarr
 
 
 def erase(image: np.ndarray, rectangle: Rectangle, rng: np.random.Generator) -> None:
-    """Random erasing in place."""
+    """Erase a rectangle in place."""
     top, left, height, width = rectangle
     image[top : top + height, left : left + width] = rng.standard_normal((height, width, 3), np.float32)
 

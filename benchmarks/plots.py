@@ -1,8 +1,8 @@
-"""Draws the results files: time per image over batch and image size, and ratios as bars.
+"""Plot results files: time per image over batch and image size, and ratios as bars.
 
     python -m benchmarks.plots [--results benchmarks/results/cpu_2_cores] [--images docs/images]
 
-Lines and bars are medians; shades and whiskers reach from the lowest to the highest.
+Lines and bars are medians; shades and whiskers span lowest to highest.
 """
 
 import argparse
@@ -35,7 +35,7 @@ COLOURS = {
 
 
 def draw_sweep(figure: Any, entries: list[Entry]) -> None:
-    """Milliseconds per image over the batch and over the image size, both scales logarithmic."""
+    """Plot milliseconds per image over batch and image size, both axes logarithmic."""
     panels = figure.subplots(1, 2)
     for axes, over, label in zip(panels, (OVER_BATCH, OVER_SIZE), ("batch", "image side, pixels"), strict=True):
         points = sorted((e for e in entries if e["over"] == over), key=lambda e: e[over])
@@ -68,7 +68,7 @@ def _fixed_batch(entries: list[Entry]) -> str:
 
 
 def draw_ratios(figure: Any, groups: dict[str, Entry]) -> None:
-    """One group of bars for each work: how many times as long as ours everyone else takes."""
+    """Plot a group of bars per work: the time of the others relative to ours."""
     axes = figure.subplots()
     position, ticks = 0.0, []
     shown: set[str] = set()
@@ -94,7 +94,7 @@ def draw_ratios(figure: Any, groups: dict[str, Entry]) -> None:
 
 
 def ratio_groups(results: Path) -> dict[str, Entry]:
-    """Name → entry, of the condensed networks' predictions and of training steps, as far as there are any."""
+    """Collect the existing entries of condensed inference and of training, by title."""
     groups: dict[str, Entry] = {}
     for script, form in (("inference", "condensed"), ("training", "nothing pruned")):
         path = results / f"{script}.json"
@@ -106,7 +106,7 @@ def ratio_groups(results: Path) -> dict[str, Entry]:
 
 
 def plots(options: argparse.Namespace, console: Console) -> None:
-    """Draws what there are results for."""
+    """Plot what there are results for."""
     # The object interface needs no display and leaves pyplot's global state alone.
     from matplotlib.figure import Figure
 
@@ -130,11 +130,11 @@ def plots(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
     add_results(parser)
     parser.add_argument(
-        "--images", type=Path, default=Path("docs/images"), metavar="DIRECTORY", help="for the PNG files"
+        "--images", type=Path, default=Path("docs/images"), metavar="DIRECTORY", help="of the PNG files"
     )
     return run(parser, plots, arguments)
 

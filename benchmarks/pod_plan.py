@@ -1,11 +1,11 @@
-"""What would the real train step ask of a pod? Answered without one, on simulated devices.
+"""Plan a pod run on simulated devices: memory, collectives and lowering of the real training step.
 
     python -m benchmarks.pod_plan --config configs/imagenet.py:cdnv2_c --devices 64 --output benchmarks/results/pod.json
 
-Traces the step of a config for a mesh of so many devices and lowers it for each platform (a program that XLA's compiler
-for TPUs or GPUs takes; it runs nowhere here). With --compile it is also compiled for simulated CPU devices: there XLA
-counts memory per device, and the collectives of the partitioned program can be read off. Floor: the state once per
-device, and one sum of all gradients per step; what goes over the network beyond that is overhead.
+Traces the training step of a config for a mesh of --devices devices and lowers it for TPUs and GPUs, without running
+it. With --compile it is also compiled for simulated CPU devices, which yields XLA's memory per device and the
+collectives of the partitioned program. The lower bound is the state once per device, and one all-reduce of all
+gradients per step.
 """
 
 import argparse
@@ -26,18 +26,17 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 
 
 def plan(spec: str, overrides: list[str], *, compile_too: bool) -> dict[str, Any]:
-    """The figures of a config's train step on all devices that this process has; see the module's docstring."""
+    """Analyse a config's training step on all devices of this process; see the module's docstring."""
     from cdnv2_jax.classification.config import ClassificationConfig
     from cdnv2_jax.classification.experiment import ClassificationExperiment
     from cdnv2_jax.commands.read_config import read_config
     from cdnv2_jax.devices import Devices
     from cdnv2_jax.layers.lowering import tracing_for
 
-    # Generated images stand for the real ones: only their number and shape matter here. The noise of random erasing
-    # belongs to the device on accelerators.
+    # Only the number and shape of images matter. On accelerators the noise of random erasing is drawn on the device.
     generated = ["--config.data.source=synthetic", "--config.data.erase_on=device", "--config.data.workers=0"]
     config = read_config(spec, [*generated, *overrides])
-    assert isinstance(config, ClassificationConfig), "pods are planned for classification"
+    assert isinstance(config, ClassificationConfig), "only classifiers can be planned"
     devices = Devices.all()
     experiment = ClassificationExperiment(config, devices)
     experiment.prepare_training()
@@ -93,7 +92,7 @@ def _partitions(text: str) -> int:
 
 
 def _in_stablehlo(text: str) -> dict[str, int]:
-    """Collectives written into the program; those of a sharded jit are only chosen when it is compiled."""
+    """Count collectives in the lowered program; those of a sharded jit are only inserted by compilation."""
     counts = {name: len(re.findall(rf"stablehlo\.{name}\b", text)) for name in COLLECTIVES}
     return {name: count for name, count in counts.items() if count}
 
@@ -122,7 +121,7 @@ def _compiled(step: Any, state: Any, batch: Any) -> dict[str, Any]:
 
 
 def _shape_bytes(shape: str) -> int:
-    """Bytes of "(f32[8,16]{1,0}, s32[])"."""
+    """Return the bytes of an HLO shape such as "(f32[8,16]{1,0}, s32[])"."""
     total = 0
     for dtype, sizes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape):
         count = 1
@@ -133,14 +132,14 @@ def _shape_bytes(shape: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What would the real train step ask of a pod?")
+    parser = argparse.ArgumentParser(description="Plan a pod run on simulated devices.")
     parser.add_argument("--config", nargs="+", default=["configs/imagenet.py:cdnv2_a"])
     parser.add_argument("--devices", type=int, default=64)
     parser.add_argument("--compile", action="store_true", help="also compile for simulated CPU devices (minutes)")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options, overrides = parser.parse_known_args()
     flag = f"--xla_force_host_platform_device_count={options.devices}"
-    if flag not in os.environ.get("XLA_FLAGS", ""):  # must be set before JAX starts
+    if flag not in os.environ.get("XLA_FLAGS", ""):  # must be set before JAX is initialised
         environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}", "JAX_PLATFORMS": "cpu"}
         return subprocess.call([sys.executable, "-m", "benchmarks.pod_plan", *sys.argv[1:]], env=environment)
     from benchmarks.machine import describe

@@ -1,4 +1,4 @@
-"""Runs a module in a process of its own and reads the JSON lines it prints, for a limited time."""
+"""Run a module in its own process, with a time limit, and read the JSON lines it prints."""
 
 import json
 import subprocess
@@ -11,9 +11,9 @@ from typing import Any
 def printed_by(
     module: str, arguments: Sequence[str], seconds: float, environment: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """What `python -m module` prints, line by line as it comes; whatever is no JSON object is passed over.
+    """Yield the JSON objects that `python -m module` prints, as they come; other lines are ignored.
 
-    The process ends by itself, or is killed when the time is up or nobody wants its lines any more.
+    The process is killed when the time is up or the caller stops iterating.
     """
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

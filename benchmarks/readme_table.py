@@ -1,4 +1,4 @@
-"""Writes the README's table of speeds from the results files, between its two comments.
+"""Write the README's table of timings from the results files, between its two comments.
 
     python -m benchmarks.readme_table [--results benchmarks/results/cpu_2_cores] [--check]
 
@@ -24,15 +24,15 @@ SCRIPT = "readme_table"
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- speeds: python -m benchmarks.readme_table -->", "<!-- end of speeds -->"
 WORKS = {"inference": "{model} {form}", "training": "{model} training step, {form}"}
-"""Results file → what its entries are called."""
+"""Results file → titles of its entries."""
 
 
 class OutOfDate(Exception):
-    """The README does not say what the results files do."""
+    """The README's table is not that of the results files."""
 
 
 def section(results: Path) -> str:
-    """What stands between the comments: the machine, and one table of all works."""
+    """Make the text between the comments: the machine, and one table of all works."""
     records = {work: read_results(results / f"{work}.json") for work in WORKS}
     rows = [
         (WORKS[work].format(**entry), entry, record["rates"])
@@ -46,7 +46,7 @@ def section(results: Path) -> str:
 
 
 def _in_order(names: list[str]) -> list[str]:
-    """Each name once, in the order of first appearance."""
+    """Remove duplicates, keeping the order."""
     return list(dict.fromkeys(names))
 
 
@@ -62,7 +62,7 @@ def _cells(entry: Entry, others: list[str], rates: dict[str, float]) -> list[str
 
 
 def _beside_fastest(entry: Entry) -> str:
-    """ "1.10 (0.92 to 2.01)", of whoever else has the lowest median."""
+    """Format the ratio of the fastest other implementation: "1.10 (0.92 to 2.01)"."""
     theirs = {name: entry["milliseconds"][name]["median"] for name in entry["ratios"] if name != "ours_masked"}
     if not theirs:
         return ""
@@ -71,17 +71,17 @@ def _beside_fastest(entry: Entry) -> str:
 
 
 def _machines(records: list[dict[str, Any]]) -> str:
-    """Where, with what and when: one line, or one each where the works differ."""
+    """Describe the machine in one line, or in one line per work where they differ."""
     return "\n".join(_in_order([machine_line(record["machine"]) for record in records]))
 
 
 def updated(readme: str, section: str) -> str:
-    """The README's text with that section; UserError when its comments are not there."""
+    """Insert the section into the README's text; UserError when its comments are missing."""
     return replaced(readme, START, END, section, document="the README")
 
 
 def readme_table(options: argparse.Namespace, console: Console) -> None:
-    """Writes or checks."""
+    """Write or check the table."""
     text = options.readme.read_text(encoding="utf-8")
     new = updated(text, section(options.results))
     if options.check:
@@ -93,11 +93,11 @@ def readme_table(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
     add_results(parser)
     parser.add_argument("--readme", type=existing_file, default=README, metavar="FILE", help="(default: the project's)")
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date, by the exit status")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if out of date")
     try:
         return run(parser, readme_table, arguments)
     except OutOfDate:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def existing_file(text: str) -> Path:
-    """A path for argparse, of a file that is there."""
+    """Parse the path of an existing file, for argparse."""
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return Path(text)

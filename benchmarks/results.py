@@ -1,4 +1,4 @@
-"""Results files: what was measured, on which machine, with which versions, when; one directory per kind of machine."""
+"""Results files, with machine, versions and date; one directory per kind of machine."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ OWN = Path("runs") / "bench"
 
 
 def results_file(directory: Path, script: str) -> Path:
-    """Where `script` writes below `directory` on this machine; UserError, before anything is measured, if it cannot."""
+    """Return the results file of `script` on this machine; UserError, before measuring, if it cannot be written."""
     path = directory / machine_kind() / f"{script}.json"
     if path.is_dir():
         raise UserError(f"--output: {path} exists and is a directory: give another one")
@@ -29,7 +29,7 @@ def results_file(directory: Path, script: str) -> Path:
 
 
 def write_results(path: Path, script: str, rates: dict[str, float], entries: list[Entry]) -> None:
-    """Writes a results file, replacing an older one."""
+    """Write a results file, replacing an older one."""
     threads = {"torch": torch.get_num_threads(), "onnxruntime": cores()}
     record = {"benchmark": script, "machine": describe(threads), "rates": rates, "entries": entries}
     with replacing(path) as file:
@@ -37,7 +37,7 @@ def write_results(path: Path, script: str, rates: dict[str, float], entries: lis
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `write_results` wrote; UserError when it cannot be read."""
+    """Read what `write_results` wrote; UserError when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""How does the time per image grow with the batch and with the image size?
+"""Time inference over batch and image size.
 
     python -m benchmarks.sweep [--model cdnv2_a] [--batches 1 2 4 …] [--sizes 96 128 …] [--peers torch onnx_folded]
 
-Ours, condensed and masked, beside the condensed peers of `benchmarks.inference`, measured as there: over the batch at
-the model's own image size, and over the image size (pixels' side) for one batch. For the plots of `benchmarks.plots`.
+Ours, condensed and masked, beside the condensed peers of `benchmarks.inference`, measured as there: over batch sizes at
+the model's image size, and over image sizes (side in pixels) at one batch size. `benchmarks.plots` draws the results.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OVER_BATCH, OVER_SIZE = "batch", "image_size"
 
 
 def sweep(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     entry = model_entry(options.model)
     for size in options.sizes:
         try:
@@ -51,15 +51,15 @@ def sweep(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = make_parser(SCRIPT, __doc__)
     sizes = [96, 128, 160, 192, 224, 256, 320]
-    parser.add_argument("--model", default="cdnv2_a", metavar="NAME", help="(default cdnv2_a)")
+    parser.add_argument("--model", default="cdnv2_a", metavar="NAME", help="(default: cdnv2_a)")
     parser.add_argument(
         "--batches", nargs="*", type=positive, default=[1, 2, 4, 8, 16, 32], metavar="N", help="images per call"
     )
     parser.add_argument("--sizes", nargs="*", type=positive, default=sizes, metavar="N", help="sides, in pixels")
-    parser.add_argument("--size-batch", type=positive, default=8, metavar="N", help="batch of the sizes (default 8)")
+    parser.add_argument("--size-batch", type=positive, default=8, metavar="N", help="batch of --sizes (default: 8)")
     parser.add_argument(
         "--peers", nargs="*", default=["torch", "onnx_folded"], metavar="NAME", help=f"of {', '.join(PEERS)}"
     )

@@ -1,4 +1,4 @@
-"""Comparisons as tables in the terminal."""
+"""Print comparisons as tables in the terminal."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.results import Entry
 
 
 def print_comparison(title: str, entries: list[Entry], rates: dict[str, float], console: Console) -> None:
-    """One block of rows for each entry: ours, then all others with their ratio to it."""
+    """Print a block of rows per entry: ours, then all others with their ratio to it."""
     table = Table(title=f"{title} (ratio above 1: ours is faster)")
     table.add_column("work")
     for column in ("ms", "ratio", "lowest to highest"):
@@ -30,7 +30,7 @@ def print_comparison(title: str, entries: list[Entry], rates: dict[str, float], 
 
 
 def rows(entry: Entry, rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
-    """The cells of one entry: ours, every other one, the floor."""
+    """Yield the rows of one entry: ours, the others, the floor."""
     milliseconds = entry["milliseconds"]
     yield f"  {title_of(OURS)}", f"{milliseconds[OURS]['median']:.1f}", "", ""
     for name, ratio in entry["ratios"].items():
@@ -41,16 +41,16 @@ def rows(entry: Entry, rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
 
 
 def title_of(name: str) -> str:
-    """A contender's name for readers."""
+    """Return the title of a contender."""
     titles = {OURS: "ours", "ours_masked": "ours, masked"}
     return titles.get(name) or (PEERS[name].title if name in PEERS else name)
 
 
 def work(entry: Entry) -> str:
-    """Which work an entry's times are of: "cdnv2_a condensed, 32 × 224 px"."""
+    """Return the title of an entry: "cdnv2_a condensed, 32 × 224 px"."""
     return f"{entry['model']} {entry['form']}, {entry['batch']} × {entry['image_size']} px"
 
 
 def extremes(ratio: dict[str, Any]) -> str:
-    """ "0.92 to 2.01"."""
+    """Format lowest and highest: "0.92 to 2.01"."""
     return f"{ratio['lowest']:.2f} to {ratio['highest']:.2f}"

@@ -1,4 +1,4 @@
-"""Times calls in turn, and says by how much one is faster than another."""
+"""Time calls in turn and compute ratios."""
 
 import statistics
 import time
@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import jax
 
 Call = Callable[[], Any]
-"""Does its work once; its result is JAX arrays, or anything that is finished on return."""
+"""Does its work once; returns JAX arrays, or anything that is finished on return."""
 
 LEAST_ROUNDS = 5
-SETTLE_SECONDS = 0.02  # frameworks' threads spin for some milliseconds after their work, in the others' way
-VISIT_MILLISECONDS = 60.0  # short calls are repeated for about so long
+SETTLE_SECONDS = 0.02  # frameworks' threads spin for some milliseconds after their work and would slow down the next
+VISIT_MILLISECONDS = 60.0  # short calls are repeated for about this long
 MOST_REPEATS = 9
 
 
 class Spread(NamedTuple):
-    """What is told of a list of figures."""
+    """Statistics of a list of values."""
 
     median: float
     lowest: float
@@ -27,34 +27,34 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, quartiles (interpolated), lowest and highest of one or more figures."""
+    """Compute median, interpolated quartiles, lowest and highest of one or more values."""
     lower, _, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * [values[0]]
     return Spread(statistics.median(values), min(values), lower, upper, max(values))
 
 
 def ratio_spread(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Of theirs over ours, pair by pair: above 1 where ours took less time in the same round."""
+    """Compute the spread of theirs over ours, round by round: above 1 where ours is faster."""
     return spread([b / a for a, b in zip(ours, theirs, strict=True)])
 
 
 def repeats_per_visit(milliseconds: float) -> int:
-    """How often in a row a call of that length is timed."""
+    """Return how often in a row a call of this length is timed."""
     return max(1, min(MOST_REPEATS, round(VISIT_MILLISECONDS / max(milliseconds, 1e-3))))
 
 
 def measure_in_turn(
     calls: Mapping[str, Call], *, rounds: int = 7, seconds: float = 60.0, settle: float = SETTLE_SECONDS
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call, one list entry per round; A B C A B C …, so that drift hits all alike.
+    """Time calls in turn (A B C A B C …), so that drift affects all alike; one value in milliseconds per round.
 
-    Each is called twice before, uncounted: it may have to compile. A visit that repeats a short call starts with an
-    uncounted one, which brings back its data and threads, and counts the median of the others.
+    Each is first called twice without counting, as it may have to compile. A short call is repeated within a round,
+    after an uncounted call that warms up caches and threads; the median counts.
 
     Args:
       calls: name → what to time.
-      rounds: visits to each; never fewer than LEAST_ROUNDS.
-      seconds: after so long no further round begins, once there were LEAST_ROUNDS.
-      settle: seconds of rest before each visit.
+      rounds: timed rounds; at least LEAST_ROUNDS.
+      seconds: time after which no further round starts, once there were LEAST_ROUNDS.
+      settle: seconds of rest before each call's turn.
     """
     for call in calls.values():
         milliseconds_of(call)
@@ -71,7 +71,7 @@ def measure_in_turn(
 
 
 def milliseconds_of(call: Call) -> float:
-    """Of one call, until its result is there."""
+    """Time one call until its result is ready."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return 1e3 * (time.perf_counter() - start)

@@ -1,18 +1,14 @@
-"""How long does a training step take beside PyTorch?
+"""Time a training step beside PyTorch.
 
     python -m benchmarks.training [--work cdnv2_a:16 cdnv2_cifar_110:64] [--pruned no yes] [--peers torch]
 
-Ours: the step that runs use: forward, backward and update in one program, NHWC, float32, no moving average. Peers: the
-twin of the tests in PyTorch, with the same weights, images and update (SGD with Nesterov momentum, smoothed labels,
-weight decay on matrices): torch and torch_channels_last, eager, and torch_compile, network and loss compiled by
-inductor. A peer whose first three losses differ from ours is refused. The network is masked; before the first pruning,
-and after the last (which changes values only).
+Ours: the step of real runs, forward, backward and update in one program, NHWC, float32, without moving averages. Peers:
+the tests' PyTorch twin with the same weights, images and update (SGD with Nesterov momentum, label smoothing, weight
+decay on matrices): torch and torch_channels_last are eager; in torch_compile inductor compiles network and loss. A peer
+whose first three losses differ from ours is refused. The network is masked, before any pruning and after the last.
 
-As in `main.py train`, the process keeps memory that it frees, which is to everybody's advantage.
-
-All are timed in turn in one process, A B C A B C …; ratio: the median of the peer's time over ours, round by round,
-with lowest and highest. Floors: `benchmarks/floors.py`. Times depend on the machine and what else it does; quote
-ratios. torch.compile takes minutes for every network.
+As in `main.py train`, the process keeps freed memory, from which all sides benefit. Timing and ratios are those of
+`benchmarks.inference`; torch.compile takes minutes per network.
 """
 
 import argparse
@@ -55,7 +51,7 @@ PRUNED = {"no": "nothing pruned", "yes": "fully pruned"}
 def training_entry(
     name: str, batch: int, pruned: bool, trainers: Mapping[str, Trainer], rounds: int, seconds: float
 ) -> Entry:
-    """Times one step of ours and all trainers."""
+    """Time one step of ours and of all trainers."""
     entry = model_entry(name)
     images = example_images(batch, entry.image_size)
     labels = example_labels(batch, entry.architecture.num_classes)
@@ -86,7 +82,7 @@ def our_program(model: Network, images: np.ndarray, labels: np.ndarray) -> tuple
 
 
 def step_call(step: TrainStep, state: TrainState, batch: Batch) -> Call:
-    """See `our_step`; each call goes on from the last one's state."""
+    """See `our_step`; each call continues from the state of the last one."""
 
     def call() -> float:
         nonlocal state
@@ -97,20 +93,20 @@ def step_call(step: TrainStep, state: TrainState, batch: Batch) -> Call:
 
 
 def first_losses(call: Call) -> np.ndarray:
-    """The losses of a trainer's first steps."""
+    """Return the losses of a trainer's first steps."""
     return np.array([call() for _ in range(CHECKED_STEPS)])
 
 
 def parse_work(text: str) -> tuple[str, int]:
-    """ "cdnv2_a:16" → ("cdnv2_a", 16), for argparse."""
+    """Parse "cdnv2_a:16" → ("cdnv2_a", 16), for argparse."""
     name, _, batch = text.partition(":")
     if not batch.isdecimal() or int(batch) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like cdnv2_a:16, a model and a batch size")
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODEL:BATCH, such as cdnv2_a:16")
     return name, int(batch)
 
 
 def training(options: argparse.Namespace, console: Console) -> None:
-    """Measures, prints, writes."""
+    """Measure, print and write the results."""
     check_models([name for name, _ in options.work])
     trainers = chosen(options.peers, TRAINERS)
     path = results_file(options.output, SCRIPT)
@@ -126,7 +122,7 @@ def training(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the command line; return the exit status."""
     keep_freed_memory()
     parser = make_parser(SCRIPT, __doc__)
     work = [("cdnv2_a", 16), ("cdnv2_cifar_110", 64)]

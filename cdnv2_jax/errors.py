@@ -1,29 +1,28 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can correct, and how they are phrased."""
 
 import importlib
 from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for: a path, a name, a file's contents, a setting.
+    """A mistake in the request: a path, a name, the contents of a file, a setting.
 
-    Its message is one line that says what is wrong, where, and what to do; the command line prints it and exits
-    with status 2.
+    Its message is one line: what is wrong, where, and what to do. The command line prints it and exits with status 2.
     """
 
 
 class LostProcess(RuntimeError):
-    """Another process of the same run has stopped; nothing to mend here. Its message is one line."""
+    """Another process of the same run has stopped; this one is not at fault. Its message is one line."""
 
 
 def shorten(items: list[str], most: int = 8) -> str:
-    """The items joined by commas, cut after `most` with the number that is left."""
+    """Join items by commas, cut after `most` with the number of the rest."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:
-    """What an exception says, on one line: the first line of its message and, of a longer one, the last."""
+    """Shorten an exception's message to one line: its first line and, if it has several, its last."""
     message: object = error
     while (
         isinstance(message, Exception) and len(message.args) == 1 and isinstance(message, LookupError | AttributeError)
@@ -35,7 +34,7 @@ def one_line(error: BaseException, longest: int = 300) -> str:
 
 
 def import_optional(module: str, extra: str) -> Any:
-    """The module, or a UserError that says which extra of ours brings it."""
+    """Import a module; if it is missing, raise a UserError that names the extra of this package which installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Writing to disk all or nothing, and never over something that was not meant."""
+"""Atomic writes to disk, and refusal to overwrite what was not meant."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from cdnv2_jax.errors import UserError, one_line
 
 
 def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
-    """UserError when something is at `path` and may not be replaced: never a directory by a `file`."""
+    """Raise UserError when `path` exists and may not be replaced; a `file` never replaces a directory."""
     if file and path.is_dir():
         raise UserError(f"{path} exists and is a directory: give the path of a file")
     if path.exists() and not overwrite:
@@ -18,7 +18,7 @@ def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or directory if it is there."""
+    """Remove a file or directory if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -27,14 +27,14 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file or directory to; moved to `path` once the block succeeds.
+    """Yield a temporary path beside `path`, for a file or a directory; move it to `path` once the block succeeds.
 
-    Whatever was at `path` stays as it was until then, and for good when the block fails.
+    Until then, and when the block fails, `path` stays as it was.
 
     Raises:
       UserError: the operating system refuses.
     """
-    # A directory around it, so that what a library leaves beside its unfinished output goes with it.
+    # In a directory of its own, so that a library's temporary files beside its output are removed with it.
     scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,5 +56,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_directory() -> Path:
-    """Where what can be made again is kept for the next run: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
+    """Directory of reproducible files that later runs reuse: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax"

@@ -1,4 +1,4 @@
-"""The implementations that ours is measured beside, by the name that `--peers` and the results use."""
+"""The implementations that ours is compared with, by their names in `--peers` and in the results."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -14,7 +14,7 @@ AnyPeer = TypeVar("AnyPeer")
 
 def _onnx(fold: bool) -> Peer:
     def load(twin: CondenseNetTwin, form: str) -> Loaded:
-        # Only who asks for it needs ONNX Runtime and the exporter.
+        # Imported only when used: it needs ONNX Runtime and the exporter.
         from benchmarks.peers.onnx_runtime import OnnxPeer
 
         return OnnxPeer(fold)(twin, "condensed")
@@ -41,10 +41,10 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def chosen(names: list[str], peers: Mapping[str, AnyPeer]) -> dict[str, AnyPeer]:
-    """The peers of those names, in the table's order; UserError for a name that is none."""
+    """Select peers by name, in the table's order; UserError for an unknown name."""
     for name in names:
         if name not in peers:
-            raise UserError(f"--peers: nobody is called {name!r}: there are {', '.join(peers)}")
+            raise UserError(f"--peers: unknown peer {name!r}: choose from {', '.join(peers)}")
     return {name: peer for name, peer in peers.items() if name in names}
 
 

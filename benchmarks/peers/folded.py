@@ -1,4 +1,4 @@
-"""The converted twin without the official conversion's 0/1 matrix product: what a careful user would deploy."""
+"""The converted twin without the official conversion's 0/1 matrix product, as a careful user would deploy it."""
 
 import copy
 
@@ -28,16 +28,16 @@ class FoldedSfr(nn.Module):
 
 @torch.no_grad()
 def folded_weight(layer: CondensedSfr) -> Tensor:
-    """De-shuffling, grouped convolution and `index` as one kernel [out, in, 1, 1]."""
+    """Fold channel shuffle, grouped convolution and `index` into one kernel [out, in, 1, 1]."""
     channels = layer.norm.num_features
-    # All three are linear: their matrix is what they make of each unit vector.
+    # All three are linear: the columns of their matrix are the images of the unit vectors.
     unit_vectors = torch.eye(channels)[:, :, None, None]
     kept = layer.conv(F.channel_shuffle(unit_vectors, layer.channels_per_group))
     return torch.einsum("nkhw,ko->onhw", kept, layer.index).contiguous()
 
 
 def folded(converted_twin: CondenseNetTwin) -> CondenseNetTwin:
-    """The same network with folded SFRs and PyTorch's own hard-swish, one operation instead of four."""
+    """Return the network with folded SFRs and PyTorch's own hard-swish, one operation instead of four."""
     result = copy.deepcopy(converted_twin)
     for layer in result.modules():
         if isinstance(layer, DenseLayer) and isinstance(layer.sfr, CondensedSfr):

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a peer, on the converted twin as PyTorch exports it."""
+"""ONNX Runtime as a peer, on PyTorch's export of the converted twin."""
 
 import dataclasses
 import logging
@@ -19,10 +19,10 @@ from tests.torch_twin import CondenseNetTwin, converted
 
 @dataclasses.dataclass(frozen=True)
 class OnnxPeer:
-    """Exports once per image size, for any batch.
+    """Exports the twin once per image size, for any batch.
 
     Attributes:
-      fold: export the network with its `index` matrices folded away; otherwise the official conversion as it is.
+      fold: whether to fold the `index` matrices away; otherwise the official conversion as it is.
     """
 
     fold: bool = False
@@ -47,8 +47,8 @@ class OnnxPeer:
 
 
 def exported(network: nn.Module, size: tuple[int, ...]) -> bytes:
-    """The network as an ONNX file: input "images" float32 [any, 3, height, width], output the logits."""
-    # It would complain that torchvision's operators, which no network here uses, are not there.
+    """Export a network to ONNX: input "images" float32 [any, 3, height, width], output the logits."""
+    # It warns that torchvision's operators, which no network here uses, are missing.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     example = torch.zeros(2, 3, *size)
     with others_warnings_ignored():
@@ -66,7 +66,7 @@ def exported(network: nn.Module, size: tuple[int, ...]) -> bytes:
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
-    """A session on the CPU with all graph optimisations and as many threads as this process has cores."""
+    """Open a session on the CPU with all graph optimisations and one thread per core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

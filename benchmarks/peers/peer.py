@@ -1,4 +1,4 @@
-"""What a peer is: another implementation, given the same weights and images, that must give the same logits."""
+"""Peers: other implementations that must produce the same logits from the same weights and images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from cdnv2_jax.training.config import OptimizerConfig
 from tests.torch_twin import CondenseNetTwin
 
 TOLERANCE = 1e-4
-"""How far logits may be apart, relative to the largest."""
+"""Largest difference of logits, relative to the largest logit."""
 
 Loaded = Callable[[np.ndarray], Call]
-"""Images float32 [b, h, w, 3] → a call that computes their logits [b, classes], an array or tensor on the CPU."""
+"""Images float32 [b, h, w, 3] → a call that computes logits [b, classes], an array or tensor on the CPU."""
 
 
 class DifferentResults(AssertionError):
-    """A peer that does not compute the same function, so that its time would mean nothing."""
+    """A peer computes something else, so that its time would mean nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Peer:
 
     Attributes:
       title: for tables.
-      load: (the fully pruned, masked twin in evaluation mode, form to run it in) → the loaded network.
-      forms: those it can run.
+      load: (fully pruned masked twin in evaluation mode, form to run) → the loaded network.
+      forms: which it can run.
     """
 
     title: str
@@ -42,8 +42,8 @@ class Trainer:
 
     Attributes:
       title: for tables.
-      start: (masked twin, its to change; images [b, h, w, 3]; labels int [b]; optimizer; label smoothing) → a call that
-        makes one step and returns the loss before it.
+      start: (masked twin, changed in place; images [b, h, w, 3]; labels int [b]; optimizer; label smoothing) → a call
+        that makes one step and returns the loss before it.
     """
 
     title: str
@@ -51,9 +51,9 @@ class Trainer:
 
 
 def check_same(ours: np.ndarray, theirs: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    """Raises DifferentResults when two arrays differ by more than `tolerance` times the largest value of theirs."""
+    """Raise DifferentResults when arrays differ by more than `tolerance` times the largest value of `theirs`."""
     if ours.shape != theirs.shape:
         raise DifferentResults(f"shapes {ours.shape} and {theirs.shape} differ")
     difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
-    if not difference <= tolerance:  # NaN, too, is no agreement
+    if not difference <= tolerance:  # also refuses NaN
         raise DifferentResults(f"results differ by {difference:.1e} of the largest, {tolerance:.0e} is allowed")

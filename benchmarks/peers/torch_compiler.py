@@ -1,4 +1,4 @@
-"""`torch.compile` so that what is measured is compiled code, and its warnings stay out of the way."""
+"""`torch.compile` that never falls back to eager execution, without its warnings."""
 
 import contextlib
 import warnings
@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-# PyTorch counts compilations per source line, over all networks and shapes; beyond eight it quietly goes on uncompiled.
+# PyTorch counts compilations per source line, over all networks and shapes; beyond eight it silently runs eagerly.
 COMPILATIONS = 256
 
 
 def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
-    """`function` (or module) compiled by inductor at its first call, and again for every new shape."""
+    """Compile a function or module with inductor at its first call, and again for every new shape."""
     with others_warnings_ignored():
         import torch._dynamo.config as config
 
@@ -23,7 +23,7 @@ def compiled(function: Callable[..., Any], mode: str | None = None) -> Callable[
 
 @contextlib.contextmanager
 def others_warnings_ignored() -> Iterator[None]:
-    """Compilers and exporters use deprecated parts of their own libraries; that is not ours to mend."""
+    """Ignore warnings: compilers and exporters use deprecated parts of their own libraries."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

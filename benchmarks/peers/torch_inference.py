@@ -17,14 +17,14 @@ from tests.torch_twin import CondenseNetTwin, converted
 
 @dataclasses.dataclass(frozen=True)
 class TorchPeer:
-    """Loads the twin as a user of PyTorch would run it.
+    """Runs the twin as a user of PyTorch would.
 
     Attributes:
       channels_last: memory format of weights and images; otherwise NCHW.
-      compile: with `torch.compile`, anew for every shape; on a GPU replayed as CUDA graphs.
-      fold: run the converted network with its `index` matrices folded away.
+      compile: with `torch.compile`, once per shape; on a GPU replayed as CUDA graphs.
+      fold: whether to fold the converted network's `index` matrices away.
       device: "cpu" or "cuda".
-      bfloat16: under autocast.
+      bfloat16: run under autocast.
     """
 
     channels_last: bool = False
@@ -35,7 +35,7 @@ class TorchPeer:
 
     def __call__(self, twin: CondenseNetTwin, form: Form) -> Loaded:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        # Moving and laying out happen in place, and the twin is other peers' too.
+        # `to` works in place, and other peers use the same twin.
         network = copy.deepcopy(twin) if form == "masked" else converted(twin, halve_classifier=False)
         network = folded(network) if self.fold and form == "condensed" else network
         network = network.eval().to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]

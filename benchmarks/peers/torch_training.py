@@ -1,4 +1,4 @@
-"""One training step of the twin in PyTorch, with the update that ours makes."""
+"""One training step of the twin in PyTorch, with the same update as ours."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class TorchTrainer:
 
     Attributes:
       channels_last: memory format of weights and images; otherwise NCHW.
-      compile: network and loss, forward and backward, with `torch.compile`; the update is PyTorch's own.
+      compile: forward and backward of network and loss with `torch.compile`; the update is PyTorch's own.
       device: "cpu" or "cuda".
       bfloat16: forward under autocast.
     """
@@ -32,12 +32,14 @@ class TorchTrainer:
     def __call__(
         self, twin: CondenseNetTwin, images: np.ndarray, labels: np.ndarray, config: OptimizerConfig, smoothing: float
     ) -> Call:
-        """A call that makes one step of `twin` (which this trains) and returns the loss before it, a number.
+        """Return a call that makes one training step and returns the loss before it, a float.
 
         Args:
-          twin: of its own.
-          images: float32 [b, h, w, 3]. labels: int [b].
-          config: of the optimizer; the learning rate stays what it is. smoothing: of the labels.
+          twin: trained in place.
+          images: float32 [b, h, w, 3].
+          labels: int [b].
+          config: of the optimizer, with a constant learning rate.
+          smoothing: of the labels.
         """
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = twin.train().to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -60,13 +62,13 @@ class TorchTrainer:
 
         if not self.compile:
             return call
-        with others_warnings_ignored():  # compile without making a step, so that all start at the same weights
+        with others_warnings_ignored():  # compile without an update, so that all start from the same weights
             forward(pixels, targets).backward()
         return call
 
 
 def make_sgd(network: nn.Module, config: OptimizerConfig) -> torch.optim.SGD:
-    """SGD that decays tensors of two or more dimensions only."""
+    """Make SGD with weight decay on tensors of two or more dimensions only."""
     parameters = list(network.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},

@@ -1,1 +1,1 @@
-"""Kernels in C++ for CPUs, compiled where they are used: optional, and with the same results as the layers."""
+"""C++ kernels for CPUs, compiled on first use: optional, with the same results as the layers."""

@@ -1,4 +1,4 @@
-"""The CPU kernels of evaluation mode: stem, a whole condensed dense block, head."""
+"""CPU kernels for inference: stem, a whole condensed dense block, head."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 Pooling = Literal["none", "before", "after"]
-"""Where in a block a 2×2 average pool of stride 2 is."""
+"""Where a block has its 2×2 average pool of stride 2."""
 
 
 class Norm(NamedTuple):
-    """A BatchNorm with frozen statistics: float32 [channels] each."""
+    """A BatchNorm with frozen statistics, float32 [channels] each."""
 
     scale: jax.Array
     bias: jax.Array
@@ -21,9 +21,9 @@ class Norm(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The arrays of a condensed dense layer, laid out as its modules lay them out and in the kernel's order.
+    """The arrays of a condensed dense layer, in its modules' layouts and the order the kernel expects.
 
-    SE's two kernels [k, hidden] and [hidden, k] and what belongs to SFR are None in a block without them.
+    `squeeze` [k, hidden] and `excite` [hidden, k] are None in a block without SE, the `sfr_*` in a block without SFR.
     """
 
     lgc_index: jax.Array
@@ -41,21 +41,21 @@ class Layer(NamedTuple):
 def condensed_block(
     x: jax.Array, layers: Sequence[Layer], *, conv_groups: int, hard_swish: bool, pooling: Pooling
 ) -> jax.Array:
-    """Features float32 [N, C, H, W] → those after all layers of the block, [N, C + Σ k, H, W].
+    """Apply a dense block: features float32 [N, C, H, W] → [N, C + Σ k, H, W].
 
-    With pooling, before the layers or after them, the result is [N, C + Σ k, H / 2, W / 2], rounded down.
+    With pooling the result is [N, C + Σ k, H / 2, W / 2], rounded down.
 
-    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable.
 
     Args:
-      x: what the block reads.
-      layers: one or more, all with or all without SE and SFR.
+      x: input features.
+      layers: one or more; all with or all without SE, likewise SFR.
       conv_groups: groups of the 3×3 convolutions.
       hard_swish: the activation; ReLU otherwise.
       pooling: "none", "before" or "after".
 
     Raises:
-      ValueError, jax.errors.JaxRuntimeError: when it runs, if shapes do not fit or an index is out of range.
+      ValueError, jax.errors.JaxRuntimeError: at run time, if shapes do not match or an index is out of range.
     """
     batch, channels, height, width = x.shape
     channels += sum(layer.conv_kernel.shape[-1] for layer in layers)
@@ -75,14 +75,14 @@ def condensed_block(
 
 
 def stem(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """3×3 convolution with padding 1: float32 [N, H, W, c] → [N, C, ⌈H / stride⌉, ⌈W / stride⌉].
+    """Apply a 3×3 convolution with padding 1: float32 [N, H, W, c] → [N, C, ⌈H / stride⌉, ⌈W / stride⌉].
 
-    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable.
 
     Args:
-      images: with few channels.
+      images: with few channels c.
       kernel: [3, 3, c, C].
-      stride: of both sides.
+      stride: along both axes.
     """
     batch, height, width, _ = images.shape
     shape = (batch, kernel.shape[-1], -(-height // stride), -(-width // stride))
@@ -91,9 +91,9 @@ def stem(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def head(x: jax.Array, norm: Norm) -> jax.Array:
-    """BatchNorm → ReLU → mean over the map: float32 [N, C, H, W] → [N, C].
+    """Apply BatchNorm, ReLU and global average pooling: float32 [N, C, H, W] → [N, C].
 
-    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable by itself.
+    Needs `cdnv2_jax.kernels.library.available()`. Not differentiable.
     """
     result = jax.ShapeDtypeStruct(x.shape[:2], jnp.float32)
     return jax.ffi.ffi_call("cdnv2.Head", result, vmap_method="sequential")(x, *norm)

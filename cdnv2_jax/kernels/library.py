@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels, once per machine, and registers them with XLA on first use."""
+"""Compile the C++ kernels once per machine and register them with XLA on first use."""
 
 import contextlib
 import ctypes
@@ -25,24 +25,24 @@ from cdnv2_jax.files import cache_directory
 SOURCES = Path(__file__).parent / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC")
-# What -ffast-math has that is of use. The rest of it would change how the whole process treats denormals and NaN, or,
-# with -fno-signed-zeros, let 0 + a · b + c · d begin with either product: differently for wide and for narrow vectors.
+# The useful part of -ffast-math. The rest would change how the whole process treats denormals and NaN or, with
+# -fno-signed-zeros, let 0 + a · b + c · d begin with either product: differently for wide and for narrow vectors.
 FLOATING_POINT = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-PATIENCE = 300  # seconds; compiling takes some twenty
+PATIENCE = 300  # seconds; compiling takes about twenty
 
 
 class CannotBuild(Exception):
-    """There is no built_library to be had; the message is one line that says why."""
+    """The kernels cannot be compiled; the message is one line that says why."""
 
 
 def built_library() -> Path:
-    """The compiled built_library, from the cache if it is there and whole.
+    """Return the compiled library's path, from the cache if an intact one is there.
 
-    Environment variables: CXX, the compiler; CDNV2_KERNEL_FLAGS, what replaces the flags that choose the processor
-    (e.g. "-march=x86-64-v3"); XDG_CACHE_HOME, where the cache lies instead of ~/.cache.
+    Environment variables: CXX, the compiler; CDNV2_KERNEL_FLAGS, which replaces the flags that choose the processor
+    (e.g. "-march=x86-64-v3"); XDG_CACHE_HOME, the cache's parent directory instead of ~/.cache.
 
     Raises:
-      CannotBuild: no compiler, it fails, or the cache is not this user's own.
+      CannotBuild: no compiler, a failed compilation, or a cache that other users can write to.
     """
     compiler, flags = find_compiler(), [*FLAGS, *FLOATING_POINT, *processor_flags()]
     try:
@@ -54,7 +54,7 @@ def built_library() -> Path:
 
 
 def find_compiler() -> list[str]:
-    """The command of the C++ compiler: $CXX, or the first of the usual ones that is installed."""
+    """Return the C++ compiler's command: $CXX, or the first of COMPILERS that is installed."""
     commands = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [[name] for name in COMPILERS]
     for command in commands:
         if shutil.which(command[0]):
@@ -63,17 +63,17 @@ def find_compiler() -> list[str]:
 
 
 def processor_flags() -> list[str]:
-    """The flags that make code for this machine's processor, or for the one that CDNV2_KERNEL_FLAGS asks for."""
+    """Return the flags that select this machine's processor, or CDNV2_KERNEL_FLAGS."""
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     return shlex.split(os.environ.get("CDNV2_KERNEL_FLAGS", native))
 
 
 def _own_directory() -> Path:
-    """The cache directory, made if need be; only this user may write to it, as its contents are run."""
+    """Create the cache directory if needed. Only this user may write to it, as its contents are executed."""
     directory = cache_directory() / "kernels"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(directory):
-        raise CannotBuild(f"{directory} can be written by others: it must be this user's alone")
+        raise CannotBuild(f"other users can write to {directory}: make it writable by its owner alone")
     return directory
 
 
@@ -83,7 +83,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _key(compiler: Sequence[str], flags: Sequence[str]) -> str:
-    """Names what goes into the built_library: another compiler, processor or jaxlib gives another key."""
+    """Hash the sources, flags, compiler, processor and jaxlib version."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=PATIENCE).stdout
     parts = [*flags, jaxlib.version.__version__, _processor()]
     parts += [source.name + source.read_text(encoding="utf-8") for source in sorted(SOURCES.iterdir())]
@@ -94,13 +94,13 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or platform.machine()
-    # What -march=native looks at; clock frequencies and the like change from call to call.
+    # The lines that -march=native depends on; others, such as clock frequencies, change from call to call.
     names = ("model name", "flags", "Features", "CPU part")
     return "\n".join(sorted({line for line in info.read_text().splitlines() if line.startswith(names)}))
 
 
 def _cached(directory: Path, key: str) -> Path | None:
-    """The library under that key whose contents are what its name says: loading half a file would end the process."""
+    """Return the cached library whose contents match its name: loading a truncated file would crash the process."""
     for path in directory.glob(f"{key}-*.so"):
         if path.is_file() and _is_ours(path) and path.name == _name(key, path):
             return path
@@ -113,7 +113,7 @@ def _name(key: str, file: Path) -> str:
 
 def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence[str]) -> Path:
     with contextlib.ExitStack() as stack:
-        # In a directory of its own, and moved when it is done: several processes may be building at once.
+        # In a temporary directory, then moved into place: several processes may be compiling at once.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix=".building-")))
         built = scratch / "built_library.so"
         compile_one = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), "-c"]
@@ -127,7 +127,7 @@ def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence
 
 
 def _run(command: Sequence[str]) -> None:
-    """Raises CannotBuild, with what the compiler said first, unless the command succeeds."""
+    """Run a command; CannotBuild with the compiler's first error when it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
@@ -148,16 +148,16 @@ TARGETS = (
     "PoolForward",
     "PoolBackward",
 )
-"""The custom calls of the library; XLA knows them as "cdnv2." and the name."""
+"""The library's custom calls, registered with XLA as "cdnv2.<name>"."""
 
 _log = logging.getLogger("cdnv2_jax")
 _lock = threading.Lock()
 
 
 def available() -> bool:
-    """Whether there are kernels. The first call compiles them if need be, which takes some twenty seconds.
+    """Return whether the kernels can be used. The first call compiles them if needed, in about twenty seconds.
 
-    Where they cannot be had, one warning is logged; the layers then do without.
+    If that fails, one warning is logged, and layers are computed without them.
     """
     with _lock:
         return _loaded()

@@ -1,4 +1,7 @@
-"""The CPU kernels of training: a dense layer as one differentiable function, and the operations it is made of."""
+"""CPU kernels for training: a dense layer as one differentiable function, and its operations.
+
+Maps are flat: [N, C, positions], rows padded by one zero column, sizes rounded up to GRAIN.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,12 +14,12 @@ GRAIN = 8
 
 
 def positions(height: int, width: int) -> int:
-    """Values per channel of a flat map."""
+    """Return the number of values per channel of a flat map."""
     return -(-height * (width + 1) // GRAIN) * GRAIN
 
 
 def to_flat(x: jax.Array) -> jax.Array:
-    """[N, C, H, W] → [N, C, positions]."""
+    """Flatten maps: [N, C, H, W] → [N, C, positions]."""
     batch, channels, height, width = x.shape
     rows = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1)))
     flat = rows.reshape(batch, channels, height * (width + 1))
@@ -24,14 +27,14 @@ def to_flat(x: jax.Array) -> jax.Array:
 
 
 def from_flat(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[N, C, positions] → [N, H, W, C]."""
+    """Undo `to_flat`, channels last: [N, C, positions] → [N, H, W, C]."""
     batch, channels, _ = x.shape
     rows = x[:, :, : height * (width + 1)].reshape(batch, channels, height, width + 1)
     return rows[..., :width].transpose(0, 2, 3, 1)
 
 
 def average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
-    """2×2 average pool of stride 2 of flat H × W maps, float32; an odd last row or column is left out."""
+    """Apply a 2×2 average pool of stride 2 to flat float32 maps; an odd last row or column is dropped."""
     return _average_pool(x, height, width)
 
 
@@ -58,7 +61,7 @@ def _pool(target: str, x: jax.Array, size: int, height: int, width: int) -> jax.
 
 
 class Map(NamedTuple):
-    """Sides of the maps in pixels, and whether the activation is the hard-swish (or ReLU)."""
+    """Height and width of the maps in pixels, and whether the activation is hard-swish instead of ReLU."""
 
     height: int
     width: int
@@ -70,14 +73,14 @@ class Map(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Mean and biased variance of every channel over the batch, [C] each."""
+    """Batch mean and biased variance, [C] each."""
 
     mean: jax.Array
     var: jax.Array
 
 
 class NormConv(NamedTuple):
-    """BatchNorm's scale and bias [in], and the kernel behind it: [in, out] of a 1×1, [3, 3, in / groups, out]."""
+    """BatchNorm's scale and bias [in], and the following kernel: 1×1 [in, out] or 3×3 [3, 3, in / groups, out]."""
 
     scale: jax.Array
     bias: jax.Array
@@ -87,12 +90,12 @@ class NormConv(NamedTuple):
 def pointwise_forward(
     map: Map, x: jax.Array, conv: NormConv, mask: jax.Array, *, outputs_grouped: bool, residual: jax.Array | None = None
 ) -> tuple[jax.Array, Statistics]:
-    """x [N, in, P] → kernel · activation(norm(x)) [N, out, P], and x's statistics.
+    """Compute kernel · activation(norm(x)), [N, in, P] → [N, out, P], and x's batch statistics.
 
     Args:
-      mask: boolean [groups, n], the connections there are; the kernel is zero elsewhere.
+      mask: boolean [groups, n], the remaining connections; the kernel is zero elsewhere.
       outputs_grouped: the outputs are divided into groups and n = in (LGC); otherwise the inputs, and n = out (SFR).
-      residual: [N, out, P]: the result is then [N, out + in, P], residual + the above, and x behind it.
+      residual: [N, out, P]; the result is then concat(residual + the above, x), [N, out + in, P].
     """
     batch, inputs, size = x.shape
     outputs = conv.kernel.shape[1]
@@ -115,11 +118,11 @@ def pointwise_backward(
     direct: jax.Array | None,
     direct_from: int = 0,
 ) -> tuple[jax.Array, NormConv]:
-    """The gradients of x and of the parameters; where there is no connection, the kernel's is zero.
+    """Compute the gradients of x and of the parameters; those of removed connections are zero.
 
     Args:
-      dy: [N, ≥ out, P], of which the first `out` channels are the gradient of the result.
-      direct: [N, ≥ direct_from + in, P] or None: what reaches x on another way, added to its gradient.
+      dy: [N, ≥ out, P]; the first `out` channels are the gradient of the result.
+      direct: [N, ≥ direct_from + in, P] or None: another gradient of x, added to it.
     """
     inputs = x.shape[1]
     results = (_floats(*x.shape), _floats(inputs), _floats(inputs), _floats(*conv.kernel.shape))
@@ -131,7 +134,7 @@ def pointwise_backward(
 
 
 def conv_forward(map: Map, x: jax.Array, conv: NormConv, *, groups: int) -> tuple[jax.Array, Statistics]:
-    """x [N, in, P] → grouped 3×3 convolution of activation(norm(x)) [N, out, P], and x's statistics."""
+    """Convolve activation(norm(x)) by a grouped 3×3 kernel, [N, in, P] → [N, out, P]; also x's batch statistics."""
     batch, inputs, size = x.shape
     results = (_floats(batch, conv.kernel.shape[3], size), _floats(inputs), _floats(inputs))
     y, mean, var = _call("ConvForward", results)(x, *conv, **map.attributes, groups=np.int64(groups))
@@ -141,7 +144,7 @@ def conv_forward(map: Map, x: jax.Array, conv: NormConv, *, groups: int) -> tupl
 def conv_backward(
     map: Map, dy: jax.Array, x: jax.Array, statistics: Statistics, conv: NormConv, *, groups: int
 ) -> tuple[jax.Array, NormConv]:
-    """The gradients of x and of the parameters, for dy [N, out, P]."""
+    """Compute the gradients of x and of the parameters for dy [N, out, P]."""
     inputs = x.shape[1]
     results = (_floats(*x.shape), _floats(inputs), _floats(inputs), _floats(*conv.kernel.shape))
     call = _call("ConvBackward", results)
@@ -165,7 +168,7 @@ class Excitation(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """Of a dense layer with n inputs and growth rate k, float32; kernels of LGC and SFR already masked."""
+    """Parameters of a dense layer, float32; the kernels of LGC and SFR are already masked."""
 
     lgc: NormConv
     conv: NormConv
@@ -174,14 +177,14 @@ class Parameters(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Boolean [groups, n] each: which connections there are."""
+    """Remaining connections, boolean [groups, n] each."""
 
     lgc: jax.Array
     sfr: jax.Array | None = None
 
 
 class LayerStatistics(NamedTuple):
-    """What each BatchNorm saw of the batch."""
+    """Batch statistics of each BatchNorm."""
 
     lgc: Statistics
     conv: Statistics
@@ -191,7 +194,7 @@ class LayerStatistics(NamedTuple):
 def dense_layer(
     map: Map, conv_groups: int, x: jax.Array, parameters: Parameters, masks: Masks
 ) -> tuple[jax.Array, LayerStatistics]:
-    """Features [N, n, P] → those after the layer, [N, n + k, P], and the statistics (which have no gradient)."""
+    """Apply a dense layer: features [N, n, P] → [N, n + k, P], and the batch statistics (without gradient)."""
     return _dense_layer(map, conv_groups, x, parameters, masks)
 
 

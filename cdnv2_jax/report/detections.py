@@ -1,4 +1,4 @@
-"""Detections drawn on their images."""
+"""Draw detections on their images."""
 
 import colorsys
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from cdnv2_jax.report.page import Photograph, Section, image_uri
 
 TRUTH = (255, 255, 255)
 GOLDEN = 0.618033988749895
-"""Steps of that fraction of the colour wheel keep neighbouring classes far apart, however many there are."""
+"""Steps around the hue circle by the golden ratio keep consecutive classes apart, however many there are."""
 
 FONT_PIXELS = 13
-GAP = 8  # between the pictures of a sheet, pixels
+GAP = 8  # pixels between the pictures of a sheet
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """The colour of a class, the same in every picture; bright enough for black text on it."""
+    """Return the colour of a class, the same in every picture; bright enough for black text."""
     hue, light = label * GOLDEN % 1, (0.62, 0.72)[label % 2]
     red, green, blue = colorsys.hls_to_rgb(hue, light, 0.9)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -35,15 +35,16 @@ def draw_detections(
     truth: tuple[np.ndarray, np.ndarray] | None = None,
     enlarge: int = 1,
 ) -> np.ndarray:
-    """The image with a frame, name and score for every detection, best on top.
+    """Draw a box, name and score for every detection, the best on top.
 
     Args:
       image: uint8 [h, w, 3].
-      boxes: [n, 4], x1, y1, x2, y2 in pixels of the image. labels: integers [n].
-      scores: [n] in [0, 1], printed as percent; None for names alone.
+      boxes: [n, 4], x1, y1, x2, y2 in pixels of the image.
+      labels: integers [n].
+      scores: [n] in [0, 1], printed in per cent; None for names alone.
       class_names: by label.
-      truth: boxes [m, 4] and labels [m] of the true objects, drawn below as thin white frames.
-      enlarge: factor of the picture's size, so that text is legible on small images.
+      truth: boxes [m, 4] and labels [m] of the ground truth, drawn underneath as thin white boxes.
+      enlarge: integer scale of the picture, so that text is legible on small images.
 
     Returns:
       uint8 [h · enlarge, w · enlarge, 3].
@@ -64,18 +65,18 @@ def draw_detections(
 
 
 def detections_sheet(pictures: Sequence[np.ndarray], path: Path, *, columns: int = 3) -> Path:
-    """Writes a PNG of pictures in a grid of cells as large as the largest of them.
+    """Write pictures as a grid into one PNG, in cells as large as the largest of them.
 
     Args:
-      pictures: uint8 [h, w, 3] each, of any sizes; at least one.
-      path: of the PNG, which is returned.
-      columns: pictures in a row.
+      pictures: uint8 [h, w, 3] each, of any size; at least one.
+      path: of the PNG; returned.
+      columns: pictures per row.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the file cannot be written.
     """
     if not pictures:
-        raise ValueError("a sheet of no pictures")
+        raise ValueError("a sheet needs at least one picture")
     columns = min(columns, len(pictures))
     rows = -(-len(pictures) // columns)
     height, width = np.max([picture.shape[:2] for picture in pictures], axis=0).tolist()
@@ -102,7 +103,7 @@ def _name(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Black on the colour of the class, above the box or, without room, inside; never outside the picture."""
+    """Draw a label above the box or, where there is no room, inside it; always within the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = int(right - left) + 5, int(bottom - top) + 5
     x = min(max(round(float(box[0])), 0), max(size[0] - width, 0))
@@ -116,11 +117,11 @@ LONGEST_SIDE = 640
 
 
 def detections_section(pictures: Sequence[np.ndarray], notes: Sequence[str]) -> Section:
-    """Images with frames drawn on them, uint8 [h, w, 3] each (see `report/detections.py`); notes: paragraphs."""
-    label = "Held-out image {} with the found objects framed and named, true ones in white."
+    """Make the section of `draw_detections`' pictures, uint8 [h, w, 3] each, with `notes` as paragraphs."""
+    label = "Held-out image {} with labelled boxes of the detections, the ground truth in white."
     photographs = [
         Photograph(image_uri(pixels, longest=LONGEST_SIDE), label.format(number), f"Held-out image {number}")
         for number, pixels in enumerate(pictures, start=1)
     ]
-    text = ["Frames and names are what was found, with its score in per cent; white frames are the true objects."]
+    text = ["Coloured boxes are detections with their scores in per cent; white boxes are the ground truth."]
     return Section("detections", "Detections", [*(text if photographs else []), *notes], photographs=photographs)

@@ -1,4 +1,4 @@
-"""A run's figures as tables, on the page and in the terminal, and how long networks take."""
+"""A run's metrics as tables, on the page and in the terminal, and the time networks take."""
 
 import math
 import statistics
@@ -15,12 +15,12 @@ from cdnv2_jax.report.page import Section, Table
 def milliseconds_per_call(
     functions: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 10.0
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call, function by function in turn (A B A B …), so that drift hits all alike.
+    """Time functions in turn (A B A B …), so that drift affects all alike; milliseconds of each call.
 
     Args:
-      functions: name → a call that returns JAX arrays or anything finished on return.
-      rounds: how many timed calls of each, after one that is not counted (it compiles).
-      seconds: stop after so long, though never before three rounds.
+      functions: name → a function that returns JAX arrays, or anything that is finished on return.
+      rounds: timed calls of each, after one that is not counted (it compiles).
+      seconds: time after which no further round starts, once there were three.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -37,14 +37,14 @@ def milliseconds_per_call(
 
 
 def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[str, float]:
-    """Median milliseconds per image of `milliseconds_per_call`'s result, for calls on `images` images."""
+    """Return median milliseconds per image of `milliseconds_per_call`'s result, for calls on `images` images."""
     return {name: statistics.median(values) / images for name, values in times.items()}
 
 
 def comparison_table(
     summary: Mapping[str, Any], forms: Sequence[str], rows: Mapping[str, Sequence[str]]
 ) -> rich_table.Table:
-    """Masked beside condensed, or one form alone, for the terminal.
+    """Make the terminal table of one form, or of masked beside condensed.
 
     Args:
       summary: of the run.
@@ -81,11 +81,11 @@ NAMES = {
 
 
 def figures_section(figures: Mapping[str, Any], text: list[str]) -> Section:
-    """A table with a column for every entry that holds figures itself, and one with those that stand alone.
+    """Make the section of metrics: one table with a column per network, one with the remaining values.
 
     Args:
-      figures: of a run's summary.json, {"masked": {"accuracy": …}, …, "stages_passed": …}, or of the same form.
-      text: paragraphs before them.
+      figures: a run's summary.json, {"masked": {"accuracy": …}, …, "stages_passed": …}, or the same structure.
+      text: paragraphs before the tables.
     """
     columns = {name: values for name, values in figures.items() if isinstance(values, Mapping)}
     alone = {name: value for name, value in figures.items() if name not in columns}
@@ -100,12 +100,12 @@ def figures_section(figures: Mapping[str, Any], text: list[str]) -> Section:
 
 
 def named(key: str) -> str:
-    """What a figure or a column is called, in words."""
+    """Return the title of a metric or a column."""
     return NAMES.get(key, str(key))
 
 
 def shown(key: str, value: Any) -> str:
-    """A figure as it is printed; what is no number as it stands."""
+    """Format a value; anything but a number is printed as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if key in PERCENT and math.isfinite(value):
@@ -113,11 +113,11 @@ def shown(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if value == -1:
-        return "–"  # COCO's figure where there is nothing to find
+        return "–"  # COCO's value where there are no objects
     return f"{value:.4g}"
 
 
 def config_section(fields: Mapping[str, Any]) -> Section:
-    """All fields by their dotted names, as the command line takes them."""
+    """Make the section of all config fields, named as on the command line."""
     rows = [(f"config.{name}", str(value)) for name, value in fields.items()]
     return Section("config", "Config", tables=[Table("As it was used", ("field", "value"), rows)])

@@ -1,4 +1,4 @@
-"""How a run went: learning curves, sparsity, what each stage cut."""
+"""Learning curves, sparsity over time, and what each condensation stage removed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
 
 
 def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
-    """Writes learning_curves.png (loss and accuracy, stages marked) and sparsity.png into `directory`."""
+    """Write learning_curves.png (loss and accuracy, stages marked) and sparsity.png into `directory`."""
     # The object interface needs no display and leaves pyplot's global state alone.
     from matplotlib.figure import Figure
 
@@ -32,8 +32,7 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
 
 
 def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
-    """Loss above, accuracy (of a detector: AP) below, over the steps; a dashed line where a condensation stage was
-    passed."""
+    """Draw loss and accuracy (AP for a detector) over the steps, with a dashed line at each condensation stage."""
     train, held_out = of_kind(records, "train"), of_kind(records, "eval")
     detection = any("AP" in record for record in held_out)
     loss, accuracy = figure.subplots(2, 1, sharex=True)
@@ -52,7 +51,7 @@ def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
 
 
 def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
-    """Share of the learned 1×1 weights that are removed, over the steps: a staircase."""
+    """Draw the fraction of learned 1×1 weights removed over the steps."""
     axes = figure.subplots()
     stages, train = of_kind(records, "stage"), of_kind(records, "train")
     last = max((record["step"] for record in records), default=0)
@@ -69,7 +68,7 @@ def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
 
 
 def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> None:
-    """A dashed vertical line where each stage was passed; many stages have their numbers alone beside it."""
+    """Draw a dashed vertical line at each stage; with more than FEW_STAGES, labels are numbers alone."""
     stages = of_kind(records, "stage")
     for record in stages:
         axes.axvline(record["step"], color=STAGE, ls="--", lw=1)
@@ -86,12 +85,12 @@ def mark_stages(axes: Any, records: Sequence[Record], *, with_numbers: bool) -> 
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """The records of one kind."""
+    """Select the records of one kind."""
     return [record for record in records if record["kind"] == kind]
 
 
 def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the records that have this one; a detector's evaluation has no loss."""
+    """Return steps and values of the records that have this key; a detector's evaluation has no loss."""
     having = [record for record in records if key in record]
     return [record["step"] for record in having], [record[key] for record in having]
 
@@ -109,15 +108,15 @@ def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section
             key="curves",
             height=4.4,
             label=f"Curves of loss and of accuracy or AP over {last:,} steps, {len(stages)} stages marked.",
-            caption="Of training batches and of the held-out images. Dashed, numbered: a condensation stage was "
-            "passed; what the cut connections did has to be learnt again.",
+            caption="Training batches and held-out images. Dashed, numbered lines are condensation stages; the network "
+            "recovers from each while training continues.",
         ),
         drawing(
             lambda figure: draw_sparsity(figure, records),
             key="sparsity",
             height=2.6,
             label=f"Staircase of the share of learned weights removed, in {len(stages)} steps.",
-            caption="How many of the learned 1×1 weights were gone when.",
+            caption="Fraction of the learned 1×1 weights that had been removed at each step.",
         ),
     ]
     told = [record for record in stages if record.get("cut_weight") and record.get("cut_connections")]
@@ -127,9 +126,9 @@ def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section
                 lambda figure: draw_cuts(figure, told, kinds),
                 key="cuts",
                 height=3.2,
-                label="Share of connections and of absolute weight that each stage cut, a dot per learned convolution.",
-                caption="Of what there was before each stage. Dots far below the dashed line: the network had "
-                "made up its mind, and what was cut weighed little.",
+                label="Fraction of connections and of absolute weight removed by each stage, per learned convolution.",
+                caption="Relative to what was left before each stage. Dots far below the dashed line are layers whose "
+                "removed connections had small weights.",
             )
         )
     text = [] if records else ["Nothing has been recorded yet."]

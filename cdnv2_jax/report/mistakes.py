@@ -1,4 +1,4 @@
-"""A classifier's mistakes: confusion matrix, most confident errors, per-class and per-image tables."""
+"""A classifier's errors: confusion matrix, most confident mistakes, per-class and per-image tables."""
 
 import csv
 import dataclasses
@@ -15,11 +15,13 @@ from cdnv2_jax.report.page import INK, SMALL, Photograph, Section, Table, drawin
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a classifier said about each image of a data set; all arrays have one entry per image.
+    """Predictions of a classifier on a data set; all arrays have one entry per image.
 
     Attributes:
-      images: int64, positions in the data set. labels, predicted: int64, classes. probabilities: float64 in [0, 1], of
-        the predicted class.
+      images: int64, positions in the data set.
+      labels: int64, true classes.
+      predicted: int64, predicted classes.
+      probabilities: float64 in [0, 1], of the predicted classes.
     """
 
     images: np.ndarray
@@ -29,27 +31,27 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, logits: np.ndarray, labels: np.ndarray, images: np.ndarray) -> "Predictions":
-        """The largest of `logits` [n, classes] and its probability; of equal ones the first counts as larger."""
-        with np.errstate(invalid="ignore"):  # logits that are no numbers have no probabilities
+        """Take the largest of `logits` [n, classes] and its softmax probability; the first of equal ones wins."""
+        with np.errstate(invalid="ignore"):  # NaN logits have no probabilities
             probabilities = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1, dtype=np.float64)
         images, labels = np.asarray(images, np.int64), np.asarray(labels, np.int64)
         return cls(images, labels, logits.argmax(1), np.nan_to_num(probabilities, nan=0.0))
 
     @property
     def mistakes(self) -> np.ndarray:
-        """Positions within these arrays where label and prediction differ, the most confident first."""
+        """Indices into these arrays where label and prediction differ, the most confident first."""
         wrong = np.flatnonzero(self.labels != self.predicted)
         return wrong[np.argsort(-self.probabilities[wrong], kind="stable")]
 
 
 def confusion_matrix(predictions: Predictions, classes: int) -> np.ndarray:
-    """int64 [classes, classes]: how many images of each class (row) were taken for each (column)."""
+    """Count images by true class (row) and predicted class (column): int64 [classes, classes]."""
     pairs = predictions.labels * classes + predictions.predicted
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def most_confused(predictions: Predictions, most: int) -> list[tuple[int, int, int]]:
-    """(label, predicted, images) of the pairs of classes that were most often confused, at most so many."""
+    """Return (label, predicted, images) of the most frequently confused pairs of classes, at most `most`."""
     wrong = predictions.mistakes
     pairs = np.stack([predictions.labels[wrong], predictions.predicted[wrong]], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
@@ -59,13 +61,13 @@ def most_confused(predictions: Predictions, most: int) -> list[tuple[int, int, i
 
 RIGHT, WRONG = "#228833", "#d9480f"
 NUMBERED = 12
-"""Up to so many classes, counts stand in their cells."""
+"""Up to this number of classes, cells show their counts."""
 
 LONGEST_NAME = 14
 
 
 def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> None:
-    """Rows: what images show; columns: what they were taken for. Stronger: a larger share of the row.
+    """Draw a confusion matrix: rows are true classes, columns predicted ones, colour is the fraction of the row.
 
     Args:
       counts: [classes, classes], see `confusion_matrix`.
@@ -76,7 +78,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
     axes = figure.subplots()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    # Mistakes are rare and few: the square root lets them be seen.
+    # The square root makes rare mistakes visible.
     pixels = np.zeros((classes, classes, 4))
     pixels[..., :3] = np.where(np.eye(classes, dtype=bool)[..., None], to_rgb(RIGHT), to_rgb(WRONG))
     pixels[..., 3] = 0.75 * np.sqrt(shares)
@@ -93,16 +95,16 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
 
 
 def short_name(name: str) -> str:
-    """On one line, cut where it is too long for an axis."""
+    """Shorten a class name to one line that fits an axis."""
     line = " ".join(name.split())
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 
 def write_per_class(file: Path, names: Sequence[str], figures: Sequence[tuple[int, float, float]]) -> None:
-    """Writes a CSV table: class, images, top1, top5 (in [0, 1], empty for classes without images).
+    """Write a CSV table: class, images, top1, top5 (in [0, 1], empty for classes without images).
 
     Args:
-      file: to write.
+      file: path of the table.
       names: of the classes, by label.
       figures: (images, top-1, top-5) of each class, as `Evaluation.per_class` gives them.
     """
@@ -117,7 +119,7 @@ COLUMNS = ["image", "label", "predicted", "probability"]
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes a CSV table: image (its position in the data, from 0), label, predicted (classes, from 0), probability."""
+    """Write a CSV table: image (position in the data set), label, predicted (all from 0), probability."""
     p = predictions
     columns = (p.images.tolist(), p.labels.tolist(), p.predicted.tolist(), p.probabilities.tolist())
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as table:
@@ -128,7 +130,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, classes: int) -> Predictions:
-    """The table that `write_predictions` wrote; UserError when it is none for so many classes."""
+    """Read the table of `write_predictions`; UserError when it is damaged or has other classes."""
     try:
         with path.open(newline="", encoding="utf-8") as table:
             reader = csv.reader(table)
@@ -147,7 +149,7 @@ def read_predictions(path: Path, classes: int) -> Predictions:
 
 
 MATRIX_CLASSES = 40
-"""With more classes a matrix can no longer be read on a page; the most confused pairs can."""
+"""With more classes a matrix is illegible; only the most confused pairs are listed."""
 
 PAIRS, PICTURES, LONGEST_SIDE = 10, 12, 320
 
@@ -158,17 +160,16 @@ def mistakes_section(
     picture: Callable[[int], np.ndarray | None] | None,
     notes: Sequence[str],
 ) -> Section:
-    """The confusion matrix, the most confused pairs and the most confident mistakes.
+    """Make the section with the confusion matrix, the most confused pairs and the most confident mistakes.
 
     Args:
       predictions: on the held-out images.
       names: of the classes.
-      picture: position of an image → its pixels, uint8 [h, w, 3], or None for one that cannot be read; None where the
-        images are not at hand.
+      picture: position of an image → its pixels, uint8 [h, w, 3], or None if unreadable; None without images.
       notes: further paragraphs.
     """
     wrong = predictions.mistakes
-    text = [f"{len(wrong):,} of {len(predictions.labels):,} held-out images were taken for something else.", *notes]
+    text = [f"{len(wrong):,} of {len(predictions.labels):,} held-out images are misclassified.", *notes]
     pairs = [(names[label], names[told], f"{n:,}") for label, told, n in most_confused(predictions, PAIRS)]
     tables = [Table("Most confused pairs", ("shown", "taken for", "images"), pairs)] if pairs else []
     drawings = []
@@ -180,8 +181,8 @@ def mistakes_section(
                 key="confusion",
                 height=4.6,
                 label=f"Confusion matrix of {len(names)} classes; {len(wrong):,} images lie off its diagonal.",
-                caption="Rows are what images show, columns what they were taken for; stronger means a larger share "
-                "of the row (by its square root, so that rare mistakes can be seen).",
+                caption="Rows are true classes, columns predicted ones. Colour is the square root of the fraction of a "
+                "row, which makes rare mistakes visible.",
             )
         )
     photographs = []
@@ -189,7 +190,7 @@ def mistakes_section(
         seen = [(int(at), picture(int(predictions.images[at]))) for at in wrong[:PICTURES]]
         photographs = [_photograph(predictions, at, names, pixels) for at, pixels in seen if pixels is not None]
         if photographs:
-            text.append("Below the most confident mistakes, with the probability that the network gave its answer.")
+            text.append("The most confident mistakes, with the predicted probability:")
     return Section("mistakes", "Mistakes", text, tables, drawings, photographs)
 
 

@@ -1,4 +1,4 @@
-"""Pixels as an address that holds them, so that a page needs no other file."""
+"""One self-contained HTML page: sections of text, tables, inline SVG drawings and embedded images."""
 
 import base64
 import dataclasses
@@ -14,15 +14,15 @@ from PIL import Image
 
 from cdnv2_jax.files import replacing
 
-SMALL = 64  # pixels; images of that size are kept as they are, larger ones need not be exact
+SMALL = 64  # pixels; smaller images are embedded losslessly, larger ones as JPEG
 
 
 def image_uri(pixels: np.ndarray, *, longest: int) -> str:
-    """The image as a "data:" address: a PNG of a small one, a JPEG of any other.
+    """Encode an image as a "data:" URI, small ones as PNG, others as JPEG.
 
     Args:
       pixels: uint8 [h, w, 3].
-      longest: side in pixels; a larger image is made smaller.
+      longest: side in pixels to which larger images are shrunk.
     """
     image, data = Image.fromarray(pixels), io.BytesIO()
     if max(image.size) <= SMALL:
@@ -36,7 +36,7 @@ def image_uri(pixels: np.ndarray, *, longest: int) -> str:
 
 
 INK, MUTED = "#222222", "#999999"
-"""How the drawings' text and lines, and what is of less weight, are coloured; a page has its own colours for them."""
+"""Colours of text and lines, and of secondary elements, as drawn; the page's style sheet replaces them."""
 
 TEXT_POINTS = 10
 
@@ -45,7 +45,7 @@ STYLE: Mapping[str, Any] = {
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "grid.color": MUTED},
     **{"figure.facecolor": "none", "axes.facecolor": "none", "legend.frameon": False},
     **{"font.size": TEXT_POINTS, "axes.titlesize": TEXT_POINTS + 1, "legend.fontsize": TEXT_POINTS - 1},
-    # Letters stay letters; names are names, even with dollar signs in them.
+    # Text stays text, and names may contain dollar signs.
     **{"svg.fonttype": "none", "text.parse_math": False},
 }
 
@@ -53,13 +53,14 @@ STYLE: Mapping[str, Any] = {
 def inline_svg(
     draw: Callable[[Any], None], *, width: float, height: float, colours: Mapping[str, str], prefix: str
 ) -> str:
-    """An `<svg>` element of what `draw` draws on a Matplotlib figure.
+    """Render what `draw` draws on a Matplotlib figure as an `<svg>` element.
 
     Args:
-      draw: takes the figure; it uses `INK`, `MUTED` and the keys of `colours` as colours.
-      width, height: inches; text is `TEXT_POINTS` points high at that size.
-      colours: colour as drawn, "#rrggbb", → the CSS that takes its place, such as "var(--ink)".
-      prefix: of all ids within, so that no two drawings of a page share any.
+      draw: takes the figure; uses `INK`, `MUTED` and the keys of `colours` as colours.
+      width: inches; text is `TEXT_POINTS` points high at that size.
+      height: inches.
+      colours: colour as drawn, "#rrggbb" → the CSS that replaces it, such as "var(--ink)".
+      prefix: of all ids inside, unique on the page.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -67,7 +68,7 @@ def inline_svg(
     written = io.StringIO()
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # Signs that Matplotlib's own font lacks are drawn by the browser.
+        # Glyphs that Matplotlib's font lacks are drawn by the browser.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
@@ -75,7 +76,7 @@ def inline_svg(
         figure.savefig(written, format="svg", metadata=nothing, transparent=True)
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :]
-    # What a page needs none of, and addresses that look as if something were fetched from there.
+    # Not needed on a page, and its URLs look like external resources.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (xmlns(:xlink)?|version|width|height|id)="[^"]*"', "", opening)
@@ -91,7 +92,13 @@ TEMPLATE, STYLESHEET = "page.html.jinja", "page.css"
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Attributes: svg, an `<svg>` element; label, what it shows, for who cannot see it; caption, how to read it."""
+    """A drawing on the page.
+
+    Attributes:
+      svg: an `<svg>` element.
+      label: what it shows, for screen readers.
+      caption: how to read it.
+    """
 
     svg: str
     label: str
@@ -100,7 +107,14 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Photograph:
-    """Attributes: uri, of the data itself; label, what it shows; caption; pixelated, whether it is enlarged pixels."""
+    """An image on the page.
+
+    Attributes:
+      uri: a "data:" URI.
+      label: what it shows, for screen readers.
+      caption: below the image.
+      pixelated: whether to enlarge it without interpolation.
+    """
 
     uri: str
     label: str
@@ -110,7 +124,13 @@ class Photograph:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Attributes: caption; head, of the columns; rows of as many cells, the first of which says what the row is."""
+    """A table on the page.
+
+    Attributes:
+      caption: above the table.
+      head: column titles.
+      rows: cells; the first of each row is its title.
+    """
 
     caption: str
     head: Sequence[str]
@@ -119,10 +139,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page, shown in this order: text, tables, drawings, photographs.
+    """A part of the page.
 
     Attributes:
-      key: of the links to it, a word. title, text: paragraphs.
+      key: its id, one word.
+      title: heading.
+      text: paragraphs.
+      tables: after the text.
+      drawings: after the tables.
+      photographs: after the drawings.
     """
 
     key: str
@@ -134,7 +159,7 @@ class Section:
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The whole file. All text is escaped; of `Drawing.svg` alone nothing is, which only `inline_svg` makes."""
+    """Render the whole page. All text is escaped, except for `Drawing.svg`, which `inline_svg` makes."""
     import jinja2
 
     here = Path(__file__).parent
@@ -145,9 +170,9 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Writes the file, all of it or nothing; UserError when it cannot be."""
+    """Write the page atomically; UserError when that fails."""
     with replacing(path) as scratch:
-        scratch.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold what is no letter
+        scratch.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold lone surrogates
     return path
 
 
@@ -157,13 +182,13 @@ COLOURS = {
     **{"#4477aa": "var(--blue)", "#cc6677": "var(--red)", "#228833": "var(--green)", "#aa8800": "var(--yellow)"},
     **{"#666666": "var(--muted)", "#d9480f": "var(--heat)"},
 }
-"""Colour that a drawing has on white → what `page.css` makes of it."""
+"""Colour as drawn on white → variable of `page.css`."""
 
 WIDTH = 5.0
-"""Inches: so much that letters have ten pixels on a phone."""
+"""Inches; at this width text is ten pixels high on a phone."""
 
 
 def drawing(draw: Callable[[Any], None], *, key: str, height: float, label: str, caption: str) -> Drawing:
-    """What `draw` draws on a Matplotlib figure, `height` inches high; `key` is its own on the page."""
+    """Make a `Drawing` of what `draw` draws on a figure `height` inches high; `key` is unique on the page."""
     svg = inline_svg(draw, width=WIDTH, height=height, colours=COLOURS, prefix=key)
     return Drawing(svg, label, caption)

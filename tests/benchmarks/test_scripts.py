@@ -91,7 +91,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "unknown model": ("inference", ["--models", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "unknown peer": ("inference", ["--peers", "torhc"], "torhc"),
     "unknown form": ("inference", ["--forms", "dense"], "dense"),
-    "no batch": ("inference", ["--batches", "0"], "'0' is not a whole number"),
+    "no batch": ("inference", ["--batches", "0"], "'0' is not a positive integer"),
     "unknown model to train": ("training", ["--work", "cdnv2_aa:4"], "did you mean 'cdnv2_a'"),
     "work without a batch": ("training", ["--work", "cdnv2_a"], "cdnv2_a:16"),
     "unknown trainer": ("training", ["--peers", "onnx"], "onnx"),
@@ -135,7 +135,7 @@ def check_refused(script: str, flags: list[str], mention: str, capsys: pytest.Ca
 
 def test_networks_of_other_families_are_refused() -> None:
     check_models(["cdnv2_a", "condensenet_50"])
-    with pytest.raises(UserError, match="benchmarks are of CondenseNets, mobilenet_v2_x1_0 is none"):
+    with pytest.raises(UserError, match="benchmarks need a CondenseNet, which mobilenet_v2_x1_0 is not"):
         check_models(["cdnv2_a", "mobilenet_v2_x1_0"])
 
 

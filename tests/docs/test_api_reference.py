@@ -1,7 +1,9 @@
-"""The public API is documented: shapes in its docstrings, and pdoc makes pages of them."""
+"""The public API is documented: shapes in its docstrings, entries that pdoc can show, and pages made of them."""
 
+import ast
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import cdnv2_jax
@@ -35,3 +37,50 @@ def test_reference_is_written(tmp_path: Path) -> None:
     page = (tmp_path / "cdnv2_jax.html").read_text(encoding="utf-8")
     for name in cdnv2_jax.__all__:
         assert f'id="{name}"' in page, f"pdoc shows no {name}"
+
+
+SECTION = re.compile(r"^(Attributes|Args):(.*)\n((?: .*\n|\n)*)", re.MULTILINE)
+
+
+def badly_written(docstring: str) -> Iterator[str]:
+    """Lines of a docstring's sections that a documentation tool would not show as one entry for each name."""
+    for section, rest, body in SECTION.findall(inspect.cleandoc(docstring) + "\n"):
+        if rest:
+            yield f"{section}:{rest}"
+        for line in body.splitlines():
+            starts = re.match(r"  \S", line) is not None
+            # Parameters of one meaning may share an entry; fields are documented one by one.
+            named = re.match(r"  \w+: " if section == "Attributes" else r"  \*{0,2}\w+(, \w+)*: ", line)
+            if (starts and not named) or re.search(r"\. \w+(, \w+)*: ", line):
+                yield line.strip()
+    if re.search(r"\bAttributes: \S", docstring):
+        yield "Attributes: within a line"
+
+
+def test_one_entry_to_a_line() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = {}
+    for file in FILES:
+        nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        docstrings = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, kinds)]
+        if lines := [line for docstring in docstrings for line in badly_written(docstring)]:
+            found[file.relative_to(ROOT).as_posix()] = lines
+    assert not {file: lines for file, lines in found.items() if file not in NOT_YET}
+
+
+@pytest.mark.parametrize(
+    ("section", "bad"),
+    [
+        ("Attributes:\n  name: of it.\n  size: in pixels,\n    of its side.\n", []),
+        ("Attributes:\n\n  name: e.g. a: b.\n\nText.\n\nArgs:\n  a, b: two.\n  **rest: others.", ["name: e.g. a: b."]),
+        ("Attributes:\n  name: of it. size: in pixels.", ["name: of it. size: in pixels."]),
+        ("Attributes:\n  name, size: two.", ["name, size: two."]),
+        ("Attributes:\n  name: long,\n    indeed. size: in pixels.", ["indeed. size: in pixels."]),
+        ("Attributes: name, of it.", ["Attributes: name, of it.", "Attributes: within a line"]),
+        ("Args:\n  a: one. b, c: two.\n  nothing", ["a: one. b, c: two.", "nothing"]),
+    ],
+)
+def test_what_is_badly_written(section: str, bad: list[str]) -> None:
+    assert list(badly_written(f"Title.\n\n{section}")) == bad
+    indented = "".join(f"    {line}\n" if line else "\n" for line in section.split("\n"))
+    assert list(badly_written(f"Title.\n\n{indented}    ")) == bad

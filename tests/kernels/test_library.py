@@ -69,7 +69,7 @@ def test_a_library_that_others_may_write_is_not_loaded(cache: Path) -> None:
     path = build.built_library()
     assert path.stat().st_mode & 0o022 == 0
     path.parent.chmod(0o777)
-    with pytest.raises(build.CannotBuild, match="can be written by others"):
+    with pytest.raises(build.CannotBuild, match="other users can write to"):
         build.built_library()
 
 

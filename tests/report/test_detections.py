@@ -91,7 +91,7 @@ def test_a_sheet(tmp_path: Path) -> None:
         top, left = 8 + k // 2 * 32, 8 + k % 2 * 38
         np.testing.assert_array_equal(sheet[top : top + 20 + k, left : left + 30 - k], picture)
     assert sheet.sum() == sum(int(p.sum()) for p in pictures) + 255 * (sheet.size - sum(p.size for p in pictures))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="at least one picture"):
         detections_sheet([], path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
