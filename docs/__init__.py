@@ -1,1 +1,1 @@
-"""Scripts that write parts of the pages here: tables, drawings, the API reference."""
+"""Scripts that generate parts of the documentation: tables, drawings, the API reference."""

@@ -1,9 +1,9 @@
-"""Draws the pictures of docs/concepts.md from a small network: its masks, its kernels, its schedule.
+"""Draw the pictures of docs/concepts.md from a small network: its masks, kernels and schedule.
 
     python -m docs.drawings [--images docs/images]
 
-The network has drawn weights (seed 0), so that everybody gets the same pictures; what is shown is what `prune` and
-`condense` make of it.
+The weights are random with seed 0, so the pictures are reproducible. They show the actual results of `prune` and
+`condense`.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from cdnv2_jax.pruning.prune import due_stage, importance
 
 IMAGES = Path(__file__).with_name("images")
 LAYER = 2
-"""Of the network's dense layers: the third, which reads 32 channels and adds 8."""
+"""Index of the dense layer shown: the third, which reads 32 channels and adds 8."""
 KEPT, GONE, LINE = "#4477aa", "#cc6677", "#999999"
-# Dark on white of its own, so that pages may be light or dark; the same bytes whenever the same is drawn.
+# An opaque background works on light and dark pages. The fixed salt makes the files reproducible.
 STYLE: Any = {"svg.hashsalt": "cdnv2_jax", "svg.fonttype": "none", "figure.facecolor": "white", "font.size": 9}
 
 
 def small_network() -> Any:
-    """Four dense layers with growth 8, in four groups, of whose connections a quarter remains."""
+    """Create four dense layers with growth rate 8, four groups and condensation factor 4."""
     sizes = {"stages": (4,), "growth": (8,), "groups": 4, "condensation_factor": 4}
     model = create_model("cdnv2_cifar_110", rngs=nnx.Rngs(0), **sizes)
     model.eval()
@@ -43,7 +43,7 @@ def small_network() -> Any:
 
 
 def draw_connections() -> Figure:
-    """Masks of LGC and SFR in one layer, stage by stage; shade is a connection's importance, white is removed."""
+    """Draw the masks of LGC and SFR in one layer, stage by stage: darker is more important, white is removed."""
     model = small_network()
     stages = model.condensation_stages
     figure = Figure(figsize=(9, 4.6), layout="constrained")
@@ -65,7 +65,7 @@ def draw_connections() -> Figure:
 
 
 def draw_condensing() -> Figure:
-    """The LGC's kernel: whole, masked after the last stage, and as its condensed form stores it."""
+    """Draw the kernel of the LGC: unpruned, masked after the last stage, and condensed."""
     model = small_network()
     whole = kernel(model, masked=False)
     prune(model, model.condensation_stages)
@@ -92,7 +92,7 @@ def draw_condensing() -> Figure:
 
 
 def kernel(model: Any, *, masked: bool) -> np.ndarray:
-    """The absolute weights of the layer's LGC, [out, in], outputs sorted by group; NaN where they are removed."""
+    """Absolute weights of the layer's LGC, [out, in], with outputs sorted by group and NaN for removed weights."""
     conv = list(model.dense_layers())[LAYER].lgc
     assert isinstance(conv, MaskedConv)
     weights = np.abs(np.asarray(conv.connection_weights()))  # [G, in, out / G]
@@ -102,7 +102,7 @@ def kernel(model: Any, *, masked: bool) -> np.ndarray:
 
 
 def draw_schedule() -> Figure:
-    """Share of connections kept over the training, for the factors of the networks there are."""
+    """Draw the percentage of kept connections over the training, for both condensation factors in use."""
     progress = np.linspace(0, 1, 1001)
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     axis = figure.subplots()
@@ -118,7 +118,7 @@ def draw_schedule() -> Figure:
 
 
 def show(axis: Any, values: np.ndarray) -> None:
-    """Cells of a matrix, darker for larger values, nothing for NaN; the smallest are still not white."""
+    """Show a matrix, darker for larger values and blank for NaN; the smallest value is still visible."""
     largest = np.nanmax(values)
     axis.imshow(values, cmap="Blues", vmin=-0.2 * largest, vmax=largest, aspect="auto", interpolation="none")
     axis.set_yticks([])
@@ -130,11 +130,11 @@ DRAWINGS = {
     "condensing.svg": draw_condensing,
     "schedule.svg": draw_schedule,
 }
-"""File → what draws it."""
+"""File name → function that draws it."""
 
 
 def drawings(options: argparse.Namespace, console: Console) -> None:
-    """Writes all of them."""
+    """Write all drawings."""
     with matplotlib.rc_context(STYLE):
         for name, draw in DRAWINGS.items():
             with replacing(options.images / name) as file:
@@ -143,7 +143,7 @@ def drawings(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the program and return its exit status."""
     parser = OneLineParser(
         prog="python -m docs.drawings",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/report.md from a finished run of configs/digits.py.
+"""Draw the pictures of docs/report.md from a finished run of configs/digits.py.
 
 python docs/report_pictures.py runs/digits [--images docs/images]
 """
@@ -23,7 +23,7 @@ CLASSES = [str(digit) for digit in range(10)]
 
 
 def pictures(workdir: Path) -> dict[str, tuple[Callable[[Any], None], float]]:
-    """{name: (what draws it on a Matplotlib figure, height in inches)}."""
+    """Map each picture's name to the function that draws it on a Matplotlib figure and its height in inches."""
     network = load(workdir / "condensed")
     layers = connections_by_kind(network)["LGC"]
     values = layer_map([layer.per_channel for layer in layers])
@@ -42,8 +42,8 @@ def pictures(workdir: Path) -> dict[str, tuple[Callable[[Any], None], float]]:
 
 
 def main() -> None:
-    """Writes report_NAME.png for each."""
-    parser = argparse.ArgumentParser(description="Draws the pictures of docs/report.md.")
+    """Write report_NAME.png for each picture."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of docs/report.md.")
     parser.add_argument("workdir", type=Path, help="a finished run of configs/digits.py")
     parser.add_argument("--images", type=Path, default=Path("docs/images"), metavar="DIRECTORY")
     options = parser.parse_args()

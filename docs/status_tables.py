@@ -1,9 +1,9 @@
-"""Writes the tables of docs/status.md: every published figure beside what was measured here.
+"""Generate the tables of docs/status.md: every published figure next to what was measured here.
 
     python -m docs.status_tables [--results benchmarks/results/cpu_2_cores] [--check]
 
-Published figures come from `networks/zoo.py` and `report/published.py`, costs from the networks themselves, times
-from the results files. --check writes nothing and exits with status 1 if the page is not up to date.
+Published figures come from `networks/zoo.py` and `report/published.py`, costs from the networks themselves, timings
+from the results files. With --check, write nothing and exit with status 1 if the page is not up to date.
 """
 
 import argparse
@@ -28,27 +28,29 @@ PAGE = Path(__file__).with_name("status.md")
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 NOT_RUN = "not run"
 HALVED = ("condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
-"""Their published sizes are those after the official conversion, which drops half of the classifier's inputs."""
+"""Networks whose published sizes are those after the official conversion, which halves the classifier's inputs."""
 OFFICIAL, FOLDED = "torch", "torch_compile_folded"
 
 
 class OutOfDate(Exception):
-    """The page does not say what its sources do."""
+    """The page differs from what its sources would generate."""
 
 
 def errors() -> str:
-    """Top-1 errors: one row for each network and data set that something was published for."""
+    """Table of top-1 errors, with one row per network and data set that has a published one."""
     header = ["network", "data set", "top-1 error, published, %", "here", "source"]
     rows = []
     for name, entry in MODELS.items():
         if entry.published:
             for data_set, error in entry.published.top1_error.items():
-                rows.append([called(name, entry), DATA_SETS[data_set], f"{error:.2f}", NOT_RUN, entry.published.source])
+                rows.append(
+                    [label_of(name, entry), DATA_SETS[data_set], f"{error:.2f}", NOT_RUN, entry.published.source]
+                )
     return table(header, rows)
 
 
 def costs() -> str:
-    """FLOPs and parameters, published and counted, of networks with their usual number of classes."""
+    """Table of published and counted FLOPs and parameters, with the usual number of classes."""
     header = ["network", "image", "FLOPs, published", "FLOPs, here", "parameters, published", "parameters, here"]
     rows = []
     for name, entry in MODELS.items():
@@ -56,7 +58,7 @@ def costs() -> str:
             halved = name in HALVED
             form = Form(condensed=halved, halved_classifier=halved)
             cost = network_cost(entry.architecture, form, entry.image_size, entry.image_size)
-            what = f"{called(name, entry)}{', classifier halved' if halved else ''}"
+            what = f"{label_of(name, entry)}{', classifier halved' if halved else ''}"
             published = entry.published
             cells = [published.flops, f"{cost.flops:,}", published.params, f"{cost.params:,}"]
             rows.append([what, f"{entry.image_size}²", *cells])
@@ -64,7 +66,7 @@ def costs() -> str:
 
 
 def detectors() -> str:
-    """mAP on COCO."""
+    """Table of mAP on COCO."""
     rows = []
     for detector, backbones in PUBLISHED.items():
         rows += [[detector, f"`{backbone}`", f"{value:.1f}", NOT_RUN] for backbone, value in backbones.items()]
@@ -72,7 +74,7 @@ def detectors() -> str:
 
 
 def times(results: Path) -> str:
-    """Milliseconds of the condensed networks, beside PyTorch computing what the official conversion makes of them."""
+    """Table of milliseconds of the condensed networks, next to the official conversion in PyTorch."""
     record = read_results(results / "inference.json")
     peers = {OURS: "here", OFFICIAL: "official conversion, PyTorch", FOLDED: "its index folded, torch.compile"}
     header = ["network, condensed", "batch", *(f"{title}, ms" for title in peers.values())]
@@ -87,14 +89,14 @@ def times(results: Path) -> str:
     return f"{table(header, rows)}\n\nMedians on {where}."
 
 
-def called(name: str, entry: ModelEntry) -> str:
-    """A network's name, with what must be known about it."""
-    other = "" if isinstance(entry.architecture, CondenseNetArchitecture) else ", to compare with"
+def label_of(name: str, entry: ModelEntry) -> str:
+    """Label of a network, marked if it is a reconstruction or a baseline."""
+    other = "" if isinstance(entry.architecture, CondenseNetArchitecture) else ", baseline"
     return f"`{name}`{', reconstruction' if entry.reconstruction else other}"
 
 
 def sections(results: Path) -> Iterator[tuple[str, str]]:
-    """Names of the page's sections and what stands in them."""
+    """Yield the name and the text of each generated section."""
     yield "errors", errors()
     yield "costs", costs()
     yield "detectors", detectors()
@@ -102,7 +104,7 @@ def sections(results: Path) -> Iterator[tuple[str, str]]:
 
 
 def updated(page: str, results: Path) -> str:
-    """The page's text with all tables; UserError when a section's comments are not there."""
+    """Return the page with new tables; UserError if the comments around a section are missing."""
     for name, text in sections(results):
         start, end = f"<!-- {name}: python -m docs.status_tables -->", f"<!-- end of {name} -->"
         page = replaced(page, start, end, text, document="the page")
@@ -110,7 +112,7 @@ def updated(page: str, results: Path) -> str:
 
 
 def status_tables(options: argparse.Namespace, console: Console) -> None:
-    """Writes or checks."""
+    """Write or check the page."""
     text = options.page.read_text(encoding="utf-8")
     new = updated(text, options.results)
     if options.check:
@@ -122,7 +124,7 @@ def status_tables(options: argparse.Namespace, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the program and return its exit status."""
     parser = OneLineParser(
         prog="python -m docs.status_tables",
         description=__doc__,
@@ -131,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_results(parser)
     parser.add_argument("--page", type=existing_file, default=PAGE, metavar="FILE", help="(default: docs/status.md)")
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date, by the exit status")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is not up to date")
     try:
         return run(parser, status_tables, arguments)
     except OutOfDate:

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal
 
+from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, setting, settings
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
@@ -30,7 +31,7 @@ class ModelConfig:
         check(self)
 
     @functools.cached_property
-    def architecture(self) -> Any:
+    def architecture(self) -> Architecture:
         """The registered one with the overrides."""
         return architecture_of(self.name, self.num_classes, self.overrides)
 

@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _predict(verbs)
     _report(verbs)
     _prepare(verbs)
+    _config_verb(verbs)
     return parser
 
 
@@ -140,6 +141,11 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--name", metavar="NAME", help="of the data set (default: the source's)")
     verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a file (default: 256)")
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
+
+
+def _config_verb(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "config", "print all settings of a config: value, origin, meaning and range", _run_config)
+    _config(verb)
 
 
 def _add(
@@ -279,3 +285,9 @@ def _run_prepare(options: argparse.Namespace) -> None:
         shard_mib=options.shard_mib,
         overwrite=options.overwrite,
     )
+
+
+def _run_config(options: argparse.Namespace) -> None:
+    from cdnv2_jax.commands.config import print_config
+
+    print_config(options.config, options.overrides)

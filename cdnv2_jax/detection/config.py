@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.settings import DetectorSettings, Kind
+from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, fields_of, naming, setting, settings
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
@@ -40,7 +41,7 @@ class DetectorConfig:
         return DetectorSettings(kind=self.detector, num_classes=self.num_classes, **self.settings)
 
     @functools.cached_property
-    def architecture(self) -> Any:
+    def architecture(self) -> Architecture:
         """The backbone's: the registered one with the overrides."""
         return architecture_of(self.backbone, None, self.overrides)
 

@@ -89,19 +89,13 @@ class RunConfig:
         check(self)
 
 
-SHORT = {
-    "groups": ("lgc_groups", "conv_groups", "sfr_groups"),
-    "condensation_factor": ("lgc_factor", "sfr_factor"),
-}
-
-
 def override_fields(name: str) -> dict[str, Field]:
     """What `overrides` of a registered model may hold: the fields of its architecture and shorthands for several."""
     architecture = model_entry(name).architecture
     fields = fields_of(type(architecture))
     known = {key: dataclasses.replace(field, default=getattr(architecture, key)) for key, field in fields.items()}
     del known["num_classes"]  # a field of the config's own
-    for key, sets in getattr(architecture, "SHORTHANDS", SHORT).items():
+    for key, sets in architecture.SHORTHANDS.items():
         text = f"short for {', '.join(sets)}, as far as the network has them"
         if sets[0] in fields:
             known[key] = dataclasses.replace(fields[sets[0]], name=key, help=text)

@@ -1,0 +1,63 @@
+"""`config`: prints the settings that a config file and the command line come to."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cdnv2_jax.commands.read_config import read_with_origins
+from cdnv2_jax.schema import Field, fields_of
+
+
+class Line(NamedTuple):
+    """A setting: its dotted name, its value, where that comes from, and what it means and may be."""
+
+    name: str
+    value: Any
+    origin: str
+    help: str
+
+
+def print_config(spec: str, overrides: Sequence[str]) -> None:
+    """Prints every setting in two lines; the first, after `--config.`, sets it again.
+
+    Args:
+      spec: path of a config file, perhaps followed by `:variant`.
+      overrides: arguments of the form `--config.data.batch_size=32`.
+
+    Raises:
+      UserError: what `read_config` refuses.
+    """
+    config, origins = read_with_origins(spec, overrides)
+    lines = list(_lines(config, origins, ""))
+    width = max(len(f"{line.name}={line.value}") for line in lines if len(str(line.value)) < 40)
+    for line in lines:
+        print(f"{f'{line.name}={line.value}':{width}}  {line.origin}\n    {line.help}")
+
+
+def _lines(part: Any, origins: Mapping[str, str], prefix: str) -> Iterator[Line]:
+    """The settings of a dataclass and of those in it, in the order in which they are declared."""
+    for name, field in fields_of(type(part)).items():
+        value = getattr(part, name)
+        if dataclasses.is_dataclass(value):
+            yield from _lines(value, origins, f"{prefix}{name}.")
+        elif field.entries is not None:
+            yield from _entries(part, field, origins, f"{prefix}{name}.")
+        else:
+            yield _line(field, value, origins, prefix)
+
+
+def _entries(part: Any, field: Field, origins: Mapping[str, str], prefix: str) -> Iterator[Line]:
+    """The settings that a mapping may hold, with the values of what is made of it."""
+    assert field.entries is not None
+    given, made = getattr(part, field.name), getattr(part, field.makes)
+    for name, entry in field.entries(vars(part)).items():
+        if name in given:
+            yield _line(entry, given[name], origins, prefix)
+        elif hasattr(made, name):
+            value = getattr(made, name)
+            yield _line(entry, value, {} if value == entry.default else {prefix + name: "a shorthand"}, prefix)
+
+
+def _line(field: Field, value: Any, origins: Mapping[str, str], prefix: str) -> Line:
+    name = prefix + field.name
+    return Line(name, value, origins.get(name, "default"), f"{field.help}; {field.allowed}")
