@@ -17,7 +17,7 @@ from cdnv2_jax import condense, create_model
 from cdnv2_jax.layers.convolutions import grouped_conv, grouped_pointwise, possible_lowerings
 from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
-from cdnv2_jax.networks.condensenet.kernel_inference import network_shape
+from cdnv2_jax.networks.condensenet.kernels import network_shape
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Architecture
 

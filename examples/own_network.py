@@ -7,7 +7,6 @@ and write the result back by sparse feature reactivation. Everything the package
 minute on two CPU cores; needs `pip install 'cdnv2-jax[export]'`.
 """
 
-import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ from cdnv2_jax.detectors.detector import Targets
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers import onnx_layers as onnx
 from cdnv2_jax.layers import torch_layout as torch
-from cdnv2_jax.layers.convolutions import ConvNorm, NormActConv
+from cdnv2_jax.layers.convolutions import ConvNorm, NormActConv, kaiming_normal_fan_out
 from cdnv2_jax.layers.cost import (
     Cost,
     area_at,
@@ -36,32 +35,25 @@ from cdnv2_jax.layers.cost import (
     linear_cost,
     norm_act_cost,
 )
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.onnx_graph import Graph, Map, window_kernel
 from cdnv2_jax.layers.valid_region import at_stride, inside, region_of
 from cdnv2_jax.networks.family import Family, ModelEntry, OnnxWriter, TorchFormat
 from cdnv2_jax.networks.network import Architecture, Form, Network
 from cdnv2_jax.pruning.prune import due_stage
-from cdnv2_jax.schema import setting
+from cdnv2_jax.schema import setting, settings
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 
 STRIDES = (4, 8, 16, 32)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class LearnedResNetArchitecture(Architecture):
-    """The shape of a `LearnedResNet`.
-
-    Attributes:
-      width: channels of the features.
-      blocks: residual blocks at each of the strides 4, 8, 16 and 32.
-      groups: groups and condensation factor of the learned layers, and groups of the 3×3 convolutions.
-    """
+    """The shape of a `LearnedResNet`."""
 
     width: int = setting("channels of the features", 32, least=8)
     blocks: tuple[int, ...] = setting("residual blocks at strides 4, 8, 16 and 32", (1, 1, 1, 1), least=1)
-    groups: int = setting("groups and condensation factor", 4, least=1)
+    groups: int = setting("groups of all convolutions, and condensation factor of the learned ones", 4, least=1)
 
     @property
     def feature_channels(self) -> dict[int, int]:

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import load
-from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.checkpoint import flat_arrays
 
 REPOSITORY = Path(__file__).parents[1]
 COMMAND = (

@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation

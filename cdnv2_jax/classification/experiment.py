@@ -14,9 +14,8 @@ from flax import nnx
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate
 from cdnv2_jax.data.augment import Augmentation
-from cdnv2_jax.data.batches import EvaluationRow, TrainingRow
+from cdnv2_jax.data.batches import EvaluationRow, HostBatch, TrainingRow
 from cdnv2_jax.data.on_device import TrainingPreprocessing
-from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source

@@ -50,7 +50,7 @@ from cdnv2_jax.training.workdir import (
     REPORT_FILE,
     SUMMARY_FILE,
 )
-from cdnv2_jax.weights.arrays import is_checkpoint
+from cdnv2_jax.weights.checkpoint import is_checkpoint
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
 from cdnv2_jax.weights.torch_file import Weights
 
@@ -62,7 +62,8 @@ class Examples:
     """A classifier's held-out images.
 
     Attributes:
-      names: of the classes. count: of the images; None where they are not at hand.
+      names: of the classes.
+      count: of the images; None where they are not at hand.
       picture: position → pixels, uint8 [h, w, 3], or None for an image that cannot be read; None likewise.
       notes: why there are none.
     """
@@ -119,8 +120,11 @@ class RunFiles:
     """What a run has left so far.
 
     Attributes:
-      workdir: its directory. records: of its metrics. summary: empty before its end.
-      values, config: of its config, as they stand in the file and checked; empty and None without one.
+      workdir: its directory.
+      records: of its metrics.
+      summary: empty before its end.
+      values: the fields of its config file; empty without one.
+      config: the same, checked; None without one.
       network: the trained one (of a detector the backbone) or the best so far; None if there is none yet.
     """
 

@@ -7,10 +7,14 @@ from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.schema import check, fields_of, naming, setting, settings
+from cdnv2_jax.schema import Field, check, fields_of, naming, setting, settings
 from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
 
-EXTRA = {name: field for name, field in fields_of(DetectorSettings).items() if name not in ("kind", "num_classes")}
+
+def _further(_: Any) -> dict[str, Field]:
+    """The settings of a detector that are no fields of `DetectorConfig`."""
+    known = fields_of(DetectorSettings)
+    return {name: known[name] for name in known if name not in ("kind", "num_classes")}
 
 
 @settings
@@ -22,7 +26,7 @@ class DetectorConfig:
     num_classes: int = setting("classes of objects, without the background", least=1)
     dtype: Dtype = setting("of the computation; parameters and box arithmetic stay float32", default="float32")
     settings: dict[str, Any] = setting(
-        "further settings of the detector", factory=dict, entries=lambda _: EXTRA, makes="detector_settings"
+        "further settings of the detector", factory=dict, entries=_further, makes="detector_settings"
     )
     overrides: dict[str, Any] = setting(
         "fields of the backbone's architecture to change",

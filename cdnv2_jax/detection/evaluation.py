@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from cdnv2_jax.data.batches import BrokenImages, HostBatch
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch
 from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
@@ -134,7 +134,12 @@ Result = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class CocoScore:
-    """Attributes: figures, each of `FIGURES` by its name; per_class, (name, AP) in the order of category ids."""
+    """What COCO's evaluation says.
+
+    Attributes:
+      figures: each of `FIGURES` by its name.
+      per_class: (name, AP), in the order of category ids.
+    """
 
     figures: dict[str, float]
     per_class: list[tuple[str, float]]
@@ -203,7 +208,9 @@ def detections_to_results(
     """A batch of detections as COCO's results, in pixels of the original images.
 
     Args:
-      boxes: [b, n, 4], x1, y1, x2, y2 in pixels of the resized images. scores: [b, n]. labels: [b, n], from 0.
+      boxes: [b, n, 4], x1, y1, x2, y2 in pixels of the resized images.
+      scores: [b, n].
+      labels: [b, n], from 0.
       valid: bool [b, n]; also False in rows that are no real images.
       scale: [b, 2], by which x and y of the originals were multiplied.
       image_ids: [b].

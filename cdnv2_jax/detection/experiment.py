@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.canvas import KEY
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
 from cdnv2_jax.detection.data.annotations import DetectionSource

@@ -37,7 +37,8 @@ class Detections:
 
     Attributes:
       boxes: float32 [b, n, 4], x1, y1, x2, y2 in pixels of the canvas, within the image.
-      scores: float32 [b, n], in [0, 1]. labels: int32 [b, n], from 0.
+      scores: float32 [b, n], in [0, 1].
+      labels: int32 [b, n], from 0.
       valid: bool [b, n].
       truncated: bool [b], whether a limit on candidates could have changed the result.
     """

@@ -17,7 +17,7 @@ from cdnv2_jax.detectors.ops.boxes import clip_boxes, decode, encode, pairwise_i
 from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_levels
 from cdnv2_jax.detectors.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
 from cdnv2_jax.detectors.settings import DetectorSettings
-from cdnv2_jax.layers.initializers import normal, xavier_uniform
+from cdnv2_jax.layers.convolutions import normal, xavier_uniform
 from cdnv2_jax.networks.network import Network
 
 
@@ -86,7 +86,8 @@ class RoISamples(NamedTuple):
     """The proposals that the losses see, s for each image.
 
     Attributes:
-      boxes: [b, s, 4]. valid: bool [b, s]; the others are there for the shape's sake.
+      boxes: [b, s, 4].
+      valid: bool [b, s]; the others are there for the shape's sake.
       labels: int [b, s]; the number of classes for background.
       wanted: [b, s, 4], the object's box, of background the proposal itself.
     """
@@ -133,7 +134,8 @@ def roi_losses(
     """{"class_loss", "box_loss"}: softmax cross-entropy, and L1 on the object's class; over all samples of the batch.
 
     Args:
-      logits: [b, s, c + 1]. deltas: [b, s, c, 4].
+      logits: [b, s, c + 1].
+      deltas: [b, s, c, 4].
     """
     count = jnp.maximum(samples.valid.sum(), 1)
     positive = samples.valid & (samples.labels < settings.num_classes)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detectors.ops.anchors import Maps
-from cdnv2_jax.layers.initializers import xavier_uniform
+from cdnv2_jax.layers.convolutions import xavier_uniform
 from cdnv2_jax.layers.valid_region import inside
 
 

@@ -28,7 +28,8 @@ def best_detections(scores: jax.Array, boxes: jax.Array, left_out: jax.Array, se
     scored above the threshold, and above the last detection if there are as many as there may be.
 
     Args:
-      scores: [n, c], probabilities. boxes: [n, 4], or one for each class [n, c, 4].
+      scores: [n, c], probabilities.
+      boxes: [n, 4], or one for each class [n, c, 4].
       left_out: scalar, the best score of the boxes that have been left out before.
     """
     n, classes = scores.shape

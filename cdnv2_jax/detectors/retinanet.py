@@ -86,7 +86,10 @@ def retinanet_losses(
     """{"class_loss", "box_loss"}: focal and L1, of all anchors that are not ignored, over Σ images max(positives, 1).
 
     Args:
-      logits: [b, n, c]. deltas: [b, n, 4]. anchors: [n, 4], of all levels. counted: bool [b, n], anchors that count.
+      logits: [b, n, c].
+      deltas: [b, n, 4].
+      anchors: [n, 4], of all levels.
+      counted: bool [b, n], anchors that count.
     """
     anchors = jnp.asarray(anchors)
     classes = jnp.arange(logits.shape[-1])

@@ -65,7 +65,10 @@ def rpn_losses(
     """{"rpn_class_loss", "rpn_box_loss"}: of sampled anchors, over Σ images (max(positives, 1) + max(negatives, 1)).
 
     Args:
-      objectness: [b, n]. deltas: [b, n, 4]. anchors: [n, 4], of all levels. counted: bool [b, n], anchors that count.
+      objectness: [b, n].
+      deltas: [b, n, 4].
+      anchors: [n, 4], of all levels.
+      counted: bool [b, n], anchors that count.
       targets, keys: of the b images.
     """
     anchors = jnp.asarray(anchors)

@@ -33,9 +33,11 @@ class Format:
     """One of FORMATS.
 
     Attributes:
-      title: what it is called. suffix: how its files end, by which they are told apart when they are opened.
+      title: what it is called.
+      suffix: how its files end, by which they are told apart when they are opened.
       packages: modules that it needs and the rest of the project does not.
-      write: writes a classifier. run: the classifier of a file, as a function.
+      write: writes a classifier.
+      run: the classifier of a file, as a function.
       metadata_beside: whether metadata is in a second file, FILE.json.
     """
 
@@ -95,7 +97,8 @@ def export_classifier(
       network: in evaluation mode, masked, condensed or plain.
       usage: how it is used; images are exported for at the size that its preparation says.
       output: of StableHLO, FILE.json with the metadata is written beside it.
-      format: a key of FORMATS. overwrite: replace what is there.
+      format: a key of FORMATS.
+      overwrite: replace what is there.
 
     Raises:
       UserError: no such format, a package is missing, the path exists or cannot be written, images of that size are too

@@ -110,7 +110,9 @@ class DetectorAgreement:
     """How near two results for the same images are.
 
     Attributes:
-      images, detections: how many. same: share of the detections that the other result has too, in [0, 1].
+      images: how many.
+      detections: how many.
+      same: share of the detections that the other result has too, in [0, 1].
       difference: the largest of the logits, where they are known, otherwise of the scores of the same detections;
         relative to the largest value.
     """
@@ -162,7 +164,8 @@ class DetectorFormat:
     """One of DETECTOR_FORMATS.
 
     Attributes:
-      write: (path, detector, canvas, metadata). run: (path, images, sizes) → what is found in each image.
+      write: (path, detector, canvas, metadata).
+      run: (path, images, sizes) → what is found in each image.
       fills_canvas: whether images must cover the whole canvas.
     """
 
@@ -195,8 +198,11 @@ def export_detector(
     """Writes a detector as the file `output` and says how near the file's own results are to the detector's.
 
     Args:
-      detector: in evaluation mode. classes: what it tells apart. preparation: of its images.
-      output, overwrite: as for `export_classifier`. format: a key of DETECTOR_FORMATS.
+      detector: in evaluation mode.
+      classes: what it tells apart.
+      preparation: of its images.
+      output, overwrite: as for `export_classifier`.
+      format: a key of DETECTOR_FORMATS.
       canvas: height and width, multiples of 32; None for the preparation's landscape.
 
     Raises:

@@ -75,7 +75,9 @@ def selected(graph: Graph, logits: Sequence[str], boxes: str, counts: Sequence[i
     """[n, 3]: image, class and anchor of the detections, best first; the output "selected".
 
     Args:
-      logits: [1, n, c] of each level. boxes: [1, n, 4] of all levels. counts: anchors of each level.
+      logits: [1, n, c] of each level.
+      boxes: [1, n, 4] of all levels.
+      counts: anchors of each level.
     """
     s = settings
     with graph.scope("selection"):

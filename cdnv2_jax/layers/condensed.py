@@ -9,8 +9,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.convolutions import grouped_pointwise
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import grouped_pointwise, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
@@ -109,7 +108,8 @@ class CondensedLinear(nnx.Module):
 
     Attributes:
       index: int32 [in / 2], the features it reads.
-      kernel: [in / 2, out]. bias: [out].
+      kernel: [in / 2, out].
+      bias: [out].
     """
 
     def __init__(

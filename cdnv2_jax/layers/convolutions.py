@@ -1,6 +1,9 @@
-"""Convolutions with fixed connections, grouped and depthwise, and the ways to lower them."""
+"""Layers with fixed connections: grouped and depthwise convolutions, the ways to lower them,
+squeeze-and-excitation, and the initial values that PyTorch would draw (the same distributions, other bits)."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -10,10 +13,9 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers import lowering as lowerings
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
 from cdnv2_jax.layers.lowering import traced_platform
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
-from cdnv2_jax.layers.valid_region import inside
+from cdnv2_jax.layers.valid_region import inside, mean_inside
 
 
 def possible_lowerings(groups: int) -> dict[str, int]:
@@ -138,7 +140,9 @@ def depthwise_conv(
     """Every channel convolved with a 3×3 kernel of its own, the map padded by 1.
 
     Args:
-      x: [b, h, w, c]. kernel: [3, 3, 1, c]. stride: of both axes.
+      x: [b, h, w, c].
+      kernel: [3, 3, 1, c].
+      stride: of both axes.
       lowering: "convolution", the back end's own, or "shifted_sum", nine products of the map, shifted, which XLA fuses;
         None for the sum on CPUs, where the convolution takes 10 to 50 times as long and its gradient 2 to 90 times.
         Same result either way.
@@ -244,3 +248,93 @@ class ConvNorm(nnx.Module):
         if self.window > 1:
             x = inside(x, mask)
         return FUNCTIONS[self.activation](self.norm(self.conv(x)))
+
+
+class SqueezeExcite(nnx.Module):
+    """Scales every channel by sigmoid(W2 · relu(W1 · mean over the map)).
+
+    Input and output [batch, height, width, channels]; the hidden width is channels // reduction. The mean is that of
+    the whole map or, given `mask` [batch, height, width, 1], of where it is True.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        hidden = channels // reduction
+        if hidden < 1:
+            raise ValueError(f"squeeze-excite of {channels} channels cannot be reduced {reduction} times")
+
+        def linear(n_in: int, n_out: int) -> nnx.Linear:
+            return nnx.Linear(
+                n_in,
+                n_out,
+                use_bias=False,
+                kernel_init=torch_linear(n_in),
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+
+        self.squeeze = linear(channels, hidden)
+        self.excite = linear(hidden, channels)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        mean = mean_inside(x, mask)
+        return x * jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))
+
+
+def kaiming_normal_fan_out(out_channels: int, receptive_field: int = 1) -> nnx.Initializer:
+    """Normal, variance 2 / (out_channels · receptive_field): He initialisation by fan-out with the ReLU gain.
+
+    PyTorch computes the fan-out of a grouped convolution from all its output channels, groups or not.
+    """
+    return partial(_initial, _normal, math.sqrt(2 / (out_channels * receptive_field)))
+
+
+def normal(deviation: float) -> nnx.Initializer:
+    """Normal, of that standard deviation."""
+    return partial(_initial, _normal, deviation)
+
+
+def xavier_uniform(fan_in: int, fan_out: int) -> nnx.Initializer:
+    """Uniform within ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010); a convolution's fans count its window."""
+    return partial(_initial, _uniform, math.sqrt(6 / (fan_in + fan_out)))
+
+
+def torch_linear(in_features: int) -> nnx.Initializer:
+    """PyTorch's default for the weight and the bias of a Linear: uniform within ±1/√in_features."""
+    return partial(_initial, _uniform, 1 / math.sqrt(in_features))
+
+
+def _initial(
+    draw: Callable[[jax.Array, int], jax.Array],
+    scale: float,
+    key: jax.Array,
+    shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+) -> jax.Array:
+    # A network has a hundred different shapes, and compiling a random number generator for each takes 20 seconds.
+    # Drawing powers of two and cutting them to size takes a dozen.
+    numbers = draw(key, 1 << (math.prod(shape) - 1).bit_length())
+    return _cut_to_size(numbers, scale, shape).astype(dtype)
+
+
+@partial(jax.jit, static_argnums=1)
+def _normal(key: jax.Array, count: int) -> jax.Array:
+    return jax.random.normal(key, (count,))
+
+
+@partial(jax.jit, static_argnums=1)
+def _uniform(key: jax.Array, count: int) -> jax.Array:
+    return jax.random.uniform(key, (count,), minval=-1.0)
+
+
+@partial(jax.jit, static_argnums=2)
+def _cut_to_size(numbers: jax.Array, scale: float, shape: tuple[int, ...]) -> jax.Array:
+    return scale * numbers[: math.prod(shape)].reshape(shape)

@@ -12,7 +12,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out
+from cdnv2_jax.layers.convolutions import kaiming_normal_fan_out
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 

@@ -51,8 +51,11 @@ class Shape:
     """What an operation's cost depends on.
 
     Attributes:
-      batch: images. side: of the map, pixels; of one that is not square the root of its area.
-      inputs, outputs: channels of all groups together. groups: of them.
+      batch: images.
+      side: of the map, pixels; of one that is not square the root of its area.
+      inputs: channels of all groups together.
+      outputs: channels of all groups together.
+      groups: of them.
     """
 
     batch: int

@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm, DepthwiseConv
+from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm, DepthwiseConv, SqueezeExcite
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm
 from cdnv2_jax.layers.onnx_graph import (
@@ -20,7 +20,6 @@ from cdnv2_jax.layers.onnx_graph import (
     values,
     window_kernel,
 )
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 
 
 def activate(graph: Graph, x: Map, name: ActivationName | AfterNorm) -> Map:

@@ -8,10 +8,9 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.convolutions import ConvNorm, SqueezeExcite
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, stage_of
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 
 Array = np.ndarray
 
@@ -223,7 +222,8 @@ class Bookkeeping(Slot):
     """`_stage` or `_count`: the official code keeps them beside the mask, here they are read off the mask.
 
     Attributes:
-      conv: the learned convolution. per_stage: how many units one stage adds (1 for `_stage`, n / C for `_count`).
+      conv: the learned convolution.
+      per_stage: how many units one stage adds (1 for `_stage`, n / C for `_count`).
     """
 
     conv: MaskedConv

@@ -46,7 +46,8 @@ def region_of(images: jax.Array, sizes: jax.Array | None, largest_stride: int) -
     """bool [b, h, w, 1]: where each image is, padded to a multiple of 32; None without `sizes`.
 
     Args:
-      images: [b, h, w, c], the canvas. sizes: int [b, 2], heights and widths.
+      images: [b, h, w, c], the canvas.
+      sizes: int [b, 2], heights and widths.
       largest_stride: of the maps that the region will be needed for.
 
     Raises:

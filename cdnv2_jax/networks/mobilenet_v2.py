@@ -1,17 +1,14 @@
 """MobileNetV2 (Sandler et al., CVPR 2018)."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm
+from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm, kaiming_normal_fan_out, normal
 from cdnv2_jax.layers.cost import Cost, area_at, conv_norm_cost, depthwise_cost
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, normal
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
 from cdnv2_jax.networks.family import Family, OnnxWriter, TorchFormat
@@ -24,7 +21,7 @@ from cdnv2_jax.networks.plain_network import (
     plain_head_cost,
     plain_maps,
 )
-from cdnv2_jax.schema import setting
+from cdnv2_jax.schema import setting, settings
 
 
 class Unit(NamedTuple):
@@ -36,30 +33,22 @@ class Unit(NamedTuple):
     stride: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class MobileNetV2Architecture(PlainArchitecture):
-    """The shape of a MobileNetV2; the defaults are table 2 of the paper.
+    """The shape of a MobileNetV2; the defaults are table 2 of the paper."""
 
-    Attributes:
-      expansions: t of each stage, how many times its inputs a unit has in its middle.
-      channels: c of each stage, its outputs.
-      repeats: n of each stage, its units.
-      strides: s of each stage, the stride of its first unit (1 or 2).
-      stem_channels: of the first convolution.
-      head_channels: of the last one.
-    """
+    PER_STAGE: ClassVar[tuple[str, ...]] = ("expansions", "channels", "repeats", "strides")
 
-    expansions: tuple[int, ...] = setting("channels in a unit's middle, in inputs", (1, 6, 6, 6, 6, 6, 6), least=1)
-    channels: tuple[int, ...] = setting("outputs of each stage", (16, 24, 32, 64, 96, 160, 320), least=1)
-    repeats: tuple[int, ...] = setting("units of each stage", (1, 2, 3, 4, 3, 3, 1), least=1)
-    strides: tuple[int, ...] = setting("stride of each stage's first unit", (1, 2, 2, 2, 1, 2, 1), least=1, most=2)
-    stem_channels: int = setting("of the first convolution", 32, least=1)
-    head_channels: int = setting("of the last convolution", 1280, least=1)
-
-    def check_together(self) -> None:
-        stages = ("expansions", "channels", "repeats", "strides")
-        if not self.channels or len({len(getattr(self, name)) for name in stages}) != 1:
-            raise UserError(f"{', '.join(stages)} need one number per stage each")
+    expansions: tuple[int, ...] = setting(
+        "t of each stage: channels in the middle of a unit, in its inputs", default=(1, 6, 6, 6, 6, 6, 6), least=1
+    )
+    channels: tuple[int, ...] = setting("c of each stage: its outputs", default=(16, 24, 32, 64, 96, 160, 320), least=1)
+    repeats: tuple[int, ...] = setting("n of each stage: its units", default=(1, 2, 3, 4, 3, 3, 1), least=1)
+    strides: tuple[int, ...] = setting(
+        "s of each stage: the stride of its first unit", default=(1, 2, 2, 2, 1, 2, 1), least=1, most=2
+    )
+    stem_channels: int = setting("of the first convolution", default=32, least=1)
+    head_channels: int = setting("of the last convolution", default=1280, least=1)
 
     def units(self) -> list[Unit]:
         """All units, from the stem to the head."""

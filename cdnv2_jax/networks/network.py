@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.learned import MaskedConv, masked_convs
-from cdnv2_jax.schema import check, refuse_unknown, setting
+from cdnv2_jax.schema import check, refuse_unknown, setting, settings
 
 FormName = Literal["masked", "condensed", "plain"]
 """Of a network: with learned connections, with only those that it kept, or without any to learn."""
@@ -33,20 +33,27 @@ class Form:
     halved_classifier: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Architecture:
     """The shape of a network as plain numbers; a subclass for every family adds its fields.
 
-    Fields are declared with `schema.setting`, which holds their help and range; all are checked on construction.
+    Fields are declared with `schema.setting`, which holds their help and range; all are checked on construction. The
+    decorator `schema.settings` makes a subclass a frozen dataclass.
     """
 
     SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Name that `override` takes → the fields that it sets."""
+    PER_STAGE: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold one number per stage, so that all of them are of one length."""
 
-    num_classes: int = setting("classes that the logits tell apart", 1000, least=1)
+    num_classes: int = setting("classes that the logits tell apart", default=1000, least=1)
 
     def __post_init__(self) -> None:
         check(self)
+        lengths = [len(getattr(self, name)) for name in self.PER_STAGE]
+        if lengths and (0 in lengths or len(set(lengths)) > 1):
+            names, counts = (", ".join(map(str, given)) for given in (self.PER_STAGE, lengths))
+            raise UserError(f"{names} need one number per stage each: got {counts} numbers")
         self.check_together()
 
     def check_together(self) -> None:

@@ -1,6 +1,5 @@
 """Networks whose connections are fixed: what ShuffleNetV2 and MobileNetV2 have in common."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -13,9 +12,10 @@ from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.onnx_layers import conv_norm, linear
 from cdnv2_jax.layers.valid_region import at_stride, inside, region_of
 from cdnv2_jax.networks.network import Architecture, ModulePath, Network
+from cdnv2_jax.schema import settings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class PlainArchitecture(Architecture):
     """Base of the architectures; all strides round up, so that any image will do."""
 

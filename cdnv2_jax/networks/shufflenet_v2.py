@@ -1,6 +1,5 @@
 """ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' form and in torchvision's."""
 
-import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.convolutions import ConvNorm
+from cdnv2_jax.layers.convolutions import ConvNorm, normal
 from cdnv2_jax.layers.cost import Cost, area_at, conv_norm_cost, depthwise_cost
-from cdnv2_jax.layers.initializers import normal
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
 from cdnv2_jax.layers.valid_region import at_stride, inside
@@ -27,7 +25,7 @@ from cdnv2_jax.networks.plain_network import (
     plain_head_cost,
     plain_maps,
 )
-from cdnv2_jax.schema import setting
+from cdnv2_jax.schema import setting, settings
 
 Variant = Literal["megvii", "torchvision"]
 NORM_BIAS = 1e-4  # what the authors' code starts from
@@ -52,30 +50,24 @@ class Unit(NamedTuple):
         return self.outputs // 2
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ShuffleNetV2Architecture(PlainArchitecture):
     """The shape of a ShuffleNetV2.
 
-    Attributes:
-      stage_channels: outputs of the three stages, even.
-      stage_units: units of each stage, the first with stride 2.
-      stem_channels: of the first convolution.
-      head_channels: of the last one.
-      variant: "megvii", the authors' code, whose figures are the published ones, or "torchvision". They differ in three
-        ways. A stage's first unit projects its inputs to as many channels, or to half of the outputs. Later units keep
-        the even channels and append what they make of the odd ones, or interleave the two and keep the first half. The
-        classifier has no bias, or has one.
+    The two variants differ in three ways. A stage's first unit projects its inputs to as many channels (megvii), or to
+    half of the outputs (torchvision). Later units keep the even channels and append what they make of the odd ones, or
+    interleave the two and keep the first half. The classifier has no bias, or has one.
     """
 
-    stage_channels: tuple[int, ...] = setting("outputs of the three stages", (116, 232, 464), least=1)
-    stage_units: tuple[int, ...] = setting("units of the three stages", (4, 8, 4), least=1)
-    stem_channels: int = setting("of the first convolution", 24, least=1)
-    head_channels: int = setting("of the last convolution", 1024, least=1)
-    variant: Variant = setting("whose code it follows", "megvii")
+    stage_channels: tuple[int, int, int] = setting("outputs of the three stages", default=(116, 232, 464), least=1)
+    stage_units: tuple[int, int, int] = setting("units of the three stages", default=(4, 8, 4), least=1)
+    stem_channels: int = setting("of the first convolution", default=24, least=1)
+    head_channels: int = setting("of the last convolution", default=1024, least=1)
+    variant: Variant = setting(
+        "whose code it follows: the authors' (megvii, with the published figures), or torchvision's", default="megvii"
+    )
 
     def check_together(self) -> None:
-        if len(self.stage_channels) != 3 or len(self.stage_units) != 3:
-            raise UserError("stage_channels and stage_units need one number for each of the three stages")
         for unit in self.units():
             if unit.outputs % 2 or unit.kept >= unit.outputs:
                 raise UserError(

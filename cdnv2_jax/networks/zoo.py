@@ -80,7 +80,7 @@ def _shufflenet_v2(stage_channels: str, top1_error: float, flops: str, params: s
     )
 
 
-def _numbers(dashed: str) -> tuple[int, ...]:
+def _numbers(dashed: str) -> tuple[Any, ...]:
     return tuple(int(part) for part in dashed.split("-"))
 
 

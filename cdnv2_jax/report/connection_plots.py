@@ -131,8 +131,11 @@ class Words:
     """What the two kinds of learned convolutions are called and do.
 
     Attributes:
-      key: of ids on the page. kind: of convolution. does, done: what its groups do with channels, "read". meaning: of
-        the first picture, in a sentence.
+      key: of ids on the page.
+      kind: of convolution.
+      does: what its groups do with channels, "read".
+      done: the same, as a participle.
+      meaning: of the first picture, in a sentence.
     """
 
     key: str

@@ -26,8 +26,12 @@ class Point:
     """A network on the picture.
 
     Attributes:
-      name: in the registry. millions: of FLOPs, as published. value: its published figure, per cent.
-      flops, params: as printed. source: who reported them.
+      name: in the registry.
+      millions: of FLOPs, as published.
+      value: its published figure, per cent.
+      flops: as printed.
+      params: as printed.
+      source: who reported them.
     """
 
     name: str
@@ -160,7 +164,8 @@ def published_section(
 
     Args:
       points: one at least.
-      where: the data set's name. figure_name: what the figure is, such as "top-1 error, %".
+      where: the data set's name.
+      figure_name: what the figure is, such as "top-1 error, %".
       own: (millions of FLOPs, the figure or None where it was not measured) of one's own network.
     """
     own_text = "Its place by FLOPs alone is the dashed line: no figure of it was measured here."

@@ -11,7 +11,7 @@ import jax
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.step import TrainState
-from cdnv2_jax.weights.arrays import is_checkpoint, read_description
+from cdnv2_jax.weights.checkpoint import is_checkpoint, read_description
 
 SPARE_BYTES = 16 * 2**20  # for what is stored beside the arrays, and for the run's other files
 

@@ -23,7 +23,12 @@ PACKAGE = "cdnv2-jax"
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """Attributes: preparation of images; class_names, one for each logit, or none where nobody knows them."""
+    """How a classifier is used.
+
+    Attributes:
+      preparation: of images.
+      class_names: one for each logit, or none where they are unknown.
+    """
 
     preparation: ImagePreparation
     class_names: Sequence[str] = ()
@@ -62,7 +67,8 @@ class Classes:
     """What a detector's labels stand for.
 
     Attributes:
-      names: of the classes. category_ids: of the same in COCO's files.
+      names: of the classes.
+      category_ids: of the same in COCO's files.
     """
 
     names: Sequence[str]
@@ -78,7 +84,9 @@ class Described:
     """What is read of the metadata of a classifier that nobody vouches for.
 
     Attributes:
-      name: of the network, in the registry. form: "masked", "condensed" or "plain". num_classes: logits.
+      name: of the network, in the registry.
+      form: "masked", "condensed" or "plain".
+      num_classes: logits.
       usage: how images are prepared, and what the classes are called.
     """
 

@@ -20,8 +20,7 @@ from cdnv2_jax.networks.family import MODELS, build_network
 from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
-from cdnv2_jax.weights.arrays import read_description
-from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector
+from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
 from cdnv2_jax.weights.metadata import (
     USAGE_KEY,
     Classes,

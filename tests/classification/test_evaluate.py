@@ -11,8 +11,8 @@ from flax import nnx
 
 from cdnv2_jax import create_model
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, _classified, evaluate, score
+from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import HostBatch
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.programs import compiled_forward
 

@@ -9,7 +9,7 @@ from tests.tables import table
 CONFIGS = (
     "digits.py:smoke",
     "imagenet.py:condensenet_imagenet_74_c4",
-    "finetune.py:mobilenet_v2",
+    "finetune.py:mobilenet_v2_x1_0",
     "shapes.py:faster_rcnn,cdnv2_a",
 )
 

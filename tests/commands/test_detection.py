@@ -21,8 +21,7 @@ from cdnv2_jax import condense, create_model, prune, save
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.detection.evaluation import FIGURES
 from cdnv2_jax.training.records import RunLog
-from cdnv2_jax.weights.arrays import flat_arrays
-from cdnv2_jax.weights.checkpoint import load_detector
+from cdnv2_jax.weights.checkpoint import flat_arrays, load_detector
 from tests.commands.detection_runs import config_of, train
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import Shell

@@ -8,7 +8,7 @@ from flax import nnx
 
 from cdnv2_jax import load, save
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.checkpoint import flat_arrays
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
 from tests.weights.networks import network

@@ -11,9 +11,17 @@ from PIL import Image
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.augment import Augmentation
-from cdnv2_jax.data.batches import EvaluationRow, Share, TrainingRow, sample_random, shuffled_index
+from cdnv2_jax.data.batches import (
+    BrokenImages,
+    EvaluationRow,
+    HostBatch,
+    Share,
+    TrainingRow,
+    host_batches,
+    sample_random,
+    shuffled_index,
+)
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.data.pipeline import BrokenImages, HostBatch, host_batches
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.data.source import Sample, Source
 

@@ -15,7 +15,7 @@ from cdnv2_jax.detectors.faster_rcnn import FasterRCNN
 from cdnv2_jax.detectors.losses import USUAL_CHANNELS
 from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.detectors.settings import DetectorSettings, Kind
-from cdnv2_jax.layers.initializers import normal
+from cdnv2_jax.layers.convolutions import normal
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
 from cdnv2_jax.networks.network import Architecture, ModulePath, Network

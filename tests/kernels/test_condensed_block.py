@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.kernels.inference import Layer, condensed_block
-from cdnv2_jax.networks.condensenet.kernel_inference import _arrays
+from cdnv2_jax.networks.condensenet.kernels import _arrays
 from cdnv2_jax.networks.condensenet.network import DenseLayer
 from cdnv2_jax.weights.programs import compiled_forward
 from tests.kernels.networks import V2, condensed_network, random_images, run

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from cdnv2_jax.layers.convolutions import DepthwiseConv, DepthwiseLowering, depthwise_conv
-from cdnv2_jax.layers.initializers import normal
+from cdnv2_jax.layers.convolutions import DepthwiseConv, DepthwiseLowering, depthwise_conv, normal
 from cdnv2_jax.layers.lowering import tracing_for
 from tests.tables import table
 from tests.twin_models import assert_near, nhwc, random_images

@@ -12,10 +12,8 @@ from flax import nnx
 from torch import nn as tnn
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.convolutions import NormActConv
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import NormActConv, SqueezeExcite, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.tables import table
 
 RNGS = nnx.Rngs(0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from flax import nnx
 
+from cdnv2_jax.layers.convolutions import SqueezeExcite
 from cdnv2_jax.layers.norm import ActivationName, activation_function
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.tables import table
 from tests.torch_twin import layers as twin_layers

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch import nn as tnn
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
-from cdnv2_jax.layers.convolutions import NormActConv
+from cdnv2_jax.layers.convolutions import NormActConv, SqueezeExcite
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from tests.torch_twin.layers import hard_swish
 from tests.twin_models import Derivatives, assert_near, derivatives, nhwc
 

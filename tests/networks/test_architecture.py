@@ -19,8 +19,8 @@ from tests.twin_models import SMALL_V1, SMALL_V2
 @table(
     "changes, message",
     [
-        ({"stages": (1, 1)}, "stages and growth need one number per block: got 2 and 3 numbers"),
-        ({"stages": (), "growth": ()}, "stages and growth need one number per block: got 0 and 0 numbers"),
+        ({"stages": (1, 1)}, "stages, growth need one number per stage each: got 2, 3 numbers"),
+        ({"stages": (), "growth": ()}, "stages, growth need one number per stage each: got 0, 0 numbers"),
         ({"stages": (1, 0, 1)}, "stages must be 1 or more and whole, got 0"),
         ({"growth": (8, -8, 8)}, "growth must be 1 or more and whole, got -8"),
         ({"growth": (8, 8.0, 8)}, "growth must be 1 or more and whole, got 8.0"),

@@ -204,7 +204,7 @@ def test_create_model_follows_overrides() -> None:
         (SMALL_SHUFFLENET, {"num_classes": 0}, "num_classes must be 1 or more and whole, got 0"),
         (SMALL_SHUFFLENET, {"stage_units": (1, 0, 1)}, "stage_units must be 1 or more and whole, got 0"),
         (SMALL_SHUFFLENET, {"stage_units": 3}, "stage_units must be a sequence of numbers, got 3"),
-        (SMALL_SHUFFLENET, {"stage_channels": (16, 20)}, "one number for each of the three stages"),
+        (SMALL_SHUFFLENET, {"stage_channels": (16, 20)}, "stage_channels must hold 3 numbers"),
         (SMALL_SHUFFLENET, {"stage_channels": (16, 21, 36)}, "even number of channels"),
         (SMALL_SHUFFLENET, {"stage_channels": (16, 16, 36)}, "and more than the 16 it reads"),
         (SMALL_SHUFFLENET, {"variant": "keras"}, "variant must be megvii or torchvision, got 'keras'"),

@@ -12,7 +12,7 @@ from flax import nnx
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.checkpoint import flat_arrays
 
 FORMS = ["dense", "partly pruned", "pruned", "condensed", "halved"]
 

@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import UserError, load, save
-from cdnv2_jax.weights.arrays import flat_arrays
-from cdnv2_jax.weights.checkpoint import load_metadata
+from cdnv2_jax.weights.checkpoint import flat_arrays, load_metadata
 from cdnv2_jax.weights.programs import compiled_forward
 from tests.plain_models import SMALL, plain_network
 from tests.weights.networks import assert_same_network, description, network, rewrite_description

@@ -12,7 +12,7 @@ from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.condensenet.family import condensenet_form
 from cdnv2_jax.networks.network import Architecture, Form, Network
-from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.checkpoint import flat_arrays
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.tables import table
 from tests.torch_twin import CondenseNetTwin, build_twin, converted, prune_to_stage

@@ -11,7 +11,7 @@ from cdnv2_jax import create_model, load_torch_checkpoint, save
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.arrays import flat_arrays
+from cdnv2_jax.weights.checkpoint import flat_arrays
 from cdnv2_jax.weights.open import network_from
 from tests.weights.networks import assert_same_network, network
 from tests.weights.official_files import converted_file, training_file, twin_in_form

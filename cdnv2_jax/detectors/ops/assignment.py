@@ -37,7 +37,8 @@ def assign(
       iou: [m, n], each box's overlap with each anchor.
       valid: bool [m]; other boxes are padding and get nothing.
       positive, negative, min_positive: thresholds of IoU, at least 0.
-      candidates: bool [n]; other anchors are IGNORED and do not count for a box's best overlap. None: all.
+      candidates: bool [n]; other anchors are IGNORED and do not count for a box's best overlap.
+      None: all.
     """
     boxes, anchors = iou.shape
     candidates = jnp.ones(anchors, bool) if candidates is None else candidates

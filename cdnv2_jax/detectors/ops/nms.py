@@ -21,7 +21,8 @@ def nms(
     threshold. Of equal scores the first counts as the better. It needs n² booleans of memory.
 
     Args:
-      boxes: [n, 4]. scores: [n].
+      boxes: [n, 4].
+      scores: [n].
       iou_threshold: may be traced.
       groups: int [n], for example classes or levels: boxes of different groups leave each other alone; None: one.
       valid: bool [n]: others are not kept and suppress nothing; None: all.

@@ -1,59 +1,45 @@
 """The shape of a CondenseNet (v1) or CondenseNetV2, as plain numbers."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import ActivationName
 from cdnv2_jax.networks.network import Architecture
-from cdnv2_jax.schema import setting
+from cdnv2_jax.schema import setting, settings
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class CondenseNetArchitecture(Architecture):
-    """A CondenseNet (v1) or CondenseNetV2; section numbers are those of the CondenseNetV2 paper.
+    """A CondenseNet (v1) or CondenseNetV2; section numbers are those of the CondenseNetV2 paper."""
 
-    Attributes:
-      stages: dense layers per block.
-      growth: growth rate k per block; the stem has 2 · growth[0] channels.
-      lgc_groups: groups G of the learned group convolutions.
-      lgc_factor: their condensation factor C.
-      conv_groups: groups of the 3×3 convolutions.
-      sfr_groups: groups of sparse feature reactivation; None for v1, which has none.
-      sfr_factor: its condensation factor; None for v1.
-      bottleneck: b; the 1×1 convolution has b · k output channels.
-      hard_swish_from: first block (from 0) with hard-swish; None for none.
-      squeeze_excite_from: first block (from 0) with squeeze-and-excitation; None for none.
-      head_width: width of the Linear before the classifier; None for v1, which has neither it nor the last SE.
-      head_reduction: reduction of the SE in the head.
-      stem_stride: 2 for ImageNet, 1 for CIFAR.
-    """
-
+    PER_STAGE: ClassVar[tuple[str, ...]] = ("stages", "growth")
     SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "groups": ("lgc_groups", "conv_groups", "sfr_groups"),
         "condensation_factor": ("lgc_factor", "sfr_factor"),
     }
 
     stages: tuple[int, ...] = setting("dense layers per block", least=1)
-    growth: tuple[int, ...] = setting("growth rate per block", least=1)
+    growth: tuple[int, ...] = setting("growth rate k per block; the stem has 2 · growth[0] channels", least=1)
     lgc_groups: int = setting("groups of the learned group convolutions", least=1)
     lgc_factor: int = setting("condensation factor of the learned group convolutions", least=1)
     conv_groups: int = setting("groups of the 3×3 convolutions", least=1)
-    sfr_groups: int | None = setting("groups of sparse feature reactivation; None for v1", None, least=1)
-    sfr_factor: int | None = setting("condensation factor of sparse feature reactivation; None for v1", None, least=1)
-    bottleneck: int = setting("outputs of the 1×1 convolution, in growth rates", 4, least=1)
-    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None for none", None, least=0)
-    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None for none", None, least=0)
-    head_width: int | None = setting("width of the Linear before the classifier; None for v1", None, least=1)
-    head_reduction: int = setting("reduction of the SE in the head", 16, least=1)
-    stem_stride: int = setting("stride of the first convolution", 2, least=1)
+    sfr_groups: int | None = setting("groups of sparse feature reactivation; None for v1", default=None, least=1)
+    sfr_factor: int | None = setting(
+        "condensation factor of sparse feature reactivation; None for v1", default=None, least=1
+    )
+    bottleneck: int = setting("b; the 1×1 convolution has b · k outputs", default=4, least=1)
+    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None for none", default=None, least=0)
+    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None for none", default=None, least=0)
+    head_width: int | None = setting(
+        "width of the Linear before the classifier; None for v1, which has neither it nor the last SE",
+        default=None,
+        least=1,
+    )
+    head_reduction: int = setting("reduction of the SE in the head", default=16, least=1)
+    stem_stride: int = setting("stride of the first convolution; 1 for CIFAR", default=2, least=1)
 
     def check_together(self) -> None:
-        if not self.stages or len(self.stages) != len(self.growth):
-            raise UserError(
-                f"stages and growth need one number per block: got {len(self.stages)} and {len(self.growth)} numbers"
-            )
         if (self.sfr_groups is None) != (self.sfr_factor is None):
             raise UserError("sfr_groups and sfr_factor go together: give both, or neither for a network without SFR")
         self._check_channels()

@@ -9,13 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.convolutions import NormActConv
-from cdnv2_jax.layers.initializers import kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import NormActConv, SqueezeExcite, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
-from cdnv2_jax.layers.squeeze_excite import SqueezeExcite
 from cdnv2_jax.layers.valid_region import at_stride, inside, region_of
-from cdnv2_jax.networks.condensenet import kernel_inference, kernel_training
+from cdnv2_jax.networks.condensenet import kernels
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.network import ModulePath, Network
 
@@ -121,7 +119,7 @@ class CondenseNet(Network):
         """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
         self.check_images(images)
         if self._by_kernel(images):
-            x = kernel_inference.pooled_features(self.stem, self.blocks, self.norm_last, images)
+            x = kernels.pooled_features(self.stem, self.blocks, self.norm_last, images)
         else:
             *_, last = self.block_outputs(images)
             x = jax.nn.relu(self.norm_last(last)).mean((1, 2))
@@ -149,10 +147,10 @@ class CondenseNet(Network):
         """
         self.check_images(images)
         if sizes is None and self._by_kernel(images):
-            outputs = kernel_inference.block_outputs(self.stem, self.blocks, images)
+            outputs = kernels.block_outputs(self.stem, self.blocks, images)
             return [x.transpose(0, 2, 3, 1) for x in outputs]
         if sizes is None and self._by_training_kernel(images):
-            return list(kernel_training.block_outputs(self.stem, self.blocks, images))
+            return list(kernels.training_block_outputs(self.stem, self.blocks, images))
         return list(self._outputs_of_layers(images, sizes))
 
     def _outputs_of_layers(self, images: jax.Array, sizes: jax.Array | None) -> Iterator[jax.Array]:
@@ -170,11 +168,11 @@ class CondenseNet(Network):
     def _by_kernel(self, images: jax.Array) -> bool:
         """Whether the CPU kernels take the layers' place for these images, in evaluation mode."""
         modules, condensed = self._kernel_modules(), self.form.condensed
-        return kernel_inference.applies(self.architecture, modules, images, condensed=condensed)
+        return kernels.used_in_evaluation(self.architecture, modules, images, condensed=condensed)
 
     def _by_training_kernel(self, images: jax.Array) -> bool:
         masked = not self.form.condensed
-        return masked and kernel_training.applies(self.architecture, self._kernel_modules(), images)
+        return masked and kernels.used_in_training(self.architecture, self._kernel_modules(), images)
 
     def _kernel_modules(self) -> list[nnx.Module]:
         return [self.stem, *(layer for block in self.blocks for layer in block), self.norm_last]

@@ -1,7 +1,10 @@
-"""A network's way through the CPU kernels in evaluation mode: maps are [batch, channels, height, width] here.
+"""A network's way through the CPU kernels.
 
-The kernels know condensed layers only. A masked one is given to them as a condensed one that has kept everything, zeros
-included: as fast as a dense network can be, but whoever wants pruned connections left out condenses first.
+In evaluation, maps are [batch, channels, height, width]; in training, of masked networks, they are flat
+(`kernels.flat_maps`).
+
+The kernels of evaluation know condensed layers only. A masked one is given to them as a condensed one that has kept
+everything, zeros included: as fast as a dense network can be, but only condensing leaves pruned connections out.
 """
 
 import math
@@ -15,21 +18,34 @@ from flax import nnx
 
 from cdnv2_jax.kernels import library
 from cdnv2_jax.kernels.inference import Layer, Norm, Pooling, condensed_block, head, stem
+from cdnv2_jax.kernels.training import (
+    Excitation,
+    Map,
+    Masks,
+    NormConv,
+    Parameters,
+    Statistics,
+    average_pool,
+    dense_layer,
+    from_flat,
+    to_flat,
+)
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, SparseFeatureReactivation
 from cdnv2_jax.layers.lowering import Shape, choose, traced_platform
-from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.layers.norm import BatchNorm, track
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 
 if TYPE_CHECKING:
     from cdnv2_jax.networks.condensenet.network import DenseLayer
+
 
 GROUP_OUTPUTS = 64
 """Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so
 few that their weights stay in a core's cache and that there is enough to share out among threads."""
 
 
-def applies(
+def used_in_evaluation(
     architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool
 ) -> bool:
     """Whether the kernels take the place of a network's modules for these images.
@@ -76,7 +92,7 @@ def network_shape(a: CondenseNetArchitecture, images: jax.Array) -> Shape:
 
 def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
     """Each dense block's output [b, c, h, w], before the average pool that leads to the next block."""
-    x = _stem(stem, images)
+    x = _stem_map(stem, images)
     for number, block in enumerate(blocks):
         x = _block(block, x, "before" if number else "none")
         yield x
@@ -84,13 +100,13 @@ def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array)
 
 def pooled_features(stem: nnx.Conv, blocks: Sequence[nnx.List], norm: BatchNorm, images: jax.Array) -> jax.Array:
     """[b, c]: the last block's output after BatchNorm, ReLU and the mean over the map."""
-    x = _stem(stem, images)
+    x = _stem_map(stem, images)
     for block in blocks[:-1]:
         x = _block(block, x, "after")  # what is pooled at once is written and read a quarter as much
     return _head(norm, _block(blocks[-1], x, "none"))
 
 
-def _stem(module: nnx.Conv, images: jax.Array) -> jax.Array:
+def _stem_map(module: nnx.Conv, images: jax.Array) -> jax.Array:
     def kernel(module: nnx.Conv, images: jax.Array) -> jax.Array:
         stride, _ = np.broadcast_to(module.strides or 1, 2)
         return stem(images, module.kernel[...], int(stride))
@@ -195,3 +211,77 @@ def _all(groups: int, channels: int) -> jax.Array:
 
 def _norm(norm: BatchNorm) -> Norm:
     return Norm(norm.scale[...], norm.bias[...], norm.mean[...], norm.var[...])
+
+
+def used_in_training(architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
+    """Whether the kernels take the place of a masked network's modules for these images.
+
+    They can in training mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
+    compiler.
+    """
+    return (
+        fits(modules, images, use_running_average=False)
+        and images.shape[0] > 0
+        and choose("training_block", network_shape(architecture, images), "gradient") == "kernel"
+        and library.available()
+    )
+
+
+def training_block_outputs(stem_conv: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
+    """Each dense block's output [b, h, w, c], before the average pool that leads to the next block."""
+    stride, _ = np.broadcast_to(stem_conv.strides or 1, 2)
+    x = _stem(images, stem_conv.kernel[...], int(stride))
+    height, width = x.shape[2:]
+    x = to_flat(x)
+    for number, block in enumerate(blocks):
+        if number:
+            x = average_pool(x, height, width)
+            height, width = height // 2, width // 2
+        for layer in block:
+            x = _layer(layer, x, height, width)
+        yield from_flat(x, height, width)
+
+
+def _stem_forward(images: jax.Array, kernel: jax.Array, stride: int):
+    return stem(images, kernel, stride), (images, kernel)
+
+
+def _stem_backward(stride: int, saved: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def plain(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        padding, layout = ((1, 1), (1, 1)), ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), padding, dimension_numbers=layout)
+
+    return jax.vjp(plain, *saved)[1](d.transpose(0, 2, 3, 1))
+
+
+_stem: Any = jax.custom_vjp(stem, nondiff_argnums=(2,))
+_stem.defvjp(_stem_forward, _stem_backward)
+
+
+def _layer(layer: "DenseLayer", x: jax.Array, height: int, width: int) -> jax.Array:
+    assert isinstance(layer.lgc, MaskedConv)
+    map = Map(height, width, layer.conv.activation == "hard_swish")
+    se, sfr = layer.se, layer.sfr
+    assert sfr is None or isinstance(sfr, MaskedConv)
+    parameters = Parameters(
+        lgc=_masked(layer.lgc),
+        conv=NormConv(layer.conv.norm.scale[...], layer.conv.norm.bias[...], layer.conv.kernel[...]),
+        se=None if se is None else Excitation(se.squeeze.kernel[...], se.excite.kernel[...]),
+        sfr=None if sfr is None else _masked(sfr),
+    )
+    masks = Masks(layer.lgc.mask[...], None if sfr is None else sfr.mask[...])
+    x, statistics = dense_layer(map, layer.conv.groups, x, parameters, masks)
+    values = x.shape[0] * height * width
+    _track(layer.lgc.norm, statistics.lgc, values)
+    _track(layer.conv.norm, statistics.conv, values)
+    if sfr is not None and statistics.sfr is not None:
+        _track(sfr.norm, statistics.sfr, values)
+    return x
+
+
+def _masked(conv: MaskedConv) -> NormConv:
+    return NormConv(conv.norm.scale[...], conv.norm.bias[...], conv.masked_kernel())
+
+
+def _track(norm: BatchNorm, seen: Statistics, values: int) -> None:
+    track(norm, jax.lax.stop_gradient(seen.mean), jax.lax.stop_gradient(seen.var), values)
