@@ -30,6 +30,7 @@ from cdnv2_jax.detection.pictures import write_examples
 from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.cost import cost_of
 from cdnv2_jax.detectors.detector import (
+    Classes,
     PyramidDetector,
     Targets,
     set_training_mode,
@@ -44,7 +45,6 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
 from cdnv2_jax.weights.checkpoint import save_detector
-from cdnv2_jax.weights.metadata import Classes
 from cdnv2_jax.weights.open import network_from
 
 

@@ -1,6 +1,7 @@
 """What both detectors have in common: backbone, pyramid, inputs and outputs, what trains."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 from flax import nnx
@@ -12,6 +13,23 @@ from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.valid_region import MULTIPLE
 from cdnv2_jax.networks.network import ModulePath, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """What a detector's labels stand for.
+
+    Attributes:
+      names: of the classes.
+      category_ids: of the same in COCO's files.
+    """
+
+    names: Sequence[str]
+    category_ids: Sequence[int]
+
+    def __post_init__(self):
+        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+        object.__setattr__(self, "category_ids", tuple(int(number) for number in self.category_ids))
 
 
 @jax.tree_util.register_dataclass

@@ -12,14 +12,14 @@ from jax import export
 
 from cdnv2_jax.data.canvas import CanvasPreparation, resize
 from cdnv2_jax.detectors.cost import cost_of
-from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import exported
 from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
-from cdnv2_jax.weights.metadata import Classes, detector_metadata
+from cdnv2_jax.weights.metadata import detector_metadata
 from cdnv2_jax.weights.programs import open_session, read_exported, run_session
 
 Canvas = tuple[int, int]

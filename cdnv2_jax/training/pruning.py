@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.devices import fetch
-from cdnv2_jax.layers.learned import ConnectionMask
+from cdnv2_jax.layers.learned import ConnectionMask, masked_convs
 from cdnv2_jax.pruning.prune import due_stages, layer_stage, prune_layers, sparsity, stages_passed
 from cdnv2_jax.training.step import TrainState
 
@@ -28,7 +28,7 @@ class Pruner:
         self._graph = graph
         model = self._look(state)
         self.reached: dict[int, int] = {}
-        for conv in model.masked_convs():
+        for conv in masked_convs(model):
             factor, stage = conv.condensation_factor, int(layer_stage(conv))
             self.reached[factor] = min(stage, self.reached.get(factor, stage))
 
@@ -60,7 +60,7 @@ class Pruner:
         absolute weights that the last call removed. In NumPy: nothing is compiled for a few figures."""
         model: Any = nnx.merge(self._graph, fetch(state.params), state.stats, state.masks)
         shares: dict[str, list[float]] = {"cut_connections": [], "cut_weight": []}
-        for conv, old, new in zip(model.masked_convs(), self._before, self._masks, strict=True):
+        for conv, old, new in zip(masked_convs(model), self._before, self._masks, strict=True):
             importance = np.abs(np.asarray(conv.connection_weights(), np.float64)).sum(-1)
             shares["cut_connections"].append(cut_share(np.ones_like(importance), old, new))
             shares["cut_weight"].append(cut_share(importance, old, new))
@@ -72,7 +72,7 @@ class Pruner:
         model: Any = nnx.merge(self._graph, state.params, state.stats, fetch(state.masks))
         self.stage, self.sparsity = stages_passed(model), float(sparsity(model))
         # Copies, as the state's masks are donated when they are pruned.
-        self._masks: Sequence[np.ndarray] = [np.array(conv.mask[...]) for conv in model.masked_convs()]
+        self._masks: Sequence[np.ndarray] = [np.array(conv.mask[...]) for conv in masked_convs(model)]
         return model
 
 

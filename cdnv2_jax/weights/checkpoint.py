@@ -16,13 +16,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detectors.build import build_detector
-from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import blank_network, family_of, find_family
 from cdnv2_jax.networks.network import Form, Network
-from cdnv2_jax.weights.metadata import Classes
 
 FORMAT = 1
 DETECTOR = "detector"

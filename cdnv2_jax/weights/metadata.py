@@ -9,7 +9,7 @@ from typing import Any
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
 from cdnv2_jax.detectors.cost import PartCost
-from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.networks.family import MODELS, count_flops
 from cdnv2_jax.networks.network import Network
@@ -60,23 +60,6 @@ class Usage:
         if usage.class_names and len(usage.class_names) != num_classes:
             raise ValueError(f"{len(usage.class_names)} names for {num_classes} classes")
         return usage
-
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """What a detector's labels stand for.
-
-    Attributes:
-      names: of the classes.
-      category_ids: of the same in COCO's files.
-    """
-
-    names: Sequence[str]
-    category_ids: Sequence[int]
-
-    def __post_init__(self):
-        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
-        object.__setattr__(self, "category_ids", tuple(int(number) for number in self.category_ids))
 
 
 @dataclasses.dataclass(frozen=True)

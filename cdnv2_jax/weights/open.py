@@ -14,22 +14,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.data.canvas import CanvasPreparation
-from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import MODELS, build_network
 from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
 from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
-from cdnv2_jax.weights.metadata import (
-    USAGE_KEY,
-    Classes,
-    Described,
-    Usage,
-    described,
-    parse_metadata,
-    usual_preparation,
-)
+from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_preparation
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.torch_file import (
     Weights,

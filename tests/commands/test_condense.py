@@ -71,7 +71,7 @@ def test_impossible_number_of_classes(classes: str, official: Path, shell: Shell
 def test_not_pruned(form: str, shell: Shell) -> None:
     save("masked", network(form))
     complaint = shell.refuses("main.py", "condense", "--checkpoint", "masked", "--output", "condensed")
-    assert "dense layer 1, learned group convolution" in complaint
+    assert "blocks/0/0/lgc: group 0 has" in complaint
     assert "prune the network to its last stage first" in complaint
 
 

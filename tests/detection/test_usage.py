@@ -9,7 +9,7 @@ import pytest
 from cdnv2_jax import UserError
 from cdnv2_jax.data.canvas import KEY, CanvasPreparation
 from cdnv2_jax.data.preparation import IMAGENET
-from cdnv2_jax.weights.metadata import Classes
+from cdnv2_jax.detectors.detector import Classes
 from cdnv2_jax.weights.open import OpenedDetector
 from tests.detection.tiny import tiny_detector
 

@@ -32,6 +32,7 @@ RUN = [
         "--editable '.[dev]'",
     ),
     Run("pip install jax flatbuffers", "tests/export/test_fresh_environment.py", '"flatbuffers"'),
+    Run("python examples/own_network.py", "tests/test_examples.py", '"own_network.py"'),
     # train
     Run(
         "python main.py train --config configs/digits.py.*", "tests/commands/conftest.py", '"train", "--config", DIGITS'

@@ -14,11 +14,12 @@ from cdnv2_jax.commands.main import main
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.data.sources import open as readers
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks import zoo as registry
+from cdnv2_jax.networks.family import MODELS
+from cdnv2_jax.networks.zoo import list_models
 from tests.docs.markdown import ROOT, python_blocks
 from tests.tables import table
 
-NETWORK, OVERRIDES, SOURCE, CONFIG, LOWERING, OVERRIDE = (
+NETWORK, OVERRIDES, FAMILY, SOURCE, CONFIG, LOWERING, OVERRIDE = (
     block.text for block in python_blocks(ROOT / "docs" / "extend.md")
 )
 
@@ -31,13 +32,23 @@ def run(*blocks: str) -> dict[str, Any]:
     return namespace
 
 
-def test_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
+def test_network() -> None:
     nnx = run(NETWORK, OVERRIDES)["nnx"]
-    model = create_model("cdnv2_tiny", rngs=nnx.Rngs(0))
-    model.eval()
-    assert jax.eval_shape(model, jnp.ones((1, 32, 32, 3))).shape == (1, 10)
-    assert registry.list_models("cdnv2_t*") == ["cdnv2_tiny"]
+    try:
+        model = create_model("cdnv2_tiny", rngs=nnx.Rngs(0))
+        model.eval()
+        assert jax.eval_shape(model, jnp.ones((1, 32, 32, 3))).shape == (1, 10)
+        assert list_models("cdnv2_t*") == ["cdnv2_tiny"]
+    finally:
+        del MODELS["cdnv2_tiny"]
+
+
+def test_family() -> None:
+    """The page shows the two lines around which the example is written."""
+    example = (ROOT / "examples" / "own_network.py").read_text(encoding="utf-8")
+    for line in ('Family("learned_resnet", ', "cdnv2_jax.register("):
+        assert line.strip() in FAMILY
+        assert line.strip(", ") in example.replace("\n    ", "")
 
 
 def test_overrides() -> None:

@@ -43,6 +43,11 @@ def official_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_official(tmp_path_factory.mktemp("official") / "model_best.pth.tar", contents)
 
 
+def test_layers() -> None:
+    page = run_page("docs/layers.md")
+    assert float(page["difference"]) < 1e-5
+
+
 @pytest.mark.slow  # cdnv2_a at full size: some seconds each to prune it and to run it layer by layer
 def test_readme(official_file: Path) -> None:
     shutil.copy(official_file, ".")

@@ -9,10 +9,9 @@ from cdnv2_jax import create_model
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import IMAGENET
 from cdnv2_jax.detectors.build import build_detector
-from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.detectors.settings import Kind
-from cdnv2_jax.weights.metadata import Classes
 from tests.detection.tiny import tiny_settings
 
 CANVAS = (64, 96)

@@ -14,11 +14,12 @@ from flax import nnx
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detectors.detector import Classes
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.export.classifier import FORMATS, export_classifier
 from cdnv2_jax.export.detector import detect, export_detector
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.metadata import Classes, Usage, usual_preparation
+from cdnv2_jax.weights.metadata import Usage, usual_preparation
 from cdnv2_jax.weights.programs import compiled_forward
 
 # Two environments are made, and eight networks of full size compiled for three sizes of batches: twenty minutes.

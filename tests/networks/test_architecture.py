@@ -131,7 +131,7 @@ def test_overrides(base: CondenseNetArchitecture, changes: dict[str, Any], expec
         ("growths", "did you mean 'growth'?"),
         ("condense_factor", "did you mean 'condensation_factor'?"),
         ("group", "did you mean 'groups'?"),
-        ("zzz", "there are bottleneck, conv_groups"),
+        ("zzz", "there are bottleneck, condensation_factor, conv_groups"),
     ],
 )
 def test_unknown_overrides(name: str, hint: str) -> None:

@@ -117,11 +117,11 @@ def test_masked_weights_are_moved_by_decay_alone():
     """No gradient reaches a removed connection, but weight decay and momentum still shrink it."""
     setup = make_setup()
     state, _ = Pruner(setup.graph, setup.state)(setup.state, 0.5)
-    conv = next(live_model(setup.graph, state).masked_convs())
+    conv = next(iter(live_model(setup.graph, state).masked_convs()))
     removed = ~np.asarray(conv.kernel_mask())
     before = np.asarray(conv.kernel[...])
     state, _ = setup.step(state, batch())
-    after = np.asarray(next(live_model(setup.graph, state).masked_convs()).kernel[...])
+    after = np.asarray(next(iter(live_model(setup.graph, state).masked_convs())).kernel[...])
     # Nesterov's first step moves by lr · (1 + momentum) · decay · w.
     np.testing.assert_allclose(after[removed], before[removed] * (1 - 0.05 * 1.9 * 1e-3), rtol=1e-5)
     assert not np.allclose(after[~removed], before[~removed] * (1 - 0.05 * 1.9 * 1e-3), rtol=1e-4)
@@ -146,7 +146,7 @@ def test_group_lasso_joins_the_gradient_not_the_reported_loss():
     state_plain, metrics_plain = plain.step(plain.state, batch())
     state_lasso, metrics_lasso = lasso.step(lasso.state, batch())
     assert float(metrics_plain["loss"]) == pytest.approx(float(metrics_lasso["loss"]), rel=1e-6)
-    kernels = [next(live_model(plain.graph, s).masked_convs()).kernel[...] for s in (state_plain, state_lasso)]
+    kernels = [next(iter(live_model(plain.graph, s).masked_convs())).kernel[...] for s in (state_plain, state_lasso)]
     assert float(jnp.abs(kernels[1]).sum()) < float(jnp.abs(kernels[0]).sum())
 
 

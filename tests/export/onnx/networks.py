@@ -10,6 +10,7 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Network
 from tests.detection.tiny import quick_jit
@@ -40,8 +41,9 @@ def small_network(what: str, *, whole: bool = False) -> Network:
         name, changes = PLAIN[what]
         return randomised(create_model(name, rngs=nnx.Rngs(0), **({} if whole else changes)))
     name, form = what.split()
-    blocks = len(model_entry(name).architecture.feature_channels) + 1
-    changes = {} if whole else {"stages": (2, *[1] * (blocks - 1)), "num_classes": 7}
+    architecture = model_entry(name).architecture
+    assert isinstance(architecture, CondenseNetArchitecture)
+    changes = {} if whole else {"stages": (2, *[1] * (len(architecture.stages) - 1)), "num_classes": 7}
     network = randomised(create_model(name, rngs=nnx.Rngs(0), **changes))
     prune(network, network.condensation_stages)
     return network if form == "masked" else condense(network, halve_classifier=form == "halved")

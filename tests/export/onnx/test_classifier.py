@@ -1,7 +1,5 @@
 """Models of classifiers give the logits of our own networks, whatever the family, form and batch."""
 
-from typing import Any, cast
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,8 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import classifier_to_onnx
 from cdnv2_jax.layers.condensed import CondensedGroupConv
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.family import FAMILIES, Family, build_network
+from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2, MobileNetV2Architecture
 from tests.export.onnx.networks import NETWORKS, PLAIN, V2, logits_of, run, small_network
 from tests.plain_models import SMALL_MOBILENET
 from tests.twin_models import assert_near
@@ -102,12 +102,14 @@ def test_images_that_are_too_small() -> None:
         classifier_to_onnx(small_network("cdnv2_a condensed"), image_size=8)
 
 
-def test_networks_of_another_kind() -> None:
-    class Own(nnx.Module):
-        architecture = SMALL_MOBILENET
+def test_networks_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnArchitecture(MobileNetV2Architecture):
+        """Of a family that says nothing about ONNX."""
 
-    with pytest.raises(UserError, match="a Own cannot be exported to ONNX"):
-        classifier_to_onnx(cast(Any, Own()), image_size=32)
+    monkeypatch.setitem(FAMILIES, "own", Family("own", OwnArchitecture, MobileNetV2))
+    network = build_network(OwnArchitecture(**vars(SMALL_MOBILENET)), name="small", rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="own"):
+        classifier_to_onnx(network, image_size=32)
 
 
 def test_pruning_and_condensing_give_the_same_model_twice() -> None:

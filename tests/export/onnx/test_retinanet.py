@@ -128,7 +128,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[int, int], str]] = {
     ),
     "no canvas": (lambda: detector_on("mobilenet"), (0, 64), "multiple of 32"),
     "kind": (lambda: tiny_detector("faster_rcnn"), (64, 64), "only a RetinaNet can be exported to ONNX"),
-    "backbone": (lambda: tiny_detector("retinanet"), (64, 64), "a detector on a TinyBackbone cannot be exported"),
+    "backbone": (lambda: tiny_detector("retinanet"), (64, 64), "no family has architectures of type TinyArchitecture"),
 }
 
 
