@@ -49,6 +49,7 @@ RUN = [
     Run("python main.py train --workdir .*--coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("python main.py train --coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("(python main.py|cdnv2) train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
+    Run("python main.py config .*", "tests/commands/test_config.py", '"config"'),
     # eval
     Run("python main.py eval --config configs/digits.py.*", "tests/commands/test_train.py", '"eval"'),
     Run(
