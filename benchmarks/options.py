@@ -72,7 +72,7 @@ def check_models(names: Sequence[str]) -> None:
     """Raise UserError unless all names are models of the CondenseNet family."""
     for name in names:
         if not isinstance(model_entry(name).architecture, CondenseNetArchitecture):
-            raise UserError(f"benchmarks are of CondenseNets, {name} is none")
+            raise UserError(f"benchmarks need a CondenseNet, which {name} is not")
 
 
 def run(parser: OneLineParser, script: Script, arguments: Sequence[str] | None) -> int:

@@ -41,7 +41,7 @@ def setting(
     help: str,
     default: Any = MISSING,
     *,
-    factory: Callable[[], Any] | Any = MISSING,
+    factory: Any = MISSING,
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
@@ -54,7 +54,7 @@ def setting(
     Args:
       help: one line that says what the field means.
       default: its value where none is given; without one, and without `factory`, the field must be given.
-      factory: makes the default where that is mutable.
+      factory: function without arguments that makes the default, where that is mutable.
       least: the lower end, included, of the range of a number or of every number of a tuple.
       most: the upper end, included.
       above: the lower end where that is not included.

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from rich.console import Console
 
 from cdnv2_jax.data.batches import BrokenImages, HostBatch, host_batches
@@ -110,7 +111,7 @@ class Training:
         """The network to evaluate and keep: with averaged weights if the run averages, else as it trains."""
         return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, state)
 
-    def unaveraged_model(self, state: TrainState) -> Any | None:
+    def unaveraged_model(self, state: TrainState) -> nnx.Module | None:
         """The network as it trains, where `evaluation_model` is another."""
         return live_model(self.experiment.graph, state) if self.experiment.config.ema_decay else None
 

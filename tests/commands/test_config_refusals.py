@@ -59,7 +59,10 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
         "model.overrides.bottleneck=0",
         ["config.model.overrides", "bottleneck", "got 0"],
     ),
-    "unequal numbers of blocks": ("model.overrides.growth=(8,)", ["stages and growth", "got 3 and 1"]),
+    "unequal numbers of blocks": (
+        "model.overrides.growth=(8,)",
+        ["stages, growth need one number", "got 3, 1"],
+    ),
 }
 
 

@@ -30,8 +30,8 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
             del registry[name]
 
 
-def entry(architecture: Architecture, **more: Published) -> ModelEntry:
-    return ModelEntry(architecture, 32, **more)
+def entry(architecture: Architecture, published: Published | None = None) -> ModelEntry:
+    return ModelEntry(architecture, 32, published=published)
 
 
 def test_known_by_name_and_twice_is_once() -> None:
