@@ -166,7 +166,7 @@ def test_report_draws_again(beside: Shell, runs: Path) -> None:
 def test_report_of_a_detector_alone(beside: Shell) -> None:
     beside.succeeds("main.py", "report", "--checkpoint", "faster_rcnn/masked", "--output", "page.html")
     page = HtmlPage(Path("page.html").read_text(encoding="utf-8"))
-    assert page.faults == [] and "cdnv2_a" in page.text and "masked, 7 of 7 condensation stages passed" in page.text
+    assert page.faults == [] and "cdnv2_a, masked, 10 learned layers, 7 of 7 condensation stages passed" in page.text
 
 
 def test_report_without_the_images(beside: Shell, runs: Path) -> None:
