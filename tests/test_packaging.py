@@ -66,7 +66,7 @@ def wheel(sdist: Path) -> zipfile.ZipFile:
 
 
 def test_sdist_is_the_checkout(sdist: Path) -> None:
-    """Whole: whoever unpacks it can run the tests. Built things and those of a checkout are left out."""
+    """The tests run from an unpacked sdist. Built things and those of a checkout are left out."""
     found = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
     found = {name for name in found if name.partition("/")[0] not in OF_SETUPTOOLS | {"dist", "build"}}
     assert found == {name for name in files_of_checkout() if name.partition("/")[0] not in NOT_IN_SDIST}

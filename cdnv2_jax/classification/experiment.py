@@ -24,7 +24,6 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
-from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
 from cdnv2_jax.training.experiment import Experiment
@@ -105,9 +104,6 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
 
     def backbone_of(self, model: Network) -> Network:
         return model
-
-    def condense(self, model: Network) -> Network:
-        return condense(model)
 
     def save(self, path: Path, model: Network, metadata: Mapping[str, Any]) -> None:
         usage = Usage(self.preparation, self.train_images.class_names)

@@ -40,7 +40,6 @@ from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
-from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
@@ -111,9 +110,6 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     def backbone_of(self, model: PyramidDetector) -> Network:
         return model.backbone
-
-    def condense(self, model: PyramidDetector) -> PyramidDetector:
-        return condense(model)
 
     def save(self, path: Path, model: PyramidDetector, metadata: Mapping[str, Any]) -> None:
         classes = Classes(self.train_images.class_names, self.train_images.category_ids)

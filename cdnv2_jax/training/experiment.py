@@ -19,6 +19,7 @@ from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import stages_passed
 from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
 from cdnv2_jax.report.learning import plot_run
@@ -164,10 +165,6 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         """The part that is pruned and condensed; of a classifier all of it."""
 
     @abc.abstractmethod
-    def condense(self, model: ModelT) -> ModelT:
-        """The condensed form of a masked network."""
-
-    @abc.abstractmethod
     def save(self, path: Path, model: ModelT, metadata: Mapping[str, Any]) -> None:
         """Saves a network as a checkpoint that every command opens, in place of one that is there."""
 
@@ -269,7 +266,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         form = self.backbone_of(trained).form_name
         models = {form: trained}
         if form == "masked":
-            models["condensed"] = self.condense(trained)
+            models["condensed"] = condense(trained)
         evaluations = {name: self.evaluate(model) for name, model in models.items()}
         live = None if unaveraged is None else self.evaluate(unaveraged)
         if not is_first_process():

@@ -26,7 +26,7 @@ RUN = (
 SLOWLY = """
 import signal, sys, time
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it, as nohup does
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and inherited so, under nohup
 {before}
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.training.records import RunLog
