@@ -16,7 +16,6 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.weights.torch_file import model_from_state_dict, state_dict_slots
 from tests.golden_format import deterministic_input, deterministic_state_dict
-from tests.quick_jit import quick_jit
 from tests.torch_twin import CondenseNetTwin, build_twin
 from tests.torch_twin.layers import MaskedPointwise
 
@@ -109,7 +108,7 @@ def forward(model: nnx.Module, *inputs: Any) -> Any:
 def call(model: nnx.Module, function: Callable[..., Any], *inputs: Any) -> Any:
     """`function(model, *inputs)`, compiled; the model keeps its state."""
     graph, state = nnx.split(model)
-    return quick_jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
+    return jax.jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
 
 
 class Derivatives(NamedTuple):
@@ -133,7 +132,7 @@ def derivatives(module: nnx.Module, x: np.ndarray, cotangent: np.ndarray) -> Der
         output = merged(x)  # pyright: ignore[reportCallIssue]
         return (output * cotangent).sum(), (output, nnx.state(merged, nnx.BatchStat))
 
-    differentiate = quick_jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))
+    differentiate = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))
     (gradients, inputs), (output, statistics) = differentiate(parameters, jnp.asarray(x), rest)
     in_place, stepped = nnx.clone(module), nnx.clone(module)
     nnx.update(in_place, gradients)

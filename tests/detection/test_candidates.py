@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,11 +12,10 @@ from cdnv2_jax.detectors.nms import best_detections, top_k_and_next
 from cdnv2_jax.detectors.settings import DetectorSettings
 from tests.detection import reference
 from tests.detection.tiny import random_boxes, tiny_settings
-from tests.quick_jit import quick_jit
 from tests.tables import table
 from tests.twin_models import assert_near
 
-run = quick_jit(best_detections, static_argnames="settings")
+run = jax.jit(best_detections, static_argnames="settings")
 
 
 def settings_of(**changes: Any) -> DetectorSettings:

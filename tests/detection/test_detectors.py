@@ -16,7 +16,6 @@ from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.errors import UserError
 from tests.detection.ops.oracles import iou
 from tests.detection.tiny import TinyBackbone, compiled, make_targets, tiny_detector, tiny_settings
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 SIZES = ((50, 90), (64, 40))
@@ -101,7 +100,7 @@ def gradients(kind: Kind):
     set_training_mode(detector)
     graph, parameters, rest = nnx.split(detector, nnx.Param, ...)
 
-    @quick_jit
+    @jax.jit
     def run(parameters, rest, weights, *inputs):
         def total(parameters):
             losses = nnx.merge(graph, parameters, rest).losses(*inputs)

@@ -1,11 +1,11 @@
 """Masks and anchors of pyramid levels."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cdnv2_jax.detectors.ops.anchors import level_anchors, level_anchors_inside, level_masks
 from tests.detection.torch_layers import pyramid_shapes
-from tests.quick_jit import quick_jit
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 
@@ -19,7 +19,7 @@ def test_masks_and_anchors_cover_the_same_cells() -> None:
     """A 33×64 image counts as 64×64, a 90×160 one as 96×160; two anchors per cell."""
     sizes = jnp.asarray([[33, 64], [90, 160]])
 
-    @quick_jit
+    @jax.jit
     def covered(sizes):
         maps = maps_of(STRIDES, 160, 224, batch=2)
         return level_masks(sizes, 160, 224, STRIDES), level_anchors_inside(maps, sizes, per_cell=2)

@@ -12,7 +12,6 @@ from cdnv2_jax.detectors.retinanet import RetinaNet
 from tests.detection import reference
 from tests.detection.test_candidates import found_in
 from tests.detection.tiny import compiled, tiny_detector
-from tests.quick_jit import quick_jit
 
 SIZE = (50, 60)
 
@@ -35,7 +34,7 @@ def test_detections_against_loops(per_level: int, pairs: int) -> None:
     inputs = jnp.asarray(images), jnp.asarray([SIZE])
     graph, state = nnx.split(detector)
 
-    @quick_jit
+    @jax.jit
     def outputs(state, *inputs):
         merged = nnx.merge(graph, state)
         maps, masks = merged.levels(*inputs)

@@ -13,7 +13,6 @@ from tests.detection import reference
 from tests.detection.test_losses import focal_by_torch
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near, forward
 
 STRIDES = (8, 16, 32)
@@ -66,7 +65,7 @@ def test_losses_against_loops() -> None:
     counted = random.random((3, len(anchors))) < 0.8
     boxes = random_boxes(random, 3, 64, 96)
     targets = make_targets([[(boxes[0], 0), (boxes[1], 1)], [(boxes[2], 2)], []], most=4)
-    found = quick_jit(retinanet_losses, static_argnames="settings")(
+    found = jax.jit(retinanet_losses, static_argnames="settings")(
         logits, deltas, anchors, counted, targets, settings=tiny_settings("retinanet")
     )
     class_sum, box_sum, positives, ignored = 0.0, 0.0, [], 0

@@ -14,7 +14,6 @@ from tests.detection import reference
 from tests.detection.ops.oracles import iou
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import linear, randomise
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near, forward
 
 
@@ -39,7 +38,7 @@ def test_initial_values() -> None:
         assert layer.bias is not None and not layer.bias[...].any()
 
 
-draw = quick_jit(sample_rois, static_argnames="settings")
+draw = jax.jit(sample_rois, static_argnames="settings")
 
 
 def test_samples() -> None:
@@ -97,7 +96,7 @@ def test_losses_against_loops() -> None:
     valid = np.array([[True] * 5 + [False], [True] * 4 + [False] * 2])
     samples = RoISamples(*(jnp.asarray(x) for x in (boxes, valid, labels, wanted)))
     settings = tiny_settings("faster_rcnn")
-    found = quick_jit(roi_losses, static_argnums=3)(jnp.asarray(logits), jnp.asarray(deltas), samples, settings)
+    found = jax.jit(roi_losses, static_argnums=3)(jnp.asarray(logits), jnp.asarray(deltas), samples, settings)
     entropy = F.cross_entropy(torch.from_numpy(logits[valid]), torch.from_numpy(labels[valid]), reduction="sum")
     distance, deviations = 0.0, (0.1, 0.1, 0.2, 0.2)
     for at in np.argwhere(valid & (labels < 3)):
@@ -116,5 +115,5 @@ def test_losses_without_any_sample() -> None:
         losses = roi_losses(logits, jnp.ones((1, 3, 3, 4)), samples, tiny_settings("faster_rcnn"))
         return losses["class_loss"] + losses["box_loss"]
 
-    value, gradient = quick_jit(jax.value_and_grad(total))(jnp.ones((1, 3, 4)))
+    value, gradient = jax.jit(jax.value_and_grad(total))(jnp.ones((1, 3, 4)))
     assert value == 0 and not gradient.any()

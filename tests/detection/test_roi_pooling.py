@@ -9,11 +9,10 @@ from cdnv2_jax.detectors.faster_rcnn import pool_boxes
 from cdnv2_jax.detectors.ops.anchors import level_masks
 from tests.detection.tiny import random_boxes, tiny_settings
 from tests.detection.torch_layers import pyramid_shapes, random_maps
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 STRIDES = (4, 8, 16, 32)
-pool = quick_jit(pool_boxes, static_argnames="settings")
+pool = jax.jit(pool_boxes, static_argnames="settings")
 
 
 def masks_of(size: tuple[int, int], height: int, width: int, batch: int = 1):
@@ -51,7 +50,7 @@ def test_no_gradient_reaches_what_lies_beyond_the_image() -> None:
     canvas = random_maps(pyramid_shapes(STRIDES, 128, 160, channels=3, batch=1))
     boxes, masks = jnp.asarray([[[0.0, 0, 96, 64], [80, 50, 96, 64]]]), masks_of((64, 96), 128, 160)
     settings = tiny_settings("faster_rcnn", roi_size=3)
-    gradient = quick_jit(jax.grad(lambda maps: pool_boxes(maps, masks, boxes, settings).sum()))(canvas)
+    gradient = jax.jit(jax.grad(lambda maps: pool_boxes(maps, masks, boxes, settings).sum()))(canvas)
     assert gradient[4].any()
     for stride, x in gradient.items():
         assert not x.at[:, : 64 // stride, : 96 // stride].set(0).any()

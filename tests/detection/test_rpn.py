@@ -13,7 +13,6 @@ from cdnv2_jax.detectors.rpn import ProposalLimits, RPNHead, propose, rpn_losses
 from tests.detection import reference
 from tests.detection.tiny import make_targets, random_boxes, tiny_settings
 from tests.detection.torch_layers import conv, nchw, pyramid_shapes, random_maps, randomise
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near, forward
 
 STRIDES = (8, 16, 32)
@@ -52,7 +51,7 @@ def test_initial_values() -> None:
         assert layer.bias is not None and not layer.bias[...].any()
 
 
-losses_of = quick_jit(rpn_losses, static_argnames="settings")
+losses_of = jax.jit(rpn_losses, static_argnames="settings")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_proposals_against_loops(limits: ProposalLimits) -> None:
         scores = objectness[level][order]
         merged += [(float(scores[n]), boxes[n]) for n in reference.suppressed(boxes, scores, limits.nms_threshold)]
     merged = sorted(merged, key=lambda one: -one[0])[: limits.total]
-    found = quick_jit(propose, static_argnames="limits")(
+    found = jax.jit(propose, static_argnames="limits")(
         *([jnp.asarray(x) for x in each] for each in (objectness, deltas, anchors, counted)),
         jnp.asarray(size),
         limits=limits,

@@ -13,7 +13,6 @@ from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import build_network, model_entry
 from tests.detection.tiny import TinyBackbone, tiny_detector
-from tests.quick_jit import quick_jit
 from tests.tables import table
 from tests.twin_models import SMALL_V2
 
@@ -73,7 +72,7 @@ def test_statistics_in_training(norm: Any, stages: int, kept: list[bool]) -> Non
     images = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
     graph, state = nnx.split(detector.backbone)
 
-    @quick_jit
+    @jax.jit
     def after(state):
         backbone = nnx.merge(graph, state, copy=True)
         backbone.features(images, jnp.asarray([[64, 64]] * 2))

@@ -19,7 +19,6 @@ from cdnv2_jax.layers.convolutions import normal
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.valid_region import halved, inside, valid_mask
 from cdnv2_jax.networks.network import Architecture, ModulePath, Network
-from tests.quick_jit import quick_jit
 
 WIDTHS = (4, 4, 6, 6, 8)
 """Channels at strides 2, 4, 8, 16 and 32."""
@@ -104,7 +103,7 @@ def tiny_detector(
 def compiled(detector: nnx.Module, method: str) -> Callable[..., Any]:
     """The detector's method under jit; with `of`, that of another one that differs in its weights alone."""
     graph, state = nnx.split(detector)
-    run = quick_jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))
+    run = jax.jit(lambda state, *inputs: getattr(nnx.merge(graph, state), method)(*inputs))
     return lambda *inputs, of=None: run(state if of is None else nnx.state(of), *inputs)
 
 

@@ -13,7 +13,6 @@ from tests.commands.detection_runs import config_of
 from tests.commands.runs import records_of
 from tests.commands.shell import REPOSITORY
 from tests.distributed.runs import finished
-from tests.quick_jit import QUICKLY
 
 
 def assert_same_losses(ours: list[dict[str, float]], theirs: list[dict[str, float]], rtol: float) -> None:
@@ -25,7 +24,10 @@ def assert_same_losses(ours: list[dict[str, float]], theirs: list[dict[str, floa
 @pytest.mark.slow  # a process that compiles the training steps of two small detectors, twice
 def test_steps_on_eight_devices() -> None:
     """In float64, as training multiplies rounding errors."""
-    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {QUICKLY}", "JAX_ENABLE_X64": "1"}
+    environment = {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        "JAX_ENABLE_X64": "1",
+    }
     command = (sys.executable, "-m", "tests.distributed.detector_on_devices")
     run = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

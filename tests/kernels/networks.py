@@ -16,7 +16,6 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import prune
-from tests.quick_jit import quick_jit
 
 V2 = CondenseNetArchitecture(
     stages=(2, 1, 2),
@@ -99,7 +98,7 @@ def run_with(model: Network, function: Callable[..., Any], *inputs: Any, **lower
     """`function(model, *inputs)`, compiled under an override."""
     graph, state = nnx.split(model)
     with override(**lowerings):
-        return quick_jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
+        return jax.jit(lambda state, *inputs: function(nnx.merge(graph, state), *inputs))(state, *inputs)
 
 
 def program(model: Network, images: jax.Array) -> str:

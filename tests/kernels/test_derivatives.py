@@ -12,7 +12,6 @@ from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images, run
-from tests.quick_jit import quick_jit
 from tests.twin_models import assert_near
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -26,7 +25,7 @@ def both(function: Any, *inputs: Any) -> tuple[Any, Any]:
     found = []
     for lowering in ("kernel", "layers"):
         with override(condensed_block=lowering, masked_block=lowering):
-            found.append(quick_jit(function)(*inputs))
+            found.append(jax.jit(function)(*inputs))
     return found[0], found[1]
 
 

@@ -28,7 +28,6 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import prune
 from tests.kernels.networks import V2, random_architecture, random_images
-from tests.quick_jit import quick_jit
 from tests.tables import table
 from tests.twin_models import assert_near
 
@@ -61,7 +60,7 @@ def step(model: Network, images: Any, lowering: str) -> Step:
         return jnp.square(logits - 1).sum(), (logits, nnx.state(merged, nnx.BatchStat))
 
     with override(training_block=lowering):
-        run = quick_jit(jax.grad(loss, has_aux=True))
+        run = jax.jit(jax.grad(loss, has_aux=True))
         gradients, (logits, statistics) = run(parameters, images)
     return Step(logits, nnx.to_pure_dict(gradients), nnx.to_pure_dict(statistics))
 
@@ -157,7 +156,7 @@ def derivatives(function: Any, *arguments: Any) -> Any:
         result, pull = jax.vjp(function, *arguments[:-1])
         return result, pull(arguments[-1])
 
-    return jax.tree.map(np.asarray, quick_jit(both)(*arguments))
+    return jax.tree.map(np.asarray, jax.jit(both)(*arguments))
 
 
 @table("batch, height, width", [(3, 1, 1), (2, 1, 7), (2, 2, 3), (3, 7, 1), (1, 7, 7), (3, 10, 33), (40, 3, 3)])

@@ -10,6 +10,7 @@ from flax import nnx
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.layers.lowering import override
 from cdnv2_jax.networks.network import Network
+from tests.plain_models import SMALL_MOBILENET, SMALL_SHUFFLENET
 
 LAYERS = {"condensed_block": "layers", "masked_block": "layers", "training_block": "layers"}
 
@@ -20,10 +21,16 @@ def condensed() -> Network:
     return condense(model)
 
 
-@pytest.mark.parametrize("name", ["cdnv2_cifar_110", "shufflenet_v2_x0_5", "mobilenet_v2_x1_0", "condensed"])
+SIZES: dict[str, dict[str, Any]] = {
+    "cdnv2_cifar_110": {"stages": (1, 1, 1)},
+    "shufflenet_v2_x0_5": vars(SMALL_SHUFFLENET),
+    "mobilenet_v2_x1_0": vars(SMALL_MOBILENET),
+}
+
+
+@pytest.mark.parametrize("name", [*SIZES, "condensed"])
 def test_tabulate(name: str) -> None:
-    sizes: dict[str, Any] = {"stages": (1, 1, 1)} if name.startswith("cdnv2") else {}
-    model = condensed() if name == "condensed" else create_model(name, rngs=nnx.Rngs(0), **sizes)
+    model = condensed() if name == "condensed" else create_model(name, rngs=nnx.Rngs(0), **SIZES[name])
     model.eval()
     images = jnp.ones((2, 32, 32, 3))
     before = model(images)

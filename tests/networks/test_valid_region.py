@@ -13,7 +13,6 @@ from flax import nnx
 from cdnv2_jax.layers.valid_region import at_stride, region_of, valid_mask
 from tests.kernels.networks import V2, condensed_network, masked_network, random_images
 from tests.plain_models import SMALL, plain_network
-from tests.quick_jit import quick_jit
 from tests.tables import table
 from tests.twin_models import assert_near
 
@@ -62,7 +61,7 @@ def compiled(name: str) -> Callable[..., tuple[dict[int, jax.Array], jax.Array]]
         maps = nnx.merge(graph, state).features(images, sizes)
         return sum((jnp.square(x).sum() for x in maps.values()), jnp.zeros(())), maps
 
-    @quick_jit
+    @jax.jit
     def both(state: nnx.State, images: jax.Array, sizes: jax.Array | None):
         gradient, maps = jax.grad(total, has_aux=True)(images, state, sizes)
         return maps, gradient

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import jax
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,7 +14,6 @@ from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Network
-from tests.detection.tiny import quick_jit
 from tests.plain_models import SMALL_MOBILENET, SMALL_SHUFFLENET
 
 V2 = ("cdnv2_a", "cdnv2_b", "cdnv2_c")
@@ -68,7 +68,7 @@ def randomised(network: Network) -> Network:
 def logits_of(network: Network, images: np.ndarray) -> np.ndarray:
     """Our own network's, for images [b, h, w, 3]."""
     graph, state = nnx.split(network)
-    return np.asarray(quick_jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+    return np.asarray(jax.jit(lambda state, images: nnx.merge(graph, state)(images))(state, images))
 
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
-from tests.detection.tiny import quick_jit, tiny_detector, tiny_settings
+from tests.detection.tiny import tiny_detector, tiny_settings
 from tests.export.onnx.networks import operations, run, small_network
 from tests.tables import table
 
@@ -43,7 +43,7 @@ def ours(detector: RetinaNet, images: np.ndarray) -> tuple[list[jax.Array], Dete
     graph, state = nnx.split(detector)
     sizes = jnp.array([images.shape[1:3]])
 
-    @quick_jit
+    @jax.jit
     def outputs(state, images):
         merged = nnx.merge(graph, state)
         logits, *_ = merged._outputs(images, sizes)
