@@ -1,4 +1,4 @@
-"""Official PyTorch checkpoints → ours, and back.
+"""Convert official PyTorch checkpoints to ours, and back.
 
 python convert_torch_weights.py --model cdnv2_a --input X.pth.tar --output PATH [--condense]
 python convert_torch_weights.py --model cdnv2_a --input PATH --output X.pth.tar --to-torch

@@ -1,11 +1,11 @@
-"""The command line: parses arguments and calls the package, nothing else.
+"""The command line of the package.
 
     python main.py train    --config configs/digits.py --workdir runs/digits [--config.key=value …]
     python main.py eval     --config configs/digits.py --checkpoint PATH
     python main.py condense --checkpoint PATH --output PATH
     python main.py report   --workdir DIR
 
-A mistake of the user's is one line on standard error and exit status 2.
+A user's mistake is reported in one line on standard error, with exit status 2.
 """
 
 import sys

@@ -43,20 +43,20 @@ _HOMES = {
 }
 
 
-# Hidden from type checkers, which would take any name for one of ours.
+# Hidden from type checkers, which would otherwise accept any attribute of the package.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
             return _version()
-        # Imported on first use: `main.py --help` and a mistyped flag need not wait for JAX.
+        # Imported on first use, so that `main.py --help` and a mistyped flag do not wait for JAX.
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def _version() -> str:
-    """The installed package's; a checkout that is not installed has none."""
+    """Return the version of the installed package, or "0+unknown" in a checkout that is not installed."""
     from importlib import metadata
 
     try:

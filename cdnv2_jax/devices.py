@@ -15,22 +15,22 @@ AXIS = "data"
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of a run, one or many, of one process or many.
+    """The devices of a run, in one process or several.
 
     Attributes:
-      mesh: one axis, `AXIS`, over all of them.
+      mesh: a mesh over all of them, with the single axis `AXIS`.
     """
 
     mesh: Mesh
 
     @classmethod
     def all(cls) -> "Devices":
-        """All devices that JAX knows of, on every host."""
+        """Return all devices that JAX knows of, on every host."""
         return cls(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
 
     @classmethod
     def first_of_this_process(cls) -> "Devices":
-        """One device of this process; what runs there needs no other process."""
+        """Return the first device of this process; computations on it involve no other process."""
         devices = jax.local_devices()[:1]
         return cls(jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices))
 
@@ -40,12 +40,12 @@ class Devices:
 
     @property
     def split(self) -> NamedSharding:
-        """The sharding of batches, along the first axis of every array."""
+        """The sharding of batches: along the first axis of every array."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
     @property
     def everywhere(self) -> NamedSharding:
-        """The sharding of state, a whole copy on every device."""
+        """The sharding of state: a whole copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     def __str__(self) -> str:
@@ -54,40 +54,40 @@ class Devices:
         return f"{self.count} {kind} device{'s' if self.count > 1 else ''}{hosts}"
 
     def wait_for_all(self, name: str) -> None:
-        """Waits until every process has reached this point."""
+        """Wait until every process has reached this point."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices(name)
 
     def check_batch(self, batch_size: int, what: str) -> None:
-        """UserError unless every device gets equally many of `batch_size` samples."""
+        """Raise UserError unless `batch_size` divides evenly among the devices."""
         if batch_size % self.count:
             below = batch_size - batch_size % self.count
             near = f"{below} or {below + self.count}" if below else f"{self.count}"
             raise UserError(f"{what} {batch_size} cannot be split evenly over {self.count} devices: use {near}")
 
     def put_batch(self, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows of a batch → the global batch, sharded over all devices."""
+        """Combine every process's rows of a batch into the global batch, sharded over all devices."""
         return {name: jax.make_array_from_process_local_data(self.split, array) for name, array in rows.items()}
 
     def replicate(self, tree: Any) -> Any:
-        """A tree whose arrays have the same values on every process → copies on every device."""
+        """Copy a tree whose arrays have the same values in every process to every device."""
         return jax.tree.map(self._replicate, tree)
 
     def _replicate(self, array: Any) -> jax.Array:
         if isinstance(array, jax.Array) and array.sharding == self.everywhere:
             return array
         local = np.asarray(array)
-        # Copies: the result may be donated, and on a CPU it could share its memory with `array`.
+        # Copied, because the result may be donated and on a CPU could otherwise share memory with `array`.
         return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
 
 
 def fetch(tree: Any) -> Any:
-    """A tree of replicated arrays → NumPy arrays."""
+    """Convert a tree of replicated arrays to NumPy arrays."""
     return jax.tree.map(lambda array: np.asarray(array.addressable_data(0)), tree)
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes files and prints."""
+    """Return whether this is the process that writes files and prints."""
     return jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""Errors that the user can correct, and how they are phrased."""
+"""Errors that the user can correct, and helpers for their messages."""
 
 import importlib
 from typing import Any
@@ -16,7 +16,7 @@ class LostProcess(RuntimeError):
 
 
 def shorten(items: list[str], most: int = 8) -> str:
-    """Join items by commas, cut after `most` with the number of the rest."""
+    """Join items with commas; after the first `most`, only count the rest."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
 
@@ -27,14 +27,14 @@ def one_line(error: BaseException, longest: int = 300) -> str:
     while (
         isinstance(message, Exception) and len(message.args) == 1 and isinstance(message, LookupError | AttributeError)
     ):
-        message = message.args[0]  # a KeyError prints its message in quotes, and some wrap one another
+        message = message.args[0]  # a KeyError prints its message in quotes, and some errors wrap another
     lines = [line.strip() for line in str(message).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def import_optional(module: str, extra: str) -> Any:
-    """Import a module; if it is missing, raise a UserError that names the extra of this package which installs it."""
+    """Import a module; if it is missing, raise a UserError that names the extra which installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

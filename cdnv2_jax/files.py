@@ -1,4 +1,4 @@
-"""Atomic writes to disk, and refusal to overwrite what was not meant."""
+"""Atomic writes to disk, and protection against overwriting by accident."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from cdnv2_jax.errors import UserError, one_line
 
 
 def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
-    """Raise UserError when `path` exists and may not be replaced; a `file` never replaces a directory."""
+    """Raise UserError if `path` exists and may not be replaced; a `file` never replaces a directory."""
     if file and path.is_dir():
         raise UserError(f"{path} exists and is a directory: give the path of a file")
     if path.exists() and not overwrite:
@@ -32,9 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     Until then, and when the block fails, `path` stays as it was.
 
     Raises:
-      UserError: the operating system refuses.
+      UserError: the operating system refuses the write.
     """
-    # In a directory of its own, so that a library's temporary files beside its output are removed with it.
+    # A directory of its own, so that a library's temporary files beside its output are removed with it.
     scratch = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,5 +56,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_directory() -> Path:
-    """Directory of reproducible files that later runs reuse: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
+    """Return the directory of files that later runs reuse or rebuild: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax"

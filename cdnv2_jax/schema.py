@@ -1,10 +1,10 @@
-"""Settings: frozen dataclasses whose fields say what they mean and what they may be.
+"""Settings: frozen dataclasses whose fields carry a description and the values that they allow.
 
 @settings
 class Data:
     source: str = setting("name of the data source")
     batch_size: int = setting("images per update", least=1)
-    std: tuple[float, float, float] = setting("of each channel", default=(0.5, 0.5, 0.5), least=1e-6)
+    std: tuple[float, float, float] = setting("standard deviations", default=(0.5, 0.5, 0.5), least=1e-6)
 
     def __post_init__(self):
         check(self)
@@ -30,11 +30,11 @@ Fields = Mapping[str, "Field"]
 
 
 class FieldError(UserError):
-    """A field's value is refused; the message starts with the field's name."""
+    """An invalid value of a field; the message starts with the field's name."""
 
 
 class Text(str):
-    """A value as the command line gives it; the field that it is for decides how it is read."""
+    """A value as given on the command line; its field decides how to parse it."""
 
 
 def setting(
@@ -49,18 +49,18 @@ def setting(
     entries: "Callable[[Mapping[str, Any]], Fields] | None" = None,
     makes: str = "",
 ) -> Any:
-    """A field of a dataclass.
+    """Declare a field of a settings class.
 
     Args:
       help: one line that says what the field means.
-      default: its value where none is given; without one, and without `factory`, the field must be given.
-      factory: function without arguments that makes the default, where that is mutable.
-      least: the lower end, included, of the range of a number or of every number of a tuple.
-      most: the upper end, included.
-      above: the lower end where that is not included.
+      default: the default value; without `default` or `factory` the field is required.
+      factory: function without arguments that makes a mutable default.
+      least: lower bound, inclusive, of a number or of every number in a tuple.
+      most: upper bound, inclusive.
+      above: lower bound, exclusive.
       filled: whether a tuple of any length must hold at least one entry.
-      entries: of a mapping: the values of the fields before it → the fields that the mapping may hold.
-      makes: of a mapping: the property that makes a dataclass of it.
+      entries: for a mapping, a function from the values of the fields before it to the fields that it may hold.
+      makes: for a mapping, the property that builds a dataclass from it.
     """
     rules = {"least": least, "most": most, "above": above, "filled": filled, "entries": entries, "makes": makes}
     return dataclasses.field(default=default, default_factory=factory, metadata={"help": help, **rules})
@@ -68,7 +68,7 @@ def setting(
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, dataclasses.field))
 def settings(cls: type[Settings]) -> type[Settings]:
-    """Makes a frozen, keyword-only dataclass and lists its own fields with their help in its docstring."""
+    """Make a frozen, keyword-only dataclass and list its own fields with their help in its docstring."""
     made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     own = [field for field in dataclasses.fields(made) if field.name in cls.__annotations__]
     lines = [f"  {field.name}: {field.metadata['help']}." for field in own]
@@ -78,7 +78,7 @@ def settings(cls: type[Settings]) -> type[Settings]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field of a dataclass, or an entry of a mapping: its name, type and default, and what `setting` says of it."""
+    """A field of a dataclass, or an entry of a mapping: its name, type, default and the arguments of `setting`."""
 
     name: str
     hint: Any
@@ -93,17 +93,17 @@ class Field:
 
     @property
     def kind(self) -> Any:
-        """The type, of `X | None` X."""
+        """The type; X for `X | None`."""
         return _without_none(self.hint)
 
     @property
     def base(self) -> Any:
-        """The type without its arguments: `tuple` of `tuple[int, ...]`."""
+        """The type without its arguments: `tuple` for `tuple[int, ...]`."""
         return typing.get_origin(self.kind) or self.kind
 
     @property
     def part(self) -> type | None:
-        """The dataclass that the field holds, if it holds one."""
+        """The dataclass that the field holds, or None."""
         return self.kind if isinstance(self.kind, type) and dataclasses.is_dataclass(self.kind) else None
 
     @property
@@ -113,12 +113,12 @@ class Field:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values that are allowed, where they can be listed."""
+        """The allowed values; empty if they cannot be listed."""
         return typing.get_args(self.kind) if self.base is Literal else (False, True) if self.kind is bool else ()
 
     @property
     def allowed(self) -> str:
-        """What the field may be, in words that follow "must be"."""
+        """The allowed values in words that follow "must be"."""
         return f"{self._allowed()}, or None" if self.optional else self._allowed()
 
     def _allowed(self) -> str:
@@ -129,25 +129,25 @@ class Field:
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if self.base not in (int, float):
-            return {str: "a string", dict: "fields with values"}.get(self.base) or f"a {self.base.__name__}"
+            return {str: "a string", dict: "a mapping of fields to values"}.get(self.base) or f"a {self.base.__name__}"
         if self.least is not None and self.most is not None:
             limits = f"in [{self.least}, {self.most}]"
         else:
-            ends = {"above {}": self.above, "{} or more": self.least, "at most {}": self.most}
+            ends = {"> {}": self.above, ">= {}": self.least, "<= {}": self.most}
             limits = " and ".join(words.format(end) for words, end in ends.items() if end is not None)
         if self.base is int:
-            return f"{limits} and whole" if limits else "a whole number"
+            return f"an integer {limits}" if limits else "an integer"
         return f"a number {limits}" if limits else "a finite number"
 
     def _entry(self) -> "Field":
         return dataclasses.replace(self, hint=typing.get_args(self.kind)[0])
 
     def checked(self, value: Any, beside: Mapping[str, Any] | None = None) -> Any:
-        """The value as the field holds it; FieldError where it is not allowed.
+        """Return the value as the field stores it; FieldError if it is not allowed.
 
         Args:
-          value: of any type; lists become tuples and whole numbers floats where the field says so.
-          beside: of a mapping's field, the values of the fields before it.
+          value: of any type; lists become tuples and integers become floats if the field's type requires it.
+          beside: for a mapping, the values of the fields before it.
         """
         if isinstance(value, Text):
             value = self.read(value)
@@ -193,7 +193,7 @@ class Field:
             return {key: known[key].checked(entry) for key, entry in value.items()}
 
     def read(self, text: str) -> Any:
-        """The value that a text stands for: itself for strings, else what it is in Python; itself if it is nothing."""
+        """Parse text: unchanged for a string field, otherwise as a Python literal; unchanged too if it is not one."""
         if self.base is str or (self.base is Literal and isinstance(self.choices[0], str) and text != "None"):
             return str(text)
         if self.kind is bool:
@@ -206,12 +206,12 @@ class Field:
 
 
 def check(instance: Any) -> None:
-    """Checks every field of a dataclass against its type and its range; to be called in `__post_init__`.
+    """Check every field of a dataclass against its type and range; call it in `__post_init__`.
 
-    Lists become tuples and whole numbers become floats where the field says so.
+    Lists become tuples and integers become floats if the field's type requires it.
 
     Raises:
-      FieldError: names the field, what it may be and what was given.
+      FieldError: an invalid value; the message names the field, the allowed values and the given one.
     """
     known = fields_of(type(instance))
     for name, field in known.items():
@@ -226,18 +226,18 @@ def check(instance: Any) -> None:
 
 
 def build(cls: type[Settings], values: Any, where: str) -> Settings:
-    """Makes a dataclass from a mapping, nested dataclasses from nested mappings.
+    """Build a dataclass from a mapping, and nested dataclasses from nested mappings.
 
     Args:
       cls: the dataclass.
-      values: field → value.
-      where: the name of the whole in messages, such as "config".
+      values: mapping from field names to values.
+      where: the name of the mapping in messages, such as "config".
 
     Raises:
-      UserError: a field is unknown, missing or refused; the message has its full dotted name.
+      UserError: a field is unknown, missing or invalid; the message gives its full dotted name.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} must hold fields, got {_shown(values)}")
+        raise UserError(f"{where} must be a mapping of fields, got {_shown(values)}")
     known = fields_of(cls)
     refuse_unknown(values, known, where)
     if missing := [f"{where}.{name}" for name in known if known[name].default is MISSING and name not in values]:
@@ -255,7 +255,7 @@ def build(cls: type[Settings], values: Any, where: str) -> Settings:
 
 @contextlib.contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Completes the names in the errors of a `with` block: what is said of field `name` is said of `where.name`."""
+    """Prefix errors raised in the `with` block with `where`: field `name` becomes `where.name`."""
     try:
         yield
     except FieldError as error:
@@ -265,7 +265,7 @@ def naming(where: str) -> Iterator[None]:
 
 
 def refuse_unknown(names: Iterable[Any], known: Collection[str], what: str) -> None:
-    """Raises a FieldError for the first name that is not known, with the nearest one that is."""
+    """Raise FieldError for the first unknown name, suggesting the nearest known one."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -275,7 +275,7 @@ def refuse_unknown(names: Iterable[Any], known: Collection[str], what: str) -> N
 
 @functools.cache
 def fields_of(cls: type) -> dict[str, Field]:
-    """The fields of a dataclass by name."""
+    """Return the fields of a dataclass by name."""
     hints = typing.get_type_hints(cls)
     found = {}
     for field in dataclasses.fields(cls):
@@ -285,7 +285,7 @@ def fields_of(cls: type) -> dict[str, Field]:
 
 
 def flat_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data": {"source": …}} → {"data.source": …}."""
+    """Flatten nested mappings: {"data": {"source": …}} → {"data.source": …}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flat_fields(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -308,5 +308,5 @@ def _without_none(hint: Any) -> Any:
         return hint
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if len(kinds) != 1:
-        raise TypeError(f"a field holds one type, or that and None, not {hint}")
+        raise TypeError(f"a field must have one type, or one type and None, not {hint}")
     return kinds[0]

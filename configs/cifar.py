@@ -1,10 +1,10 @@
-"""CIFAR-10 and CIFAR-100: CondenseNetV2-110 and -146 beside their CondenseNet baselines, the recipe of CondenseNet.
+"""CIFAR-10 and CIFAR-100: CondenseNetV2-110 and -146 and their CondenseNet baselines, with CondenseNet's recipe.
 
     python main.py train --config configs/cifar.py:condensenet_86,cifar10 --workdir runs/86 \
         --config.data.directory=/data/cifar
 
 Data: cifar-10-binary.tar.gz or cifar-100-binary.tar.gz under `config.data.directory`, see docs/data.md.
-Expected error in per cent, published, none of it reproduced here:
+Expected error in per cent (published, not reproduced here):
 
     model             CIFAR-10  CIFAR-100  source
     condensenet_50        6.22             README of the official CondenseNet
@@ -17,12 +17,12 @@ Expected error in per cent, published, none of it reproduced here:
     cdnv2_cifar_110       4.65      23.94  README of the official CondenseNetV2
     cdnv2_cifar_146       4.35      22.52
 
-The architectures of the last two were never published: ours are reconstructions that have the published size, trained
-by the recipe of the others.
+The architectures of the last two were never published. Ours are reconstructions with the published size, trained with
+the same recipe as the others.
 Recipe: 300 epochs, batch 64, SGD 0.1, cosine, weight decay 1e-4, images shifted by up to 4 pixels and flipped.
 Cost: 234,300 updates of 64 images; days on 2 CPU cores (nine for cdnv2_cifar_110), unmeasured on accelerators.
 
-`:MODEL,DATASET,smoke` is the same with one layer in each block, on eight generated images, for a single step.
+`:MODEL,DATASET,smoke` is the same with one layer per block, on eight generated images, for a single step.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def get_config(variant: str = "condensenet_86,cifar10") -> ConfigDict:
-    """`MODEL,DATASET` of `MODELS` and `CLASSES`; `MODEL,DATASET,smoke` for a single step."""
+    """Return the config of `MODEL,DATASET` from `MODELS` and `CLASSES`; `MODEL,DATASET,smoke` for a single step."""
     model, dataset, smoke = (*variant.split(","), "", "")[:3]
     if model not in MODELS or dataset not in CLASSES or smoke not in ("", "smoke") or variant.count(",") > 2:
         raise ValueError(

@@ -7,20 +7,20 @@
 
 Data: `annotations/instances_{train,val}2017.json`, `train2017/*.jpg` and `val2017/*.jpg` under
 `config.data.directory`; or, with `--config.data.source=tfds`, TensorFlow Datasets' coco/2017: see docs/data.md.
-Checkpoint: a classifier trained on ImageNet, ours or official (of ShuffleNetV2 and MobileNetV2: torchvision's or
-Megvii's). A masked CondenseNetV2 that is not fully pruned is pruned on in the first half of the run.
-Expected mAP, published, none of it reproduced here (CondenseNetV2 paper, table of detection results): in per cent
+Checkpoint: a classifier trained on ImageNet, ours or official (for ShuffleNetV2 and MobileNetV2: torchvision's or
+Megvii's). A masked CondenseNetV2 that is not fully pruned is pruned further in the first half of the run.
+Expected mAP in per cent (published in the CondenseNetV2 paper's table of detection results, not reproduced here):
 
     Faster R-CNN  shufflenet_v2_x0_5 22.1, cdnv2_a 23.5, shufflenet_v2_x1_0 27.4, cdnv2_b 27.9,
                   mobilenet_v2_x1_0 30.6, shufflenet_v2_x1_5 30.2, cdnv2_c 31.4
     RetinaNet     mobilenet_v2_x1_0 29.7, shufflenet_v2_x1_5 29.1, cdnv2_c 31.7
 
-Recipe: 12 epochs, batch 16, SGD 0.02 (Faster R-CNN) or 0.01 (RetinaNet), a tenth after 8 and 11 epochs, 500 steps of
-warm-up; statistics of batch normalisation frozen, stem and first block frozen: mmdetection 2.11's "1x", as the paper
-says no more than that it used that code.
+Recipe: 12 epochs, batch 16, SGD 0.02 (Faster R-CNN) or 0.01 (RetinaNet), divided by 10 after 8 and 11 epochs, 500 steps
+of warm-up; BatchNorm statistics, stem and first block frozen. This is mmdetection 2.11's "1x" schedule, because the
+paper says only that it used that code.
 Cost: 87,960 updates (1.4 million images of up to 1333 × 800 pixels); meant for GPUs or TPUs.
 
-`:retinanet,cdnv2_c,smoke` is a single step from drawn weights on a few drawn shapes, with a narrow detector.
+`:retinanet,cdnv2_c,smoke` is a single step from random initialisation on a few drawn shapes, with a narrow detector.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ from cdnv2_jax.report.published import PUBLISHED
 
 
 def get_config(variant: str = "retinanet,cdnv2_c") -> ConfigDict:
-    """DETECTOR,BACKBONE as in `PUBLISHED`; DETECTOR,BACKBONE,smoke for a single step."""
+    """Return the config of DETECTOR,BACKBONE from `PUBLISHED`; DETECTOR,BACKBONE,smoke for a single step."""
     detector, _, rest = variant.partition(",")
     backbone, _, smoke = rest.partition(",")
     if backbone not in PUBLISHED.get(detector, ()) or smoke not in ("", "smoke"):

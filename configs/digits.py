@@ -1,4 +1,4 @@
-"""A small CondenseNetV2 on scikit-learn's digits: the whole life of a network in a few minutes on a laptop.
+"""A small CondenseNetV2 on scikit-learn's digits: trained, pruned and condensed in a few minutes on a laptop.
 
     python main.py train --config configs/digits.py --workdir runs/digits
 
@@ -6,14 +6,14 @@ Data: 1,797 real 8×8 digits that come with scikit-learn, shown at 16×16; 360 o
 Expected: ≥ 98 % top-1 on the held-out digits, masked and condensed alike (own measurement, see README).
 Cost: about two minutes on 2 CPU cores.
 
-`configs/digits.py:smoke` is the same shrunk to a few steps.
+`configs/digits.py:smoke` is the same, shortened to a few steps.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(variant: str = "full") -> ConfigDict:
-    """`full`, or `smoke` for a run of a few steps."""
+    """Return the config `full`, or `smoke` for a run of a few steps."""
     if variant not in ("full", "smoke"):
         raise ValueError(f"configs/digits.py has the variants 'full' and 'smoke', not {variant!r}")
     config = ConfigDict()

@@ -6,12 +6,12 @@
 
 Data: `train` and `val` under `config.data.directory`, a folder per class in each; or another source of docs/data.md.
 Checkpoint: ours or official, masked or condensed; a condensed one stays condensed. Its classifier is replaced when the
-number of classes differs. A masked network that is not fully pruned is pruned on, in the first half of the run.
+number of classes differs. A masked network that is not fully pruned is pruned further in the first half of the run.
 Expected: nothing is published; the figures depend on your data.
 Cost: on 2 CPU cores about 25 ms per training image with cdnv2_a at 224 pixels.
 
-`:cdnv2_a,smoke` is a single step from drawn weights, with one layer in each block, on eight generated images; also
-`:mobilenet_v2_x1_0,smoke`, whole.
+`:cdnv2_a,smoke` is a single step from random initialisation, with one layer per block, on eight generated images;
+`:mobilenet_v2_x1_0,smoke` does the same with the whole network.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ MODELS = (
 
 
 def get_config(variant: str = "cdnv2_a") -> ConfigDict:
-    """Fine-tuning of one of `MODELS`; `MODEL,smoke` for a single step."""
+    """Return the config to fine-tune one of `MODELS`; `MODEL,smoke` for a single step."""
     model, _, smoke = variant.partition(",")
     if model not in MODELS or smoke not in ("", "smoke"):
         raise ValueError(f"configs/finetune.py has {', '.join(MODELS)}, each also as MODEL,smoke, not {variant!r}")

@@ -6,15 +6,15 @@
 
 Data: `train` and `val` under `config.data.directory`, a folder per class in each. `--config.data.source=imagenet_tars`
 reads the original tars, `tfds` an array_record data set: see docs/data.md.
-Expected top-1 error, published, none of it reproduced here: A 35.6, B 28.1, C 24.1 (README of the official
+Expected top-1 error in per cent (published, not reproduced here): A 35.6, B 28.1, C 24.1 (README of the official
 CondenseNetV2); CondenseNet-74 26.2 with C = G = 4, 29.0 with 8 (README of the official CondenseNet).
-Recipes: cdnv2_*: 350 epochs, batch 1024, SGD 0.4, cosine, label smoothing, EMA, RandAugment, random erasing, as the
-official README's command. CondenseNet-74: 120 epochs, batch 256, SGD 0.1, cosine, group lasso 1e-5, as the official
-script. Statistics of batch normalisation are those of each device's part of the batch, as in the official runs.
-Rates are for the batch written here and are scaled with it.
+Recipes: cdnv2_*: 350 epochs, batch 1024, SGD 0.4, cosine, label smoothing, EMA, RandAugment, random erasing, as in the
+official README's command. CondenseNet-74: 120 epochs, batch 256, SGD 0.1, cosine, group lasso 1e-5, as in the official
+script. BatchNorm statistics are those of each device's part of the batch, as in the official runs. Learning rates are
+for the batch size given here and scale with it.
 Cost: the official runs took 8 GPUs for days; 350 epochs are 437,850 updates (448 million images).
 
-`:cdnv2_a,smoke` is the same with one layer in each block, on eight generated images, for a single step.
+`:cdnv2_a,smoke` is the same with one layer per block, on eight generated images, for a single step.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ V1 = ("condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
 
 
 def get_config(variant: str = "cdnv2_a") -> ConfigDict:
-    """The recipe of a model of `V2` or `V1`; `MODEL,smoke` for a single step of it."""
+    """Return the recipe of a model in `V2` or `V1`; `MODEL,smoke` for a single step of it."""
     model, _, smoke = variant.partition(",")
     if model not in V2 + V1 or smoke not in ("", "smoke"):
         raise ValueError(f"configs/imagenet.py has {', '.join(V2 + V1)}, each also as MODEL,smoke, not {variant!r}")

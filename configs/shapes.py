@@ -1,15 +1,15 @@
-"""Detection of drawn shapes: the whole life of a detector in a quarter of an hour on a laptop, from drawn weights.
+"""Detection of drawn shapes: a detector trained from random initialisation in a quarter of an hour on a laptop.
 
     python main.py train --config configs/shapes.py:retinanet,cdnv2_a --workdir runs/shapes
     python main.py train --config configs/shapes.py:faster_rcnn,cdnv2_a --workdir runs/shapes_rcnn
 
 Data: images with circles, squares, triangles, stars and crosses, drawn at first use into COCO's own format (JSON and
-image files), landscape and portrait, with overlaps, crowds and images that hold nothing (`detection/data/shapes.py`).
+image files), landscape and portrait, with overlaps, crowds and images without objects (`detection/data/shapes.py`).
 Expected: AP50 0.86 (RetinaNet) and 0.87 (Faster R-CNN) on held-out images with cdnv2_a, masked and condensed alike (own
 measurement, see docs/detection.md).
 Cost: 13 to 14 minutes on 2 CPU cores.
 
-`:retinanet,cdnv2_a,smoke` is a single step on a few images, with one layer in each block.
+`:retinanet,cdnv2_a,smoke` is a single step on a few images, with one layer per block.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ BACKBONES = (
 
 
 def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
-    """DETECTOR,BACKBONE of `DETECTORS` and `BACKBONES`; DETECTOR,BACKBONE,smoke for a single step."""
+    """Return the config of DETECTOR,BACKBONE from `DETECTORS` and `BACKBONES`; DETECTOR,BACKBONE,smoke for one step."""
     detector, _, rest = variant.partition(",")
     backbone, _, smoke = rest.partition(",")
     if detector not in DETECTORS or backbone not in BACKBONES or smoke not in ("", "smoke"):
@@ -35,13 +35,12 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config = ConfigDict()
     config.task = "detection"
     config.seed = 0
-    # RetinaNet has every anchor to learn from, most of them background: it takes longer.
+    # RetinaNet trains on every anchor, most of them background, and takes longer.
     config.epochs = 7 if detector == "retinanet" else 5
 
     config.model = ConfigDict({"detector": detector, "backbone": backbone, "num_classes": 5, "dtype": "float32"})
     config.model.checkpoint = ""
-    # Weights are drawn, so that nothing of them is worth freezing; the images and objects are small, and so may the
-    # detector be.
+    # Random initial weights are not worth freezing. Images and objects are small, so the detector can be small too.
     config.model.settings = ConfigDict({"norm": "trained", "frozen_stages": 0, "fpn_channels": 64})
     if detector == "retinanet":
         config.model.settings.update({"head_convs": 2, "anchor_scale": 2.0})
@@ -60,7 +59,7 @@ def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     config.data.eval_batch_size = 16
     config.data.flip = True
 
-    # From drawn weights AdamW gets as far as SGD in half the steps.
+    # From random initialisation, AdamW gets as far as SGD in half the steps.
     rate = 0.003 if detector == "retinanet" else 0.002
     config.optimizer = ConfigDict({"name": "adamw", "learning_rate": rate, "warmup_from": 0.00002})
     config.optimizer.warmup_steps = 100

@@ -1,10 +1,10 @@
-"""A network family of one's own with learned layers: registered, trained, pruned, condensed and put to use.
+"""A network family of your own with learned layers: registered, trained, pruned, condensed and used.
 
     python examples/own_network.py [DIRECTORY]
 
-The family is a small residual network. Its blocks narrow the features by a learned group convolution, convolve them,
-and write the result back by sparse feature reactivation. Everything the package does for CondenseNets works for it. A
-minute on two CPU cores; needs `pip install 'cdnv2-jax[export]'`.
+The family is a small residual network. Its blocks narrow the features with a learned group convolution, convolve them,
+and write the result back with sparse feature reactivation. Everything the package does for CondenseNets works for it.
+Takes a minute on two CPU cores; needs `pip install 'cdnv2-jax[export]'`.
 """
 
 import sys
@@ -49,7 +49,7 @@ STRIDES = (4, 8, 16, 32)
 
 @settings
 class LearnedResNetArchitecture(Architecture):
-    """The shape of a `LearnedResNet`."""
+    """Architecture of a `LearnedResNet`."""
 
     width: int = setting("channels of the features", default=32, least=8)
     blocks: tuple[int, ...] = setting("residual blocks at strides 4, 8, 16 and 32", default=(1, 1, 1, 1), least=1)
@@ -61,7 +61,7 @@ class LearnedResNetArchitecture(Architecture):
 
 
 class Block(nnx.Module):
-    """x + SFR(3×3(LGC(x))): [b, h, w, width] → the same."""
+    """x + SFR(3×3(LGC(x))): [b, h, w, width] → [b, h, w, width]."""
 
     def __init__(self, a: LearnedResNetArchitecture, types: dict[str, Any]):
         common = {"groups": a.groups, "activation": "relu", **types}
@@ -74,7 +74,7 @@ class Block(nnx.Module):
 
 
 class LearnedResNet(Network):
-    """Stem of stride 2 → blocks, an average pool before each stride's first → mean over the map → Linear."""
+    """Stem of stride 2 → blocks, with an average pool before the first of each stride → global mean → Linear."""
 
     architecture: LearnedResNetArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -104,7 +104,7 @@ class LearnedResNet(Network):
 
 
 def cost(a: LearnedResNetArchitecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
-    """(what leads to the feature maps, the classifier), layer by layer."""
+    """Return the cost of (everything up to the feature maps, the classifier), layer by layer."""
     body, half = conv_norm_cost(3, a.width, area_at(2, height, width), kernel_area=9), a.width // 2
     for stride, blocks in zip(STRIDES, a.blocks, strict=True):
         area = area_at(stride, height, width)
@@ -117,7 +117,7 @@ def cost(a: LearnedResNetArchitecture, form: Form, height: int, width: int) -> t
 
 
 def slots(model: LearnedResNet) -> torch.NamedSlots:
-    """Which variable holds which tensor of a PyTorch module with the same layers."""
+    """Map the tensors of a PyTorch module with the same layers to variables."""
     yield from torch.prefixed("stem", torch.in_sequence([model.stem]))
     for stride, blocks in zip(STRIDES, model.stages, strict=True):
         for number, block in enumerate(blocks):
@@ -130,7 +130,7 @@ def slots(model: LearnedResNet) -> torch.NamedSlots:
 
 
 def onnx_maps(graph: Graph, model: LearnedResNet, images: Map) -> dict[int, Map]:
-    """The feature maps as ONNX nodes."""
+    """Write the feature maps as ONNX nodes."""
     x, maps = onnx.conv_norm(graph, model.stem, images), {}
     for stride, blocks in zip(STRIDES, model.stages, strict=True):
         x = graph.apply("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
@@ -144,7 +144,7 @@ def onnx_maps(graph: Graph, model: LearnedResNet, images: Map) -> dict[int, Map]
 
 
 def onnx_head(graph: Graph, model: LearnedResNet, last: Map) -> Map:
-    """The logits as ONNX nodes."""
+    """Write the logits as ONNX nodes."""
     mean = graph.apply("Flatten", graph.apply("GlobalAveragePool", last), axis=1)
     return onnx.linear(graph, model.classifier, mean, output="logits")
 
@@ -165,7 +165,7 @@ cdnv2_jax.register("learned_resnet_8", ModelEntry(LearnedResNetArchitecture(num_
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images float32 [n, 32, 32, 3] and labels to train on, then those held out."""
+    """Return training images, float32 [n, 32, 32, 3], and labels, then the held-out ones."""
     from cdnv2_jax.data.sources.generated import digits_as_images, split_indices
 
     images, labels = digits_as_images(32)
@@ -174,7 +174,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 12, batch: int = 64) -> None:
-    """Trains in place; between the steps the network is pruned as far as the schedule says."""
+    """Train in place; between steps, prune the network as far as the schedule says."""
     steps = epochs * (len(images) // batch)
     schedule = optax.cosine_decay_schedule(0.1, steps)
     optimizer = nnx.Optimizer(model, optax.sgd(schedule, momentum=0.9, nesterov=True), wrt=nnx.Param)
@@ -194,7 +194,7 @@ def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 
         due = due_stage(number / steps, model.condensation_stages + 1)
         if due > stage:
             stage = due
-            cdnv2_jax.prune(model, stage)  # values of masks change, nothing is compiled again
+            cdnv2_jax.prune(model, stage)  # changes only mask values, so nothing is compiled again
             print(f"step {number}: stage {stage} of {model.condensation_stages}")
         chosen = random.choice(len(images), batch, replace=False)
         step(model, optimizer, jnp.asarray(images[chosen]), jnp.asarray(labels[chosen]))
@@ -202,7 +202,7 @@ def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 
 
 
 def detector_step(backbone: Network) -> tuple[float, float]:
-    """The loss of a RetinaNet on the network, before and after one step on one drawn image."""
+    """Return the loss of a RetinaNet on the network, before and after one step on one generated image."""
     settings = DetectorSettings(kind="retinanet", num_classes=2, fpn_channels=16, head_convs=1, frozen_stages=0)
     detector = build_detector(settings, nnx.clone(backbone), rngs=nnx.Rngs(0))
     detector.backbone.eval()  # statistics stay as they are
@@ -221,7 +221,7 @@ def detector_step(backbone: Network) -> tuple[float, float]:
 
 
 def run(directory: Path) -> None:
-    """All of it, into `directory`."""
+    """Run the whole example and write its files to `directory`."""
     train_images, train_labels, images, labels = digits()
     model = cdnv2_jax.create_model("learned_resnet_8", rngs=nnx.Rngs(0))
     train(model, train_images, train_labels)
@@ -260,7 +260,7 @@ def run(directory: Path) -> None:
 
 
 def usage() -> dict[str, Any]:
-    """How images are prepared for the network and what its classes are called, to be stored beside it."""
+    """Return the network's preprocessing and class names, to be stored with it."""
     half = (0.5, 0.5, 0.5)
     preparation = {"size": 32, "resize": "whole", "interpolation": "bilinear", "mean": half, "std": half}
     return {"preparation": preparation, "class_names": [str(digit) for digit in range(10)]}

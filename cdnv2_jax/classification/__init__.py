@@ -1,1 +1,1 @@
-"""Training and judging classifiers: what a run of `training/` is given to do."""
+"""Classification: experiments that train classifiers, their evaluation, and prediction."""

@@ -1,4 +1,4 @@
-"""The settings of an experiment in classification."""
+"""Settings of classification experiments."""
 
 import functools
 from typing import Any, Literal
@@ -13,9 +13,9 @@ from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_f
 class ModelConfig:
     """The classifier."""
 
-    name: str = setting("a registered model")
-    num_classes: int = setting("logits", least=1)
-    dtype: Dtype = setting("of the computation; parameters stay float32", default="float32")
+    name: str = setting("name of a registered model")
+    num_classes: int = setting("number of classes", least=1)
+    dtype: Dtype = setting("dtype of the computation; parameters stay float32", default="float32")
     overrides: dict[str, Any] = setting(
         "fields of the model's architecture to change",
         factory=dict,
@@ -23,7 +23,7 @@ class ModelConfig:
         makes="architecture",
     )
     checkpoint: str = setting(
-        'network to start from, of any kind; its classifier is re-initialised if num_classes differs; "" for none',
+        'checkpoint of any kind to start from; its classifier is re-initialised if num_classes differs; "" for none',
         default="",
     )
 
@@ -32,40 +32,40 @@ class ModelConfig:
 
     @functools.cached_property
     def architecture(self) -> Architecture:
-        """The registered one with the overrides."""
+        """The registered architecture with the overrides."""
         return architecture_of(self.name, self.num_classes, self.overrides)
 
 
 @settings
 class DataConfig(SourceConfig):
-    """Source of the images and how they are augmented."""
+    """Source, preprocessing and augmentation of the images."""
 
-    image_size: int = setting("side in pixels", least=1)
+    image_size: int = setting("side of the square images, in pixels", least=1)
     crop: Literal["none", "shift", "random_resized"] = setting(
-        "of training images; evaluation takes the centre with random_resized, else the whole image", default="none"
+        "for training; evaluation crops the centre with random_resized, else takes the whole image", default="none"
     )
-    shift: int = setting("largest shift each way, in pixels, filled with black", default=0, least=0)
+    shift: int = setting("largest shift in each direction, in pixels, filled with black", default=0, least=0)
     interpolation: Literal["random", "bilinear", "bicubic"] = setting(
-        "of random_resized; random: bilinear or bicubic, evenly", default="random"
+        "for random_resized; random: bilinear or bicubic, equally likely", default="random"
     )
-    rand_augment: str = setting('in timm\'s notation, such as "rand-m9-mstd0.5"; "" for none', default="")
-    erase_probability: float = setting("of random erasing", default=0.0, least=0, most=1)
+    rand_augment: str = setting('policy in timm\'s notation, such as "rand-m9-mstd0.5"; "" for none', default="")
+    erase_probability: float = setting("probability of random erasing", default=0.0, least=0, most=1)
     erase_on: Literal["auto", "host", "device"] = setting(
-        "where the noise of random erasing is drawn; auto: on the host for a CPU, else on the device", default="auto"
+        "where random erasing generates noise; auto: on the host for a CPU, else on the device", default="auto"
     )
-    mixup: float = setting("α of Beta(α, α); 0 for none", default=0.0, least=0)
-    synthetic_images: int = setting('size of the "synthetic" source; 0 for its usual size', default=0, least=0)
+    mixup: float = setting("α of mixup's Beta(α, α); 0 for no mixup", default=0.0, least=0)
+    synthetic_images: int = setting('images in the "synthetic" source; 0 for its default', default=0, least=0)
 
 
 @settings
 class ClassificationConfig(RunConfig):
-    """The settings of an experiment in classification."""
+    """Settings of a classification experiment."""
 
     model: ModelConfig = setting("the classifier")
     data: DataConfig = setting("images, augmentation and preprocessing")
     task: Literal["classification"] = setting("what is trained", default="classification")
     batch_norm: Literal["global", "replica"] = setting(
-        "batch statistics of the global batch, or of each device's part as in the official code", default="global"
+        "statistics of the global batch, or of each device's part of it as in the official code", default="global"
     )
-    label_smoothing: float = setting("probability spread evenly over all classes", default=0.0, least=0, most=1)
+    label_smoothing: float = setting("probability mass spread evenly over all classes", default=0.0, least=0, most=1)
     group_lasso: float = setting("weight of the group lasso; 0 for none", default=0.0, least=0)

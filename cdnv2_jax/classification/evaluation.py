@@ -21,12 +21,12 @@ class ClassificationEvaluation(Evaluation):
     """Metrics of a classifier over `count` images, and what they were computed from.
 
     Attributes:
-      metrics: "loss", mean cross-entropy in nats without label smoothing; "top1" and "top5", share of images whose
-        label is the first, among the first five classes, in [0, 1].
+      metrics: "loss", mean cross-entropy in nats without label smoothing; "top1" and "top5", fraction of images whose
+        label is the top class or among the top five, in [0, 1].
       logits: float32 [count, classes].
       labels: int32 [count].
-      ranks: int [count], how many classes come before the label.
-      images: int64 [count], positions in the data set, which lack those of unreadable images.
+      ranks: int [count], number of classes ranked before the label.
+      images: int64 [count], positions in the data set; those of unreadable images are missing.
     """
 
     logits: np.ndarray
@@ -38,7 +38,7 @@ class ClassificationEvaluation(Evaluation):
 
     @property
     def count(self) -> int:
-        """Images evaluated."""
+        """Number of images evaluated."""
         return len(self.labels)
 
     @property
@@ -61,7 +61,7 @@ class ClassificationEvaluation(Evaluation):
         return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}"
 
     def per_class(self) -> list[tuple[int, float, float]]:
-        """(images, top-1, top-5) of every class; 0.0 for both where there are no images."""
+        """Return (images, top-1, top-5) of every class; both accuracies are 0.0 for a class without images."""
         classes = self.logits.shape[1]
         images = np.bincount(self.labels, minlength=classes)
         first, among_five = (np.bincount(self.labels, self.ranks < k, classes) / np.maximum(images, 1) for k in (1, 5))
@@ -71,13 +71,13 @@ class ClassificationEvaluation(Evaluation):
 def evaluate(
     model: Network, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
 ) -> ClassificationEvaluation:
-    """Runs all batches on all devices; every process gets the metrics of the whole data set.
+    """Run all batches on all devices; every process gets the metrics of the whole data set.
 
     Args:
-      model: in evaluation mode; the same on every process.
+      model: network in evaluation mode, the same in every process.
       batches: this process's rows: "image", "label" and "real"; rows that are not real are computed and dropped.
-      normalisation: of the images, on the device.
-      devices: None for all there are; batches must split evenly over them.
+      normalisation: normalisation of the images, computed on the devices.
+      devices: devices to run on, None for all; they must divide the batches evenly.
     """
     devices = devices or Devices.all()
     graph, state = nnx.split(model)
@@ -102,18 +102,18 @@ def _classified(
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     logits = nnx.merge(graph, state)(normalisation(batch["image"]))
-    # Replicated: every process needs the others' rows for the metrics.
+    # Replicated, because every process needs all rows for the metrics.
     return jax.lax.with_sharding_constraint((logits, batch["label"], batch["real"]), everywhere)
 
 
 def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = None) -> ClassificationEvaluation:
-    """Top-1, top-5 and loss of logits [n, classes] for labels [n]; `images` are 0 … n − 1 unless given.
+    """Compute top-1, top-5 and loss of logits [n, classes] for labels [n]; `images` are 0 … n − 1 unless given.
 
-    A label's rank is the number of classes with a larger logit, and of earlier classes with an equal one.
+    A label's rank is the number of classes with a larger logit plus the number of earlier classes with an equal one.
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    # Written so that NaN ranks before every label: comparisons with it are all false.
+    # Written so that NaN ranks before every label: all comparisons with NaN are false.
     rank = (~(logits <= own)).sum(1) + ((logits == own) & earlier).sum(1)
     wide = logits.astype(np.float64)
     largest = wide.max(1, keepdims=True)

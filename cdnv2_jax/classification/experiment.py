@@ -1,4 +1,4 @@
-"""Classification: data, network, loss and metrics of the experiments that train classifiers."""
+"""Data, network, loss and metrics of classification experiments."""
 
 import dataclasses
 import math
@@ -55,16 +55,16 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
 
     def training_row(self) -> tuple[TrainingRow, int]:
         data = self.config.data
-        # Batches span epochs: an epoch is as many steps as it has whole batches.
+        # Batches may span two epochs, so steps per epoch are rounded down.
         steps = len(self.train_images) // data.batch_size
         if not steps:
-            raise UserError(f"data.batch_size {data.batch_size} is more than the {len(self.train_images)} images")
+            raise UserError(f"config.data.batch_size {data.batch_size} exceeds the {len(self.train_images)} images")
         on_host = data.erase_on == "host" or (data.erase_on == "auto" and jax.default_backend() == "cpu")
         row = TrainingRow(
             self.train_images,
             self.shard(data.batch_size),
             self.config.seed,
-            # The config's fields of the same names.
+            # The config has fields of the same names.
             Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
             normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
         )
@@ -82,8 +82,8 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         images = config.data.batch_size // config.accumulate // replicas
         if images * math.prod(model.architecture.smallest_map(size, size)) < 2:
             raise UserError(
-                f"config.data.batch_size {config.data.batch_size} leaves batch normalisation one value per channel: "
-                f"use more"
+                f"config.data.batch_size {config.data.batch_size} leaves BatchNorm a single value per channel: "
+                f"use a larger one"
             )
         return model
 
@@ -130,7 +130,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         }
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, ClassificationEvaluation]) -> dict[str, Any]:
-        """Writes per_class.csv and predictions.csv."""
+        """Write per_class.csv and predictions.csv."""
         *_, last = evaluations.values()
         write_per_class(workdir / PER_CLASS_FILE, self.held_out.class_names, last.per_class())
         predictions = Predictions.from_logits(last.logits, last.labels, last.images)
@@ -142,7 +142,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
 
 
 def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
-    """The images of one split; UserError when they are missing or do not fit the network."""
+    """Open the images of one split; UserError if they are missing or do not fit the network."""
     data = config.data
     return open_source(
         data.source,
@@ -155,7 +155,7 @@ def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
 
 
 def preparation_of(config: ClassificationConfig) -> ImagePreparation:
-    """How images are prepared for evaluation, and for the trained network; UserError when that cannot be."""
+    """Return the preprocessing for evaluation and for the trained network; UserError if the settings are unusable."""
     data = config.data
     resize = "centre" if data.crop == "random_resized" else "whole"
     interpolation = model_entry(config.model.name).interpolation
@@ -166,7 +166,7 @@ def preparation_of(config: ClassificationConfig) -> ImagePreparation:
 
 
 def starting_network(config: ClassificationConfig) -> Network:
-    """The network that training starts from: new, or the one of `config.model.checkpoint`."""
+    """Build the network that training starts from: randomly initialised, or loaded from `config.model.checkpoint`."""
     model = config.model
     if model.checkpoint:
         return network_from(
@@ -189,13 +189,13 @@ def starting_network(config: ClassificationConfig) -> Network:
 def classification_loss(
     model: Network, batch: Batch, *, label_smoothing: float = 0.0, group_lasso: float = 0.0
 ) -> tuple[jax.Array, Metrics]:
-    """(what to minimise, {"loss", "accuracy"}): the smoothed cross-entropy is the loss; the group lasso, weighted by
-    `group_lasso`, joins the gradient alone.
+    """Return (scalar to minimise, {"loss", "accuracy"}). "loss" is the smoothed cross-entropy; the scalar to minimise
+    also includes the group lasso, weighted by `group_lasso`.
 
     Args:
-      model: in training mode.
+      model: network in training mode.
       batch: {"image", "label"}; after mixup also "other_label" and "share", the weight of "label".
-      label_smoothing: probability given to all classes evenly.
+      label_smoothing: probability mass spread evenly over all classes.
       group_lasso: weight of the group lasso.
     """
     logits = model(batch["image"])
@@ -208,7 +208,7 @@ def classification_loss(
 
 
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Mean over the batch of −Σ q · log softmax, q = (1 − smoothing) on the label + smoothing / classes on all."""
+    """Return the batch mean of −Σ q · log softmax, q = (1 − smoothing) on the label + smoothing / classes on all."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     target = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
     return -((1 - smoothing) * target + smoothing * log_probabilities.mean(-1)).mean()

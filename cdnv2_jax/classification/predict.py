@@ -1,4 +1,4 @@
-"""Predicting the classes of image files."""
+"""Prediction of the classes of image files."""
 
 import dataclasses
 import itertools
@@ -18,12 +18,12 @@ from cdnv2_jax.weights.open import Classifier
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as given, with any name; for folders, all images in them and in their subfolders.
+    """Yield files as given, whatever their names, and all images in the given folders and their subfolders.
 
     Within a folder, files are sorted by name; hidden files and folders are skipped.
 
     Raises:
-      UserError: a folder without images.
+      UserError: a folder has no images.
     """
     for path in paths:
         if not path.is_dir():
@@ -45,11 +45,11 @@ def _below(folder: Path) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Likely:
-    """One class.
+    """A class and its probability.
 
     Attributes:
-      label: its number.
-      name: what it is called.
+      label: index of the class.
+      name: name of the class.
       probability: in [0, 1].
     """
 
@@ -63,7 +63,7 @@ class Prediction:
     """The most probable classes of an image.
 
     Attributes:
-      path: of the image.
+      path: path of the image.
       classes: best first.
     """
 
@@ -71,23 +71,23 @@ class Prediction:
     classes: Sequence[Likely]
 
     def to_json(self) -> dict[str, Any]:
-        """{"image": path, "classes": [{"label", "name", "probability"}, …]}."""
+        """Return {"image": path, "classes": [{"label", "name", "probability"}, …]}."""
         return {"image": str(self.path), "classes": [dataclasses.asdict(one) for one in self.classes]}
 
 
 def predict(
     classifier: Classifier, paths: Iterable[Path], *, top: int = 5, batch_size: int = 32
 ) -> Iterator[Prediction | BrokenImage]:
-    """A prediction for each image, in order, or the error for one that cannot be read.
+    """Yield a prediction for each image, in order, or the error if it cannot be read.
 
-    All batches have one shape, so that one program is compiled: `batch_size` images, or all if there are fewer. Images
-    are read in threads, one batch at a time.
+    All batches have the same shape, so that only one program is compiled: `batch_size` images, or all if there are
+    fewer. Images are read in threads, one batch at a time.
 
     Args:
-      classifier: the network and how its images are prepared.
-      paths: of the image files.
-      top: classes in a prediction.
-      batch_size: images that are computed together.
+      classifier: the network and its preprocessing.
+      paths: paths of the image files.
+      top: classes per prediction.
+      batch_size: images per batch.
 
     Raises:
       UserError: the classifier does not give one logit per class.
@@ -109,7 +109,7 @@ def predict(
 
 
 def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage:
-    """The prepared image, or why it cannot be read."""
+    """Return the preprocessed image, or the error if it cannot be read."""
     try:
         return preparation(decode(path.read_bytes(), str(path)))
     except OSError as error:
@@ -119,7 +119,7 @@ def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage
 
 
 def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """float64 [images, classes], computed in a batch of `rows` images padded with zeros."""
+    """Compute probabilities, float64 [images, classes], in a batch of `rows` images padded with zeros."""
     if not images:
         return np.zeros((0, classifier.described.num_classes))
     batch = np.zeros((rows, *images[0].shape), np.float32)
@@ -127,7 +127,7 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
     logits = np.asarray(classifier.forward(batch), np.float64)
     if logits.shape != (rows, classifier.described.num_classes):
         raise UserError(
-            f"the network gives logits of shape {list(logits.shape)} for {rows} images, but its metadata says that it "
+            f"the network returns logits of shape {list(logits.shape)} for {rows} images, but its metadata says it "
             f"has {classifier.described.num_classes} classes: export it again"
         )
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
@@ -135,7 +135,7 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
 
 
 def _likeliest(classifier: Classifier, probabilities: np.ndarray, top: int) -> list[Likely]:
-    """The `top` most probable classes; ties keep the order of the labels."""
+    """Return the `top` most probable classes; ties keep the order of the labels."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     usage = classifier.described.usage
     return [Likely(int(label), usage.name_of(int(label)), float(probabilities[label])) for label in best]

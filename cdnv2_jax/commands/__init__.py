@@ -1,1 +1,1 @@
-"""The command line's verbs; one module each."""
+"""The verbs of the command line, one module each."""

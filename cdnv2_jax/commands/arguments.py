@@ -1,4 +1,4 @@
-"""Command-line arguments shared by verbs, and how user errors end a command."""
+"""Command-line arguments shared by several verbs, and the exit statuses of a command."""
 
 import argparse
 import sys
@@ -14,21 +14,21 @@ INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line; `--help` shows the usage."""
+    """Argument parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def program_name(script: str, command: str) -> str:
-    """What usage and messages call a program: the console command if that was started, else the checkout's script."""
+    """Return the program's name for usage and messages: `command` if it was started as that, else `script`."""
     return command if Path(sys.argv[0]).stem == command else script
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Runs `action`: 0, or after one line on standard error 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
+    """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
 
-    Of a group of UserErrors each gets a line.
+    Errors are printed on standard error, one line each, including each one of a group of UserErrors.
     """
     try:
         action()
@@ -57,7 +57,7 @@ def _complain(program: str, error: Exception) -> None:
 
 
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
-    """Complains about arguments nobody asked for."""
+    """Exit with an error message if unrecognised arguments are left."""
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
@@ -66,7 +66,7 @@ WEIGHTS = ("auto", "ema", "model")
 
 
 def checkpoint(verb: argparse.ArgumentParser) -> None:
-    """A network of any kind."""
+    """Add `--checkpoint`, a network of any kind."""
     verb.add_argument(
         "--checkpoint",
         type=Path,
@@ -77,57 +77,57 @@ def checkpoint(verb: argparse.ArgumentParser) -> None:
 
 
 def official_file(verb: argparse.ArgumentParser) -> None:
-    """What there is to say about an official file."""
-    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
+    """Add the flags that describe an official file."""
+    verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
     weights(verb)
-    verb.add_argument("--num-classes", type=int, metavar="N", help="of an official file (default: as it holds)")
+    verb.add_argument("--num-classes", type=int, metavar="N", help="classes of an official file (default: as stored)")
 
 
 def weights(verb: argparse.ArgumentParser) -> None:
-    """Which of a file's weights."""
+    """Add `--weights`, the choice between a file's weights."""
     verb.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="of an official file (auto: EMA if it has any)"
+        "--weights", choices=WEIGHTS, default="auto", help="which weights of an official file (auto: EMA if any)"
     )
 
 
 def halve_classifier(verb: argparse.ArgumentParser, only: str = "") -> None:
-    """How CondenseNets (v1) are condensed; `only` says with which other flag."""
+    """Add `--halve-classifier`, an option of condensing a CondenseNet (v1); `only` precedes the help text."""
     verb.add_argument(
         "--halve-classifier",
         action="store_true",
-        help=f"{only}CondenseNet (v1): as the official conversion does; changes logits",
+        help=f"{only}CondenseNet (v1): halve the classifier's inputs, as the official conversion does; changes logits",
     )
 
 
 def class_names(verb: argparse.ArgumentParser) -> None:
-    """Names instead of those that a network knows."""
+    """Add `--class-names`, to replace the names stored with a network."""
     verb.add_argument("--class-names", type=Path, metavar="FILE", help="names of the classes, one per line")
 
 
 def processes(verb: argparse.ArgumentParser) -> None:
-    """For several processes."""
+    """Add the flags for a run of several processes, and `--compilation-cache`."""
     verb.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes, found through SLURM, Open MPI, Kubernetes or a TPU pod's metadata",
+        help="join the other processes, found through SLURM, Open MPI, Kubernetes or a TPU pod's metadata",
     )
     verb.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first of several processes")
     verb.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
-    verb.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    verb.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
     verb.add_argument(
-        "--compilation-cache", type=Path, metavar="DIR", help="keep compiled programs there (JAX_COMPILATION_CACHE_DIR)"
+        "--compilation-cache", type=Path, metavar="DIR", help="cache compiled programs (JAX_COMPILATION_CACHE_DIR)"
     )
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse an integer >= 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return int(text)
 
 
 def window(text: str) -> tuple[int, int]:
-    """ "100:110": two steps, the first before the last."""
+    """Parse two steps such as "100:110", the first before the last."""
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise argparse.ArgumentTypeError(f"must be FIRST:LAST, two steps such as 100:110, got {text!r}")
@@ -135,7 +135,7 @@ def window(text: str) -> tuple[int, int]:
 
 
 def canvas(text: str) -> tuple[int, int]:
-    """ "800x1344": height and width."""
+    """Parse a height and a width in pixels, such as "800x1344"."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and 0 < int(height) <= 8192 and 0 < int(width) <= 8192):
         raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH in pixels, such as 800x1344, got {text!r}")
@@ -143,7 +143,7 @@ def canvas(text: str) -> tuple[int, int]:
 
 
 def read_class_names(path: Path | None) -> list[str]:
-    """One name per line, in the order of the labels; none without a path. UserError when there is no such text file."""
+    """Return a text file's lines, class names in the order of the labels; [] if None; UserError if unreadable."""
     if path is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""`main.py condense`."""
+"""The verb `condense`: convert a masked checkpoint to a condensed one."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def condense_checkpoint(
     halve_classifier: bool,
     overwrite: bool,
 ) -> None:
-    """Loads, condenses, saves; nothing is written unless all of it succeeds."""
+    """Load, condense and save a network; nothing is written unless all of it succeeds."""
     refuse_existing(output, overwrite)
     masked = open_network(checkpoint, model=model, weights=weights, num_classes=num_classes)
     condensed = condense(masked.network, halve_classifier=halve_classifier)

@@ -1,4 +1,4 @@
-"""`config`: prints the settings that a config file and the command line come to."""
+"""The verb `config`: print the settings that result from a config file and the command line."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from cdnv2_jax.schema import Field, fields_of
 
 
 class Line(NamedTuple):
-    """A setting: its dotted name, its value, where that comes from, and what it means and may be."""
+    """A setting: its dotted name, its value, where the value comes from, and its meaning and range."""
 
     name: str
     value: Any
@@ -18,14 +18,14 @@ class Line(NamedTuple):
 
 
 def print_config(spec: str, overrides: Sequence[str]) -> None:
-    """Prints every setting in two lines; the first, after `--config.`, sets it again.
+    """Print every setting on two lines; what the first starts with, after `--config.`, sets it again.
 
     Args:
-      spec: path of a config file, perhaps followed by `:variant`.
+      spec: path of a config file, optionally followed by `:variant`.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
-      UserError: what `read_config` refuses.
+      UserError: as for `read_config`.
     """
     config, origins = read_with_origins(spec, overrides)
     lines = list(_lines(config, origins, ""))
@@ -35,7 +35,7 @@ def print_config(spec: str, overrides: Sequence[str]) -> None:
 
 
 def _lines(part: Any, origins: Mapping[str, str], prefix: str) -> Iterator[Line]:
-    """The settings of a dataclass and of those in it, in the order in which they are declared."""
+    """Yield the settings of a dataclass and of the dataclasses in it, in the order of declaration."""
     for name, field in fields_of(type(part)).items():
         value = getattr(part, name)
         if dataclasses.is_dataclass(value):
@@ -47,7 +47,7 @@ def _lines(part: Any, origins: Mapping[str, str], prefix: str) -> Iterator[Line]
 
 
 def _entries(part: Any, field: Field, origins: Mapping[str, str], prefix: str) -> Iterator[Line]:
-    """The settings that a mapping may hold, with the values of what is made of it."""
+    """Yield the settings that a mapping may hold, with the values in the object built from it."""
     assert field.entries is not None
     given, made = getattr(part, field.name), getattr(part, field.makes)
     for name, entry in field.entries(vars(part)).items():

@@ -1,4 +1,4 @@
-"""`python convert_torch_weights.py`, or `cdnv2-convert` where the package is installed."""
+"""`python convert_torch_weights.py`, or `cdnv2-convert` once the package is installed."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,36 +9,37 @@ from cdnv2_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts one checkpoint; returns the exit status."""
+    """Convert one checkpoint and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.halve_classifier and not options.condense:
-        parser.error("--halve-classifier is a part of condensing: add --condense")
+        parser.error("--halve-classifier is an option of condensing: add --condense")
     return guarded(lambda: _to_torch(options) if options.to_torch else _from_torch(options), parser.prog)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=program_name("convert_torch_weights.py", "cdnv2-convert"),
-        description="Converts official PyTorch checkpoints to ours, and back.",
+        description="Convert official PyTorch checkpoints to ours, and back.",
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. cdnv2_a")
     parser.add_argument(
         "--input", type=Path, required=True, metavar="PATH", help="official file, or ours with --to-torch"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory, or file with --to-torch")
-    parser.add_argument("--condense", action="store_true", help="condense the masked network on the way")
+    parser.add_argument("--condense", action="store_true", help="condense the masked network first")
     parser.add_argument(
         "--halve-classifier",
         action="store_true",
-        help="with --condense, CondenseNet (v1): as the official conversion does; changes logits",
+        help="with --condense, CondenseNet (v1): halve the classifier's inputs, as the official conversion does; "
+        "changes logits",
     )
-    parser.add_argument("--to-torch", action="store_true", help="from our checkpoint to an official file")
+    parser.add_argument("--to-torch", action="store_true", help="convert our checkpoint to an official file")
     parser.add_argument(
         "--weights",
         choices=("auto", "ema", "model"),
         default="auto",
-        help="which of a file's weights (auto: EMA if any)",
+        help="which weights of a file (auto: EMA if any)",
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="classes (default: the model's usual number)")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")

@@ -1,4 +1,4 @@
-"""`main.py eval`."""
+"""The verb `eval`: evaluate a checkpoint on the held-out images of a config."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -36,15 +36,15 @@ def evaluate_checkpoint(
     per_class: Path | None,
     overwrite: bool,
 ) -> None:
-    """Prints a network's metrics on the held-out images and its cost, with published figures where there are any.
+    """Print a network's metrics on the held-out images, its cost, and published figures if there are any.
 
     Args:
-      spec, overrides: the config, for its images.
-      checkpoint: of any kind that `open_weights` takes.
-      weights: which ones of an official file.
-      output: where a classifier's logits or a detector's results go, if anywhere.
-      per_class: where a table of metrics per class goes, if anywhere.
-      overwrite: replace these two.
+      spec, overrides: the config, which names the images and the network; see `read_config`.
+      checkpoint: any checkpoint or file that `open_weights` reads.
+      weights: which weights of an official file to use.
+      output: file for a classifier's logits or a detector's results; None to write none.
+      per_class: file for a table of metrics per class; None to write none.
+      overwrite: replace these two files if they exist.
     """
     config = read_config(spec, overrides)
     for file in (output, per_class):
@@ -77,7 +77,7 @@ def _evaluate_classifier(
         raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
     if network.architecture.num_classes != config.model.num_classes:
         raise UserError(
-            f"{checkpoint} tells {network.architecture.num_classes} classes apart, {spec} {config.model.num_classes}"
+            f"{checkpoint} has {network.architecture.num_classes} classes, {spec} has {config.model.num_classes}"
         )
     found = experiment.evaluate(network)
     if not is_first_process():
@@ -122,8 +122,8 @@ def _evaluate_detector(
         raise UserError(f"{checkpoint} holds a {name}, {spec} is for a {experiment.title}")
     if list(classes.category_ids) != [int(i) for i in experiment.held_out.category_ids]:
         raise UserError(
-            f"{checkpoint} tells other classes apart ({', '.join(classes.names[:3])}, …) than "
-            f"{config.data.directory or config.data.source} has"
+            f"{checkpoint} has other classes ({', '.join(classes.names[:3])}, …) than "
+            f"{config.data.directory or config.data.source}"
         )
     found = experiment.evaluate(detector)
     if not is_first_process():
@@ -137,7 +137,7 @@ def _evaluate_detector(
     console.print(table)
     _print_skipped(console, experiment.broken.found.values())
     if found.truncated:
-        console.print(f"on {found.truncated} images a limit on candidates could have changed the result")
+        console.print(f"on {found.truncated} images the limit on candidates may have changed the result")
     (height, width), cost = config.data.canvas, cost_of(detector, *config.data.canvas)["total"]
     console.print(f"{cost.multiply_adds:,} multiply-adds for {width} × {height} pixels, {cost.params:,} parameters")
     published = published_map(config.model.detector, config.model.backbone)

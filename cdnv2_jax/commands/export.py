@@ -1,4 +1,4 @@
-"""`main.py export`."""
+"""The verb `export`: write a network to a file that runs without this package."""
 
 import dataclasses
 from pathlib import Path
@@ -15,18 +15,18 @@ from cdnv2_jax.weights.torch_file import Weights
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What to export, as the flags say.
+    """The network to export, as given by the flags.
 
     Attributes:
-      checkpoint: of any kind.
-      model: name of what an official file holds.
-      weights: which of an official file's.
-      num_classes: of an official file.
+      checkpoint: any checkpoint or file that `open_weights` reads.
+      model: name of the network in an official file.
+      weights: which weights of an official file to use.
+      num_classes: number of classes of an official file.
       condense: whether to condense the network first.
-      halve_classifier: as for `condense`.
-      image_size: of a classifier, in the place of the one it is used with.
-      class_names: of a classifier, a file of them.
-      canvas: of a detector, height and width.
+      halve_classifier: as for `pruning.condense.condense`.
+      image_size: image size of a classifier in pixels; None for its usual one.
+      class_names: file of a classifier's class names; None for its own.
+      canvas: height and width of a detector's input in pixels; None for its usual canvas.
     """
 
     checkpoint: Path
@@ -41,9 +41,9 @@ class Source:
 
 
 def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: bool) -> None:
-    """Loads, perhaps condenses, writes and verifies; nothing is left unless all of it succeeds."""
+    """Load, optionally condense, write and verify a network; no file is left unless all of it succeeds."""
     if source.halve_classifier and not source.condense:
-        raise UserError("--halve-classifier is a part of condensing: add --condense")
+        raise UserError("--halve-classifier is an option of condensing: add --condense")
     check_target(output, format, overwrite)
     opened = open_weights(source.checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes)
     if isinstance(opened, OpenedDetector):
@@ -57,7 +57,7 @@ def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: b
 def _export_classifier(
     source: Source, opened: OpenedNetwork, output: Path, format: str, overwrite: bool
 ) -> tuple[str, object]:
-    """(what was written, how well it agrees)."""
+    """Return (what was written, how well it agrees with the network)."""
     if source.canvas is not None:
         raise UserError(f"--canvas is for detectors, {source.checkpoint} holds a classifier: use --image-size")
     network = opened.network
@@ -69,7 +69,7 @@ def _export_classifier(
 
 
 def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
-    """The network's usage with what the flags say instead."""
+    """Return the network's preprocessing and class names, with those that the flags give instead."""
     if names := read_class_names(source.class_names):
         usual = usual.with_names(names, num_classes)
     if source.image_size is None:
@@ -77,13 +77,13 @@ def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
     try:
         return dataclasses.replace(usual, preparation=dataclasses.replace(usual.preparation, size=source.image_size))
     except ValueError as error:
-        raise UserError(f"--image-size {source.image_size}: from 1 to 4096 pixels") from error
+        raise UserError(f"--image-size {source.image_size}: must be from 1 to 4096 pixels") from error
 
 
 def _export_detector(
     source: Source, opened: OpenedDetector, output: Path, format: str, overwrite: bool
 ) -> tuple[str, object]:
-    """(what was written, how well it agrees)."""
+    """Return (what was written, how well it agrees with the network)."""
     if source.image_size is not None or source.class_names is not None or source.halve_classifier:
         raise UserError(
             f"{source.checkpoint} holds a detector: --image-size, --class-names and --halve-classifier are for "

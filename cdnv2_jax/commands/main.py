@@ -1,4 +1,4 @@
-"""`python main.py VERB …`, or `cdnv2 VERB …` where the package is installed."""
+"""`python main.py VERB …`, or `cdnv2 VERB …` once the package is installed."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status."""
+    """Run one command and return its exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if hasattr(options, "config"):
@@ -50,14 +50,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "train", "train, prune and condense a network as a config says", _run_train)
+    verb = _add(verbs, "train", "train, prune and condense the network of a config", _run_train)
     _config(verb)
-    verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="where all results go")
-    verb.add_argument("--overwrite", action="store_true", help="start anew, whatever run --workdir holds")
+    verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="directory for all results")
+    verb.add_argument("--overwrite", action="store_true", help="remove the run's results and start over")
     verb.add_argument(
-        "--resume", action="store_true", help="only go on with a run (done anyway when --workdir holds one)"
+        "--resume", action="store_true", help="only resume, never start a run (a run in --workdir is resumed anyway)"
     )
-    verb.add_argument("--accept-changes", action="store_true", help="go on with a run although the config has changed")
+    verb.add_argument("--accept-changes", action="store_true", help="resume although the config has changed")
     verb.add_argument(
         "--profile", type=flags.window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
     )
@@ -78,51 +78,51 @@ def _eval(verbs: argparse._SubParsersAction) -> None:
 def _condense(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "condense", "turn a masked checkpoint, ours or official, into a condensed one", _run_condense)
     flags.checkpoint(verb)
-    verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory to make")
+    verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory to create")
     flags.official_file(verb)
     flags.halve_classifier(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
 
 
 def _export(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "export", "write a network as a file that runs without this package", _run_export)
+    verb = _add(verbs, "export", "write a network to a file that runs without this package", _run_export)
     flags.checkpoint(verb)
     verb.add_argument("--format", choices=EXPORTED, required=True, help="what to write (docs/export.md says for whom)")
     verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.stablehlo, .onnx, .safetensors")
-    verb.add_argument("--image-size", type=flags.positive, metavar="N", help="pixels (default: as the network is used)")
+    verb.add_argument("--image-size", type=flags.positive, metavar="N", help="pixels (default: the network's usual)")
     verb.add_argument(
-        "--canvas", type=flags.canvas, metavar="HxW", help="of a detector, pixels (default: landscape as in training)"
+        "--canvas", type=flags.canvas, metavar="HxW", help="for a detector, pixels (default: landscape as in training)"
     )
     flags.official_file(verb)
-    verb.add_argument("--condense", action="store_true", help="condense the masked network on the way")
+    verb.add_argument("--condense", action="store_true", help="condense the masked network first")
     flags.halve_classifier(verb, "with --condense, ")
     flags.class_names(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
 
 
 def _predict(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "predict", "print the likeliest classes of images", _run_predict)
+    verb = _add(verbs, "predict", "print the top classes of images", _run_predict)
     verb.add_argument(
         "--checkpoint",
         type=Path,
         required=True,
         metavar="PATH",
-        help="directory (ours), file (official), or what export wrote: .stablehlo, .onnx, .safetensors",
+        help="directory (ours), file (official), or an exported .stablehlo, .onnx or .safetensors",
     )
-    verb.add_argument("--model", metavar="NAME", help="what an official file holds, if it does not say so itself")
+    verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
     flags.class_names(verb)
-    verb.add_argument("--json", action="store_true", help="a JSON object per image and line")
+    verb.add_argument("--json", action="store_true", help="print a JSON object per image, one per line")
     verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
-    verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images at once (default: 32)")
+    verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images a batch (default: 32)")
     verb.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="file; folder, with the folders in it; - for paths on standard input"
+        "images", nargs="+", metavar="IMAGE", help="file; folder, searched recursively; - for paths on standard input"
     )
 
 
 def _report(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "report", "draw what a run or a network learnt, as pictures and one HTML page", _run_report)
+    verb = _add(verbs, "report", "show what a run or a network learnt, as plots and one HTML page", _run_report)
     what = verb.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", type=Path, metavar="DIR", help="of a run, also of one that goes on")
+    what.add_argument("--workdir", type=Path, metavar="DIR", help="directory of a run, finished or in progress")
     what.add_argument(
         "--checkpoint", type=Path, metavar="PATH", help="a network alone: directory (ours) or file (official)"
     )
@@ -132,14 +132,14 @@ def _report(verbs: argparse._SubParsersAction) -> None:
 
 
 def _prepare(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "prepare", "turn images into an array_record data set, which reads fast", _run_prepare)
+    verb = _add(verbs, "prepare", "convert images to an array_record data set, which is fast to read", _run_prepare)
     verb.add_argument(
-        "--source", choices=PREPARED, required=True, help="how the images are kept (docs/data.md says which is which)"
+        "--source", choices=PREPARED, required=True, help="format of the images (docs/data.md describes each)"
     )
-    verb.add_argument("--directory", type=Path, required=True, metavar="DIR", help="where they are")
-    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="DIR/NAME/1.0.0 is made")
-    verb.add_argument("--name", metavar="NAME", help="of the data set (default: the source's)")
-    verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a file (default: 256)")
+    verb.add_argument("--directory", type=Path, required=True, metavar="DIR", help="directory of the images")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="creates DIR/NAME/1.0.0")
+    verb.add_argument("--name", metavar="NAME", help="name of the data set (default: the source's)")
+    verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a shard (default: 256)")
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 
 
@@ -165,7 +165,7 @@ def _config(verb: argparse.ArgumentParser) -> None:
     )
 
 
-# The verbs are imported when they run, so that --help and a mistyped flag need not wait for JAX.
+# The verbs are imported when they run, so that --help and errors in flags do not wait for JAX.
 
 
 def _run_train(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`main.py predict`."""
+"""The verb `predict`: print the top classes of images."""
 
 import json
 import sys
@@ -24,10 +24,10 @@ def predict_images(
     top: int,
     batch_size: int,
 ) -> None:
-    """Prints the likeliest classes of every image.
+    """Print the top classes of every image.
 
     Raises:
-      ExceptionGroup: of BrokenImage, for those that could not be read, after all others were printed.
+      ExceptionGroup: a BrokenImage for each unreadable image, raised after all others have been printed.
     """
     classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
     paths = image_files(_given(images, sys.stdin))
@@ -42,7 +42,7 @@ def predict_images(
 
 
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
-    """The paths; in place of "-" those that are listed, one a line."""
+    """Yield the paths, with "-" replaced by the paths in `listed`, one per line."""
     for image in images:
         if image == STANDARD_INPUT:
             yield from (Path(line.strip()) for line in listed if line.strip())

@@ -1,4 +1,4 @@
-"""Processes: joining those of one run, ending together, the memory they keep and the programs they cache."""
+"""The processes of a run: how they join and end together, their allocator settings and their compilation cache."""
 
 import contextlib
 import ctypes
@@ -14,35 +14,35 @@ import jax
 
 from cdnv2_jax.errors import LostProcess, UserError, one_line
 
-# Of glibc's <malloc.h>.
+# Parameters of mallopt, from glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Lets a process that computes on the CPU reuse the memory it frees; True if it does from now on.
+    """Make a process that computes on the CPU keep and reuse the memory it frees; return whether it now does.
 
-    A training step allocates and frees some hundred megabytes. By default they go back to the system and return page
-    by page, zeroed: a fifth of the time of such a step. Needs glibc, and must be called before JAX starts its threads,
-    which get heaps of their own otherwise. Where there may be an accelerator nothing is changed.
+    A training step allocates and frees several hundred megabytes. By default they are returned to the system, which
+    hands them out again page by page, zeroed: a fifth of the time of such a step. Needs glibc, and must be called
+    before JAX starts its threads, which otherwise get heaps of their own. With an accelerator nothing is changed.
     """
     if not sys.platform.startswith("linux") or not _only_the_cpu():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # Large blocks come from the one heap instead of the system, and the heap never shrinks.
+    # Allocate large blocks from the one heap instead of the system, and never shrink the heap.
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
 
 
 def _only_the_cpu() -> bool:
-    """Whether JAX will compute on the CPU, found out without starting it."""
+    """Whether JAX will compute on the CPU, determined without initialising it."""
     platforms: str | None = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if platforms:
         return platforms == "cpu"
     return not entry_points(group="jax_plugins") and not find_spec("jax_plugins") and not find_spec("libtpu")
 
 
-HEARTBEAT_SECONDS = 30  # a process that is silent for so long counts as dead, and the others end
+HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others end
 SHUTDOWN_SECONDS = 60  # how long a finished process waits for the others
 TASKS = {
     "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
@@ -51,17 +51,17 @@ TASKS = {
 
 
 def join_processes(*, distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Joins the processes of one run; does nothing for a run of one process.
+    """Connect the processes of one run; do nothing for a run of one process.
 
     Args:
       distributed: find the others through SLURM, Open MPI, Kubernetes or the metadata of a TPU pod.
-      coordinator: HOST:PORT of the first process, or the variable JAX_COORDINATOR_ADDRESS.
-      processes: how many there are, or JAX_NUM_PROCESSES.
-      process: which of them this is, from 0, or JAX_PROCESS_ID.
+      coordinator: HOST:PORT of the first process; None for the variable JAX_COORDINATOR_ADDRESS.
+      processes: number of processes; None for the variable JAX_NUM_PROCESSES.
+      process: index of this process, from 0; None for the variable JAX_PROCESS_ID.
 
     Raises:
-      UserError: some of the last three are missing, the others are not found, or a launcher started this as one of
-        several tasks and no flag says so: all of them would write to the same directory.
+      UserError: only some of the last three are given, the others are not found, or a launcher started this as one
+        of several tasks without any of these flags: all of them would write to the same directory.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     processes = processes if processes is not None else _number_in("JAX_NUM_PROCESSES")
@@ -106,19 +106,19 @@ def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
 
 
 def keep_compiled(directory: Path | None) -> None:
-    """Caches compiled programs in `directory` for later runs."""
+    """Cache compiled programs in `directory` for later runs; do nothing if it is None."""
     if directory is not None:
         if directory.exists() and not directory.is_dir():  # JAX would not complain
-            raise UserError(f"--compilation-cache {directory} is no directory")
+            raise UserError(f"--compilation-cache {directory} is not a directory")
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def one_of_several(action: Callable[[], int]) -> int:
-    """Runs `action` in one process, which may be one of several, and returns its exit status.
+    """Run `action` in a process that may be one of several, and return its exit status.
 
-    When one of several processes fails, it ends at once, so that the others notice: otherwise it would wait at JAX's
-    shutdown for processes that wait for it in the middle of a step.
+    When one of several processes fails, it exits at once, so that the others notice. Otherwise it would wait in JAX's
+    shutdown for processes that are waiting for it in the middle of a step.
     """
     try:
         status = action()
@@ -136,13 +136,13 @@ def one_of_several(action: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def telling_of_lost_processes() -> Iterator[None]:
-    """Turns what JAX raises in the middle of a step when another process has gone into a LostProcess."""
+    """Raise a LostProcess for the error that JAX raises in the middle of a step when another process is gone."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):  # this device's own lack of memory
             raise
         raise LostProcess(
-            f"process {jax.process_index()} stops, as another process of this run has stopped or cannot be reached "
+            f"process {jax.process_index()} stops because another process of this run has stopped or cannot be reached "
             f"({one_line(error)}): start all of them again, the run resumes from its newest checkpoint"
         ) from error

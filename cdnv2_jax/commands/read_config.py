@@ -1,4 +1,4 @@
-"""A config file and the command line → the settings of an experiment; `config.task` says of which kind."""
+"""Read the settings of an experiment from a config file and the command line; `config.task` selects its kind."""
 
 import runpy
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ FLAG = "--config."
 
 
 def check_config(values: Any) -> RunConfig:
-    """The settings that nested values stand for; without `task` they are those of a classification.
+    """Check nested values and return them as settings; `task` defaults to classification.
 
     Raises:
-      UserError: a field is unknown, missing or refused; the message has its full dotted name.
+      UserError: a field is unknown, missing or invalid; the message gives its full dotted name.
     """
     task = values.get("task", "classification") if isinstance(values, Mapping) else "classification"
     cls = CONFIGS[Field("config.task", Literal[*CONFIGS], "classification").checked(task)]
@@ -34,7 +34,7 @@ def check_config(values: Any) -> RunConfig:
 
 
 def make_experiment(config: RunConfig, devices: Devices) -> Experiment:
-    """The experiment of a config."""
+    """Create the experiment that a config describes."""
     if isinstance(config, DetectionConfig):
         return DetectionExperiment(config, devices)
     assert isinstance(config, ClassificationConfig)
@@ -42,20 +42,20 @@ def make_experiment(config: RunConfig, devices: Devices) -> Experiment:
 
 
 def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
-    """Reads a config file, changes fields as the command line says, and checks all of them.
+    """Read a config file, apply the overrides of the command line, and check every field.
 
     Args:
-      spec: path of a Python file with `get_config`, perhaps followed by `:variant`.
+      spec: path of a Python file with `get_config`, optionally followed by `:variant`.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
-      UserError: no such file, a file that does not run, an unknown field or a value that is not allowed.
+      UserError: the file does not exist or does not run, a field is unknown, or a value is not allowed.
     """
     return read_with_origins(spec, overrides)[0]
 
 
 def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
-    """Beside what `read_config` returns, where values come from: dotted name → "config file" or "command line"."""
+    """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
     path = Path(spec.split(":", 1)[0])
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
@@ -73,12 +73,12 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         return check_config(values), origins
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
-    except (Exception, SystemExit) as error:  # a config file is a program: it may end in any way
+    except (Exception, SystemExit) as error:  # a config file is a program and can raise anything
         raise UserError(f"{spec}: {one_line(error)}") from error
 
 
 def _load(spec: str) -> dict[str, Any]:
-    """What the file's `get_config` returns, as nested dicts."""
+    """Call the file's `get_config` and return its result as nested dicts."""
     path, *variant = spec.split(":", 1)
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:

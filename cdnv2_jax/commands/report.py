@@ -1,4 +1,4 @@
-"""`main.py report`."""
+"""The verb `report`: the plots and the HTML page of a run, or the page of a network."""
 
 import dataclasses
 import json
@@ -62,10 +62,10 @@ class Examples:
     """A classifier's held-out images.
 
     Attributes:
-      names: of the classes.
-      count: of the images; None where they are not at hand.
-      picture: position → pixels, uint8 [h, w, 3], or None for an image that cannot be read; None likewise.
-      notes: why there are none.
+      names: class names.
+      count: number of images; None if they are not available.
+      picture: function from an index to pixels, uint8 [h, w, 3], or None if unreadable; None if not available.
+      notes: why there are no images.
     """
 
     names: Sequence[str]
@@ -75,7 +75,7 @@ class Examples:
 
 
 def classifier_examples(config: ClassificationConfig) -> Examples:
-    """The held-out images of a config; without their data, classes by number and a note."""
+    """Return the held-out images of a config; without the data, numbered classes and a note."""
     try:
         source = source_of(config, "val")
     except UserError as error:
@@ -91,10 +91,10 @@ def classifier_examples(config: ClassificationConfig) -> Examples:
 
 
 def detector_pictures(config: DetectionConfig, results: Sequence[dict[str, Any]]) -> tuple[list[np.ndarray], list[str]]:
-    """Images with what was found on them, and notes; without their data a note alone.
+    """Return held-out images with their detections, and notes; without the data, only a note.
 
     Raises:
-      KeyError, TypeError, ValueError, …: results that are none.
+      KeyError, TypeError, ValueError, …: `results` is not a list of detections.
     """
     data = config.data
     try:
@@ -105,27 +105,27 @@ def detector_pictures(config: DetectionConfig, results: Sequence[dict[str, Any]]
 
 
 def _missing(error: UserError) -> str:
-    return f"The held-out images are not at hand: {error}"
+    return f"The held-out images are not available: {error}"
 
 
 NETWORKS = ("masked", "condensed", "plain", BEST)
-"""Where a run's network may be, the one to look at first; masked and condensed have the same connections."""
+"""Directories of a run's network, in order of preference; masked and condensed have the same connections."""
 
 FORMS = ("condensed", "masked", "plain")
-"""Whose figures are the run's, the first that there is."""
+"""Keys of the summary whose metrics are the run's, in order of preference."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFiles:
-    """What a run has left so far.
+    """The contents of a run's directory so far.
 
     Attributes:
-      workdir: its directory.
-      records: of its metrics.
-      summary: empty before its end.
-      values: the fields of its config file; empty without one.
-      config: the same, checked; None without one.
-      network: the trained one (of a detector the backbone) or the best so far; None if there is none yet.
+      workdir: the directory.
+      records: records of `metrics.jsonl`.
+      summary: contents of `summary.json`; empty until the run ends.
+      values: fields of `config.json`; empty without the file.
+      config: `values`, checked; None without the file.
+      network: the trained network (for a detector, its backbone) or the best so far; None if there is none yet.
     """
 
     workdir: Path
@@ -136,13 +136,13 @@ class RunFiles:
     network: Network | None
 
     def own_figure(self, name: str) -> float | None:
-        """A figure of the summary's; None before there is any."""
+        """Return a metric of the run from its summary; None while there is no summary."""
         with telling_of_damage(self.workdir / SUMMARY_FILE):
             return next((float(self.summary[form][name]) for form in FORMS if form in self.summary), None)
 
 
 def read_run(workdir: Path) -> RunFiles:
-    """Reads them; UserError when there is no run, or a file is damaged."""
+    """Read a run's files; raise UserError if there is no run or one of its files is damaged."""
     if not (workdir / METRICS_FILE).is_file():
         raise UserError(f"--workdir {workdir} holds no run: there is no {METRICS_FILE} in it")
     with telling_of_damage(workdir / METRICS_FILE):
@@ -156,23 +156,23 @@ def read_run(workdir: Path) -> RunFiles:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty without the file."""
+    """Return the JSON object in a file; an empty dict without the file."""
     if not file.is_file():
         return {}
     with telling_of_damage(file):
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("it holds no object")
+            raise ValueError("not a JSON object")
     return found
 
 
 @contextmanager
 def telling_of_damage(file: Path) -> Iterator[None]:
-    """A UserError that names the file for whatever its contents trip."""
+    """Convert any error that a file's contents cause to a UserError that names the file."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{file} cannot be drawn: {one_line(error)}") from error
+        raise UserError(f"{file} cannot be read: {one_line(error)}") from error
 
 
 ERROR, PRECISION = "top-1 error, %", "mAP, %"
@@ -187,10 +187,10 @@ def report_network(
     num_classes: int | None,
     overwrite: bool,
 ) -> None:
-    """Writes a page of a network that need not come from a run: ours or official, masked, condensed or plain.
+    """Write the page of a network without a run: ours or official, masked, condensed or plain.
 
     Raises:
-      UserError: no such checkpoint, a damaged one, or `output` exists.
+      UserError: the checkpoint does not exist or is damaged, or `output` exists.
     """
     refuse_existing(output, overwrite, file=True)
     opened = open_weights(checkpoint, model=model, weights=weights, num_classes=num_classes)
@@ -203,7 +203,7 @@ def report_network(
     sections = [
         figures_section(
             {network.form_name: _cost_figures(cost)},
-            [f"Cost of one image of {size} × {size} pixels, without any accuracy."],
+            [f"Cost of one image of {size} × {size} pixels; accuracy was not measured."],
         )
     ]
     if learned_layers(network):
@@ -216,26 +216,26 @@ def report_network(
 
 
 def read_network(path: Path) -> Network:
-    """A classifier, or the backbone of a detector."""
+    """Read a classifier, or the backbone of a detector, from a checkpoint."""
     opened = open_weights(path)
     return opened.detector.backbone if isinstance(opened, OpenedDetector) else opened.network
 
 
 def classifier_published(network: Network, data: DataConfig, error: float | None) -> list[Section]:
-    """Published networks on the data that a classifier was trained on; nothing for other data.
+    """Return the section that compares a classifier with published networks; empty without published figures.
 
     Args:
-      error: its top-1 error in per cent; None where it was not measured.
+      error: the network's top-1 error in per cent; None if not measured.
     """
     data_set = published_data_set(data.source, network.architecture.num_classes)
     return [] if data_set is None else [_published(data_set, count_flops(network, data.image_size), error)]
 
 
 def detector_published(config: DetectionConfig, precision: float | None) -> list[Section]:
-    """Published backbones of such a detector on COCO; nothing for other data.
+    """Return the section with a detector and the published ones on COCO; empty for shapes or if none is published.
 
     Args:
-      precision: of the detector, mAP in per cent; None where it was not measured.
+      precision: the detector's mAP in per cent; None if not measured.
     """
     published: Mapping[str, float] = PUBLISHED.get(config.model.detector, {})
     if config.data.source == "shapes" or not published:
@@ -258,9 +258,9 @@ def _cost_figures(cost: Cost) -> dict[str, Any]:
 
 
 def report(workdir: Path) -> None:
-    """Draws what a run's files tell, also while it goes on: plots, of a detector examples, and one page of it all.
+    """Write the plots of a run, finished or in progress, a detector's example images, and one page with everything.
 
-    Everything is read before anything is written.
+    All files are read before anything is written.
 
     Raises:
       UserError: there is no run, or one of its files is damaged.
@@ -286,7 +286,7 @@ def _title(run: RunFiles) -> str:
 
 
 def _pictures(run: RunFiles) -> tuple[list[np.ndarray], list[str]]:
-    """Of a detector that was judged, examples; notes on what keeps them from being there."""
+    """Return the example images of an evaluated detector, and notes on why there are none."""
     file = run.workdir / DETECTIONS
     if not isinstance(run.config, DetectionConfig) or not file.is_file():
         return [], []
@@ -315,7 +315,7 @@ def _sections(run: RunFiles, pictures: list[np.ndarray], notes: list[str]) -> li
 
 
 def _figures(run: RunFiles) -> Section:
-    """Of the summary or, as long as there is none, of the latest evaluation."""
+    """Return the section of metrics: from the summary or, until there is one, the latest evaluation."""
     step = max((record["step"] for record in run.records), default=0)
     if run.summary:
         return figures_section(run.summary, [f"The run has ended, after {step:,} steps."])
@@ -326,7 +326,7 @@ def _figures(run: RunFiles) -> Section:
 
 
 def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]:
-    """What is told of a classifier alone: its place among published ones, and its mistakes."""
+    """Return the sections that only classifiers have: published networks and mistakes."""
     accuracy, file = run.own_figure("accuracy"), run.workdir / PREDICTIONS_FILE
     error = None if accuracy is None else 100 * (1 - accuracy)
     sections = [] if run.network is None else classifier_published(run.network, config.data, error)
@@ -334,6 +334,6 @@ def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]
         predictions = read_predictions(file, config.model.num_classes)
         examples = classifier_examples(config)
         if examples.count is not None and predictions.images.max(initial=-1) >= examples.count:
-            raise UserError(f"{file} is of more than the {examples.count} images of the data")
+            raise UserError(f"{file} refers to images beyond the {examples.count} of the data")
         sections.append(mistakes_section(predictions, examples.names, examples.picture, examples.notes))
     return sections

@@ -1,4 +1,4 @@
-"""`main.py train`."""
+"""The verb `train`: train a network as a config describes, or resume a run."""
 
 import errno
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
-    """Trains as the config says, or resumes the interrupted run that the work directory holds."""
+    """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
     config, path = read_config(spec, overrides), workdir.path
     devices = Devices.all()
@@ -42,13 +42,13 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
         if error.errno not in NO_ROOM:
             raise
         raise UserError(
-            f"--workdir {path}: {error.strerror}; checkpoints are intact: make room and start the same command again"
+            f"--workdir {path}: {error.strerror}; checkpoints are intact: free space and run the same command again"
         ) from error
     console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
 
 
 def _description_of(experiment: Experiment) -> str:
-    """What is about to be trained, on one line."""
+    """Return a one-line description of the training."""
     config, batch_size = experiment.config, experiment.config.data.batch_size
     rate = config.optimizer.learning_rate * rate_scale(config.optimizer, batch_size)
     return (

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are decoded, augmented and prepared, and how they become batches."""
+"""Images: sources, decoding, augmentation, preprocessing and batching."""

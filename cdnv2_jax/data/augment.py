@@ -17,17 +17,17 @@ _parsed = functools.cache(parse_rand_augment)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, in the order of the attributes.
+    """Augmentation of training images, applied in the order of the attributes.
 
     Attributes:
-      image_size: side of the result, pixels.
+      image_size: side of the result, in pixels.
       crop: "random_resized"; "shift" by up to `shift` pixels each way, filled with black; or "none". The latter two
-        need images of that size.
-      shift: the largest, pixels.
-      interpolation: of the random resized crop; "random": bilinear or bicubic, evenly.
-      flip: mirror half of the images.
-      rand_augment: in timm's notation ("rand-m9-mstd0.5"); "" for none.
-      erase_probability: of random erasing. Only its rectangle is chosen here: the noise comes after normalising.
+        need images of size `image_size`.
+      shift: largest shift, in pixels.
+      interpolation: interpolation of the random resized crop; "random" is bilinear or bicubic with equal probability.
+      flip: mirror each image with probability ½.
+      rand_augment: policy in timm's notation ("rand-m9-mstd0.5"); "" for none.
+      erase_probability: probability of random erasing. Only the rectangle is chosen here; noise follows normalising.
     """
 
     image_size: int
@@ -48,7 +48,7 @@ class TrainingImage(NamedTuple):
 
     Attributes:
       pixels: uint8 [s, s, 3].
-      erased: the rectangle to erase once they are normalised; `NOTHING` for none.
+      erased: the rectangle to erase after normalising; `NOTHING` for none.
     """
 
     pixels: np.ndarray
@@ -58,13 +58,13 @@ class TrainingImage(NamedTuple):
 def training_image(
     pixels: np.ndarray, name: str, rng: np.random.Generator, augmentation: Augmentation
 ) -> TrainingImage:
-    """Crops, flips and applies RandAugment; the same for the same pixels and state of `rng`.
+    """Augment an image; the result is a function of the arguments and the state of `rng`.
 
     Args:
       pixels: uint8 [h, w, 3], not written to.
-      name: what a message calls the image.
-      rng: whose next random numbers are used.
-      augmentation: what to do.
+      name: name of the image in messages.
+      rng: source of the random numbers.
+      augmentation: the augmentation to apply.
 
     Raises:
       UserError: the image does not have the size that `crop` needs.
@@ -98,23 +98,23 @@ def _interpolation(augmentation: Augmentation, rng: np.random.Generator) -> Lite
 
 
 def draw_flip(rng: np.random.Generator) -> bool:
-    """True for one image in two."""
+    """Return True with probability ½."""
     return bool(rng.random() < 0.5)
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 3], mirrored left to right."""
+    """Mirror uint8 [h, w, 3] left to right."""
     return cv2.flip(image, 1)
 
 
 def draw_shift(most: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(down, right), each uniform in −most … most pixels."""
+    """Draw a shift (down, right), each uniform in −most … most pixels."""
     down, right = rng.integers(-most, most, size=2, endpoint=True)
     return int(down), int(right)
 
 
 def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Moves uint8 [h, w, 3] by that many pixels, filling with black."""
+    """Shift uint8 [h, w, 3] by that many pixels, filling with black."""
     height, width = image.shape[:2]
     moved = np.zeros_like(image)
     if abs(down) < height and abs(right) < width:
@@ -125,7 +125,7 @@ def shift(image: np.ndarray, down: int, right: int) -> np.ndarray:
 
 
 def _overlap(distance: int, side: int) -> tuple[slice, slice]:
-    """The part of one side that stays visible: after moving, before."""
+    """Return the part of one side that stays visible: after shifting, before."""
     return slice(max(distance, 0), side + min(distance, 0)), slice(max(-distance, 0), side - max(distance, 0))
 
 
@@ -136,10 +136,10 @@ NOTHING = Rectangle(0, 0, 0, 0)
 
 
 def draw_rectangle(height: int, width: int, probability: float, rng: np.random.Generator) -> Rectangle:
-    """With `probability`, part of an image [height, width], else `NOTHING`.
+    """Draw a rectangle in an image [height, width] with `probability`, else return `NOTHING`.
 
-    Its share of the area is uniform in 0.02 … ⅓, its height to its width log-uniform in 0.3 … 1 / 0.3. One that
-    does not fit is drawn again, ten times at most.
+    Its fraction of the area is uniform in 0.02 … ⅓, its ratio of height to width log-uniform in 0.3 … 1 / 0.3. If it
+    does not fit, it is drawn again; if none of ten fits, the result is `NOTHING`.
     """
     if rng.random() >= probability:
         return NOTHING
@@ -154,7 +154,7 @@ def draw_rectangle(height: int, width: int, probability: float, rng: np.random.G
 
 
 def erase(image: np.ndarray, rectangle: Rectangle, rng: np.random.Generator) -> np.ndarray:
-    """Normalised float32 [h, w, 3] with standard normal noise, independent in each value, in the rectangle."""
+    """Replace a rectangle of a normalised image, float32 [h, w, 3], with independent standard normal noise."""
     top, left, height, width = rectangle
     if not (height and width):
         return image

@@ -1,5 +1,4 @@
-"""Samples → batches: their order, their distribution over hosts, what a row holds, and reading them ahead in threads or
-worker processes."""
+"""Batches of samples: order, sharding over hosts, contents of a row, and prefetching in threads or processes."""
 
 import abc
 import contextlib
@@ -28,12 +27,12 @@ NOT_BROKEN = -1
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The part of every batch that one of several hosts reads (its shard).
+    """The shard of every batch that one of several hosts reads.
 
     Attributes:
-      batch_size: of the global batch.
-      host: number of this host.
-      hosts: how many there are; it divides `batch_size`.
+      batch_size: size of the global batch.
+      host: index of this host.
+      hosts: number of hosts; it divides `batch_size`.
     """
 
     batch_size: int
@@ -46,22 +45,22 @@ class Share:
 
     @property
     def rows(self) -> int:
-        """Rows of each batch that this host reads."""
+        """Number of rows of each batch that this host reads."""
         return self.batch_size // self.hosts
 
     def position(self, row: int) -> int:
-        """Position in the stream of all samples of this host's `row`, counted over all its batches.
+        """Return the position in the stream of all samples of this host's `row`, counted over all its batches.
 
-        A host reads neighbouring rows: the batches of all hosts, concatenated, are the global batch.
+        A host reads consecutive rows: the batches of all hosts, concatenated, are the global batch.
         """
         batch, within = divmod(row, self.rows)
         return batch * self.batch_size + self.host * self.rows + within
 
 
 def shuffled_index(position: int, length: int, seed: int) -> int:
-    """The sample at `position` of an endless stream: every `length` positions hold every sample once, reshuffled.
+    """Return the sample at `position` of an endless stream of epochs, each with all `length` samples, reshuffled.
 
-    Batches may span two epochs, so no sample is dropped to make the numbers fit.
+    Batches may span two epochs, so no samples are dropped at the end of an epoch.
     """
     epoch, within = divmod(position, length)
     return int(_shuffled(length, seed, epoch)[within])
@@ -73,17 +72,17 @@ def _shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def sample_random(seed: int, position: int) -> np.random.Generator:
-    """The random numbers of the sample at `position` of the stream; the same whichever host or worker reads it."""
+    """Return the random generator of the sample at `position` of the stream, the same on every host and worker."""
     return np.random.Generator(np.random.Philox(key=[seed, position]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RowMaker(abc.ABC):
-    """Makes rows of batches, each by its position in this host's share of the stream; a pure function of it.
+    """Function that makes a row of a batch from its position in this host's shard of the stream, deterministically.
 
     Attributes:
-      source: where samples come from.
-      share: the part of each batch that this host reads.
+      source: source of the samples.
+      share: the shard of each batch that this host reads.
     """
 
     source: Source[Picture]
@@ -91,17 +90,17 @@ class RowMaker(abc.ABC):
 
     @abc.abstractmethod
     def sample_index(self, row: int) -> int:
-        """Position in the source of the sample that `row` shows."""
+        """Return the index in the source of the sample in `row`."""
 
     @abc.abstractmethod
     def __call__(self, row: int) -> dict[str, Any]:
-        """The row, by name; "broken" (int64) is the index of an unreadable sample met, else −1."""
+        """Return a row as a dict; "broken" (int64) is the index of an unreadable sample that was met, else −1."""
 
     def first_readable(self, indices: Iterable[int], prepare: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """What `prepare` makes of the first of the samples `indices` that is readable, with "index" and "broken".
+        """Return the result of `prepare` for the first readable sample of `indices`, with "index" and "broken".
 
         Raises:
-          UserError: none is readable.
+          UserError: none of the samples is readable.
         """
         tried: list[int] = []
         for index in indices:
@@ -114,15 +113,15 @@ class RowMaker(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingRow(RowMaker):
-    """Makes the rows of training batches.
+    """Function that makes the rows of training batches.
 
     A row holds "image" (uint8 [s, s, 3], or float32, normalised and erased, with `normalise_with`), "label" (int32),
     "index" (int64, of the sample in the source), "broken" (int64, index of an unreadable sample that this one
     replaces, else −1) and, with random erasing left to the device, "erase" (int32 [4]: top, left, height, width).
 
     Attributes:
-      seed: of order and augmentation.
-      augmentation: what is done to the images.
+      seed: seed of order and augmentation.
+      augmentation: augmentation of the images.
       normalise_with: (mean, std) to finish images on the host; None leaves normalising and erasing to the device.
     """
 
@@ -152,13 +151,13 @@ class TrainingRow(RowMaker):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationRow(RowMaker):
-    """Makes the rows of evaluation batches: every sample once, in order, then padding.
+    """Function that makes the rows of evaluation batches: every sample once, in order, then padding.
 
     A row holds "image" (uint8 [s, s, 3], to be normalised on the device), "label" (int32), "real" (bool) and "broken"
     (int64, index of an unreadable sample, else −1). Padding and unreadable samples are not real.
 
     Attributes:
-      preparation: what is done to the images.
+      preparation: preprocessing of the images.
     """
 
     source: Source[Sample]
@@ -185,7 +184,7 @@ class EvaluationRow(RowMaker):
 
 
 HostBatch = dict[str, np.ndarray]
-"""One host's rows of a batch, stacked; each `RowMaker` says what is in it."""
+"""One host's rows of a batch, stacked; see each `RowMaker` for the contents."""
 
 READ_THREADS = 4
 BATCHES_AHEAD = 2
@@ -193,7 +192,7 @@ BATCHES_AHEAD = 2
 
 @contextlib.contextmanager
 def host_batches(rows: RowMaker, first: int, last: int, workers: int) -> Iterator[Iterator[HostBatch]]:
-    """This host's batches `first` … `last` − 1; the same for any number of `workers` (processes; 0: threads)."""
+    """Iterate over this host's batches `first` … `last` − 1; the same for any `workers` (processes; 0: threads)."""
     import grain
 
     size = rows.share.rows
@@ -207,17 +206,17 @@ def host_batches(rows: RowMaker, first: int, last: int, workers: int) -> Iterato
         iterator = iter(batches.to_iter_dataset(read))
     try:
         with _starting_workers() if workers else contextlib.nullcontext():
-            ahead = list(itertools.islice(iterator, 1))  # the first batch that is asked for starts the processes
+            ahead = list(itertools.islice(iterator, 1))  # requesting the first batch starts the processes
         yield itertools.chain(ahead, iterator)
     finally:
         iterator.close()
 
 
 class BrokenImages:
-    """Counts unreadable images over a run and gives up at the limit.
+    """Record of a run's unreadable images, which ends the run if they exceed the limit.
 
     Attributes:
-      found: names of those met so far, by their index in the source.
+      found: names of the unreadable images so far, by their index in the source.
     """
 
     def __init__(self, source: Source[Picture], limit: int):
@@ -226,7 +225,7 @@ class BrokenImages:
         self._told = 0
 
     def check(self, batch: HostBatch) -> list[str]:
-        """Names of broken images met for the first time; UserError, naming the image, once they are too many."""
+        """Return the names of unreadable images met for the first time; UserError, naming one, above the limit."""
         new = [int(index) for index in batch["broken"] if index != NOT_BROKEN and int(index) not in self.found]
         for index in dict.fromkeys(new):
             picture = self._source[index]
@@ -236,7 +235,7 @@ class BrokenImages:
         return [self.found[index] for index in dict.fromkeys(new)]
 
     def newly_found(self) -> list[str]:
-        """Names of those found since the last call."""
+        """Return the names found since the last call."""
         new = list(self.found.values())[self._told :]
         self._told += len(new)
         return new
@@ -247,18 +246,18 @@ class BrokenImages:
             reason = f"{picture.name} cannot be read as an image"
         except BrokenImage as error:
             reason = str(error)
-        allowed = f"at most {self._limit} may be broken" if self._limit else "none may be"
+        allowed = f"at most {self._limit} may be broken" if self._limit else "none may be broken"
         raise UserError(f"{reason} ({allowed}: config.data.max_broken_images)")
 
 
 @contextlib.contextmanager
 def _starting_workers() -> Iterator[None]:
-    """Grain's processes started inside never see Ctrl-C or SIGTERM, which shells and clusters send to a whole job.
+    """Block Ctrl-C and SIGTERM in Grain's processes started inside; shells and clusters send them to a whole job.
 
-    The training process decides what these mean, and still needs its batches until then.
+    The training process handles these signals, and needs batches until it stops.
     """
     _mark_absl_flags_as_parsed()
-    _start_resource_tracker()  # otherwise started inside, where it would unblock the signals
+    _start_resource_tracker()  # otherwise it would be started inside, and unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -267,7 +266,7 @@ def _starting_workers() -> Iterator[None]:
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """Called in a worker: ends it when the training process is gone, even if that was killed."""
+    """End this worker when the training process has ended, even if that was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -279,9 +278,9 @@ def _end_after(parent: BaseProcess) -> None:
 
 
 def _start_resource_tracker() -> None:
-    """Starts Python's process that frees shared memory, with its warnings off.
+    """Start Python's process that frees shared memory, with its warnings off.
 
-    When a run ends early there always is some to free: batches that were read ahead.
+    A run that ends early always leaves some to free: the prefetched batches.
     """
     name = "PYTHONWARNINGS"
     before = os.environ.get(name)
@@ -295,7 +294,7 @@ def _start_resource_tracker() -> None:
 
 
 def _mark_absl_flags_as_parsed() -> None:
-    # Grain starts its processes through absl, which insists on flags that only absl's own programs parse.
+    # Grain starts its processes through absl, which requires parsed flags; only absl's own programs parse them.
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,4 @@
-"""Encoded image files → pixels."""
+"""Decode image files to pixels."""
 
 import io
 import re
@@ -18,7 +18,7 @@ START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 _WARNING_FILTERS = threading.Lock()
 
-cv2.setNumThreads(0)  # many processes work side by side, where threads of each would only get in the way
+cv2.setNumThreads(0)  # many processes run in parallel, and threads within each would only compete
 
 
 class BrokenImage(UserError):
@@ -33,17 +33,17 @@ class BrokenImage(UserError):
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
-    """uint8 [h, w, 3], RGB: bit for bit what Pillow's `Image.open(…).convert("RGB")` gives. Thread-safe.
+    """Decode an image to RGB, uint8 [h, w, 3], bit for bit as Pillow's `Image.open(…).convert("RGB")`. Thread-safe.
 
-    So transparency is dropped and the orientation in EXIF ignored, as in the official code. Images of 16 bits per
-    channel keep the upper 8, also grey ones, which some versions of Pillow would clip.
+    As in the official code, transparency is dropped and the EXIF orientation ignored. Images of 16 bits per channel
+    keep the upper 8, greyscale ones too, which some versions of Pillow would clip.
 
-    Ordinary JPEG files go through OpenCV, a fifth faster or more, to the same pixels. It fills what is missing of a
-    damaged file with grey and does not say so: it only gets files of one scan that are complete. Anything else
-    (progressive files, CMYK, trailing bytes) is read or refused by Pillow.
+    Ordinary JPEG files are decoded by OpenCV to the same pixels, at least a fifth faster. OpenCV silently fills missing
+    parts of a damaged file with grey, so it is only given complete files of one scan. Anything else (progressive files,
+    CMYK, trailing bytes) is decoded or refused by Pillow.
 
     Raises:
-      BrokenImage: it names `name`.
+      BrokenImage: the image cannot be decoded; the message contains `name`.
     """
     try:
         image = _open(encoded)
@@ -53,14 +53,14 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
                 return pixels
         if image.mode.startswith("I"):
             return _upper_bits(np.asarray(image))
-        image.info.pop("transparency", None)  # of a palette's colours; Pillow would warn that it gets lost
+        image.info.pop("transparency", None)  # of palette colours; Pillow would warn that it is lost
         return np.array(image.convert("RGB"))
-    except Exception as error:  # damage trips Pillow's readers in many ways: struct.error, IndexError, …
+    except Exception as error:  # Pillow raises many types for damaged files: struct.error, IndexError, …
         raise BrokenImage(name, one_line(error)) from error
 
 
 def encoded_size(encoded: bytes, name: str) -> tuple[int, int]:
-    """(height, width) in pixels, from an image file's header alone; BrokenImage as `decode`."""
+    """Return (height, width) in pixels, from an image file's header alone; raise BrokenImage as `decode` does."""
     try:
         image = _open(encoded)
     except Exception as error:
@@ -77,24 +77,24 @@ def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
 
 
 def _is_one_complete_scan(encoded: bytes) -> bool:
-    """Whether a JPEG file has one scan, which goes on to the end of the file, and nothing after it."""
+    """Whether a JPEG file has a single scan that extends to the end of the file."""
     if not (encoded.startswith(b"\xff\xd8") and encoded.endswith(END_OF_IMAGE)):
         return False
-    # A thumbnail in the header has scans too; its end is then found too early, and the file is left to Pillow.
+    # A thumbnail in the header has a scan too: its end is found instead, and the file is left to Pillow.
     scan = encoded.find(START_OF_SCAN)
     marker = MARKER.search(encoded, scan + len(START_OF_SCAN)) if scan >= 0 else None
     return marker is not None and marker.start() == len(encoded) - len(END_OF_IMAGE)
 
 
 def _open(encoded: bytes) -> Image.Image:
-    """Reads the header only. Refuses decompression bombs, of which Pillow only warns up to a size."""
-    with _WARNING_FILTERS, warnings.catch_warnings():  # it changes the filters of all threads
+    """Read the header only; refuse decompression bombs, for which Pillow only warns up to a size."""
+    with _WARNING_FILTERS, warnings.catch_warnings():  # warning filters are shared by all threads
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(encoded))
 
 
 def _upper_bits(levels: np.ndarray) -> np.ndarray:
-    """Grey [h, w] of 16 bits → uint8 [h, w, 3]."""
+    """Convert 16-bit greyscale [h, w] to uint8 [h, w, 3]."""
     grey = (np.clip(levels, 0, 65535) >> 8).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Preprocessing of batches on the device: normalising, the noise of random erasing, mixup."""
+"""Preprocessing of batches on the device: normalisation, the noise of random erasing, and mixup."""
 
 import dataclasses
 
@@ -10,18 +10,18 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """Normalises images.
+    """Normalisation of images.
 
     Attributes:
-      mean: of each channel, for pixels in [0, 1].
-      std: of each channel, likewise.
+      mean: mean of each channel, for pixels in [0, 1].
+      std: standard deviation of each channel, for pixels in [0, 1].
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """uint8 [b, h, w, 3] → float32, (pixel / 255 − mean) / std; floating-point images are returned as they are."""
+        """Normalise uint8 [b, h, w, 3] to float32, (pixel / 255 − mean) / std; floating-point images are unchanged."""
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
@@ -29,11 +29,11 @@ class Normalisation:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPreprocessing:
-    """A batch from the host → the input of a train step; a pure function of seed, step and batch.
+    """Preprocessing of a batch from the host for a training step; a pure function of seed, step and batch.
 
     Attributes:
-      normalisation: of the images.
-      seed: of noise and mixup.
+      normalisation: normalisation of the images.
+      seed: seed of noise and mixup.
       mixup: α of Beta(α, α), 0 for none: x ← λ x + (1 − λ) x', and y likewise, where x' is the batch in reverse
         order and λ is the same for the whole batch (Zhang et al. 2018, with timm's pairing).
     """
@@ -55,7 +55,7 @@ class TrainingPreprocessing:
 
 
 def erased(images: jax.Array, rectangles: jax.Array, key: jax.Array) -> jax.Array:
-    """Images [b, h, w, 3] with standard normal noise in `rectangles`, int [b, 4]: top, left, height, width."""
+    """Fill `rectangles`, int [b, 4] (top, left, height, width), of images [b, h, w, 3] with standard normal noise."""
     top, left, height, width = (rectangles[:, i, None, None, None] for i in range(4))
     rows = jnp.arange(images.shape[1])[None, :, None, None]
     columns = jnp.arange(images.shape[2])[None, None, :, None]
@@ -64,7 +64,7 @@ def erased(images: jax.Array, rectangles: jax.Array, key: jax.Array) -> jax.Arra
 
 
 def mixed(images: jax.Array, labels: jax.Array, share: jax.Array) -> Batch:
-    """Each image mixed with its counterpart in the reversed batch; `share` (scalar in [0, 1]) is its own weight."""
+    """Mix each image with its counterpart in the reversed batch; `share`, a scalar in [0, 1], is its own weight."""
     return {
         "image": share * images + (1 - share) * images[::-1],
         "other_label": labels[::-1],

@@ -1,4 +1,4 @@
-"""How an image is prepared for evaluation, as one description that is stored with the network."""
+"""Preprocessing of images for evaluation, as one description that is stored with the network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ RESIZE_RATIO = 256 / 224
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreparation:
-    """What evaluation, prediction and export do to an image.
+    """Preprocessing of images for evaluation, prediction and export.
 
-    Evaluation normalises on the device, prediction on the host, to the same numbers: `resized` is the part they share.
+    Evaluation normalises on the device, prediction on the host, with equal results; both use `resized`.
 
     Attributes:
-      size: side of the prepared image, pixels.
-      resize: "centre" (shorter side to size · 256 / 224, then the centre crop), or "whole" (all of it to size × size;
-        an image of that size stays as it is).
-      interpolation: of the resizing, antialiased as Pillow does it.
-      mean: of each channel, for pixels in [0, 1].
-      std: of each channel, likewise.
+      size: side of the prepared image, in pixels.
+      resize: "centre" (shorter side to size · 256 / 224, then the centre crop), or "whole" (the image to size × size;
+        an image of that size is unchanged).
+      interpolation: interpolation for resizing, antialiased as in Pillow.
+      mean: mean of each channel, for pixels in [0, 1].
+      std: standard deviation of each channel, for pixels in [0, 1].
     """
 
     size: int
@@ -46,17 +46,17 @@ class ImagePreparation:
 
     def __post_init__(self):
         if not (isinstance(self.size, int) and 0 < self.size <= 4096):
-            raise ValueError(f"images of {self.size} pixels")
+            raise ValueError(f"invalid size {self.size}")
         if self.resize not in ("centre", "whole") or self.interpolation not in PILLOW:
-            raise ValueError(f"resizing {self.resize!r} {self.interpolation!r}")
+            raise ValueError(f"invalid resize {self.resize!r} or interpolation {self.interpolation!r}")
         check_statistics(self)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [h, w, 3] → float32 [size, size, 3], normalised."""
+        """Resize and normalise an image: uint8 [h, w, 3] → float32 [size, size, 3]."""
         return normalise(self.resized(image), self.mean, self.std)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [h, w, 3] → uint8 [size, size, 3], not normalised."""
+        """Resize an image: uint8 [h, w, 3] → uint8 [size, size, 3], not normalised."""
         if self.resize == "centre":
             return _resize_and_crop(image, self.size, self.interpolation)
         if image.shape[:2] == (self.size, self.size):
@@ -65,23 +65,23 @@ class ImagePreparation:
 
 
 def check_statistics(preparation: object) -> None:
-    """Makes the fields `mean` and `std` of a frozen dataclass tuples of floats; ValueError unless they normalise."""
+    """Convert `mean` and `std` of a frozen dataclass to tuples of floats; raise ValueError if they are invalid."""
     for name in ("mean", "std"):
         values = tuple(float(value) for value in getattr(preparation, name))
         if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-            raise ValueError(f"{name} {values}")
+            raise ValueError(f"invalid {name} {values}")
         object.__setattr__(preparation, name, values)
 
 
 def _resize_and_crop(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
-    """Resizes the shorter side to size · 256 / 224 as Pillow does and crops the centre: uint8 [size, size, 3].
+    """Resize the shorter side to size · 256 / 224 as Pillow does and crop the centre: uint8 [size, size, 3].
 
-    Rounding follows torchvision: the longer side is cut to whole pixels, the crop's corner rounded to even.
+    Rounding follows torchvision: the longer side is truncated to whole pixels, the crop's corner rounded half to even.
 
     Args:
       image: uint8 [h, w, 3].
-      size: side of the crop, pixels.
-      interpolation: of the resizing.
+      size: side of the crop, in pixels.
+      interpolation: interpolation for resizing.
     """
     height, width = image.shape[:2]
     shorter = round(size * RESIZE_RATIO)
@@ -92,9 +92,9 @@ def _resize_and_crop(image: np.ndarray, size: int, interpolation: Interpolation)
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [h, w, 3] → float32 [h, w, 3]: (level / 255 − mean) / std of each channel.
+    """Normalise an image: uint8 [h, w, 3] → float32 [h, w, 3], (level / 255 − mean) / std of each channel.
 
-    By table lookup, which gives exactly what the arithmetic in float32 does, in a tenth of its time.
+    A table lookup gives exactly the same result as float32 arithmetic, in a tenth of the time.
     """
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

@@ -1,6 +1,6 @@
-"""RandAugment (Cubuk et al. 2020) as the official code configures timm's: "rand-m9-mstd0.5".
+"""RandAugment (Cubuk et al. 2020) of timm, which the official code uses with "rand-m9-mstd0.5".
 
-The operations first, uint8 [h, w, 3] → uint8 [h, w, 3] as Pillow does them; then the policy and its random choices.
+First come the operations, uint8 [h, w, 3] → uint8 [h, w, 3] as in Pillow, then the policy and its random choices.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from cdnv2_jax.errors import UserError
 
 LEVELS = np.arange(256)
 JUST_BELOW_HALF = 0.499
-"""Subtracted before OpenCV rounds, to cut off fractions as Pillow does and leave whole numbers alone."""
+"""Subtracted before OpenCV rounds, so that fractions are truncated as in Pillow and whole numbers are unchanged."""
 
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
-"""Pillow's ImageFilter.SMOOTH."""
+"""Kernel of Pillow's ImageFilter.SMOOTH."""
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
-    """Stretches every channel to 0 … 255."""
+    """Stretch every channel to 0 … 255."""
     tables = []
     for channel in cv2.split(image):
         lowest, highest = int(channel.min()), int(channel.max())
@@ -37,14 +37,14 @@ def auto_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-    """Makes every channel's histogram as flat as a table can."""
+    """Flatten the histogram of every channel as far as a lookup table can."""
     return _look_up(image, np.stack([_equalizing(channel) for channel in cv2.split(image)], axis=1))
 
 
 def _equalizing(channel: np.ndarray) -> np.ndarray:
     counts = cv2.calcHist([channel], [0], None, [256], [0, 256]).astype(np.int64).ravel()
     present = counts[counts > 0]
-    step = int(counts.sum() - present[-1]) // 255  # pixels per level, the last level apart
+    step = int(counts.sum() - present[-1]) // 255  # pixels per level, not counting the last level present
     if len(present) < 2 or not step:
         return LEVELS
     before = np.cumsum(counts) - counts
@@ -52,99 +52,99 @@ def _equalizing(channel: np.ndarray) -> np.ndarray:
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-    """255 − level."""
+    """Replace every level with 255 − level."""
     return cv2.bitwise_not(image)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    """Keeps the upper `bits` (0 … 8) of every level."""
+    """Keep the upper `bits` (0 … 8) of every level."""
     return _look_up(image, LEVELS & -(1 << (8 - bits)))
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-    """Inverts levels of `threshold` (0 … 256) and above."""
+    """Invert levels of `threshold` (0 … 256) and above."""
     return _look_up(image, np.where(threshold > LEVELS, LEVELS, 255 - LEVELS))
 
 
 def solarize_add(image: np.ndarray, addend: int) -> np.ndarray:
-    """Makes levels below 128 brighter by `addend`."""
+    """Brighten levels below 128 by `addend`."""
     return _look_up(image, np.where(LEVELS < 128, LEVELS + addend, LEVELS))
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
-    """Between its grey version (factor 0) and itself (1), or beyond."""
+    """Interpolate between the greyscale image (factor 0) and the image (1), or extrapolate."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return _blend(grey, image, factor)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
-    """Between its mean grey (factor 0) and itself (1), or beyond."""
+    """Interpolate between the image's mean grey (factor 0) and the image (1), or extrapolate."""
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return _look_up(image, mean + np.float32(factor) * (LEVELS - mean).astype(np.float32))
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Between black (factor 0) and itself (1), or beyond."""
+    """Interpolate between black (factor 0) and the image (1), or extrapolate."""
     return _look_up(image, np.float32(factor) * LEVELS.astype(np.float32))
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Between its smoothed version (factor 0) and itself (1), or beyond; the outermost pixels stay."""
+    """Interpolate between the smoothed image (factor 0) and the image (1), or extrapolate; keep the border pixels."""
     smooth = cv2.filter2D(image, -1, SMOOTH)
     smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1] = image[0], image[-1], image[:, 0], image[:, -1]
     return _blend(smooth, image, factor)
 
 
 def _blend(degenerate: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
-    """degenerate + factor · (image − degenerate), fractions cut off."""
+    """Compute degenerate + factor · (image − degenerate), truncated to whole numbers."""
     return cv2.addWeighted(image, factor, degenerate, 1 - factor, -JUST_BELOW_HALF)
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Replaces levels by a table [256], or one for every channel [256, 3]: fractions cut off, kept in 0 … 255."""
+    """Map levels by a table [256], or [256, 3] for each channel, whose values are clipped to 0 … 255 and truncated."""
     return cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8)[:, None])
 
 
 FILL = (124, 116, 104)
-"""The mean colour of ImageNet."""
+"""Mean colour of ImageNet."""
 
 ROUNDING_ERROR = 1e-4
-"""Of float32 sums; added before fractions are cut off, so that flat areas keep their level."""
+"""Bound on the error of float32 sums; added before truncation, so that uniform areas keep their level."""
 
 
 def rotate(image: np.ndarray, degrees: float, resample: Interpolation) -> np.ndarray:
-    """Rotates it about its centre, counter-clockwise."""
+    """Rotate an image about its centre, counter-clockwise."""
     return np.array(Image.fromarray(image).rotate(degrees, PILLOW[resample], fillcolor=FILL))
 
 
 def shear_x(image: np.ndarray, factor: float, resample: Interpolation) -> np.ndarray:
-    """Moves each row to the left by `factor` times its distance from the top."""
+    """Shift each row to the left by `factor` times its distance from the top."""
     return _move_rows(image, factor * (np.arange(len(image)) + 0.5), resample)
 
 
 def shear_y(image: np.ndarray, factor: float, resample: Interpolation) -> np.ndarray:
-    """Moves each column up by `factor` times its distance from the left."""
+    """Shift each column up by `factor` times its distance from the left."""
     return cv2.transpose(shear_x(cv2.transpose(image), factor, resample))
 
 
 def translate_x(image: np.ndarray, share: float, resample: Interpolation) -> np.ndarray:
-    """Moves it to the left by `share` of its width."""
+    """Shift an image to the left by the fraction `share` of its width."""
     height, width = image.shape[:2]
     return _move_rows(image, np.full(height, share * width), resample)
 
 
 def translate_y(image: np.ndarray, share: float, resample: Interpolation) -> np.ndarray:
-    """Moves it up by `share` of its height."""
+    """Shift an image up by the fraction `share` of its height."""
     return cv2.transpose(translate_x(cv2.transpose(image), share, resample))
 
 
 def _move_rows(image: np.ndarray, distances: np.ndarray, resample: Interpolation) -> np.ndarray:
-    """Moves row y to the left by distances[y] pixels, of any sign and size."""
+    """Shift row y to the left by distances[y] pixels, of any sign and size."""
     height, width = image.shape[:2]
     whole = np.floor(distances)
     weights = _weights((distances - whole).astype(np.float32), resample)
     taps = len(weights)
-    # Beyond the border its pixels are repeated; rows that are moved out entirely are filled below.
+    # Interpolation replicates border pixels; positions that come from outside the image are filled below.
     margin = int(min(np.abs(whole).max(), width)) + 2
     padded = cv2.copyMakeBorder(image, 0, 0, margin, margin, cv2.BORDER_REPLICATE).reshape(height, -1)
     starts = margin + 1 - taps // 2 + np.clip(whole, -width, width).astype(int)
@@ -159,12 +159,12 @@ def _move_rows(image: np.ndarray, distances: np.ndarray, resample: Interpolation
 
 @functools.lru_cache(maxsize=2)
 def _blank(height: int, width: int) -> np.ndarray:
-    # Kept because NumPy takes as long to fill an image with three numbers as for everything else here.
+    # Cached because filling an image with three numbers takes NumPy as long as everything else here.
     return np.full((height, width, 3), FILL, np.uint8)
 
 
 def _weights(fraction: np.ndarray, resample: Interpolation) -> np.ndarray:
-    """[2 or 4, rows]: of the neighbours of points that lie `fraction` of a pixel right of one (a = −1 if bicubic)."""
+    """Return the weights [2 or 4, rows] of the pixels around a point `fraction` right of one (bicubic: a = −1)."""
     t = fraction
     if resample == "bilinear":
         return np.stack([1 - t, t])
@@ -179,12 +179,12 @@ SECTION = re.compile(r"(mstd|m|n)([0-9]+(?:\.[0-9]+)?)")
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """A policy.
+    """A RandAugment policy.
 
     Attributes:
       magnitude: mean of the operations' magnitudes, 0 … 10.
-      deviation: their standard deviation.
-      layers: operations that are chosen for an image.
+      deviation: standard deviation of the magnitudes.
+      layers: number of operations chosen for an image.
     """
 
     magnitude: float = HIGHEST_MAGNITUDE
@@ -193,12 +193,12 @@ class RandAugment:
 
 
 class Operation(NamedTuple):
-    """What is done to an image.
+    """An operation with its argument.
 
     Attributes:
-      name: of the operation, in `OPERATIONS`.
-      argument: 0 where it takes none.
-      resample: how it interpolates.
+      name: name of the operation in `OPERATIONS`.
+      argument: its argument; unused if it takes none.
+      resample: interpolation of geometric operations.
     """
 
     name: str
@@ -207,13 +207,13 @@ class Operation(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What an operation does with a strength in [0, 1].
+    """An operation, and how its argument depends on a strength in [0, 1].
 
     Attributes:
       function: the operation; takes an image and, unless `form` is "plain", an argument.
-      form: of the argument: "plain" (none), "whole" (a whole number), "factor" (0.1 … 1.9) or "geometric" (either sign,
-        and an interpolation).
-      largest: the argument at strength 1, of "whole" and "geometric" operations.
+      form: type of the argument: "plain" (none), "whole" (a whole number), "factor" (0.1 … 1.9) or "geometric" (either
+        sign, and an interpolation).
+      largest: argument at strength 1, for "whole" and "geometric" operations.
     """
 
     function: Callable[..., np.ndarray]
@@ -226,7 +226,7 @@ class Kind(NamedTuple):
         return self.form == "geometric"
 
     def argument(self, strength: float) -> float:
-        """The argument at a strength in [0, 1], before it is negated."""
+        """Return the argument at a strength in [0, 1], before it is negated."""
         if self.form == "factor":
             return strength * 1.8 + 0.1
         return int(strength * self.largest) if self.form == "whole" else strength * self.largest
@@ -253,7 +253,7 @@ NAMES = tuple(OPERATIONS)
 
 
 def parse_rand_augment(text: str) -> RandAugment:
-    """Parses timm's notation: "rand", then in any order m (0 … 10, default 10), mstd (default 0) and n (default 2).
+    """Parse timm's notation: "rand", then in any order m (0 … 10, default 10), mstd (default 0) and n (default 2).
 
     Raises:
       UserError: anything else, such as timm's weights ("w") and increasing variants ("inc").
@@ -266,16 +266,16 @@ def parse_rand_augment(text: str) -> RandAugment:
     sound = head == "rand" and len(values) == len(sections) and layers.isdigit()
     if not sound or chosen["magnitude"] > HIGHEST_MAGNITUDE or not math.isfinite(chosen["deviation"]):
         raise UserError(
-            f'rand_augment {text!r} is not such a policy: write "rand-m9-mstd0.5", with m (magnitude) in 0 … 10, mstd '
-            '(its standard deviation) and perhaps n (operations, a whole number), or "" for none'
+            f'rand_augment {text!r} is not a supported policy: write "rand-m9-mstd0.5", with m (magnitude) in 0 … 10, '
+            'mstd (its standard deviation) and optionally n (number of operations), or "" for none'
         )
     return RandAugment(**chosen, layers=int(layers))
 
 
 def draw_operations(policy: RandAugment, rng: np.random.Generator) -> list[Operation]:
-    """What to do to one image, in that order: of `layers` random operations each is applied with probability ½.
+    """Draw the operations for one image, in order: each of `layers` random operations is kept with probability ½.
 
-    Operations are chosen with replacement; the magnitude is normal, clipped to 0 … 10; geometric operations are negated
+    Operations are chosen with replacement. The magnitude is normal, clipped to 0 … 10. Geometric operations are negated
     and bicubic with probability ½ each.
     """
     return [_draw(NAMES[kind], policy, rng) for kind in rng.integers(len(NAMES), size=policy.layers) if _happens(rng)]
@@ -295,7 +295,7 @@ def _draw(name: str, policy: RandAugment, rng: np.random.Generator) -> Operation
 
 
 def apply_operation(image: np.ndarray, operation: Operation) -> np.ndarray:
-    """uint8 [h, w, 3] → uint8 [h, w, 3]."""
+    """Apply an operation: uint8 [h, w, 3] → uint8 [h, w, 3]."""
     function, form, _ = OPERATIONS[operation.name]
     if form == "plain":
         return function(image)

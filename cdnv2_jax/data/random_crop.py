@@ -11,21 +11,21 @@ from PIL import Image
 from cdnv2_jax.data.preparation import PILLOW, Interpolation
 
 MOST_SHRUNK = 3.0
-"""Filters would be long for larger scales."""
+"""Largest scale that is filtered directly; larger scales would need long filters."""
 
 SCALE_STEPS = 32
-"""Filters are fitted for scales in steps of 1 / 32, once each."""
+"""Filters are fitted once for each scale, in steps of 1 / 32."""
 
 PILLOW_CUBIC, OPENCV_CUBIC = -0.5, -0.75
 """The parameter a of cubic convolution (Keys 1981)."""
 
 
 def resize(image: np.ndarray, size: int, resample: Interpolation) -> np.ndarray:
-    """uint8 [h, w, 3] → uint8 [size, size, 3].
+    """Resize an image: uint8 [h, w, 3] → uint8 [size, size, 3].
 
     On photographs it differs from Pillow's result by about 1 level of 255 (root mean square over random crops; 5 when
-    halving without antialiasing), 2 when shrinking to less than a third; bilinear enlarging by one level at most. In
-    halving, the last row or column of an odd number is dropped, as if the crop were that much smaller.
+    halving without antialiasing), by 2 when shrinking to less than a third, and by at most one level when enlarging
+    bilinearly. Halving drops an odd last row or column, as if the crop were that much smaller.
     """
     while max(image.shape[:2]) > MOST_SHRUNK * size and min(image.shape[:2]) >= 2 * size:
         image = _halved(image)
@@ -40,7 +40,7 @@ def resize(image: np.ndarray, size: int, resample: Interpolation) -> np.ndarray:
 
 
 def _halved(image: np.ndarray) -> np.ndarray:
-    """Means of 2 × 2 pixels; the last of an odd number is dropped."""
+    """Average 2 × 2 pixels; an odd last row or column is dropped."""
     height, width = image.shape[0] // 2, image.shape[1] // 2
     return cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
 
@@ -51,7 +51,7 @@ def _filter_for(scale: float, resample: Interpolation) -> np.ndarray:
 
 @functools.cache
 def _fitted(steps: int, resample: Interpolation) -> np.ndarray:
-    """Odd number of symmetric weights of sum 1: least squares over all positions between pixels."""
+    """Fit an odd number of symmetric weights with sum 1, by least squares over all positions between pixels."""
     scale = steps / SCALE_STEPS
     if resample == "bilinear":
         wide, narrow, reach = _triangle, _triangle, math.ceil(scale - 1)
@@ -85,7 +85,7 @@ TRIES = 10
 
 
 class Rectangle(NamedTuple):
-    """Pixels of an image; empty where height and width are 0."""
+    """A rectangle of an image, in pixels; empty if height and width are 0."""
 
     top: int
     left: int
@@ -94,15 +94,15 @@ class Rectangle(NamedTuple):
 
 
 def draw_box(height: int, width: int, rng: np.random.Generator) -> Rectangle:
-    """Part of an image [height, width], at least one pixel.
+    """Draw a crop of an image [height, width], at least one pixel.
 
-    Its share of the area is uniform in 0.08 … 1, its width to its height log-uniform in ¾ … 4⁄3. One that does
-    not fit is drawn again; after ten times it is the largest central part with a ratio in that range.
+    Its fraction of the area is uniform in 0.08 … 1, its ratio of width to height log-uniform in ¾ … 4⁄3. If it does not
+    fit, it is drawn again; if none of ten fits, the result is `central_box`.
     """
     for _ in range(TRIES):
         area = rng.uniform(LEAST_AREA, MOST_AREA) * height * width
         ratio = math.exp(rng.uniform(math.log(LEAST_RATIO), math.log(MOST_RATIO)))
-        # At least one pixel, where the official code would use an empty crop of a tiny image.
+        # At least one pixel: the official code would use an empty crop of a tiny image.
         wide, tall = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
         if wide <= width and tall <= height:
             top, left = rng.integers((height - tall + 1, width - wide + 1))
@@ -111,13 +111,13 @@ def draw_box(height: int, width: int, rng: np.random.Generator) -> Rectangle:
 
 
 def central_box(height: int, width: int) -> Rectangle:
-    """The largest central part whose width to its height is in ¾ … 4⁄3."""
+    """Return the largest central crop with a ratio of width to height in ¾ … 4⁄3."""
     tall = min(height, round(width / LEAST_RATIO))
     wide = min(width, round(height * MOST_RATIO))
     return Rectangle((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
 def crop_and_resize(image: np.ndarray, box: Rectangle, size: int, resample: Interpolation) -> np.ndarray:
-    """The part `box` of uint8 [h, w, 3], and nothing around it, resized to uint8 [size, size, 3]; see `resize`."""
+    """Crop uint8 [h, w, 3] to `box` and resize it, without its surroundings, to uint8 [size, size, 3]; see `resize`."""
     top, left, height, width = box
     return resize(image[top : top + height, left : left + width], size, resample)

@@ -1,4 +1,4 @@
-"""What every source of images gives, wherever it keeps them."""
+"""The interface of image sources, and the samples that they return."""
 
 import abc
 import dataclasses
@@ -13,18 +13,18 @@ Split = Literal["train", "val"]
 
 
 class Picture:
-    """An image and its name: what samples of all tasks have.
+    """An image and its name, the base class of samples.
 
     Attributes:
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
-      name: what a message calls it: a path, a member of an archive, "train image 17".
+      name: name in messages: a path, a member of an archive, "train image 17".
     """
 
     image: bytes | np.ndarray
     name: str
 
     def pixels(self) -> np.ndarray:
-        """uint8 [h, w, 3], not to be written to; BrokenImage when it cannot be decoded."""
+        """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded."""
         return decode(self.image, self.name) if isinstance(self.image, bytes) else self.image
 
 
@@ -34,8 +34,8 @@ class Sample(Picture):
 
     Attributes:
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
-      label: position of its class in the source's `class_names`.
-      name: what a message calls it: a path, a member of an archive, "train image 17".
+      label: index of its class in the source's `class_names`.
+      name: name in messages: a path, a member of an archive, "train image 17".
     """
 
     image: bytes | np.ndarray
@@ -47,10 +47,10 @@ AnyPicture = TypeVar("AnyPicture", bound=Picture, covariant=True)
 
 
 class Source(abc.ABC, Generic[AnyPicture]):
-    """Samples in a fixed order, each found by its position alone; pickled to be sent to worker processes.
+    """Samples in a fixed order with random access; pickled to be sent to worker processes.
 
     Attributes:
-      class_names: of all classes, in the order of their labels.
+      class_names: names of all classes, in the order of their labels.
     """
 
     class_names: Sequence[str]
@@ -64,13 +64,13 @@ class Source(abc.ABC, Generic[AnyPicture]):
 
 @dataclasses.dataclass(frozen=True)
 class PixelSource(Source[Sample]):
-    """A source of pixels in memory; pickling sends all of them.
+    """A source of pixels in memory; pickling copies all of them.
 
     Attributes:
       images: uint8 [n, h, w, 3].
-      labels: integers [n], each the position of a name in `class_names`.
-      class_names: of all classes.
-      kind: what `Sample.name` calls an image, before its number: "cifar10 train image".
+      labels: integers [n], each an index in `class_names`.
+      class_names: names of all classes.
+      kind: prefix of `Sample.name`, before the image's number: "cifar10 train image".
     """
 
     images: np.ndarray

@@ -1,1 +1,1 @@
-"""Detectors on these backbones: Faster R-CNN and RetinaNet, on COCO or one's own images."""
+"""Detection: experiments that train Faster R-CNN and RetinaNet, on COCO or on your own images."""

@@ -1,4 +1,4 @@
-"""The settings of an experiment in detection."""
+"""Settings of detection experiments."""
 
 import functools
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_f
 
 
 def _further(_: Any) -> dict[str, Field]:
-    """The settings of a detector that are no fields of `DetectorConfig`."""
+    """Return the settings of a detector that are not fields of `DetectorConfig`."""
     known = fields_of(DetectorSettings)
     return {name: known[name] for name in known if name not in ("kind", "num_classes")}
 
@@ -22,9 +22,9 @@ class DetectorConfig:
     """The detector and its backbone."""
 
     detector: Kind = setting("kind of detector")
-    backbone: str = setting("a registered model")
+    backbone: str = setting("name of a registered model")
     num_classes: int = setting("classes of objects, without the background", least=1)
-    dtype: Dtype = setting("of the computation; parameters and box arithmetic stay float32", default="float32")
+    dtype: Dtype = setting("dtype of the computation; parameters and boxes stay float32", default="float32")
     settings: dict[str, Any] = setting(
         "further settings of the detector", factory=dict, entries=_further, makes="detector_settings"
     )
@@ -34,7 +34,7 @@ class DetectorConfig:
         entries=lambda model: override_fields(model["backbone"]),
         makes="architecture",
     )
-    checkpoint: str = setting('classifier of any kind whose backbone to start from; "" for none', default="")
+    checkpoint: str = setting('classifier of any kind that provides the initial backbone; "" for none', default="")
 
     def __post_init__(self):
         check(self)
@@ -46,7 +46,7 @@ class DetectorConfig:
 
     @functools.cached_property
     def architecture(self) -> Architecture:
-        """The backbone's: the registered one with the overrides."""
+        """The backbone's registered architecture with the overrides."""
         return architecture_of(self.backbone, None, self.overrides)
 
 
@@ -55,26 +55,24 @@ class DetectionData(SourceConfig):
     """Source of the images with boxes: "coco" (JSON and JPEG files), "tfds" (coco/2017 as array_record) or "shapes"
     (generated into `directory` at first use)."""
 
-    short_side: int = setting("images are scaled until their shorter side has these pixels", default=800, least=1)
-    long_side: int = setting("or their longer side these", default=1333, least=1)
-    shapes_images: int = setting(
-        'size of both splits of the "shapes" source; 0 for its usual sizes', default=0, least=0
-    )
+    short_side: int = setting("target of the images' shorter side, in pixels", default=800, least=1)
+    long_side: int = setting("limit of their longer side, in pixels, which takes precedence", default=1333, least=1)
+    shapes_images: int = setting('images in each split of the "shapes" source; 0 for its defaults', default=0, least=0)
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of what landscape images are put on."""
+        """Height and width of the canvas of landscape images."""
         return self.preparation.canvas
 
     @property
     def preparation(self) -> CanvasPreparation:
-        """How images are prepared for evaluation, and for the trained detector."""
+        """Preprocessing of images for evaluation and for the trained detector."""
         return CanvasPreparation(self.short_side, self.long_side, self.mean, self.std)
 
 
 @settings
 class DetectionConfig(RunConfig):
-    """The settings of an experiment in detection."""
+    """Settings of a detection experiment."""
 
     model: DetectorConfig = setting("the detector and its backbone")
     data: DetectionData = setting("images with boxes and their preprocessing")

@@ -1,4 +1,4 @@
-"""Evaluation of a detector on annotated images: detections, and COCO's metrics by its own code, `pycocotools`."""
+"""Evaluation of a detector on annotated images: detections, and COCO's metrics computed by `pycocotools`."""
 
 import contextlib
 import dataclasses
@@ -30,10 +30,10 @@ class DetectionEvaluation(Evaluation):
     """COCO's metrics of a detector, and the detections.
 
     Attributes:
-      metrics: COCO's twelve by name, in [0, 1], or −1 where there is nothing to find.
+      metrics: COCO's twelve metrics by name, in [0, 1], or −1 if there is no such ground truth.
       per_class: (name, AP) of each class.
-      results: the detections, as COCO's results files have them.
-      truncated: images whose result a limit on candidates could have changed.
+      results: the detections, in COCO's results format.
+      truncated: number of images whose result a limit on candidates could have changed.
     """
 
     per_class: list[tuple[str, float]]
@@ -55,15 +55,15 @@ def evaluate(
     normalisation: Normalisation,
     devices: Devices,
 ) -> DetectionEvaluation:
-    """COCO's metrics of a detector in evaluation mode, the same on every process.
+    """Compute COCO's metrics of a detector in evaluation mode; all processes get the same.
 
     Args:
       model: the detector.
       batches: this process's rows, as `DetectionEvaluationRow` makes them; rows that are not real do not count.
       source: the images, with their annotations.
-      broken: those that could not be read; they do not count either.
-      normalisation: of the images, on the device.
-      devices: that the batches are split over.
+      broken: images that could not be read; they do not count either.
+      normalisation: normalisation of the images, computed on the devices.
+      devices: devices that the batches are sharded over.
     """
     detect = compiled_detect(model, normalisation, devices)
     results, truncated = [], 0
@@ -86,15 +86,15 @@ def evaluate(
 
 
 def detector_fields(batch: HostBatch) -> HostBatch:
-    """The fields of an evaluation batch that `compiled_detect` takes."""
+    """Return the fields of an evaluation batch that `compiled_detect` takes."""
     return {name: batch[name] for name in ("image", "size", "scale", "image_id", "real")}
 
 
 def compiled_detect(
     model: PyramidDetector, normalisation: Normalisation, devices: Devices
 ) -> Callable[[dict[str, jax.Array]], tuple[Detections, dict[str, jax.Array]]]:
-    """A detector as it is now, as a compiled function of a batch on `devices`: the detections, and what else the host
-    needs of the batch."""
+    """Return a detector with its current weights as a compiled function of a batch on `devices`, which returns the
+    detections and the batch's fields that the host needs."""
     graph, state = nnx.split(model)
     return partial(_detected, graph, normalisation, devices.everywhere, devices.replicate(state))
 
@@ -110,12 +110,12 @@ def _detected(
     images = canvas_images(batch["image"], batch["size"], normalisation)
     found = nnx.merge(graph, state).detect(images, batch["size"])
     rest = {name: batch[name] for name in ("scale", "image_id", "real")}
-    # Replicated: every process needs the others' rows for the metrics.
+    # Replicated, because every process needs all rows for the metrics.
     return jax.lax.with_sharding_constraint((found, rest), everywhere)
 
 
 def canvas_images(images: jax.Array, sizes: jax.Array, normalisation: Normalisation) -> jax.Array:
-    """uint8 [b, h, w, 3] → float32, normalised, then zero beyond each image's `sizes`, int [b, 2]: height, width."""
+    """Normalise uint8 [b, h, w, 3] to float32, then zero each image beyond its `sizes`, int [b, 2]: height, width."""
     rows = jnp.arange(images.shape[1])[None, :, None, None] < sizes[:, 0, None, None, None]
     columns = jnp.arange(images.shape[2])[None, None, :, None] < sizes[:, 1, None, None, None]
     return jnp.where(rows & columns, normalisation(images), 0)
@@ -126,18 +126,18 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 1, 10 and 100 detections per image; of small, medium and large objects), in the order of COCOeval's summary."""
 
 NONE = -1.0
-"""What a figure is where there is no such ground truth."""
+"""Value of a metric without ground truth."""
 
 Result = dict[str, Any]
-"""One detection as COCO's results have it: image_id, category_id, bbox (x, y, width, height), score."""
+"""One detection in COCO's results format: image_id, category_id, bbox (x, y, width, height), score."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CocoScore:
-    """What COCO's evaluation says.
+    """Result of COCO's evaluation.
 
     Attributes:
-      figures: each of `FIGURES` by its name.
+      figures: the metrics in `FIGURES`, by name.
       per_class: (name, AP), in the order of category ids.
     """
 
@@ -146,30 +146,30 @@ class CocoScore:
 
 
 def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]) -> CocoScore:
-    """Scores detections of boxes.
+    """Score box detections.
 
     Args:
-      annotations: the ground truth: "images", "annotations", "categories". It is left as it is; an annotation may lack
-        `iscrowd` (0 then) or `area` (its box's then).
-      results: detections in any order; there may be none.
-      image_ids: the images that were looked at, also those without a detection; no others count.
+      annotations: the ground truth: "images", "annotations", "categories". It is not modified; `iscrowd` defaults to 0
+        and `area` to the area of the box.
+      results: detections in any order; may be empty.
+      image_ids: the images that were evaluated, including those without detections; no others count.
 
     Returns:
-      figures in [0, 1], or −1 where there is no such ground truth, as `pycocotools` has it.
+      metrics in [0, 1], or −1 if there is no such ground truth, as in `pycocotools`.
 
     Raises:
-      UserError: `pycocotools` is not installed, or a result is of an image or a category that there is not.
+      UserError: `pycocotools` is not installed, or a result refers to an unknown image or category.
     """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise UserError("COCO's figures need pycocotools: pip install 'cdnv2-jax[detection]'") from error
+        raise UserError("COCO's metrics need pycocotools: pip install 'cdnv2-jax[detection]'") from error
     images, categories = _ids(annotations["images"]), _ids(annotations["categories"])
     looked_at = sorted({int(number) for number in image_ids})
     _refuse_unknown(results, looked_at, images, categories)
     both: tuple[Any, Any] = COCO(), COCO()
-    with contextlib.redirect_stdout(io.StringIO()):  # which tells of every step
+    with contextlib.redirect_stdout(io.StringIO()):  # COCO and COCOeval print every step
         for each, items in zip(both, (_truth(annotations["annotations"]), _found(results)), strict=True):
             each.dataset = {"images": images, "categories": categories, "annotations": items}
             each.createIndex()
@@ -185,14 +185,14 @@ def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_
 def coco_figures(
     annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
 ) -> dict[str, float]:
-    """The twelve figures by their names, see `coco_score`."""
+    """Return the twelve metrics by name; see `coco_score`."""
     return coco_score(annotations, results, image_ids).figures
 
 
 def per_class_ap(
     annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
 ) -> list[tuple[str, float]]:
-    """(name, AP over IoU .50 to .95) of every class in the order of category ids, see `coco_score`."""
+    """Return (name, AP over IoU .50 to .95) of every class in the order of category ids; see `coco_score`."""
     return coco_score(annotations, results, image_ids).per_class
 
 
@@ -205,14 +205,14 @@ def detections_to_results(
     image_ids: np.ndarray,
     category_ids: Sequence[int],
 ) -> list[Result]:
-    """A batch of detections as COCO's results, in pixels of the original images.
+    """Convert a batch of detections to COCO's results format, in pixels of the original images.
 
     Args:
       boxes: [b, n, 4], x1, y1, x2, y2 in pixels of the resized images.
       scores: [b, n].
       labels: [b, n], from 0.
-      valid: bool [b, n]; also False in rows that are no real images.
-      scale: [b, 2], by which x and y of the originals were multiplied.
+      valid: bool [b, n]; False in rows that are not real images, too.
+      scale: [b, 2], factors by which x and y of the original images were multiplied.
       image_ids: [b].
       category_ids: label → category id.
     """
@@ -233,7 +233,7 @@ def detections_to_results(
 
 
 def write_results(path: Path, results: Sequence[Result]) -> None:
-    """Writes the JSON file that COCO's evaluation server takes, all of it or nothing; UserError when it cannot."""
+    """Write the JSON file that COCO's evaluation server takes, atomically; UserError if that fails."""
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(list(results), allow_nan=False) + "\n", encoding="utf-8")
 
@@ -248,19 +248,19 @@ def _refuse_unknown(
     images: Sequence[Mapping[str, int]],
     categories: Sequence[Mapping[str, int]],
 ) -> None:
-    """COCOeval would pass over what it does not know without a word."""
+    """Raise UserError for unknown images and categories, which COCOeval would silently ignore."""
     known, classes = {item["id"] for item in images}, {item["id"] for item in categories}
     asked = [*(result["image_id"] for result in results), *image_ids]
     strange = next((number for number in asked if number not in known), None)
     if strange is not None:
-        raise UserError(f"results are of image {strange}, which the annotations lack: evaluate the same split")
+        raise UserError(f"results refer to image {strange}, which the annotations lack: evaluate the same split")
     strange = next((one["category_id"] for one in results if one["category_id"] not in classes), None)
     if strange is not None:
-        raise UserError(f"results are of category {strange}, which the annotations lack: evaluate the same classes")
+        raise UserError(f"results refer to category {strange}, which the annotations lack: evaluate the same classes")
 
 
 def _truth(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Copies to work on, numbered from 1: COCOeval would take a match with an annotation of id 0 for none."""
+    """Copy annotations and number them from 1, because COCOeval takes a match with id 0 for no match."""
     return [
         {
             "id": number,
@@ -275,7 +275,7 @@ def _truth(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _found(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """What `COCO.loadRes` makes of results; it fails when there are none."""
+    """Convert results as `COCO.loadRes` does, which fails on an empty list."""
     return [
         {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
         for number, result in enumerate(results, 1)

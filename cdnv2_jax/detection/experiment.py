@@ -1,4 +1,4 @@
-"""Detection: data, network, loss and results of the experiments that train detectors."""
+"""Data, network, loss and results of detection experiments."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -64,8 +64,8 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         data, found = self.config.data, len(self.train_images.class_names)
         if found != self.config.model.num_classes:
             raise UserError(
-                f"{data.directory or data.source} has {found} classes, the detector tells "
-                f"{self.config.model.num_classes} apart: set config.model.num_classes to {found}"
+                f"{data.directory or data.source} has {found} classes, but the detector has "
+                f"{self.config.model.num_classes}: set config.model.num_classes to {found}"
             )
         row = DetectionTrainingRow(
             self.train_images, self.shard(data.batch_size), self.config.seed, data.preparation, flips=data.flip
@@ -82,7 +82,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         return detector
 
     def build_optimizer(self, model: PyramidDetector) -> optax.GradientTransformation:
-        """Frozen parameters stay as they are."""
+        """Build the config's optimizer; it leaves frozen parameters unchanged."""
         trained = trainable_parameters(model)
         return optax.chain(
             optax.masked(super().build_optimizer(model), trained),
@@ -134,7 +134,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         }
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:
-        """Writes detections.json, in COCO's format for results, and detections.png, some of them drawn."""
+        """Write detections.json, in COCO's results format, and detections.png, which shows some of them."""
         *_, last = evaluations.values()
         write_results(workdir / DETECTIONS, last.results)
         write_examples(workdir / EXAMPLES, self.held_out, last.results)
@@ -142,13 +142,13 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
 
 def source_of(config: DetectionConfig, split: Split) -> DetectionSource:
-    """The annotated images of one split; UserError when they are missing."""
+    """Open the annotated images of one split; UserError if they are missing."""
     data = config.data
     return open_source(data.source, directory=data.directory, split=split, shapes=data.shapes_images)
 
 
 def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
-    """The detector that training starts from: its backbone new, or the classifier of `config.model.checkpoint`."""
+    """Build the detector that training starts from, its backbone new or from `config.model.checkpoint`."""
     dtype, rngs = jnp.dtype(model.dtype), nnx.Rngs(seed)
     if model.checkpoint:
         backbone = network_from(
@@ -161,14 +161,14 @@ def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
             fields=("config.model.checkpoint", "config.model.backbone"),
         )
     else:
-        # The classifier is not used: one class makes it as small as may be.
+        # The classifier is not used; a single class makes it as small as possible.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)
     return build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)
 
 
 def detection_loss(model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Metrics]:
-    """(the sum of the detector's losses; each of them by its name, and the sum as "loss") of a batch as
-    `DetectionPreprocessing` makes it."""
+    """Return (sum of the detector's losses, each loss by name and the sum as "loss") of a batch made by
+    `DetectionPreprocessing`."""
     targets = Targets(batch["boxes"], batch["labels"], batch["valid"])
     losses = model.losses(batch["image"], batch["size"], targets, batch["key"][0])
     loss = jnp.stack(list(losses.values())).sum()
@@ -177,13 +177,13 @@ def detection_loss(model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Met
 
 @dataclasses.dataclass(frozen=True)
 class DetectionPreprocessing:
-    """A batch as the host made it → what `detection_loss` takes; a pure function of seed, step and batch."""
+    """Preprocessing of host batches for `detection_loss`: a pure function of seed, step and batch."""
 
     normalisation: Normalisation
     seed: int
 
     def __call__(self, batch: Batch, step: jax.Array) -> Batch:
-        """{"image", "size", …} → the same with images as float32, zero beyond their size, and random keys, "key"."""
-        # One for each image, so that a batch can be worked through in parts; the first of a part's is used.
+        """Normalise "image" to float32, zero it beyond "size", and add random keys as "key"; the rest is unchanged."""
+        # One key per image, so that a batch can be split into micro-batches; each uses its first key.
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step), len(batch["image"]))
         return {**batch, "image": canvas_images(batch["image"], batch["size"], self.normalisation), "key": keys}

@@ -12,24 +12,24 @@ from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
 
 LEAST_SCORE = 0.3
-"""Detections with a lower score are not drawn: they are many, and most of them wrong."""
+"""Detections with a lower score are not drawn: there are many, and most of them are wrong."""
 
 PICTURES = 9
-SMALL = 320  # pixels of width; smaller images are enlarged, so that names can be read
+SMALL = 320  # pixels of width; smaller images are enlarged, so that names are legible
 
 
 def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[str, Any]]) -> None:
-    """Writes a PNG of `example_pictures`, if there are any."""
+    """Write a PNG of `example_pictures`, if there are any."""
     if pictures := example_pictures(source, results):
         detections_sheet(pictures, path)
 
 
 def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """The first `PICTURES` readable images, uint8 [h, w, 3]; true objects in white below the detections.
+    """Draw detections over the ground truth, in white, on the first `PICTURES` readable images: uint8 [h, w, 3] each.
 
     Args:
       source: the images.
-      results: detections on them, in COCO's form for results.
+      results: detections on them, in COCO's results format.
     """
     found = defaultdict(list)
     for result in results:

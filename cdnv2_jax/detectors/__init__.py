@@ -1,1 +1,1 @@
-"""Detectors: networks that find boxes, on any backbone with feature maps."""
+"""Object detectors on any backbone with feature maps."""

@@ -1,4 +1,4 @@
-"""A detector by its settings."""
+"""Construction of a detector from its settings."""
 
 from flax import nnx
 from jax.typing import DTypeLike
@@ -12,15 +12,15 @@ from cdnv2_jax.networks.network import Network
 def build_detector(
     settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
 ) -> RetinaNet | FasterRCNN:
-    """A detector with a fresh pyramid and fresh heads on `backbone`, which it takes over.
+    """Build a detector with randomly initialised pyramid and heads on `backbone`, which becomes part of it.
 
     Args:
-      backbone: weights, statistics and masks are kept as they are.
-      dtype: in which pyramid and heads compute, None for that of images; parameters, boxes and losses are float32.
-      rngs: `params` gives the initial values.
+      backbone: its weights, statistics and masks are kept.
+      dtype: computation dtype of pyramid and heads, None for that of images; parameters, boxes and losses are float32.
+      rngs: its stream `params` gives the initial values.
 
     Raises:
-      UserError: the backbone has not the maps or not the stages that the settings ask for.
+      UserError: the backbone lacks maps or stages that the settings ask for.
     """
     kind = RetinaNet if settings.kind == "retinanet" else FasterRCNN
     return kind(settings, backbone, dtype=dtype, rngs=rngs)

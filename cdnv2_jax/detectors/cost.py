@@ -1,4 +1,4 @@
-"""What a detector costs on one image: multiply-adds and parameters of each part, from its settings alone."""
+"""Cost of a detector on one image: multiply-adds and parameters of each part, from its settings alone."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from cdnv2_jax.networks.family import cost_parts
 
 @dataclasses.dataclass(frozen=True)
 class PartCost:
-    """Multiply-adds of convolutions and Linears for one image, and parameters; biases and RoIAlign multiply nothing."""
+    """Multiply-adds of convolutions and Linears for one image (not of biases and RoIAlign), and parameters."""
 
     multiply_adds: int = 0
     params: int = 0
@@ -20,7 +20,7 @@ class PartCost:
 
 
 def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, PartCost]:
-    """`detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
+    """Return the `detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
     backbone = detector.backbone
     body, _ = cost_parts(backbone.architecture, backbone.form, height, width)
     return detector_cost(
@@ -35,14 +35,14 @@ def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, Par
 def detector_cost(
     settings: DetectorSettings, feature_channels: Mapping[int, int], height: int, width: int, body: PartCost
 ) -> dict[str, PartCost]:
-    """{part: cost} of an image on a canvas of that size; "total" is their sum.
+    """Return {part: cost} of one image on a canvas of this size; "total" is the sum.
 
-    Parts are "body", "fpn" and "head" or, of Faster R-CNN, "rpn" and "roi_head", with `settings.proposals` proposals.
+    Parts are "body", "fpn" and "head" or, for Faster R-CNN, "rpn" and "roi_head", with `settings.proposals` proposals.
 
     Args:
       feature_channels: {stride: channels} of the backbone's maps.
       height, width: pixels, a multiple of 32.
-      body: of the backbone without its classifier, for this size; see `report.cost.body_cost`.
+      body: cost of the backbone without its classifier, for this size; see `networks.family.cost_parts`.
     """
     areas = {stride: -(-height // stride) * -(-width // stride) for stride in settings.strides}
     cells = sum(areas.values())
@@ -81,7 +81,7 @@ def _rpn(s: DetectorSettings, cells: int) -> PartCost:
 
 
 def _roi_head(s: DetectorSettings) -> PartCost:
-    # A Linear on every proposal is a 1×1 convolution on as many cells.
+    # A Linear on every proposal costs the same as a 1×1 convolution on that number of cells.
     cost = _convolution(s.roi_size**2 * s.fpn_channels, s.hidden, 1, s.proposals)
     cost += _convolution(s.hidden, s.hidden, 1, s.proposals)
     cost += _convolution(s.hidden, s.num_classes + 1, 1, s.proposals)

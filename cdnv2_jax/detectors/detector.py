@@ -1,4 +1,4 @@
-"""What both detectors have in common: backbone, pyramid, inputs and outputs, what trains."""
+"""Base of both detectors: backbone, pyramid, inputs and outputs, and which parameters train."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from cdnv2_jax.networks.network import ModulePath, Network
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """What a detector's labels stand for.
+    """The classes of a detector, in the order of its labels.
 
     Attributes:
-      names: of the classes.
-      category_ids: of the same in COCO's files.
+      names: names of the classes.
+      category_ids: ids of the classes in COCO's files.
     """
 
     names: Sequence[str]
@@ -35,7 +35,7 @@ class Classes:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """The true objects of a batch of images, padded to the same number m.
+    """Ground truth of a batch of images, padded to the same number m of objects.
 
     Attributes:
       boxes: float32 [b, m, 4], x1, y1, x2, y2 in pixels of the canvas; zeros where not valid.
@@ -51,7 +51,7 @@ class Targets:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """What was found in a batch of images, best first, padded to the same number n.
+    """Detections in a batch of images, best first, padded to the same number n.
 
     Attributes:
       boxes: float32 [b, n, 4], x1, y1, x2, y2 in pixels of the canvas, within the image.
@@ -69,19 +69,19 @@ class Detections:
 
 
 def with_area(targets: Targets) -> Targets:
-    """The same without the objects of no area, which no box could be trained towards."""
+    """Mark objects without area as not valid, because no box could be trained towards them."""
     width, height = (targets.boxes[..., 2 + axis] - targets.boxes[..., axis] for axis in (0, 1))
     return dataclasses.replace(targets, valid=targets.valid & (width > 0) & (height > 0))
 
 
 class PyramidDetector(nnx.Module):
-    """A detector of one of the two kinds; `RetinaNet` and `FasterRCNN` say what follows the pyramid.
+    """Base class of detectors; `RetinaNet` and `FasterRCNN` add what follows the pyramid.
 
     Attributes:
-      settings: what it is made of.
+      settings: settings of the detector.
       backbone: any network with feature maps of the strides that the pyramid reads.
-      fpn: the feature pyramid on it.
-      canvases_filled: whether the caller promises that all images cover their canvases, but for what pads them to 32
+      fpn: the feature pyramid on the backbone.
+      canvases_filled: whether the caller promises that all images cover their canvases, except for padding to 32
         pixels. The results are the same; the backbone then needs no masks, and a CondenseNet may use its CPU kernels.
     """
 
@@ -102,27 +102,27 @@ class PyramidDetector(nnx.Module):
         )
 
     def losses(self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array) -> dict[str, jax.Array]:
-        """The losses of a batch, scalars by name, to be added up; finite whatever the targets are.
+        """Return the losses of a batch, scalars by name, to be added up; finite whatever the targets are.
 
-        They are of the whole batch, not means over images: on a batch that is split over devices the same as on one.
-        Objects of no area are left out.
+        They are computed over the whole batch, not averaged over images, so sharding does not change them. Objects
+        without area are ignored.
 
         Args:
           images: [b, h, w, 3], normalised, each at the top left of its canvas, zeros beyond it.
           sizes: int32 [b, 2], height and width of each image.
-          targets: of each image.
-          key: from which samples are drawn.
+          targets: ground truth of each image.
+          key: random key for sampling.
         """
         raise NotImplementedError
 
     def detect(self, images: jax.Array, sizes: jax.Array) -> Detections:
-        """What is in a batch of images, given as `losses` takes them."""
+        """Detect objects in a batch of images; arguments as in `losses`."""
         raise NotImplementedError
 
     def levels(self, images: jax.Array, sizes: jax.Array) -> tuple[Maps, Maps]:
-        """(maps [b, h, w, c], masks bool [b, h, w, 1]) of the pyramid by stride; cells outside of masks mean nothing.
+        """Return the pyramid's (maps [b, h, w, c], masks bool [b, h, w, 1]) by stride; ignore cells outside the masks.
 
-        Raises UserError for a canvas that does not divide by 32.
+        Raises UserError for a canvas that is not a multiple of 32 pixels.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or sizes.shape != (images.shape[0], 2):
             raise ValueError(
@@ -145,10 +145,10 @@ def _check_backbone(settings: DetectorSettings, backbone: Network) -> None:
 
 
 def trainable_parameters(detector: PyramidDetector) -> nnx.State:
-    """The tree of `nnx.state(detector, nnx.Param)` with a bool for each array: whether it trains; a mask for optax.
+    """Return the tree of `nnx.state(detector, nnx.Param)` with a bool per array: whether it trains; a mask for optax.
 
-    The pyramid and the heads train, and of the backbone what leads to its maps, without its first
-    `settings.frozen_stages` stages: a classifier that comes with a backbone stays as it is.
+    The pyramid and the heads train, as do the backbone's stages after the first `settings.frozen_stages`. A classifier
+    that comes with the backbone does not.
     """
     stages = detector.backbone.stage_modules()[detector.settings.frozen_stages :]
     trained = [path for stage in stages for path in stage]
@@ -159,9 +159,9 @@ def trainable_parameters(detector: PyramidDetector) -> nnx.State:
 
 
 def set_training_mode(detector: PyramidDetector) -> None:
-    """As `detector.train()`, but BatchNorms keep their statistics: all with `norm` "frozen", else in frozen stages.
+    """Call `detector.train()`, but keep BatchNorm statistics: of all with `norm` "frozen", else of frozen stages.
 
-    `detector.eval()` is its opposite.
+    `detector.eval()` undoes it.
     """
     detector.train()
     if detector.settings.norm == "frozen":

@@ -1,4 +1,4 @@
-"""The features of boxes: each box pooled from the pyramid level that suits its size."""
+"""Faster R-CNN: pooling of boxes from the pyramid, RoI head, losses and detection."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from cdnv2_jax.networks.network import Network
 
 
 def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSettings) -> jax.Array:
-    """[b, n, s, s, c]: RoIAlign of each box on one of P2 to P5 (Lin et al. 2017a, equation 1).
+    """Pool each box by RoIAlign from one of P2 to P5 (Lin et al. 2017a, equation 1): [b, n, s, s, c].
 
     Args:
       maps, masks: [b, h, w, c] and bool [b, h, w, 1] by stride; cells outside the masks have no influence.
@@ -50,9 +50,9 @@ def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSett
 
 
 def _repeat_edge(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """The cells just outside the mask, below and to the right, repeat the last ones inside.
+    """Repeat the last cells inside the mask in the cells just outside it, below and to the right.
 
-    RoIAlign reads half a cell beyond the image; at the canvas's own edge it repeats the last cells.
+    RoIAlign reads half a cell beyond the image; at the edge of the canvas it repeats the last cells itself.
     """
     for axis in (1, 2):
         beyond = ~mask & jnp.roll(mask, 1, axis)
@@ -62,7 +62,7 @@ def _repeat_edge(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 class RoIHead(nnx.Module):
-    """Two Linears with ReLU, then one to the classes and the background, which is last, and one to a box per class."""
+    """Two Linears with ReLU, then one for the classes, with the background last, and one for a box per class."""
 
     def __init__(self, inputs: int, hidden: int, num_classes: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int, kernel_init: nnx.Initializer) -> nnx.Linear:
@@ -75,7 +75,7 @@ class RoIHead(nnx.Module):
         self.boxes = linear(hidden, 4 * num_classes, normal(0.001))
 
     def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[..., s, s, channels] → (class logits [..., c + 1], deltas [..., c, 4]), float32."""
+        """Map [..., s, s, channels] to (class logits [..., c + 1], deltas [..., c, 4]), float32."""
         x = pooled.reshape(*pooled.shape[:-3], -1)
         x = jax.nn.relu(self.fc2(jax.nn.relu(self.fc1(x))))
         deltas = at_least_float32(self.boxes(x))
@@ -83,13 +83,13 @@ class RoIHead(nnx.Module):
 
 
 class RoISamples(NamedTuple):
-    """The proposals that the losses see, s for each image.
+    """The proposals sampled for the losses, s for each image.
 
     Attributes:
       boxes: [b, s, 4].
-      valid: bool [b, s]; the others are there for the shape's sake.
+      valid: bool [b, s]; the others are padding.
       labels: int [b, s]; the number of classes for background.
-      wanted: [b, s, 4], the object's box, of background the proposal itself.
+      wanted: [b, s, 4], the object's box; for background, the proposal itself.
     """
 
     boxes: jax.Array
@@ -99,7 +99,7 @@ class RoISamples(NamedTuple):
 
 
 def sample_rois(proposals: Proposals, targets: Targets, keys: jax.Array, settings: DetectorSettings) -> RoISamples:
-    """Draws `settings.roi_samples` of each image's proposals, with its objects' own boxes before them."""
+    """Sample `settings.roi_samples` boxes per image from its ground truth followed by its proposals."""
     s = settings
 
     def of_image(proposals: Proposals, targets: Targets, key: jax.Array) -> RoISamples:
@@ -131,7 +131,7 @@ def sample_rois(proposals: Proposals, targets: Targets, keys: jax.Array, setting
 def roi_losses(
     logits: jax.Array, deltas: jax.Array, samples: RoISamples, settings: DetectorSettings
 ) -> dict[str, jax.Array]:
-    """{"class_loss", "box_loss"}: softmax cross-entropy, and L1 on the object's class; over all samples of the batch.
+    """Return {"class_loss", "box_loss"} over a batch's samples: softmax cross-entropy, and L1 for the object's class.
 
     Args:
       logits: [b, s, c + 1].
@@ -160,9 +160,9 @@ class FasterRCNN(PyramidDetector):
         self.roi_head = RoIHead(s.roi_size**2 * s.fpn_channels, s.hidden, s.num_classes, dtype=dtype, rngs=rngs)
 
     def losses(self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array) -> dict[str, jax.Array]:
-        """{"rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss"}, see `PyramidDetector.losses`.
+        """Return {"rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss"}; see `PyramidDetector.losses`.
 
-        Proposals are constants to the second stage: its gradient reaches the pyramid, not the RPN.
+        Proposals are constants for the second stage: its gradient reaches the pyramid, not the RPN.
         """
         targets = with_area(targets)
         maps, masks = self.levels(images, sizes)
@@ -186,9 +186,9 @@ class FasterRCNN(PyramidDetector):
         return losses | roi_losses(*self.roi_head(pooled), samples, self.settings)
 
     def detect(self, images: jax.Array, sizes: jax.Array) -> Detections:
-        """See `PyramidDetector.detect`.
+        """Detect objects; see `PyramidDetector.detect`.
 
-        `truncated` does not know of boxes that the limits on proposals have left out: they have no class score.
+        `truncated` ignores boxes dropped by the limits on proposals, because they have no class score.
         """
         maps, masks = self.levels(images, sizes)
         anchors, counted = self._anchors(maps, sizes)

@@ -16,9 +16,9 @@ class FPN(nnx.Module):
     """1×1 laterals, nearest upsampling from coarse to fine, 3×3 outputs; then coarser levels on top.
 
     Attributes:
-      strides: of the maps it reads.
-      top: the levels beyond the backbone's: "subsampled", one, every second cell of the last output (Faster R-CNN);
-        "convolved", two, by 3×3 convolutions of stride 2 from the backbone's last map, nothing between (RetinaNet).
+      strides: strides of the maps it reads.
+      top: levels beyond the backbone's. "subsampled": one, every second cell of the last output (Faster R-CNN);
+        "convolved": two, by 3×3 convolutions of stride 2 from the backbone's last map, without ReLU (RetinaNet).
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class FPN(nnx.Module):
         self.downs = nnx.List([conv(inputs, 3, stride=2) for inputs in above])
 
     def __call__(self, features: Mapping[int, jax.Array], masks: Mapping[int, jax.Array]) -> Maps:
-        """Levels by stride, from the finest on, [b, h, w, channels] each.
+        """Return the levels by stride, finest first, [b, h, w, channels] each.
 
         Args:
           features: {stride: [b, h, w, c]}, each map half as large as the one before.
-          masks: {stride: bool [b, h, w, 1]} for all levels, the image's cells. What the levels hold there does not
-            depend on the cells outside; what they hold outside means nothing.
+          masks: {stride: bool [b, h, w, 1]} for all levels, the image's cells. Values inside do not depend on the cells
+            outside; values outside are meaningless.
         """
         levels: Maps = {}
         merged = None
@@ -79,5 +79,5 @@ class FPN(nnx.Module):
 
 
 def _doubled(x: jax.Array) -> jax.Array:
-    """Nearest upsampling by 2."""
+    """Upsample by 2, repeating the nearest neighbour."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

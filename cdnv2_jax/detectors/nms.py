@@ -1,4 +1,4 @@
-"""From scored boxes to detections: score threshold, non-maximum suppression by class, the best of what is left."""
+"""From scored boxes to detections: score threshold, non-maximum suppression per class, the best of the remaining."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from cdnv2_jax.detectors.settings import DetectorSettings
 
 
 def top_k_and_next(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(values, indices, next): the k largest of [n], or all where there are fewer, and the largest left out.
+    """Return (values, indices, next): the k largest of [n], or all if there are fewer, and the largest left out.
 
-    Among equals the first goes first. `next` is a scalar, −∞ where nothing was left out.
+    Among equals, the first comes first. `next` is a scalar, −∞ if nothing was left out.
     """
     n = values.shape[0]
     best, indices = jax.lax.top_k(values, min(k + 1, n))
@@ -19,18 +19,18 @@ def top_k_and_next(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax
 
 
 def best_detections(scores: jax.Array, boxes: jax.Array, left_out: jax.Array, settings: DetectorSettings) -> Detections:
-    """The detections of one image, without a batch axis.
+    """Select the detections of one image, without a batch axis.
 
-    Of the pairs of box and class that score above the threshold, the best `settings.nms_candidates` enter the
-    suppression within each class, and the best `settings.most_detections` of what it leaves are detected.
+    Of the pairs of box and class that score above the threshold, the best `settings.nms_candidates` enter suppression
+    within each class, and the best `settings.most_detections` of those kept become detections.
 
-    `truncated` says that a limit on candidates may have changed the result: a pair that was left out, here or before,
-    scored above the threshold, and above the last detection if there are as many as there may be.
+    `truncated` means that a limit on candidates may have changed the result: a pair that was left out, here or before,
+    scored above the threshold and, if the number of detections is at its limit, above the last of them.
 
     Args:
       scores: [n, c], probabilities.
       boxes: [n, 4], or one for each class [n, c, 4].
-      left_out: scalar, the best score of the boxes that have been left out before.
+      left_out: scalar, the best score among boxes left out before.
     """
     n, classes = scores.shape
     enough = jnp.where(scores > settings.score_threshold, scores, -jnp.inf).reshape(-1)

@@ -1,4 +1,4 @@
-"""RetinaNet's head (Lin et al. 2017) and its losses."""
+"""RetinaNet (Lin et al. 2017): head, losses and detection."""
 
 import math
 
@@ -19,11 +19,11 @@ from cdnv2_jax.layers.valid_region import inside
 from cdnv2_jax.networks.network import Network
 
 _PRIOR = 0.01
-"""Probability of every class at the start, so that the many negatives do not swamp the first steps."""
+"""Initial probability of every class, so that the many negatives do not dominate the first steps."""
 
 
 class RetinaNetHead(nnx.Module):
-    """Two branches of 3×3 convolutions with ReLU, to classes and to box deltas; the same weights on all levels."""
+    """Two branches of 3×3 convolutions with ReLU, for classes and for box deltas, shared by all levels."""
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class RetinaNetHead(nnx.Module):
         self.boxes = conv(anchors_per_cell * 4)
 
     def __call__(self, maps: Maps, masks: Maps) -> tuple[list[jax.Array], list[jax.Array]]:
-        """(class logits [b, n, c], deltas [b, n, 4]) of every level, float32, n anchors in (y, x, anchor) order.
+        """Return (class logits [b, n, c], deltas [b, n, 4]) of every level, float32, n anchors in (y, x, anchor) order.
 
-        `masks` are the images' cells, bool [b, h, w, 1]; nothing depends on the cells outside.
+        `masks` are the images' cells, bool [b, h, w, 1]; the results do not depend on the cells outside.
         """
         logits, deltas = [], []
         for stride, x in maps.items():
@@ -83,13 +83,13 @@ def retinanet_losses(
     targets: Targets,
     settings: DetectorSettings,
 ) -> dict[str, jax.Array]:
-    """{"class_loss", "box_loss"}: focal and L1, of all anchors that are not ignored, over Σ images max(positives, 1).
+    """Return {"class_loss", "box_loss"}: focal and L1 of all anchors not ignored, over Σ images max(positives, 1).
 
     Args:
       logits: [b, n, c].
       deltas: [b, n, 4].
       anchors: [n, 4], of all levels.
-      counted: bool [b, n], anchors that count.
+      counted: bool [b, n], whether an anchor counts.
     """
     anchors = jnp.asarray(anchors)
     classes = jnp.arange(logits.shape[-1])
@@ -115,7 +115,7 @@ def retinanet_losses(
 
 
 class RetinaNet(PyramidDetector):
-    """Backbone, P3 to P7, one head on all levels (Lin et al. 2017, as mmdetection 2.11)."""
+    """Backbone, P3 to P7, one head on all levels (Lin et al. 2017, as in mmdetection 2.11)."""
 
     def __init__(
         self, settings: DetectorSettings, backbone: Network, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs
@@ -129,7 +129,7 @@ class RetinaNet(PyramidDetector):
     def losses(
         self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """{"class_loss", "box_loss"}, see `PyramidDetector.losses`; nothing is sampled, so the key is not used."""
+        """Return {"class_loss", "box_loss"}; see `PyramidDetector.losses`. Nothing is sampled, so `key` is not used."""
         logits, deltas, anchors, counted = self._outputs(images, sizes)
         return retinanet_losses(
             jnp.concatenate(logits, axis=1),
@@ -141,10 +141,10 @@ class RetinaNet(PyramidDetector):
         )
 
     def detect(self, images: jax.Array, sizes: jax.Array) -> Detections:
-        """See `PyramidDetector.detect`.
+        """Detect objects; see `PyramidDetector.detect`.
 
-        Of each level the `candidates_per_level` anchors with the best class become candidates. `truncated` takes
-        those left out into account.
+        On each level, the `candidates_per_level` anchors with the highest class score become candidates. `truncated`
+        takes the others into account.
         """
         logits, deltas, anchors, counted = self._outputs(images, sizes)
 
@@ -159,7 +159,7 @@ class RetinaNet(PyramidDetector):
         return jax.vmap(of_image)(logits, deltas, counted, sizes)
 
     def _outputs(self, images: jax.Array, sizes: jax.Array):
-        """(class logits, deltas, anchors, anchors that count) of all levels."""
+        """Return (class logits, deltas, anchors, whether anchors count) of all levels."""
         maps, masks = self.levels(images, sizes)
         s = self.settings
         anchors = level_anchors(maps, s.anchor_scales, s.anchor_ratios)
@@ -169,7 +169,7 @@ class RetinaNet(PyramidDetector):
 def _candidates(
     logits: jax.Array, deltas: jax.Array, anchors: ArrayLike, counted: jax.Array, size: jax.Array, most: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(scores [k, c], boxes [k, 4], the best score of what is left out) of one level of one image."""
+    """Return (scores [k, c], boxes [k, 4], best score left out) of one level of one image."""
     best, indices, left_out = top_k_and_next(jnp.where(counted, logits.max(-1), -jnp.inf), most)
     scores = jnp.where(best[:, None] > -jnp.inf, jax.nn.sigmoid(logits[indices]), 0)
     boxes = clip_boxes(decode(jnp.asarray(anchors)[indices], deltas[indices]), size)

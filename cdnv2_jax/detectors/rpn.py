@@ -21,7 +21,7 @@ from cdnv2_jax.layers.valid_region import inside
 
 
 class RPNHead(nnx.Module):
-    """3×3 convolution and ReLU, then 1×1 to objectness and to box deltas; the same weights on all levels."""
+    """3×3 convolution with ReLU, then 1×1 convolutions for objectness and box deltas, shared by all levels."""
 
     def __init__(self, channels: int, anchors_per_cell: int, *, dtype: DTypeLike | None = None, rngs: nnx.Rngs):
         def conv(outputs: int, kernel: int) -> nnx.Conv:
@@ -40,9 +40,9 @@ class RPNHead(nnx.Module):
         self.boxes = conv(4 * anchors_per_cell, 1)
 
     def __call__(self, maps: Maps, masks: Maps) -> tuple[list[jax.Array], list[jax.Array]]:
-        """(objectness logits [b, n], deltas [b, n, 4]) of every level, float32, n anchors in (y, x, anchor) order.
+        """Return (objectness logits [b, n], deltas [b, n, 4]) per level, float32, n anchors in (y, x, anchor) order.
 
-        `masks` are the images' cells, bool [b, h, w, 1]; nothing depends on the cells outside.
+        `masks` are the images' cells, bool [b, h, w, 1]; the results do not depend on the cells outside.
         """
         objectness, deltas = [], []
         for stride, x in maps.items():
@@ -62,14 +62,14 @@ def rpn_losses(
     keys: jax.Array,
     settings: DetectorSettings,
 ) -> dict[str, jax.Array]:
-    """{"rpn_class_loss", "rpn_box_loss"}: of sampled anchors, over Σ images (max(positives, 1) + max(negatives, 1)).
+    """Return {"rpn_class_loss", "rpn_box_loss"} of the samples, over Σ images (max(positives, 1) + max(negatives, 1)).
 
     Args:
       objectness: [b, n].
       deltas: [b, n, 4].
       anchors: [n, 4], of all levels.
-      counted: bool [b, n], anchors that count.
-      targets, keys: of the b images.
+      counted: bool [b, n], whether an anchor counts.
+      targets, keys: for the b images.
     """
     anchors = jnp.asarray(anchors)
 
@@ -94,14 +94,14 @@ def rpn_losses(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Proposals:
-    """The boxes that may hold objects, best first: boxes float32 [..., n, 4], within the image; valid bool [..., n]."""
+    """Boxes that may contain objects, best first: boxes float32 [..., n, 4], within the image; valid bool [..., n]."""
 
     boxes: jax.Array
     valid: jax.Array
 
 
 class ProposalLimits(NamedTuple):
-    """Anchors taken from each level, IoU above which the worse of two is suppressed, proposals in the end."""
+    """Anchors per level, IoU above which the worse of two boxes is suppressed, and proposals in total."""
 
     per_level: int
     nms_threshold: float
@@ -116,9 +116,9 @@ def propose(
     size: jax.Array,
     limits: ProposalLimits,
 ) -> Proposals:
-    """The proposals of one image: the best anchors of each level, decoded, suppressed within the level, then merged.
+    """Make the proposals of one image: the best anchors of each level, decoded, suppressed within the level and merged.
 
-    Fewer than `limits.total` where the levels together have fewer anchors.
+    There are fewer than `limits.total` if the levels together have fewer anchors.
 
     Args:
       objectness, deltas, anchors, counted: [n], [n, 4], [n, 4] and bool [n] of every level.
@@ -128,7 +128,7 @@ def propose(
     levels = zip(objectness, deltas, anchors, counted, strict=True)
     picked = [_best_of_level(*level, size, most) for level in levels]
     boxes, scores = (jnp.stack(each) for each in zip(*picked, strict=True))
-    # Within levels, not over all of them with levels as groups: pairs of boxes grow with the square of their number.
+    # Per level, not all at once with levels as groups, because the number of pairs grows quadratically with the boxes.
     keep = jax.vmap(lambda b, s: nms(b, s, limits.nms_threshold, valid=s > -jnp.inf))(boxes, scores)
     scores = jnp.where(keep, scores, -jnp.inf).reshape(-1)
     best, indices = jax.lax.top_k(scores, min(limits.total, scores.shape[0]))
@@ -138,7 +138,7 @@ def propose(
 def _best_of_level(
     objectness: jax.Array, deltas: jax.Array, anchors: ArrayLike, counted: jax.Array, size: jax.Array, most: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(boxes [most, 4], logits [most]), −∞ where there are fewer."""
+    """Return (boxes [most, 4], logits [most]) of one level; logits are −∞ in the padding."""
     scores, indices, _ = top_k_and_next(jnp.where(counted, objectness, -jnp.inf), most)
     boxes = clip_boxes(decode(jnp.asarray(anchors)[indices], deltas[indices]), size)
     missing = most - scores.shape[0]

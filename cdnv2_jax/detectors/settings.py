@@ -1,4 +1,4 @@
-"""Every constant of a detector, with the value that mmdetection 2.11 gives it."""
+"""Settings of a detector, with the defaults of mmdetection 2.11 unless stated otherwise."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Norm = Literal["frozen", "trained"]
 
 @settings
 class DetectorSettings:
-    """What a detector is made of, how it is trained and how it selects its detections.
+    """Architecture, training and inference settings of a detector.
 
     None stands for a value that depends on the kind.
     """
@@ -48,27 +48,27 @@ class DetectorSettings:
         most=1,
     )
     focal_alpha: float = setting("α of RetinaNet's focal loss", default=0.25, least=0, most=1)
-    focal_gamma: float = setting("its γ", default=2.0, least=0)
+    focal_gamma: float = setting("γ of RetinaNet's focal loss", default=2.0, least=0)
     rpn_samples: int = setting("anchors per image in the RPN's losses", default=256, least=1)
-    rpn_positive_share: float = setting("largest fraction of them that is positive", default=0.5, least=0, most=1)
+    rpn_positive_share: float = setting("largest fraction of positive anchors", default=0.5, least=0, most=1)
     proposals_per_level_training: int = setting(
         "best anchors of each level that become proposals, in training", default=2000, least=1
     )
-    proposals_per_level: int = setting("likewise in evaluation", default=1000, least=1)
+    proposals_per_level: int = setting("likewise, in evaluation", default=1000, least=1)
     proposals: int = setting("proposals per image, after suppression", default=1000, least=1)
     proposal_nms_threshold: float = setting("IoU of the suppression within each level", default=0.7, least=0, most=1)
     roi_positive_iou: float = setting(
-        "least IoU of a proposal that belongs to an object; below it is background", default=0.5, least=0, most=1
+        "least IoU of a positive proposal; those below are background", default=0.5, least=0, most=1
     )
     roi_samples: int = setting("proposals per image in the RoI head's losses", default=512, least=1)
-    roi_positive_share: float = setting("largest fraction of them that is positive", default=0.25, least=0, most=1)
+    roi_positive_share: float = setting("largest fraction of positive proposals", default=0.25, least=0, most=1)
     roi_deviations: tuple[float, float, float, float] = setting(
         "divisors of the RoI head's box deltas: centre x and y, width, height", default=(0.1, 0.1, 0.2, 0.2), above=0
     )
     roi_size: int = setting("side of the pooled map of a proposal", default=7, least=1)
     sampling_ratio: int = setting("points per side of a bin of RoIAlign", default=2, least=1)
     exact_roi_align: bool = setting(
-        "as many points as fill each bin, as mmdetection does, instead of sampling_ratio; slower", default=False
+        "adapt the number of points to each bin's size, as in mmdetection; slower than sampling_ratio", default=False
     )
     candidates_per_level: int = setting(
         "RetinaNet's best anchors of each level that may become detections", default=1000, least=1
@@ -78,7 +78,7 @@ class DetectorSettings:
         default=2000,
         least=1,
     )
-    score_threshold: float = setting("detections score above it", default=0.05, least=0, most=1)
+    score_threshold: float = setting("detections must score above this", default=0.05, least=0, most=1)
     nms_threshold: float = setting(
         "IoU above which the better of two boxes of one class suppresses the other", default=0.5, least=0, most=1
     )

@@ -1,4 +1,4 @@
-"""Exported classifiers: written, verified by running the file, opened again."""
+"""Export of classifiers: the file is written, run, and compared with the network."""
 
 import contextlib
 import dataclasses
@@ -25,20 +25,20 @@ from cdnv2_jax.weights.programs import (
 from cdnv2_jax.weights.safetensors import SUFFIX, load_safetensors, save_safetensors
 
 Write = Callable[[Path, Network, int, Mapping[str, Any]], None]
-"""Writes (path, network, side of the images, metadata)."""
+"""Function of (path, network, side of the images, metadata) that writes the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """One of FORMATS.
+    """A file format of exported classifiers, one of FORMATS.
 
     Attributes:
-      title: what it is called.
-      suffix: how its files end, by which they are told apart when they are opened.
+      title: name in messages.
+      suffix: suffix of its files, by which they are recognised when they are opened.
       packages: modules that it needs and the rest of the project does not.
-      write: writes a classifier.
-      run: the classifier of a file, as a function.
-      metadata_beside: whether metadata is in a second file, FILE.json.
+      write: writes a classifier to a file.
+      run: loads the classifier in a file as a function.
+      metadata_beside: whether the metadata is in a second file, FILE.json.
     """
 
     title: str
@@ -81,28 +81,28 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format("safetensors", *_SAFETENSORS, _write_ours, _run_safetensors),
     "safetensors-official": Format("safetensors, official layout", *_SAFETENSORS, _write_official, _run_safetensors),
 }
-"""By the name that `main.py export --format` knows."""
+"""Formats by their name in `main.py export --format`."""
 
 
 Verified = TypeVar("Verified")
-"""What there is to say about a file that passed."""
+"""Result of a successful verification."""
 
 
 def export_classifier(
     network: Network, usage: Usage, output: Path, *, format: str, overwrite: bool = False
 ) -> Agreement:
-    """Writes a classifier as the file `output` and says how near the file's own results are to the network's.
+    """Write a classifier to the file `output` and return how closely the file's own results match the network's.
 
     Args:
       network: in evaluation mode, masked, condensed or plain.
-      usage: how it is used; images are exported for at the size that its preparation says.
-      output: of StableHLO, FILE.json with the metadata is written beside it.
+      usage: preprocessing and class names; the preprocessing sets the image size.
+      output: path of the file; for StableHLO, FILE.json with the metadata is written beside it.
       format: a key of FORMATS.
-      overwrite: replace what is there.
+      overwrite: replace an existing file.
 
     Raises:
       UserError: no such format, a package is missing, the path exists or cannot be written, images of that size are too
-        small, the format does not know such networks, or the results differ; nothing is written then.
+        small, the format does not support the network, or the results differ. Nothing is written then.
     """
     kind = check_target(output, format, overwrite)
     size = usage.preparation.size
@@ -118,12 +118,12 @@ def export_classifier(
 
 
 def check_target(output: Path, format: str, overwrite: bool) -> Format:
-    """The format, once it is known that nothing but the work itself stands in the way; UserError otherwise."""
+    """Return the format, after checking its name, the suffix, the packages it needs and existing files."""
     if format not in FORMATS:
-        raise UserError(f"no format is called {format!r}: there are {', '.join(FORMATS)}")
+        raise UserError(f"no format is called {format!r}: choose one of {', '.join(FORMATS)}")
     kind = FORMATS[format]
     if output.suffix != kind.suffix:
-        raise UserError(f"{output}: files of {kind.title} are told by their ending, call it {output.stem}{kind.suffix}")
+        raise UserError(f"{output} has the wrong suffix for {kind.title}: call it {output.stem}{kind.suffix}")
     for package in kind.packages:
         import_optional(package, "export")
     for path in (output, metadata_file(output)) if kind.metadata_beside else (output,):
@@ -138,7 +138,7 @@ def write_verified(
     write: Callable[[Path], None],
     verify: Callable[[Path], Verified],
 ) -> Verified:
-    """Writes to a temporary path, verifies what is there, and only then moves it to `output`."""
+    """Write to a temporary path, verify the file there, and only then move it to `output`."""
     with contextlib.ExitStack() as stack:
         if kind.metadata_beside:
             write_metadata(stack.enter_context(replacing(metadata_file(output))), metadata)

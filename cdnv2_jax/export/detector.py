@@ -1,4 +1,4 @@
-"""Exported detectors: written, and verified by running the file."""
+"""Export of detectors: the file is written, run, and compared with the detector."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -27,10 +27,13 @@ Canvas = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What is detected in one image: boxes float32 [n, 4], x1, y1, x2, y2 in pixels; scores [n]; labels int [n].
+    """Detections in one image.
 
     Attributes:
-      logits: [anchors, classes] of everything looked at, where the runtime tells.
+      boxes: float32 [n, 4], x1, y1, x2, y2 in pixels.
+      scores: [n].
+      labels: int [n].
+      logits: [anchors, classes] of all anchors, or None if the runtime does not return them.
     """
 
     boxes: np.ndarray
@@ -40,7 +43,7 @@ class Found:
 
 
 def write_stablehlo(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
-    """images float32 [batch, h, w, 3], sizes int32 [batch, 2] → {"boxes", "scores", "labels", "valid"}, best first."""
+    """Write images float32 [b, h, w, 3], sizes int32 [b, 2] → {"boxes", "scores", "labels", "valid"}, best first."""
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
@@ -48,26 +51,26 @@ def write_stablehlo(path: Path, detector: PyramidDetector, canvas: Canvas, metad
 
 
 def run_stablehlo(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """What the program at `path` finds in each image."""
+    """Run the program at `path` and return its detections in each image."""
     program = read_exported(path)
     try:
         found = jax.device_get(jax.jit(program.call)(images, sizes))
-    except Exception as error:  # whatever a damaged program trips in the compiler
+    except Exception as error:  # damaged programs raise errors of many types in the compiler
         raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
     return _of_each_image(found)
 
 
 def write_onnx(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
-    """images [1, 3, h, w] that fill the canvas → logits, boxes, selected; see `retinanet_to_onnx`."""
+    """Write images [1, 3, h, w] that fill the canvas → logits, boxes, selected; see `retinanet_to_onnx`."""
     from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
 
     if not isinstance(detector, RetinaNet):
-        raise UserError("of the detectors only RetinaNet is written as ONNX: --format stablehlo takes Faster R-CNN too")
+        raise UserError("only RetinaNet can be exported to ONNX: use --format stablehlo for Faster R-CNN")
     save_onnx(path, retinanet_to_onnx(detector, height=canvas[0], width=canvas[1]), metadata)
 
 
 def run_onnx(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """What the model at `path` finds in each image; they fill the canvas."""
+    """Run the model at `path` on images that fill the canvas and return its detections in each image."""
     session = open_session(path)
     found = []
     for image in images:
@@ -80,7 +83,7 @@ def run_onnx(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
 
 
 def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """What the detector itself finds; of a RetinaNet with the logits of all anchors."""
+    """Return the detector's own detections; for a RetinaNet with the logits of all anchors."""
 
     def run(images: jax.Array, sizes: jax.Array) -> tuple[dict[str, jax.Array], jax.Array | None]:
         logits = None
@@ -107,14 +110,14 @@ def _of_each_image(found: Mapping[str, np.ndarray]) -> list[Found]:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorAgreement:
-    """How near two results for the same images are.
+    """How closely two results for the same images match.
 
     Attributes:
-      images: how many.
-      detections: how many.
-      same: share of the detections that the other result has too, in [0, 1].
-      difference: the largest of the logits, where they are known, otherwise of the scores of the same detections;
-        relative to the largest value.
+      images: number of images.
+      detections: number of detections, counting the larger of the two results in each image.
+      same: fraction of the detections that are in both results, in [0, 1].
+      difference: largest difference of the logits if known, otherwise of the scores of matching detections; relative
+        to the largest value.
     """
 
     images: int
@@ -124,13 +127,13 @@ class DetectorAgreement:
 
     def __str__(self) -> str:
         return (
-            f"on {self.images} photographs {self.same:.0%} of {self.detections} detections the same, largest relative "
+            f"on {self.images} photographs: {self.same:.0%} of {self.detections} detections match, largest relative "
             f"difference {self.difference:.2g}"
         )
 
 
 def detector_agreement(actual: list[Found], expected: list[Found]) -> DetectorAgreement:
-    """Of the same images: a detection is the same as one of its class whose corners are within a pixel of its own."""
+    """Compare detections in the same images; two match if they are of one class and their corners within a pixel."""
     same, detections, differences = 0, 0, [0.0]
     for ours, theirs in zip(actual, expected, strict=True):
         pairs = _matches(ours, theirs)
@@ -146,7 +149,7 @@ def detector_agreement(actual: list[Found], expected: list[Found]) -> DetectorAg
 
 
 def _matches(ours: Found, theirs: Found) -> list[tuple[int, int]]:
-    """Pairs of detections that are the same; each of `theirs` once at most."""
+    """Return pairs of indices of matching detections; each of `theirs` occurs at most once."""
     free = list(range(len(theirs.scores)))
     pairs = []
     for one in range(len(ours.scores)):
@@ -161,11 +164,11 @@ def _matches(ours: Found, theirs: Found) -> list[tuple[int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFormat:
-    """One of DETECTOR_FORMATS.
+    """A file format of exported detectors, one of DETECTOR_FORMATS.
 
     Attributes:
-      write: (path, detector, canvas, metadata).
-      run: (path, images, sizes) → what is found in each image.
+      write: function of (path, detector, canvas, metadata) that writes the file.
+      run: (path, images, sizes) → detections in each image.
       fills_canvas: whether images must cover the whole canvas.
     """
 
@@ -178,11 +181,11 @@ DETECTOR_FORMATS = {
     "stablehlo": DetectorFormat(write_stablehlo, run_stablehlo, fills_canvas=False),
     "onnx": DetectorFormat(write_onnx, run_onnx, fills_canvas=True),
 }
-"""By the name that `main.py export --format` knows."""
+"""Formats by their name in `main.py export --format`."""
 
 
 LEAST_SAME = 0.9
-"""Share of the detections. Rounding turns round what all but ties: an order, or an overlap at the threshold."""
+"""Least fraction of matching detections. Rounding can flip near-ties: an order, or an overlap at the threshold."""
 
 
 def export_detector(
@@ -195,18 +198,18 @@ def export_detector(
     canvas: Canvas | None = None,
     overwrite: bool = False,
 ) -> DetectorAgreement:
-    """Writes a detector as the file `output` and says how near the file's own results are to the detector's.
+    """Write a detector to the file `output` and return how closely the file's own results match the detector's.
 
     Args:
       detector: in evaluation mode.
-      classes: what it tells apart.
-      preparation: of its images.
+      classes: what its labels stand for.
+      preparation: preprocessing of its images.
       output, overwrite: as for `export_classifier`.
       format: a key of DETECTOR_FORMATS.
-      canvas: height and width, multiples of 32; None for the preparation's landscape.
+      canvas: height and width, multiples of 32; None for the landscape canvas of `preparation`.
 
     Raises:
-      UserError: as for `export_classifier`; or another canvas, or a format that does not know such detectors.
+      UserError: as for `export_classifier`; also an invalid canvas, or a detector that the format does not support.
     """
     if format not in DETECTOR_FORMATS:
         raise UserError(f"detectors are exported as {' or '.join(DETECTOR_FORMATS)}, not as {format}")
@@ -219,7 +222,7 @@ def export_detector(
         found = detector_agreement(program.run(path, images, sizes), detect(detector, images, sizes))
         if not (found.difference <= LARGEST_DIFFERENCE and found.same >= LEAST_SAME):
             raise UserError(
-                f"{output} ({kind.title}) does not give what the detector gives ({found}): nothing was written"
+                f"{output} ({kind.title}) does not reproduce the detector's results ({found}): nothing was written"
             )
         return found
 
@@ -227,7 +230,7 @@ def export_detector(
 
 
 def _photographs(preparation: CanvasPreparation, canvas: Canvas, program: DetectorFormat) -> tuple[Any, Any]:
-    """(images float32 [2, *canvas, 3], sizes int32 [2, 2])."""
+    """Return (images float32 [2, *canvas, 3], sizes int32 [2, 2])."""
     images = whole_photographs()
     if program.fills_canvas:
         images = [resize(image, canvas)[0] for image in images]

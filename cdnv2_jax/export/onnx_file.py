@@ -1,4 +1,4 @@
-"""Classifiers as ONNX files, written and run."""
+"""Classifiers as ONNX files."""
 
 import json
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from cdnv2_jax.weights.safetensors import KEY
 
 
 def save_onnx(path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
-    """Writes an `onnx.ModelProto` with metadata, JSON values, in its `metadata_props`."""
+    """Write an `onnx.ModelProto` with metadata, as JSON, in its `metadata_props`."""
     onnx = import_optional("onnx", "export")
     onnx.helper.set_model_props(model, {KEY: json.dumps(metadata)})
     onnx.save_model(model, path)
 
 
 def onnx_writer(network: Network) -> OnnxWriter:
-    """How the family of a network is written as ONNX; UserError for one that says nothing about it."""
+    """Return the ONNX writer of a network's family; UserError if the family has none."""
     family = family_of(network.architecture)
     if family.onnx is None:
         raise UserError(f"the family {family.name!r} cannot be written as ONNX: give Family(…, onnx=…)")
@@ -30,18 +30,18 @@ def onnx_writer(network: Network) -> OnnxWriter:
 
 
 def classifier_to_onnx(network: Network, *, image_size: int) -> Any:
-    """Builds the `onnx.ModelProto` of a network in evaluation mode, in float32 whatever it computes in here.
+    """Build the `onnx.ModelProto` of a network in evaluation mode, in float32 whatever the network's own dtype.
 
     Input "images", float32 [batch, 3, image_size, image_size], normalised; output "logits", float32 [batch, classes];
-    any batch. Normalisations are part of convolutions wherever one comes right before them; removed connections of a
-    masked network are zeros in its kernels. The same network gives the same bytes.
+    any batch size. A BatchNorm is folded into the convolution directly before it, if there is one. The removed
+    connections of a masked network are zeros in its kernels. The same network gives the same bytes.
 
     Args:
-      network: of `create_model`, `condense` or `load`.
-      image_size: side of the images, pixels.
+      network: a network from `create_model`, `condense` or `load`.
+      image_size: side of the images in pixels.
 
     Raises:
-      UserError: images of that size are too small, or its family has no ONNX writer.
+      UserError: images of that size are too small, or the network's family has no ONNX writer.
     """
     network.architecture.check_image(image_size, image_size)
     writer, graph = onnx_writer(network), Graph()

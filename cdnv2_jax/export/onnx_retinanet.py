@@ -1,4 +1,4 @@
-"""The feature pyramid of RetinaNet."""
+"""RetinaNet as an ONNX model: feature pyramid, heads, box decoding and selection of detections."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from cdnv2_jax.layers.valid_region import MULTIPLE
 
 
 def pyramid(graph: Graph, fpn: FPN, maps: Mapping[int, Map]) -> dict[int, Map]:
-    """{stride: level}, from the finest on, of images that fill their canvas; `fpn` has convolved levels on top."""
+    """Return {stride: level}, finest first, for images that fill their canvas; `fpn` must have convolved top levels."""
     levels: dict[int, Map] = {}
     with graph.scope("fpn"):
         merged = None
@@ -35,14 +35,14 @@ def pyramid(graph: Graph, fpn: FPN, maps: Mapping[int, Map]) -> dict[int, Map]:
 
 
 def doubled(graph: Graph, x: Map) -> Map:
-    """Nearest upsampling by 2."""
+    """Upsample by 2, nearest neighbour."""
     scales = graph.constant(np.array([1, 1, 2, 2], np.float32), "scales")
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return Map(graph.add("Resize", x.name, "", scales, **how), x.channels)
 
 
 def every_anchor(settings: DetectorSettings, height: int, width: int) -> list[np.ndarray]:
-    """float32 [n, 4] of each level, for a canvas of that size."""
+    """Return the anchors of each level, float32 [n, 4], for a canvas of that size."""
     return [
         grid_anchors(
             cell_anchors(stride, settings.anchor_scales, settings.anchor_ratios),
@@ -55,7 +55,7 @@ def every_anchor(settings: DetectorSettings, height: int, width: int) -> list[np
 
 
 def decoded(graph: Graph, deltas: Sequence[str], anchors: Sequence[np.ndarray], height: int, width: int) -> str:
-    """Boxes [1, n, 4] of all levels, cut to the canvas; the output "boxes"."""
+    """Decode the boxes of all levels, [1, n, 4], clipped to the canvas; the output "boxes"."""
     low, high = np.split(np.concatenate(anchors), 2, axis=-1)
     centres, sizes = (low + high) / 2, high - low
     with graph.scope("boxes"):
@@ -72,7 +72,7 @@ def decoded(graph: Graph, deltas: Sequence[str], anchors: Sequence[np.ndarray], 
 
 
 def selected(graph: Graph, logits: Sequence[str], boxes: str, counts: Sequence[int], settings: DetectorSettings) -> str:
-    """[n, 3]: image, class and anchor of the detections, best first; the output "selected".
+    """Select the detections: [n, 3] with image, class and anchor, best first; the output "selected".
 
     Args:
       logits: [1, n, c] of each level.
@@ -96,7 +96,7 @@ def selected(graph: Graph, logits: Sequence[str], boxes: str, counts: Sequence[i
 
 
 def best_of_levels(graph: Graph, logits: Sequence[str], counts: Sequence[int], most: int) -> tuple[str, str]:
-    """(anchors [m], logits [1, m, c]): of each level the anchors with the best classes, numbered over all levels."""
+    """Return (anchors [m], logits [1, m, c]) with the best class scores in each level, numbered across levels."""
     anchors, candidates, before = [], [], 0
     for of_level, count in zip(logits, counts, strict=True):
         best = graph.add("ReduceMax", of_level, axes=[0, 2], keepdims=0)
@@ -108,9 +108,9 @@ def best_of_levels(graph: Graph, logits: Sequence[str], counts: Sequence[int], m
 
 
 def suppressed(graph: Graph, boxes: str, scores: str, labels: str, settings: DetectorSettings) -> str:
-    """int64 [n]: which of the pairs of box [1, k, 4] and class stay, numbered as they come.
+    """Apply NMS within each class; return the positions of the kept pairs of box [1, k, 4] and class, int64 [n].
 
-    Every pair has a box of its own, with a score in its own class and none in the others.
+    Every pair has its own box, with a score in its own class and 0 in all others.
     """
     classes = graph.constant(np.arange(settings.num_classes)[:, None], "classes")
     by_class = graph.add("Where", graph.add("Equal", labels, classes), scores, graph.number(0))
@@ -126,36 +126,36 @@ def suppressed(graph: Graph, boxes: str, scores: str, labels: str, settings: Det
 
 
 def first(graph: Graph, numbers: str, most: int) -> str:
-    """The smallest of int64 [n], in order: the best, where the better come first."""
+    """Return the `most` smallest of int64 [n], ascending: the best, since pairs are sorted by score."""
     count = graph.add("Min", graph.add("Shape", numbers), graph.integers(most))
     return graph.top_k(numbers, count, axis=0, largest=False)[0]
 
 
 def column(graph: Graph, numbers: str) -> str:
-    """[n] → [n, 1]."""
+    """Turn [n] into [n, 1]."""
     return graph.add("Unsqueeze", numbers, graph.integers(1))
 
 
 def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> Any:
-    """The detector in evaluation mode, in float32, for one image at a time that fills its canvas.
+    """Build the ONNX model of a detector in evaluation mode, in float32, for one image that fills its canvas.
 
     Input "images", float32 [1, 3, height, width], normalised. Outputs, anchors in the order (level, y, x, anchor):
-      "logits": float32 [1, anchors, classes], of every class; their sigmoid is the score.
+      "logits": float32 [1, anchors, classes]; their sigmoid is the score.
       "boxes": float32 [1, anchors, 4], x1, y1, x2, y2 in pixels, within the image.
-      "selected": int64 [n, 3], what `detect` finds, best first: image (0), class and anchor, as NonMaxSuppression has
-        them. Their scores are sigmoid(logits[0, anchor, class]), their boxes boxes[0, anchor].
+      "selected": int64 [n, 3], the detections of `detect`, best first: image (0), class and anchor, as returned by
+        NonMaxSuppression. Scores are sigmoid(logits[0, anchor, class]), boxes are boxes[0, anchor].
 
-    The selection is that of `RetinaNet.detect`, its limits on candidates included: the best `candidates_per_level`
-    anchors of each level, of their pairs of box and class the best `nms_candidates`, suppression by class, the best
-    `most_detections`. It differs in two things: whether a limit may have changed the result (`truncated`) is not said,
-    and rounding may decide otherwise where two scores, or an overlap and the threshold, all but agree.
+    Detections are selected as in `RetinaNet.detect`, with its limits on candidates: the best `candidates_per_level`
+    anchors of each level, their best `nms_candidates` pairs of box and class, suppression within each class, the best
+    `most_detections`. There are two differences: no output says whether a limit may have changed the result
+    (`truncated`), and rounding may decide differently where two scores, or an overlap and the threshold, nearly agree.
 
     Args:
-      detector: its backbone masked, condensed or plain.
+      detector: a RetinaNet with a masked, condensed or plain backbone.
       height, width: of the canvas in pixels, multiples of 32.
 
     Raises:
-      UserError: another canvas, a detector of another kind, or a backbone whose family has no ONNX writer.
+      UserError: an invalid canvas, a detector of another kind, or a backbone whose family has no ONNX writer.
     """
     if not isinstance(detector, RetinaNet):
         raise UserError(f"only a RetinaNet can be exported to ONNX, not a {type(detector).__name__}")
@@ -190,7 +190,7 @@ def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> Any:
 
 
 def head(graph: Graph, module: RetinaNetHead, x: Map) -> tuple[str, str]:
-    """(class logits [1, n, c], deltas [1, n, 4]) of one level, n anchors in (y, x, anchor) order."""
+    """Return (class logits [1, n, c], deltas [1, n, 4]) of one level, with n anchors in (y, x, anchor) order."""
     found = []
     parts = (
         ("class", module.class_branch, module.classes, module.num_classes),
@@ -201,7 +201,7 @@ def head(graph: Graph, module: RetinaNetHead, x: Map) -> tuple[str, str]:
             h = x
             for conv in branch:
                 h = activate(graph, biased_conv(graph, conv, h), "relu")
-            # Channels are (anchor, value): only behind the cells they line up anchor by anchor.
+            # Channels are (anchor, value): moved last, they reshape to one row per anchor.
             cells = graph.add("Transpose", biased_conv(graph, last, h).name, perm=[0, 2, 3, 1])
             found.append(graph.add("Reshape", cells, graph.integers(1, -1, per_anchor)))
     return found[0], found[1]

@@ -1,4 +1,4 @@
-"""StableHLO by `jax.export`: one file that JAX alone runs, on CPUs, GPUs and TPUs, for batches of any size."""
+"""StableHLO from `jax.export`: one file that needs only JAX to run, on CPUs, GPUs and TPUs, for any batch size."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
 WITHOUT_KERNELS = {kind: "layers" for kind, lowerings in KINDS.items() if "kernel" in lowerings}
 LARGEST_FILE = 2 * 2**30
-"""Bytes; ten times what the largest detector needs."""
+"""Limit on the file size in bytes, ten times the size of the largest detector."""
 
 
 def classifier_to_stablehlo(network: Network, image_size: int) -> bytes:
-    """A serialised `jax.export.Exported`: float32 [batch, size, size, 3] → logits, float32 [batch, classes].
+    """Serialise a `jax.export.Exported`: float32 [batch, size, size, 3] → logits, float32 [batch, classes].
 
-    The weights are in it. The kernels of this project are not; each platform gets the lowerings measured for it.
+    It contains the weights but not this project's kernels; each platform gets the lowerings chosen for it.
     """
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32)
@@ -32,7 +32,7 @@ def classifier_to_stablehlo(network: Network, image_size: int) -> bytes:
 
 
 def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct) -> bytes:
-    """`function(module, *arguments)` for all platforms, serialised with the module's arrays as constants."""
+    """Serialise `function(module, *arguments)` for all platforms, with the module's arrays as constants."""
     graph, state = nnx.split(module)
 
     def traced_for(platform: str) -> Callable[..., Any]:
@@ -43,7 +43,7 @@ def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.S
         return run
 
     branches = {"cpu": traced_for("cpu"), "cuda": traced_for("gpu"), "tpu": traced_for("tpu")}
-    # The arrays are an operand of all branches: as constants inside of each they would be stored three times.
+    # The arrays are operands of the branches: as constants inside each branch they would be stored three times.
     program = jax.jit(lambda *arguments: jax.lax.platform_dependent(state, *arguments, **branches))
     with _without_source_locations():
         return bytes(export.export(program, platforms=PLATFORMS)(*arguments).serialize())
@@ -51,7 +51,7 @@ def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.S
 
 @contextlib.contextmanager
 def _without_source_locations() -> Iterator[None]:
-    """Programs traced inside do not say from which file and line each operation comes: paths are this machine's own."""
+    """Omit the source file and line of each operation from programs traced inside: paths are local to a machine."""
     before = getattr(jax.config, LOCATIONS)
     jax.config.update(LOCATIONS, 0)
     try:
@@ -61,5 +61,5 @@ def _without_source_locations() -> Iterator[None]:
 
 
 def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Writes it as JSON to be read by people, too."""
+    """Write metadata as indented JSON, readable by people too."""
     path.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Comparing an exported file, run by its own runtime, with the network: on real photographs."""
+"""Comparison of an exported file, run by its own runtime, with the network, on real photographs."""
 
 import dataclasses
 import functools
@@ -12,22 +12,22 @@ from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.errors import UserError
 
 SHARES = (1.0, 0.7, 0.45)
-"""Fractions of both sides of a photograph that its crops keep."""
+"""Fractions of a photograph's height and width that its crops keep."""
 
 
 @functools.cache
 def whole_photographs() -> tuple[np.ndarray, ...]:
-    """Two images uint8 [427, 640, 3], a temple and a flower; not to be written to."""
+    """Return two images uint8 [427, 640, 3], a temple and a flower; do not write to them."""
     return tuple(load_sample_images().images)
 
 
 def photographs() -> list[np.ndarray]:
-    """Eight images uint8 [h, w, 3], between 190 and 640 pixels; not to be written to."""
+    """Return eight images uint8 [h, w, 3], with sides of 190 to 640 pixels; do not write to them."""
     return [part for image in whole_photographs() for part in _parts(image)]
 
 
 def _parts(image: np.ndarray) -> list[np.ndarray]:
-    """The whole, its centre, a corner, and the centre mirrored."""
+    """Return the whole image, its centre, a corner, and the centre mirrored."""
     height, width = image.shape[:2]
     whole, middle, corner = ((int(height * share), int(width * share)) for share in SHARES)
     top, left = (height - middle[0]) // 2, (width - middle[1]) // 2
@@ -39,7 +39,7 @@ Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
 """Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
 
 LARGEST_DIFFERENCE = 1e-4
-"""Relative to the largest value: a hundred times the rounding error of these networks in float32."""
+"""Tolerance relative to the largest value: a hundred times the rounding error of these networks in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Agreement:
     """How close two results for the same images are.
 
     Attributes:
-      images: how many.
+      images: number of images.
       top1: fraction of them with the same top-1 class; None for outputs that are not logits.
-      difference: the largest, relative to the largest value; NaN if a value is not finite.
+      difference: largest difference, relative to the largest value; NaN if a value is not finite.
     """
 
     images: int
@@ -57,17 +57,17 @@ class Agreement:
     difference: float
 
     def __str__(self) -> str:
-        same = "" if self.top1 is None else f"top-1 the same for {self.top1:.0%}, "
-        return f"on {self.images} photographs {same}largest relative difference {self.difference:.2g}"
+        same = "" if self.top1 is None else f"same top-1 class for {self.top1:.0%}, "
+        return f"on {self.images} photographs: {same}largest relative difference {self.difference:.2g}"
 
 
 def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:
-    """float32 [8, size, size, 3], prepared as for evaluation."""
+    """Return the photographs preprocessed as for evaluation, float32 [8, size, size, 3]."""
     return np.stack([preparation(image) for image in photographs()])
 
 
 def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
-    """Compares logits [n, classes]."""
+    """Compare logits [n, classes]."""
     if actual.shape != expected.shape:
         return Agreement(len(expected), 0.0, float("nan"))
     same = actual.argmax(1) == expected.argmax(1)
@@ -75,15 +75,15 @@ def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:
 
 
 def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference over the largest absolute value; NaN if either has one."""
+    """Return the largest difference over the largest absolute value of `expected`; NaN if either holds NaN."""
     largest = np.abs(expected).max(initial=0.0)
     return float(np.abs(actual - expected).max(initial=0.0) / max(largest, np.finfo(np.float32).tiny))
 
 
 def refuse_difference(found: Agreement, what: str) -> None:
-    """UserError when the results differ by more than rounding."""
+    """Raise UserError if the results differ by more than rounding."""
     if not found.difference <= LARGEST_DIFFERENCE:  # written so that NaN is refused
         raise UserError(
-            f"{what} does not give what the network gives ({found}, at most {LARGEST_DIFFERENCE:g} is rounding): "
+            f"{what} does not reproduce the network's logits ({found}, tolerance {LARGEST_DIFFERENCE:g}): "
             f"nothing was written"
         )

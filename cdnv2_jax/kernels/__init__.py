@@ -1,1 +1,1 @@
-"""C++ kernels for CPUs, compiled on first use: optional, with the same results as the layers."""
+"""Optional C++ kernels for CPUs, compiled on first use; they compute the same functions as the layers."""

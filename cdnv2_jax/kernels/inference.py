@@ -1,4 +1,4 @@
-"""CPU kernels for inference: stem, a whole condensed dense block, head."""
+"""CPU kernels for inference: the stem, a whole condensed dense block, and the head."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Pooling = Literal["none", "before", "after"]
-"""Where a block has its 2×2 average pool of stride 2."""
+"""Position of a 2×2 average pool of stride 2 relative to the block."""
 
 
 class Norm(NamedTuple):
@@ -21,9 +21,9 @@ class Norm(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The arrays of a condensed dense layer, in its modules' layouts and the order the kernel expects.
+    """Arrays of a condensed dense layer, in the layouts of its modules and in the order that the kernel expects.
 
-    `squeeze` [k, hidden] and `excite` [hidden, k] are None in a block without SE, the `sfr_*` in a block without SFR.
+    `squeeze` [k, hidden] and `excite` [hidden, k] are None in a block without SE, `sfr_*` in a block without SFR.
     """
 
     lgc_index: jax.Array
@@ -49,9 +49,9 @@ def condensed_block(
 
     Args:
       x: input features.
-      layers: one or more; all with or all without SE, likewise SFR.
+      layers: one or more; all or none have SE, and all or none have SFR.
       conv_groups: groups of the 3×3 convolutions.
-      hard_swish: the activation; ReLU otherwise.
+      hard_swish: whether the activation is hard-swish instead of ReLU.
       pooling: "none", "before" or "after".
 
     Raises:
@@ -80,7 +80,7 @@ def stem(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Needs `cdnv2_jax.kernels.library.available()`. Not differentiable.
 
     Args:
-      images: with few channels c.
+      images: images with few channels c.
       kernel: [3, 3, c, C].
       stride: along both axes.
     """

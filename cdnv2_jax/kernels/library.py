@@ -26,7 +26,7 @@ SOURCES = Path(__file__).parent / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC")
 # The useful part of -ffast-math. The rest would change how the whole process treats denormals and NaN or, with
-# -fno-signed-zeros, let 0 + a · b + c · d begin with either product: differently for wide and for narrow vectors.
+# -fno-signed-zeros, let 0 + a · b + c · d start with either product, differently for wide and for narrow vectors.
 FLOATING_POINT = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 PATIENCE = 300  # seconds; compiling takes about twenty
 
@@ -36,7 +36,7 @@ class CannotBuild(Exception):
 
 
 def built_library() -> Path:
-    """Return the compiled library's path, from the cache if an intact one is there.
+    """Return the path of the compiled library, compiling it unless the cache has an intact one.
 
     Environment variables: CXX, the compiler; CDNV2_KERNEL_FLAGS, which replaces the flags that choose the processor
     (e.g. "-march=x86-64-v3"); XDG_CACHE_HOME, the cache's parent directory instead of ~/.cache.
@@ -69,7 +69,7 @@ def processor_flags() -> list[str]:
 
 
 def _own_directory() -> Path:
-    """Create the cache directory if needed. Only this user may write to it, as its contents are executed."""
+    """Return the cache directory, created if needed. Only this user may write to it: its contents are executed."""
     directory = cache_directory() / "kernels"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(directory):
@@ -113,7 +113,7 @@ def _name(key: str, file: Path) -> str:
 
 def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence[str]) -> Path:
     with contextlib.ExitStack() as stack:
-        # In a temporary directory, then moved into place: several processes may be compiling at once.
+        # Built in a temporary directory, then moved into place: several processes may be compiling at once.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix=".building-")))
         built = scratch / "built_library.so"
         compile_one = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), "-c"]
@@ -127,7 +127,7 @@ def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence
 
 
 def _run(command: Sequence[str]) -> None:
-    """Run a command; CannotBuild with the compiler's first error when it fails."""
+    """Run a command; raise CannotBuild with the compiler's first error if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:

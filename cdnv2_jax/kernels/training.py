@@ -1,6 +1,7 @@
 """CPU kernels for training: a dense layer as one differentiable function, and its operations.
 
-Maps are flat: [N, C, positions], rows padded by one zero column, sizes rounded up to GRAIN.
+Feature maps are flat: [N, C, positions], also written [N, C, P]. Each row is followed by one zero column, and the
+number of positions is rounded up to a multiple of GRAIN.
 """
 
 from functools import partial
@@ -94,7 +95,7 @@ def pointwise_forward(
 
     Args:
       mask: boolean [groups, n], the remaining connections; the kernel is zero elsewhere.
-      outputs_grouped: the outputs are divided into groups and n = in (LGC); otherwise the inputs, and n = out (SFR).
+      outputs_grouped: whether the outputs are divided into groups, n = in (LGC), or the inputs, n = out (SFR).
       residual: [N, out, P]; the result is then concat(residual + the above, x), [N, out + in, P].
     """
     batch, inputs, size = x.shape
@@ -118,11 +119,11 @@ def pointwise_backward(
     direct: jax.Array | None,
     direct_from: int = 0,
 ) -> tuple[jax.Array, NormConv]:
-    """Compute the gradients of x and of the parameters; those of removed connections are zero.
+    """Compute the gradients of x and of the parameters; removed connections have zero gradients.
 
     Args:
       dy: [N, ≥ out, P]; the first `out` channels are the gradient of the result.
-      direct: [N, ≥ direct_from + in, P] or None: another gradient of x, added to it.
+      direct: another gradient of x to add, [N, ≥ direct_from + in, P], read from channel `direct_from` on; or None.
     """
     inputs = x.shape[1]
     results = (_floats(*x.shape), _floats(inputs), _floats(inputs), _floats(*conv.kernel.shape))
@@ -134,7 +135,7 @@ def pointwise_backward(
 
 
 def conv_forward(map: Map, x: jax.Array, conv: NormConv, *, groups: int) -> tuple[jax.Array, Statistics]:
-    """Convolve activation(norm(x)) by a grouped 3×3 kernel, [N, in, P] → [N, out, P]; also x's batch statistics."""
+    """Convolve activation(norm(x)) with a grouped 3×3 kernel, [N, in, P] → [N, out, P]; also x's batch statistics."""
     batch, inputs, size = x.shape
     results = (_floats(batch, conv.kernel.shape[3], size), _floats(inputs), _floats(inputs))
     y, mean, var = _call("ConvForward", results)(x, *conv, **map.attributes, groups=np.int64(groups))
@@ -161,7 +162,7 @@ def _call(target: str, results: tuple[jax.ShapeDtypeStruct, ...]):
 
 
 class Excitation(NamedTuple):
-    """The kernels of SE: [k, hidden] and [hidden, k]."""
+    """Kernels of SE: [k, hidden] and [hidden, k]."""
 
     squeeze: jax.Array
     excite: jax.Array

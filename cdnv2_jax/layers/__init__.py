@@ -1,1 +1,1 @@
-"""Building blocks: feature maps are [batch, height, width, channels]."""
+"""Layers. Feature maps are [batch, height, width, channels]."""

@@ -1,4 +1,4 @@
-"""The condensed twins of LGC and SFR: only kept connections are stored and multiplied."""
+"""Condensed counterparts of LGC and SFR, which store and multiply only the kept connections."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 
 class ConnectionIndex(nnx.Variable):
-    """int32 [G, kept]: for each group the channels it kept, ascending. Fixed once the network is condensed."""
+    """int32 [G, kept]: the channels that each group kept, ascending. Fixed once the network is condensed."""
 
 
 class CondensedGroupConv(nnx.Module):
-    """LGC condensed: gather → BatchNorm → activation → grouped 1×1 convolution → channel shuffle.
+    """Condensed LGC: gather → BatchNorm → activation → grouped 1×1 convolution → channel shuffle.
 
-    Maps [b, h, w, in] to [b, h, w, out], output o = k · G + g being the k-th of group g.
+    Maps [b, h, w, in] to [b, h, w, out]; output o = k · G + g is the k-th of group g.
 
     Attributes:
       index: [G, kept], the inputs that each group reads.
@@ -57,7 +57,7 @@ class CondensedGroupConv(nnx.Module):
 
 
 class CondensedReactivation(nnx.Module):
-    """SFR condensed: BatchNorm → activation → grouped 1×1 convolution, every result added to its output channel.
+    """Condensed SFR: BatchNorm → activation → grouped 1×1 convolution, each result added to its output channel.
 
     Maps [b, h, w, in] to [b, h, w, out]; input j belongs to group j mod G, and several groups may update one output.
     The official code computes G · kept intermediate channels and multiplies them by a 0/1 matrix; here that matrix
@@ -95,7 +95,7 @@ class CondensedReactivation(nnx.Module):
         return h @ kernel
 
     def folded_kernel(self) -> jax.Array:
-        """[in, out]: the grouped kernel with its outputs put where they belong, zero elsewhere."""
+        """Return the grouped kernel scattered into a dense one, [in, out], zero where there is no connection."""
         groups, members, _ = self.kernel.shape
         group = jnp.arange(groups)[:, None]
         folded = jnp.zeros((groups, self.out_channels, members), self.kernel.dtype)
@@ -138,16 +138,16 @@ CondensedLayer = CondensedGroupConv | CondensedReactivation
 
 
 def condensed_layers(module: nnx.Module) -> list[CondensedLayer]:
-    """All condensed learned convolutions in a module, wherever they sit, in the order of their paths."""
+    """Return all condensed learned convolutions in a module, at any depth, in the order of their paths."""
     return [part for _, part in nnx.iter_modules(module) if isinstance(part, CondensedLayer)]
 
 
 def replace_masked_convs(module: nnx.Module, twin: Callable[[MaskedConv, str], CondensedLayer]) -> None:
-    """Puts `twin(conv, path)` in the place of every learned convolution of a module, which is changed.
+    """Replace every learned convolution of a module, in place, with `twin(conv, path)`.
 
     Args:
-      module: not a learned convolution itself.
-      twin: takes the convolution and its path in words, such as "blocks/0/1/lgc".
+      module: any module except a learned convolution itself.
+      twin: function of the convolution and its path as text, such as "blocks/0/1/lgc".
     """
     places = [(path, conv) for path, conv in nnx.iter_modules(module) if isinstance(conv, MaskedConv)]
     modules = {path: part for path, part in nnx.iter_modules(module)}
@@ -162,7 +162,7 @@ def replace_masked_convs(module: nnx.Module, twin: Callable[[MaskedConv, str], C
 
 
 def empty_twin(conv: MaskedConv) -> CondensedLayer:
-    """The condensed layer of a learned one's shape, with arbitrary values."""
+    """Return the condensed counterpart of a learned convolution, with arbitrary values."""
     inputs, outputs = conv.kernel.shape
     kind = CondensedGroupConv if isinstance(conv, LearnedGroupConv) else CondensedReactivation
     return kind(

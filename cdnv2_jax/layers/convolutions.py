@@ -1,5 +1,5 @@
-"""Layers with fixed connections: grouped and depthwise convolutions, the ways to lower them,
-squeeze-and-excitation, and the initial values that PyTorch would draw (the same distributions, other bits)."""
+"""Layers with fixed connections: grouped and depthwise convolutions, their lowerings, squeeze-and-excitation,
+and initialisers with the same distributions as PyTorch's (but other random bits)."""
 
 import math
 from collections.abc import Callable
@@ -19,40 +19,40 @@ from cdnv2_jax.layers.valid_region import inside, mean_inside
 
 
 def possible_lowerings(groups: int) -> dict[str, int]:
-    """Lowering → how many neighbouring groups it makes one of, filling the kernel up with zeros.
+    """Return {lowering: how many neighbouring groups it merges into one, with zeros in the kernel between them}.
 
-    "grouped" leaves all as they are; "pairs" and "quads" merge 2 and 4, where these divide the groups;
-    "block_diagonal" ends in a dense convolution.
+    "grouped" merges none; "pairs" and "quads" merge 2 and 4, if these divide the number of groups;
+    "block_diagonal" merges all into a dense convolution.
     """
     merged = {"grouped": 1, "pairs": 2, "quads": 4, "block_diagonal": groups}
     return {name: count for name, count in merged.items() if groups % count == 0}
 
 
 def block_diagonal_kernel(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
-    """[h, w, in / groups, out] → [h, w, merged · in / groups, out]: that of groups / merged groups.
+    """Merge groups of a kernel: [h, w, in / groups, out] → [h, w, merged · in / groups, out].
 
-    Zero wherever an output would read an input that was not in its own group.
+    The result has groups / merged groups and is zero wherever an output would read an input from another group.
     """
     group_in = kernel.shape[2]
     blocks = []
     for group, block in enumerate(jnp.split(kernel, groups, axis=-1)):
         before = group % merged
         blocks.append(jnp.pad(block, ((0, 0), (0, 0), (before * group_in, (merged - 1 - before) * group_in), (0, 0))))
-    # Not a product with 0 and 1: its gradient is a sum, in which XLA of jaxlib 0.10.2 crashes for two groups on a CPU.
+    # Not a product with 0 and 1: its gradient is a sum on which XLA (jaxlib 0.10.2) crashes for two groups on a CPU.
     return jnp.concatenate(blocks, axis=-1)
 
 
 def grouped_conv(
     x: jax.Array, kernel: jax.Array, groups: int, *, training: bool = False, lowering: str | None = None
 ) -> jax.Array:
-    """Grouped convolution, stride 1, same size.
+    """Compute a grouped convolution with stride 1 that keeps the size of the map.
 
     Args:
       x: feature map [batch, height, width, in].
       kernel: [k, k, in / groups, out], k odd; output channels ordered group by group.
       groups: number of groups; divides in and out.
-      training: whether to choose a lowering that is fast with the gradient.
-      lowering: one of `possible_lowerings(groups)`; None for the choice of the table. Same result whichever.
+      training: whether to choose a lowering that is fast including the gradient.
+      lowering: one of `possible_lowerings(groups)`; None to choose from the table. The result is always the same.
     """
     possible = possible_lowerings(groups)
     if lowering is None:
@@ -76,7 +76,7 @@ def grouped_conv(
 class NormActConv(nnx.Module):
     """BatchNorm → activation → grouped 3×3 convolution without bias; [b, h, w, in] → [b, h, w, out].
 
-    Where a `mask` [b, h, w, 1] is given and False, the convolution reads zeros, as beyond the edges of the map.
+    Where an optional `mask` [b, h, w, 1] is False, the convolution reads zeros, as beyond the edges of the map.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class NormActConv(nnx.Module):
 def grouped_pointwise(
     x: jax.Array, kernel: jax.Array, *, training: bool = False, lowering: str | None = None
 ) -> jax.Array:
-    """Grouped 1×1 convolution, outputs shuffled: output k · G + g is the k-th of group g.
+    """Compute a grouped 1×1 convolution with shuffled outputs: output k · G + g is the k-th of group g.
 
     Args:
       x: [batch, height, width, G · i], channels ordered group by group.
       kernel: [G, i, k].
-      training: whether to choose a lowering that is fast with the gradient.
+      training: whether to choose a lowering that is fast including the gradient.
       lowering: "batched", one product for each group, or "block_diagonal", one product with zeros between the groups,
-        which moves less data; None for the choice of the table. Same result either way.
+        which moves less data; None to choose from the table. Both give the same result.
 
     Returns:
       [batch, height, width, k · G].
@@ -137,15 +137,15 @@ DepthwiseLowering = Literal["convolution", "shifted_sum"]
 def depthwise_conv(
     x: jax.Array, kernel: jax.Array, stride: int = 1, lowering: DepthwiseLowering | None = None
 ) -> jax.Array:
-    """Every channel convolved with a 3×3 kernel of its own, the map padded by 1.
+    """Convolve every channel with its own 3×3 kernel, with padding 1.
 
     Args:
       x: [b, h, w, c].
       kernel: [3, 3, 1, c].
-      stride: of both axes.
-      lowering: "convolution", the back end's own, or "shifted_sum", nine products of the map, shifted, which XLA fuses;
+      stride: stride along both axes.
+      lowering: "convolution", the back end's own, or "shifted_sum", nine products of the shifted map, which XLA fuses;
         None for the sum on CPUs, where the convolution takes 10 to 50 times as long and its gradient 2 to 90 times.
-        Same result either way.
+        Both give the same result.
 
     Returns:
       [b, ⌈h / stride⌉, ⌈w / stride⌉, c].
@@ -202,12 +202,12 @@ FUNCTIONS: dict[AfterNorm, Callable[[jax.Array], jax.Array]] = {
 class ConvNorm(nnx.Module):
     """Convolution without bias → BatchNorm → activation; [b, h, w, in] → [b, ⌈h / stride⌉, ⌈w / stride⌉, out].
 
-    Where a `mask` [b, h, w, 1] is given and False, a window larger than 1 reads zeros, as beyond the edges of the map.
+    Where an optional `mask` [b, h, w, 1] is False, a window larger than 1 reads zeros, as beyond the edges of the map.
 
     Attributes:
-      conv: its kernel is [window, window, in, out], of a depthwise one [3, 3, 1, out]; padded to keep the size.
+      conv: kernel [window, window, in, out], or [3, 3, 1, out] if depthwise; padding window // 2.
       norm: over the outputs.
-      activation: what follows.
+      activation: applied after the norm.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class ConvNorm(nnx.Module):
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs, "kernel_init": kernel_init}
         if depthwise:
             if window != 3 or in_channels != out_channels:
-                raise ValueError("a depthwise convolution has a window of 3 and as many outputs as inputs")
+                raise ValueError("a depthwise convolution needs a window of 3 and equal numbers of inputs and outputs")
             self.conv = DepthwiseConv(in_channels, stride=stride, **types)
         else:
             self.conv = nnx.Conv(
@@ -251,10 +251,10 @@ class ConvNorm(nnx.Module):
 
 
 class SqueezeExcite(nnx.Module):
-    """Scales every channel by sigmoid(W2 · relu(W1 · mean over the map)).
+    """Squeeze-and-excitation: scales every channel by sigmoid(W2 · relu(W1 · mean over the map)).
 
-    Input and output [batch, height, width, channels]; the hidden width is channels // reduction. The mean is that of
-    the whole map or, given `mask` [batch, height, width, 1], of where it is True.
+    Input and output [batch, height, width, channels]; the hidden width is channels // reduction. The mean is over the
+    whole map or, given `mask` [batch, height, width, 1], over the cells where it is True.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class SqueezeExcite(nnx.Module):
     ):
         hidden = channels // reduction
         if hidden < 1:
-            raise ValueError(f"squeeze-excite of {channels} channels cannot be reduced {reduction} times")
+            raise ValueError(f"squeeze-excite: {channels} channels cannot be reduced by a factor of {reduction}")
 
         def linear(n_in: int, n_out: int) -> nnx.Linear:
             return nnx.Linear(
@@ -290,25 +290,25 @@ class SqueezeExcite(nnx.Module):
 
 
 def kaiming_normal_fan_out(out_channels: int, receptive_field: int = 1) -> nnx.Initializer:
-    """Normal, variance 2 / (out_channels · receptive_field): He initialisation by fan-out with the ReLU gain.
+    """Return the He normal initialiser by fan-out with the ReLU gain: variance 2 / (out_channels · receptive_field).
 
-    PyTorch computes the fan-out of a grouped convolution from all its output channels, groups or not.
+    PyTorch computes the fan-out from all output channels, whether the convolution is grouped or not.
     """
     return partial(_initial, _normal, math.sqrt(2 / (out_channels * receptive_field)))
 
 
 def normal(deviation: float) -> nnx.Initializer:
-    """Normal, of that standard deviation."""
+    """Return a normal initialiser with the given standard deviation."""
     return partial(_initial, _normal, deviation)
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> nnx.Initializer:
-    """Uniform within ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010); a convolution's fans count its window."""
+    """Return a uniform initialiser, ±√(6 / (fan_in + fan_out)) (Glorot and Bengio 2010); fans include the window."""
     return partial(_initial, _uniform, math.sqrt(6 / (fan_in + fan_out)))
 
 
 def torch_linear(in_features: int) -> nnx.Initializer:
-    """PyTorch's default for the weight and the bias of a Linear: uniform within ±1/√in_features."""
+    """Return PyTorch's default initialiser for a Linear's weight and bias: uniform within ±1/√in_features."""
     return partial(_initial, _uniform, 1 / math.sqrt(in_features))
 
 
@@ -320,7 +320,7 @@ def _initial(
     dtype: DTypeLike = jnp.float32,
 ) -> jax.Array:
     # A network has a hundred different shapes, and compiling a random number generator for each takes 20 seconds.
-    # Drawing powers of two and cutting them to size takes a dozen.
+    # Drawing powers of two and cutting them to size needs only about a dozen generators.
     numbers = draw(key, 1 << (math.prod(shape) - 1).bit_length())
     return _cut_to_size(numbers, scale, shape).astype(dtype)
 

@@ -1,9 +1,9 @@
-"""A 1×1 convolution that learns which of its connections to keep: what LGC and SFR have in common.
+"""1×1 convolutions that learn which connections to keep: LGC, SFR and their common base class.
 
 Both divide one side of the kernel into G groups, channel c belonging to group c mod G, and let every group choose
 among the n channels of the other side. A connection is a pair (group, channel); it stands for the m weights between
-that channel and the group's m channels. So one [G, n] mask describes either layer, and a mask that differs between
-channels of one group cannot even be written down.
+that channel and the group's m channels. One [G, n] mask therefore describes either layer, and it cannot differ
+between the channels of a group.
 """
 
 import jax
@@ -17,16 +17,16 @@ from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 
 class ConnectionMask(nnx.Variable):
-    """Boolean [G, n]: True where the connection exists. Carried like statistics: never trained, never averaged."""
+    """Boolean [G, n]: True where the connection exists. Never trained, never averaged."""
 
 
 class MaskedConv(nnx.Module):
     """BatchNorm → activation → masked 1×1 convolution; [b, h, w, in] → [b, h, w, out].
 
-    Base of `LearnedGroupConv` and `SparseFeatureReactivation`, which say which side is divided into groups.
+    Base class of `LearnedGroupConv` and `SparseFeatureReactivation`, which define the side that is divided into groups.
 
     Attributes:
-      kernel: [in, out]; removed connections keep their weights here, only the forward pass leaves them out.
+      kernel: [in, out]; removed connections keep their weights here and are masked in the forward pass.
       mask: `ConnectionMask` [groups, n], n the number of channels each group chooses from.
       groups: G.
       condensation_factor: C; after C − 1 stages every group has n / C connections left.
@@ -60,32 +60,32 @@ class MaskedConv(nnx.Module):
         return h @ kernel
 
     def masked_kernel(self) -> jax.Array:
-        """The kernel [in, out], zero where there is no connection."""
+        """Return the kernel [in, out], zero where there is no connection."""
         return self.kernel * self.kernel_mask()
 
     @property
     def kept(self) -> int:
-        """How many connections each group has left after the last stage: n / C."""
+        """Number of connections that each group has left after the last stage: n / C."""
         return self.mask.shape[1] // self.condensation_factor
 
     def check_channels(self, in_channels: int, out_channels: int) -> int:
-        """Returns n, the number of channels to choose from; raises ValueError when groups do not divide evenly."""
+        """Return n, the number of channels to choose from; raise ValueError if channels do not divide evenly."""
         raise NotImplementedError
 
     def kernel_mask(self) -> jax.Array:
-        """The mask as boolean [in, out]."""
+        """Return the mask as boolean [in, out]."""
         raise NotImplementedError
 
     def connection_weights(self) -> jax.Array:
-        """The kernel as [G, n, m]: the m weights of every connection, removed ones included."""
+        """Return the kernel as [G, n, m]: the m weights of every connection, removed ones included."""
         raise NotImplementedError
 
 
 def check_divisible(what: str, channels: int, **divisors: int) -> None:
-    """Raises ValueError when `channels` does not divide evenly by one of the named divisors."""
+    """Raise ValueError if `channels` is not divisible by one of the named divisors."""
     for name, divisor in divisors.items():
         if divisor < 1 or channels % divisor:
-            raise ValueError(f"{what}: {channels} channels do not divide by {name.replace('_', ' ')} {divisor}")
+            raise ValueError(f"{what}: {channels} channels are not divisible by {name.replace('_', ' ')} {divisor}")
 
 
 class LearnedGroupConv(MaskedConv):
@@ -101,7 +101,7 @@ class LearnedGroupConv(MaskedConv):
         return jnp.tile(self.mask.T, (1, self.kernel.shape[1] // self.groups))
 
     def connection_weights(self) -> jax.Array:
-        """[G, in, out / G]: what group g reads from input j."""
+        """Return [G, in, out / G]: the weights by which group g reads input j."""
         inputs, outputs = self.kernel.shape
         return self.kernel.reshape(inputs, outputs // self.groups, self.groups).transpose(2, 0, 1)
 
@@ -119,18 +119,18 @@ class SparseFeatureReactivation(MaskedConv):
         return jnp.tile(self.mask[...], (self.kernel.shape[0] // self.groups, 1))
 
     def connection_weights(self) -> jax.Array:
-        """[G, out, in / G]: what group g adds to output i."""
+        """Return [G, out, in / G]: the weights by which group g updates output i."""
         inputs, outputs = self.kernel.shape
         return self.kernel.reshape(inputs // self.groups, self.groups, outputs).transpose(1, 2, 0)
 
 
 def stage_of(mask: jax.Array, condensation_factor: int) -> jax.Array:
-    """The stage a mask [G, n] has passed: how many times n / C connections every group has lost (int32)."""
+    """Return the stage of a mask [G, n], int32: how many times every group has lost n / C connections."""
     share = mask.shape[-1] // condensation_factor
     lost = (~mask).sum(-1).min()
     return (lost // share).astype(jnp.int32)
 
 
 def masked_convs(module: nnx.Module) -> list[MaskedConv]:
-    """All learned convolutions in a module, wherever they sit, in the order of their paths."""
+    """Return all learned convolutions in a module, at any depth, in the order of their paths."""
     return [part for _, part in nnx.iter_modules(module) if isinstance(part, MaskedConv)]

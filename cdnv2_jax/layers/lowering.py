@@ -1,4 +1,4 @@
-"""Which kind of device a layer is traced for; layers choose their lowerings by it."""
+"""Choice of a lowering for each operation, by the platform it is traced for and by measured times."""
 
 import contextlib
 import dataclasses
@@ -15,18 +15,18 @@ import jax
 
 from cdnv2_jax.errors import UserError
 
-# Part of what JAX's caches of traced functions go by: a function traced for one platform is traced again for another.
+# Part of the key of JAX's tracing caches, so that a function traced for one platform is traced again for another.
 _other = jax.make_user_context(None)
 
 
 def traced_platform() -> str:
-    """ "cpu", "gpu" or "tpu": that of the default devices, unless inside of `tracing_for`."""
+    """Return "cpu", "gpu" or "tpu": the platform of the default devices, unless inside `tracing_for`."""
     return _other.value or jax.default_backend()
 
 
 @contextlib.contextmanager
 def tracing_for(name: str) -> Iterator[None]:
-    """Layers traced inside choose as on that platform: for programs compiled here to run elsewhere."""
+    """Choose lowerings inside as on the platform `name`, for programs compiled here to run elsewhere."""
     with _other(name):
         yield
 
@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "grouped_conv": ("grouped", "pairs", "quads", "block_diagonal"),
     "grouped_pointwise": ("batched", "block_diagonal"),
 }
-"""Kind of operation → its lowerings, that of unmeasured back ends first: the one that needs and multiplies least."""
+"""Kind of operation → its lowerings. The first, which requires and multiplies least, is for unmeasured back ends."""
 
 TABLE = Path(__file__).with_name("lowerings.json")
 VARIABLE = "CDNV2_LOWERINGS"
@@ -48,14 +48,14 @@ Direction = Literal["forward", "gradient"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What an operation's cost depends on.
+    """The sizes that an operation's cost depends on.
 
     Attributes:
-      batch: images.
-      side: of the map, pixels; of one that is not square the root of its area.
-      inputs: channels of all groups together.
-      outputs: channels of all groups together.
-      groups: of them.
+      batch: number of images.
+      side: side of the map in pixels; the root of its area if it is not square.
+      inputs: number of input channels, across all groups.
+      outputs: number of output channels, across all groups.
+      groups: number of groups.
     """
 
     batch: int
@@ -65,32 +65,32 @@ class Shape:
     groups: int
 
     def distance(self, other: "Shape") -> float:
-        """Grows with the ratios between the two shapes' numbers; 0.0 for equal ones."""
+        """Return a distance that grows with the ratios between the shapes' sizes; 0.0 for equal shapes."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return sum(math.log(max(ours, 1) / max(theirs, 1)) ** 2 for ours, theirs in pairs)
 
 
 def shape_of(x: jax.Array, outputs: int, groups: int) -> Shape:
-    """The shape of an operation that reads x, [batch, height, width, inputs]."""
+    """Return the shape of an operation that reads x, [batch, height, width, inputs]."""
     batch, height, width, inputs = x.shape
-    # A program exported for batches of any size is chosen for as one of 32.
+    # A program exported for batches of any size gets the lowerings for a batch of 32.
     return Shape(batch if isinstance(batch, int) else 32, math.sqrt(height * width), inputs, outputs, groups)
 
 
-# Part of what JAX's caches of traced functions go by: a function traced under other overrides is traced again.
+# Part of the key of JAX's tracing caches, so that a function traced under other overrides is traced again.
 _overridden = jax.make_user_context(())
 
 
 @contextlib.contextmanager
 def override(**lowerings: str) -> Iterator[None]:
-    """Operations traced inside use these lowerings: `override(condensed_block="layers", grouped_conv="grouped")`.
+    """Use these lowerings for operations traced inside: `override(condensed_block="layers", grouped_conv="grouped")`.
 
-    Inner ones come before outer ones, those before the environment variable CDNV2_LOWERINGS
-    ("condensed_block=layers,grouped_conv=grouped", read when tracing). A lowering that an operation does not have,
-    for its shape or for want of a compiler, is not used for it.
+    Inner overrides take precedence over outer ones, and both over the environment variable CDNV2_LOWERINGS
+    ("condensed_block=layers,grouped_conv=grouped", read when tracing). An override is ignored where the lowering is
+    not available, because of an operation's shape or for want of a compiler.
 
     Raises:
-      UserError: no such kind of operation or lowering.
+      UserError: unknown kind of operation or lowering.
     """
     _check(lowerings)
     with _overridden(tuple(sorted({**dict(_overridden.value), **lowerings}.items()))):
@@ -98,13 +98,13 @@ def override(**lowerings: str) -> Iterator[None]:
 
 
 def choose(kind: str, shape: Shape, direction: Direction = "forward", among: Sequence[str] | None = None) -> str:
-    """The lowering to use: overridden, or the fastest for the nearest shape that was measured, or the default.
+    """Return the lowering to use: the override, else the fastest for the nearest measured shape, else the default.
 
     Args:
       kind: a key of KINDS.
       shape: what is to be computed, on `traced_platform()`.
-      direction: whether its gradient will be wanted too.
-      among: those that are possible; None for all of the kind.
+      direction: "gradient" if the gradient will be computed too.
+      among: the possible lowerings; None for all of the kind.
     """
     among = among or KINDS[kind]
     wanted = {**_from_environment(os.environ.get(VARIABLE, "")), **dict(_overridden.value)}.get(kind)
@@ -119,7 +119,7 @@ def choose(kind: str, shape: Shape, direction: Direction = "forward", among: Seq
 
 @functools.cache
 def _rows(platform: str) -> list[dict[str, Any]]:
-    """The table's rows for a back end: kind, shape, and milliseconds by lowering for each direction."""
+    """Return the table's rows for a back end: kind, shape, and milliseconds by lowering for each direction."""
     table = json.loads(TABLE.read_text(encoding="utf-8"))
     rows = table.get(platform, {}).get("rows", [])
     return [{"forward": {}, "gradient": {}, **row, "shape": Shape(**row["shape"])} for row in rows]

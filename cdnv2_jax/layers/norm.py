@@ -12,20 +12,20 @@ ActivationName = Literal["relu", "hard_swish"]
 
 
 def activation_function(name: ActivationName) -> Callable[[jax.Array], jax.Array]:
-    """The elementwise function called `name`: max(x, 0), or x * min(max(x + 3, 0), 6) / 6 (paper section 4.1)."""
+    """Return the elementwise function `name`: max(x, 0), or x * min(max(x + 3, 0), 6) / 6 (paper section 4.1)."""
     return {"relu": jax.nn.relu, "hard_swish": jax.nn.hard_swish}[name]
 
 
 EPSILON = 1e-5
-MOMENTUM = 0.1  # PyTorch's sense: the weight of the new batch
+MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 
 
 class BatchNorm(nnx.Module):
-    """Normalises the last axis over all others: y = (x − mean) / √(var + 1e-5) · scale + bias.
+    """Batch normalisation of the last axis over all others: y = (x − mean) / √(var + 1e-5) · scale + bias.
 
-    Training normalises with the biased batch variance but lets the *unbiased* one (n / (n − 1)) into the running
-    variance, as PyTorch does; `flax.nnx.BatchNorm` takes the biased one in both places, and so drifts from the
-    official code by a factor that is 1.016 for 64 values and matters in lockstep comparisons.
+    Training normalises with the biased batch variance but updates the running variance with the *unbiased* one
+    (n / (n − 1)), as PyTorch does. `flax.nnx.BatchNorm` uses the biased one for both, and so drifts from the official
+    code by a factor that is 1.016 for 64 values and matters in lockstep comparisons.
 
     Statistics are computed in at least float32; the result has the input's dtype. `train()` and `eval()` of the
     enclosing model set `use_running_average`.
@@ -55,11 +55,11 @@ class BatchNorm(nnx.Module):
 
 
 def track(norm: BatchNorm, mean: jax.Array, var: jax.Array, count: int) -> None:
-    """Lets the mean and biased variance [features] of `count` values per channel into the running statistics.
+    """Update the running statistics with the mean and biased variance [features] of `count` values per channel.
 
-    A function, as `nnx.tabulate` compiles every public method that it meets.
+    A function rather than a method, because `nnx.tabulate` compiles every public method of a module.
     """
-    # One value per channel has no unbiased variance; PyTorch refuses to train on it, and so do we.
+    # A single value per channel has no unbiased variance. PyTorch refuses to train on it, too.
     if count < 2:
         raise ValueError(f"batch normalisation in training needs more than 1 value per channel, got {count}")
     unbiased = var * (count / (count - 1))

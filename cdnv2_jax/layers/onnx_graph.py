@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Norm(NamedTuple):
-    """A batch normalisation in evaluation mode: (x − mean) / √(var + ε) · scale + bias; [c] each."""
+    """A batch normalisation in evaluation mode: (x − mean) / √(var + ε) · scale + bias; each array is [c]."""
 
     scale: np.ndarray
     bias: np.ndarray
@@ -27,22 +27,22 @@ class Norm(NamedTuple):
     var: np.ndarray
 
     def of(self, channels: np.ndarray) -> "Norm":
-        """Of those channels, in that order."""
+        """Return the normalisation of the given channels, in that order."""
         return Norm(*(part[channels] for part in self))
 
 
 def values(array: Any) -> np.ndarray:
-    """A variable, of whatever floating type."""
+    """Return the values of a variable or array of any type as float64."""
     return np.asarray(array[...]).astype(np.float64)
 
 
 def norm_of(module: BatchNorm) -> Norm:
-    """The values of a normalisation."""
+    """Return the values of a BatchNorm."""
     return Norm(values(module.scale), values(module.bias), values(module.mean), values(module.var))
 
 
 def fold(kernel: np.ndarray, norm: Norm | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Kernel [out, in, h, w] and bias [out] of a convolution and the normalisation that follows it, if any."""
+    """Fold the normalisation that follows, if any, into a kernel [out, in, h, w]; return the kernel and bias [out]."""
     if norm is None:
         return kernel, None
     factor = norm.scale / np.sqrt(norm.var + EPSILON)
@@ -50,37 +50,37 @@ def fold(kernel: np.ndarray, norm: Norm | None) -> tuple[np.ndarray, np.ndarray 
 
 
 def window_kernel(kernel: Any) -> np.ndarray:
-    """[h, w, in / groups, out] → [out, in / groups, h, w]."""
+    """Transpose a convolution kernel: [h, w, in / groups, out] → [out, in / groups, h, w]."""
     return values(kernel).transpose(3, 2, 0, 1)
 
 
 def pointwise_kernel(kernel: Any) -> np.ndarray:
-    """[in, out] → [out, in, 1, 1]."""
+    """Transpose a 1×1 kernel: [in, out] → [out, in, 1, 1]."""
     return values(kernel).T[:, :, None, None]
 
 
 def masked_kernel(layer: MaskedConv) -> np.ndarray:
-    """[out, in, 1, 1], with zeros where connections were removed."""
+    """Return the kernel [out, in, 1, 1], zero where connections were removed."""
     return pointwise_kernel(layer.kernel) * pointwise_kernel(np.asarray(layer.kernel_mask()))
 
 
 def spread(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:
-    """[m · G, channels]: the weights of kept connections where they belong, zeros elsewhere.
+    """Scatter the weights of kept connections into a dense kernel [m · G, channels], zero elsewhere.
 
     Args:
       weights: [G, m, kept]; row i · G + g of the result is weights[g, i].
       index: [G, kept], the channels that each group keeps.
-      channels: from which the groups choose.
+      channels: number of channels that the groups choose from.
     """
     groups, members, _ = weights.shape
     wide = np.zeros((groups, members, channels))
-    # Added, not put: a group may have the same channel twice.
+    # Added rather than assigned, because a group may list a channel twice.
     np.add.at(wide, (np.arange(groups)[:, None, None], np.arange(members)[:, None], index[:, None]), weights)
     return wide.transpose(1, 0, 2).reshape(members * groups, channels)
 
 
 def merge_groups(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
-    """[out, in, h, w] of so many groups → [out, merged · in, h, w] of groups / merged, zeros between those merged."""
+    """Merge groups of a kernel: [out, in, h, w] → [out, merged · in, h, w] with groups / merged groups and zeros."""
     outputs, inputs, *window = kernel.shape
     blocks = kernel.reshape(groups // merged, merged, outputs // groups, inputs, *window)
     wide = np.zeros((groups // merged, merged, outputs // groups, merged, inputs, *window))
@@ -90,10 +90,10 @@ def merge_groups(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
 
 
 OPSET, IR_VERSION = 17, 8
-"""Old enough for whatever reads ONNX files today."""
+"""Old enough for everything that reads ONNX files today."""
 
 Side = int | str
-"""Of a shape: a number, or the name of what is known only when the model runs."""
+"""One dimension of a shape: a number, or a name if it is known only when the model runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,9 @@ class Map:
 
 
 class Graph:
-    """Nodes in the order in which they are computed, and their constants, each of them stored once.
+    """A graph under construction: nodes in the order of computation, and constants, each stored once.
 
-    Nodes and constants are named after the scope they are made in: the same network makes the same file.
+    Nodes and constants are named after the scope that adds them, so the same network always gives the same file.
     """
 
     def __init__(self) -> None:
@@ -119,13 +119,13 @@ class Graph:
 
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
-        """Inside, names begin with `name/`."""
+        """Prefix the names added inside with `name/`."""
         self._scopes.append(name)
         yield
         self._scopes.pop()
 
     def constant(self, array: np.ndarray, name: str = "constant") -> str:
-        """The name of a constant; floats become float32. One that is there already is not stored again."""
+        """Return the name of a constant, stored as float32 if floating-point; equal constants are stored once."""
         array = np.asarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
         key = str(array.dtype), array.shape, array.tobytes()
         if key not in self._constants:
@@ -138,29 +138,29 @@ class Graph:
         return path if self._names[path] == 1 else f"{path}_{self._names[path]}"
 
     def integers(self, *numbers: int) -> str:
-        """The name of a constant int64 [n]: a shape, axes, a limit."""
+        """Return the name of a constant int64 [n], such as a shape, axes or a limit."""
         return self.constant(np.array(numbers, np.int64))
 
     def number(self, value: float) -> str:
-        """The name of a constant float32 scalar."""
+        """Return the name of a constant float32 scalar."""
         return self.constant(np.array(value, np.float32))
 
     def add(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Adds a node with one output and gives its name."""
+        """Add a node with one output and return the output's name."""
         (name,) = self.add_many(op, inputs, [output or self._unique(op)], **attributes)
         return name
 
     def add_many(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Sequence[str]:
-        """Adds a node with several outputs and gives their names."""
+        """Add a node with several outputs and return their names."""
         self._nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
         return outputs
 
     def split(self, x: str, parts: int, axis: int) -> Sequence[str]:
-        """Equal parts of x along an axis."""
+        """Split x into equal parts along an axis and return their names."""
         return self.add_many("Split", [x], [self._unique("part") for _ in range(parts)], axis=axis)
 
     def top_k(self, x: str, k: str, axis: int, *, largest: bool = True) -> tuple[str, str]:
-        """(values, indices) of the k largest or smallest of x along an axis, in order; of equal ones the first."""
+        """Return (values, indices) of the k largest or smallest of x along an axis, sorted; ties go to the first."""
         names = [self._unique("best"), self._unique("indices")]
         values, indices = self.add_many("TopK", [x, k], names, axis=axis, largest=int(largest), sorted=1)
         return values, indices
@@ -168,7 +168,7 @@ class Graph:
     def conv(
         self, x: Map, kernel: np.ndarray, bias: np.ndarray | None = None, *, groups: int = 1, stride: int = 1
     ) -> Map:
-        """Convolution by a kernel [out, in / groups, k, k], k odd, padded by k // 2."""
+        """Add a convolution by a kernel [out, in / groups, k, k], k odd, with padding k // 2."""
         outputs, _, *window = kernel.shape
         inputs = [x.name, self.constant(kernel, "kernel")]
         if bias is not None:
@@ -178,25 +178,25 @@ class Graph:
         return Map(name, outputs)
 
     def norm(self, x: Map, norm: Norm) -> Map:
-        """Batch normalisation."""
+        """Add a batch normalisation."""
         constants = [self.constant(part, name) for name, part in norm._asdict().items()]
         return Map(self.add("BatchNormalization", x.name, *constants, epsilon=EPSILON), x.channels)
 
     def apply(self, op: str, *maps: Map, **attributes: Any) -> Map:
-        """An operation whose result has as many channels as the first of its maps."""
+        """Add an operation whose result has the same number of channels as the first of its maps."""
         return Map(self.add(op, *(each.name for each in maps), **attributes), maps[0].channels)
 
     def concatenate(self, *maps: Map) -> Map:
-        """The channels of all, one after the other."""
+        """Concatenate the channels of all maps."""
         return Map(self.add("Concat", *(each.name for each in maps), axis=1), sum(each.channels for each in maps))
 
     def gather(self, x: Map, channels: np.ndarray) -> Map:
-        """The channels of those numbers, in that order."""
+        """Select the channels with the given numbers, in that order."""
         index = self.constant(channels.astype(np.int64), "channels")
         return Map(self.add("Gather", x.name, index, axis=1), len(channels))
 
     def linear(self, x: Map, kernel: np.ndarray, bias: np.ndarray | None, output: str | None = None) -> Map:
-        """x [batch, in] times a kernel [in, out], plus a bias [out]."""
+        """Multiply x [batch, in] by a kernel [in, out] and add a bias [out], if any."""
         inputs = [x.name, self.constant(kernel, "kernel")]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
@@ -210,13 +210,13 @@ class Graph:
         outputs: Mapping[str, tuple[DTypeLike, Sequence[Side]]],
         description: str,
     ) -> "onnx.ModelProto":
-        """The checked model, with the shapes of everything in it.
+        """Build the model, infer all shapes in it, and check it.
 
         Args:
-          name: of the graph.
+          name: name of the graph.
           images: shape of the input "images", float32.
           outputs: name → (dtype, shape).
-          description: for who looks into the file.
+          description: the file's doc string.
         """
         helper = self._onnx.helper
         graph = helper.make_graph(
@@ -245,5 +245,5 @@ class Graph:
 def _version() -> str:
     try:
         return version("cdnv2-jax")
-    except PackageNotFoundError:  # run from a copy of the sources
+    except PackageNotFoundError:  # run from the sources, not installed
         return ""

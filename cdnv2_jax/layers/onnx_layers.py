@@ -1,4 +1,4 @@
-"""Each layer as ONNX nodes."""
+"""Conversion of each layer to ONNX nodes."""
 
 import numpy as np
 from flax import nnx
@@ -23,7 +23,7 @@ from cdnv2_jax.layers.onnx_graph import (
 
 
 def activate(graph: Graph, x: Map, name: ActivationName | AfterNorm) -> Map:
-    """Applies the activation of that name."""
+    """Add the activation called `name`."""
     if name == "linear":
         return x
     if name == "relu6":
@@ -33,7 +33,7 @@ def activate(graph: Graph, x: Map, name: ActivationName | AfterNorm) -> Map:
 
 
 def conv_norm(graph: Graph, layer: ConvNorm, x: Map) -> Map:
-    """Convolution and normalisation as one node, then the activation."""
+    """Add a convolution with the normalisation folded into it, then the activation."""
     kernel, bias = fold(window_kernel(layer.conv.kernel), norm_of(layer.norm))
     if isinstance(layer.conv, DepthwiseConv):
         groups, stride = x.channels, layer.conv.stride
@@ -43,32 +43,32 @@ def conv_norm(graph: Graph, layer: ConvNorm, x: Map) -> Map:
 
 
 def biased_conv(graph: Graph, layer: nnx.Conv, x: Map) -> Map:
-    """A convolution with bias and nothing else."""
+    """Add a convolution with bias, without normalisation or activation."""
     assert layer.bias is not None
     return graph.conv(x, window_kernel(layer.kernel), values(layer.bias), stride=conv_stride(layer))
 
 
 def conv_stride(layer: nnx.Conv) -> int:
-    """The same along both axes."""
+    """Return a convolution's stride, which is the same along both axes."""
     stride, _ = np.broadcast_to(layer.strides or 1, 2)
     return int(stride)
 
 
 def squeeze_excite(graph: Graph, layer: SqueezeExcite, x: Map) -> Map:
-    """Every channel times its gate."""
+    """Add squeeze-and-excitation, which multiplies every channel by its gate."""
     with graph.scope("se"):
         return gated(graph, layer, x, graph.apply("GlobalAveragePool", x))
 
 
 def gated(graph: Graph, layer: SqueezeExcite, x: Map, mean: Map) -> Map:
-    """x times the gates that its mean [batch, channels, 1, 1] gives."""
+    """Multiply x by the gates computed from its mean [batch, channels, 1, 1]."""
     hidden = graph.apply("Relu", graph.conv(mean, pointwise_kernel(layer.squeeze.kernel)))
     gates = graph.apply("Sigmoid", graph.conv(hidden, pointwise_kernel(layer.excite.kernel)))
     return graph.apply("Mul", x, gates)
 
 
 def linear(graph: Graph, layer: nnx.Linear | CondensedLinear, x: Map, output: str | None = None) -> Map:
-    """x [batch, in] → [batch, out]; of a halved classifier only the inputs that it reads are gathered."""
+    """Add a Linear, x [batch, in] → [batch, out]; a halved classifier first gathers the inputs that it reads."""
     if isinstance(layer, CondensedLinear):
         x = graph.gather(x, np.asarray(layer.index[...]))
     bias = None if layer.bias is None else values(layer.bias)
@@ -76,18 +76,18 @@ def linear(graph: Graph, layer: nnx.Linear | CondensedLinear, x: Map, output: st
 
 
 BLOCK = 16
-"""Of inputs and of outputs groups must have a multiple."""
+"""The fast kernels need groups with a multiple of this many inputs and outputs."""
 
 
 def grouped_conv(graph: Graph, kernel: np.ndarray, groups: int, x: Map, order: np.ndarray) -> Map:
-    """[b, in, h, w] → [b, out, h, w].
+    """Add a grouped convolution, [b, in, h, w] → [b, out, h, w].
 
     Args:
       kernel: [out, in / groups, 3, 3].
-      order: int [in], which of the convolution's inputs lies at each place of x.
+      order: int [in], the convolution's input channel at each position of x.
     """
     merged = merged_for_speed(kernel, groups)
-    # Each output of a group takes a depthwise convolution, each merged group as much again of the multiplications.
+    # Costs: a depthwise convolution for each output of a group, or `merged` times the multiplications of a grouped one.
     if len(kernel) // groups < merged:
         return depthwise_sums(graph, kernel, groups, x, order)
     kernel = merge_groups(kernel, groups, merged)
@@ -97,7 +97,7 @@ def grouped_conv(graph: Graph, kernel: np.ndarray, groups: int, x: Map, order: n
 
 
 def merged_for_speed(kernel: np.ndarray, groups: int) -> int:
-    """How many groups to merge into one, filled up with zeros, for the fast kernels; all where nothing less will do."""
+    """Return how many groups to merge into one, padded with zeros, for the fast kernels; all if no fewer suffice."""
     outputs, inputs, *_ = kernel.shape
     for merged in range(1, groups):
         if groups % merged == 0 and merged * inputs % BLOCK == 0 and merged * outputs // groups % BLOCK == 0:
@@ -106,7 +106,7 @@ def merged_for_speed(kernel: np.ndarray, groups: int) -> int:
 
 
 def depthwise_sums(graph: Graph, kernel: np.ndarray, groups: int, x: Map, order: np.ndarray) -> Map:
-    """For the first, second, … output of all groups, every channel convolved by itself, then summed group by group."""
+    """Add a grouped convolution as one depthwise convolution per output of a group, each summed over every group."""
     outputs, inputs, *window = kernel.shape
     each = outputs // groups
     group = order // inputs
@@ -122,19 +122,19 @@ def depthwise_sums(graph: Graph, kernel: np.ndarray, groups: int, x: Map, order:
 
 
 def in_order(graph: Graph, x: Map, order: np.ndarray) -> Map:
-    """x with every channel at its own place."""
+    """Reorder the channels of x, so that input i of the convolution is at position i."""
     return x if (np.diff(order) == 1).all() else graph.gather(x, np.argsort(order))
 
 
 GATHERED_FROM = 16
-"""Outputs of a group from which on a condensed layer gathers what its groups read; with fewer, gathering takes longer
-than to multiply all channels, mostly by zero (cdnv2_a, b and c on a CPU: 0 to 10 % of the whole network's time)."""
+"""Minimum number of outputs per group for a condensed layer to gather what its groups read. With fewer, gathering takes
+longer than multiplying all channels, mostly by zero (cdnv2_a, b and c on a CPU: 0 to 10 % of the network's time)."""
 
 
 def learned_group_conv(
     graph: Graph, layer: LearnedGroupConv | CondensedGroupConv, following: BatchNorm | None, x: Map
 ) -> tuple[Map, np.ndarray]:
-    """The outputs, normalised by the BatchNorm that follows, if any; int [out]: which lies at each place."""
+    """Add an LGC and the BatchNorm that follows, if any; return the map and int [out], the output at each position."""
     after = None if following is None else norm_of(following)
     if isinstance(layer, LearnedGroupConv):
         kernel = masked_kernel(layer)
@@ -154,13 +154,13 @@ def dense(
     after: Norm | None,
     x: Map,
 ) -> tuple[Map, np.ndarray]:
-    """One kernel [out, in, 1, 1] for all groups, zeros where there is no connection."""
+    """Add an LGC as one convolution by a kernel [out, in, 1, 1], zero where there is no connection."""
     h = activate(graph, graph.norm(x, before), layer.activation)
     return graph.conv(h, *fold(kernel, after)), np.arange(len(kernel))
 
 
 def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map) -> tuple[Map, np.ndarray]:
-    """What the groups read, group by group, then a grouped convolution, whose outputs come group by group, too."""
+    """Add a condensed LGC as a gather and a grouped convolution; its outputs are ordered by group."""
     groups, kept, outputs = layer.kernel.shape
     h = graph.gather(x, np.asarray(layer.index[...]).reshape(-1))
     h = activate(graph, graph.norm(h, norm_of(layer.norm)), layer.activation)
@@ -170,9 +170,9 @@ def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map
 
 
 def norm_of_all_channels(layer: CondensedGroupConv) -> Norm | None:
-    """The normalisation of the channels before they are gathered; None where groups normalise one differently.
+    """Return the normalisation of the channels before the gather; None if groups normalise a channel differently.
 
-    That may come of training a condensed network. Channels that no group reads become 0.
+    Training a condensed network can cause the latter. Channels that no group reads become 0.
     """
     read = np.asarray(layer.index[...]).reshape(-1)
     each = norm_of(layer.norm)
@@ -185,7 +185,7 @@ def norm_of_all_channels(layer: CondensedGroupConv) -> Norm | None:
 
 
 def reactivated(graph: Graph, layer: SparseFeatureReactivation | CondensedReactivation, x: Map, h: Map) -> Map:
-    """x plus what the new features h add to it; condensed or not, one product puts all results where they belong."""
+    """Add SFR: return x plus the update from the new features h, one dense product whether condensed or not."""
     if isinstance(layer, CondensedReactivation):
         by_input = spread(values(layer.kernel), np.asarray(layer.index[...]), layer.out_channels)
         kernel = by_input.T[:, :, None, None]

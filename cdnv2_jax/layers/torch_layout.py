@@ -1,4 +1,4 @@
-"""How each layer lies in a PyTorch state_dict, and which variable holds which tensor."""
+"""Layout of each layer in a PyTorch state_dict, and the variable that holds each tensor."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +17,12 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Two inverse functions and the shape on PyTorch's side.
+    """A tensor's shape in PyTorch, and the conversions from and to our array.
 
     Attributes:
-      shape: of the tensor in the state_dict.
+      shape: shape of the tensor in the state_dict.
       to_torch: our array → that tensor.
-      from_torch: that tensor → our array. Raises ValueError when its values cannot be one.
+      from_torch: that tensor → our array; raises ValueError if its values are invalid.
     """
 
     shape: tuple[int, ...]
@@ -31,17 +31,17 @@ class Layout:
 
 
 def unchanged(shape: tuple[int, ...]) -> Layout:
-    """The same array on both sides."""
+    """Return the layout of an array that is the same on both sides."""
     return Layout(shape, lambda a: a, lambda t: t)
 
 
 def batch_counter() -> Layout:
-    """int32 scalar ↔ int64 scalar."""
+    """Return the layout of a batch counter: int32 scalar ↔ int64 scalar."""
     return Layout((), lambda a: a.astype(np.int64), _to_counter)
 
 
 def spatial_kernel_layout(shape: tuple[int, ...]) -> Layout:
-    """[height, width, in, out] ↔ [out, in, height, width]."""
+    """Return the layout of a convolution kernel: [height, width, in, out] ↔ [out, in, height, width]."""
     height, width, inputs, outputs = shape
     return Layout(
         (outputs, inputs, height, width), lambda a: a.transpose(3, 2, 0, 1), lambda t: t.transpose(2, 3, 1, 0)
@@ -49,19 +49,19 @@ def spatial_kernel_layout(shape: tuple[int, ...]) -> Layout:
 
 
 def pointwise_kernel(shape: tuple[int, ...]) -> Layout:
-    """[in, out] ↔ [out, in, 1, 1]."""
+    """Return the layout of a 1×1 kernel: [in, out] ↔ [out, in, 1, 1]."""
     inputs, outputs = shape
     return Layout((outputs, inputs, 1, 1), lambda a: a.T[:, :, None, None], lambda t: t[:, :, 0, 0].T)
 
 
 def linear_kernel(shape: tuple[int, ...]) -> Layout:
-    """[in, out] ↔ [out, in]."""
+    """Return the layout of a Linear's kernel: [in, out] ↔ [out, in]."""
     inputs, outputs = shape
     return Layout((outputs, inputs), lambda a: a.T, lambda t: t.T)
 
 
 def lgc_mask(groups: int, inputs: int, outputs: int) -> Layout:
-    """bool [G, in] ↔ 0/1 float [out, in, 1, 1], row o being group o mod G's."""
+    """Return the layout of an LGC mask: bool [G, in] ↔ 0/1 float [out, in, 1, 1], row o for group o mod G."""
 
     def from_torch(tensor: Array) -> Array:
         return _group_pattern(tensor[:, :, 0, 0], groups)
@@ -70,7 +70,7 @@ def lgc_mask(groups: int, inputs: int, outputs: int) -> Layout:
 
 
 def sfr_mask(groups: int, inputs: int, outputs: int) -> Layout:
-    """bool [G, out] ↔ 0/1 float [out, in, 1, 1], column j being group j mod G's."""
+    """Return the layout of an SFR mask: bool [G, out] ↔ 0/1 float [out, in, 1, 1], column j for group j mod G."""
 
     def from_torch(tensor: Array) -> Array:
         return _group_pattern(tensor[:, :, 0, 0].T, groups)
@@ -79,7 +79,7 @@ def sfr_mask(groups: int, inputs: int, outputs: int) -> Layout:
 
 
 def condensed_lgc_kernel(shape: tuple[int, ...]) -> Layout:
-    """[G, kept, out / G] ↔ [out, kept, 1, 1], rows group by group."""
+    """Return the layout of a condensed LGC kernel: [G, kept, out / G] ↔ [out, kept, 1, 1], rows by group."""
     groups, kept, members = shape
     return Layout(
         (groups * members, kept, 1, 1),
@@ -89,7 +89,7 @@ def condensed_lgc_kernel(shape: tuple[int, ...]) -> Layout:
 
 
 def condensed_sfr_kernel(shape: tuple[int, ...]) -> Layout:
-    """[G, in / G, kept] ↔ [G · kept, in / G, 1, 1], rows group by group."""
+    """Return the layout of a condensed SFR kernel: [G, in / G, kept] ↔ [G · kept, in / G, 1, 1], rows by group."""
     groups, members, kept = shape
     return Layout(
         (groups * kept, members, 1, 1),
@@ -99,7 +99,7 @@ def condensed_sfr_kernel(shape: tuple[int, ...]) -> Layout:
 
 
 def input_index(shape: tuple[int, ...], channels: int) -> Layout:
-    """int32 channel numbers of any shape ↔ int64, flat; each must be one of `channels`."""
+    """Return the layout of channel indices in [0, `channels`): int32 of any shape ↔ flat int64."""
 
     def from_torch(tensor: Array) -> Array:
         if not np.issubdtype(tensor.dtype, np.integer):
@@ -112,14 +112,14 @@ def input_index(shape: tuple[int, ...], channels: int) -> Layout:
 
 
 def output_index(shape: tuple[int, ...], outputs: int) -> Layout:
-    """int32 [G, kept], the output each result is added to ↔ 0/1 float [G · kept, out], a single 1 in every row."""
+    """Return the layout of the outputs that results are added to: int32 [G, kept] ↔ one-hot float [G · kept, out]."""
 
     def to_torch(array: Array) -> Array:
         return np.eye(outputs, dtype=np.float32)[array.reshape(-1)]
 
     def from_torch(tensor: Array) -> Array:
         if not (np.isin(tensor, (0, 1)).all() and (tensor.sum(1) == 1).all()):
-            raise ValueError("every row must hold a single 1 and zeros beside it")
+            raise ValueError("every row must hold a single 1 and zeros elsewhere")
         return tensor.argmax(1).reshape(shape).astype(np.int32)
 
     return Layout((int(np.prod(shape)), outputs), to_torch, from_torch)
@@ -127,17 +127,17 @@ def output_index(shape: tuple[int, ...], outputs: int) -> Layout:
 
 def _to_counter(tensor: Array) -> Array:
     if not 0 <= tensor < 2**31:
-        raise ValueError(f"a number of batches must be in [0, 2^31), got {tensor}")
+        raise ValueError(f"the number of batches must be in [0, 2^31), got {tensor}")
     return tensor.astype(np.int32)
 
 
 def _spread(pattern: Array, members: int) -> Array:
-    """bool [G, n] → float32 [members, n]: row r is group r mod G's pattern."""
+    """Repeat bool [G, n] as float32 [members, n], whose row r is the pattern of group r mod G."""
     return np.tile(pattern, (members // pattern.shape[0], 1)).astype(np.float32)
 
 
 def _group_pattern(mask: Array, groups: int) -> Array:
-    """0/1 [members, n] → bool [G, n]; ValueError unless all members of a group agree."""
+    """Reduce 0/1 [members, n] to bool [G, n]; raise ValueError unless all members of a group agree."""
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("a mask must hold zeros and ones only")
     if (_spread(mask[:groups], len(mask)) != mask).any():
@@ -156,16 +156,16 @@ class Slot:
     layout: Layout
 
     def read(self) -> np.ndarray:
-        """Our value in PyTorch's layout."""
+        """Return our value in PyTorch's layout."""
         return np.array(self.layout.to_torch(np.asarray(self.variable[...])), order="C")
 
     def write(self, tensor: np.ndarray) -> None:
-        """Takes a tensor of the right shape over; ValueError when its values cannot be right."""
+        """Copy a tensor of the right shape into the variable; raise ValueError if its values are invalid."""
         if np.issubdtype(tensor.dtype, np.complexfloating):
             raise ValueError("holds complex numbers")
         check_finite(tensor)
-        # jnp.array copies: the tensor stays the caller's, who may go on training it.
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is found
+        # jnp.array copies, because the caller may go on training the tensor.
+        with np.errstate(over="ignore"):  # an overflow becomes infinity, detected below
             array = jnp.array(self.layout.from_torch(tensor), self.variable.dtype)
         if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
             raise ValueError(f"holds values too large for {array.dtype}")
@@ -173,23 +173,23 @@ class Slot:
 
 
 NamedSlots = Iterator[tuple[str, Slot]]
-"""(key, slot) in the order of the state_dict."""
+"""(key, slot) pairs in the order of the state_dict."""
 
 
 def check_finite(array: np.ndarray) -> None:
-    """ValueError when floating-point values are NaN or infinite."""
+    """Raise ValueError if floating-point values are NaN or infinite."""
     if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
         raise ValueError("holds NaN or infinity")
 
 
 def prefixed(prefix: str, slots: Iterable[tuple[str, Slot]]) -> NamedSlots:
-    """The same with `prefix.` before every key."""
+    """Prepend `prefix.` to every key."""
     for name, slot in slots:
         yield f"{prefix}.{name}", slot
 
 
 def batch_norm(norm: BatchNorm) -> NamedSlots:
-    """Of a BatchNorm2d."""
+    """Yield the slots of a BatchNorm2d."""
     names = {"weight": norm.scale, "bias": norm.bias, "running_mean": norm.mean, "running_var": norm.var}
     for name, variable in names.items():
         yield name, Slot(variable, unchanged(variable.shape))
@@ -197,19 +197,19 @@ def batch_norm(norm: BatchNorm) -> NamedSlots:
 
 
 def spatial_kernel(kernel: nnx.Param) -> Slot:
-    """Of a Conv2d's weight."""
+    """Return the slot of a Conv2d's weight."""
     return Slot(kernel, spatial_kernel_layout(kernel.shape))
 
 
 def linear(module: nnx.Linear | CondensedLinear) -> NamedSlots:
-    """Of a Linear, with or without bias."""
+    """Yield the slots of a Linear, with or without bias."""
     yield "weight", Slot(module.kernel, linear_kernel(module.kernel.shape))
     if module.bias is not None:
         yield "bias", Slot(module.bias, unchanged(module.bias.shape))
 
 
 def in_sequence(convs: Iterable[ConvNorm], start: int = 0) -> NamedSlots:
-    """Convolution and BatchNorm by their numbers in an `nn.Sequential`, which counts activations, too."""
+    """Yield the slots of an `nn.Sequential` of convolutions, BatchNorms and activations, all of which are numbered."""
     number = start
     for conv in convs:
         yield f"{number}.weight", spatial_kernel(conv.conv.kernel)
@@ -219,11 +219,11 @@ def in_sequence(convs: Iterable[ConvNorm], start: int = 0) -> NamedSlots:
 
 @dataclasses.dataclass(frozen=True)
 class Bookkeeping(Slot):
-    """`_stage` or `_count`: the official code keeps them beside the mask, here they are read off the mask.
+    """`_stage` or `_count`, which the official code stores next to the mask; here they are computed from the mask.
 
     Attributes:
       conv: the learned convolution.
-      per_stage: how many units one stage adds (1 for `_stage`, n / C for `_count`).
+      per_stage: increment per stage (1 for `_stage`, n / C for `_count`).
     """
 
     conv: MaskedConv
@@ -234,12 +234,12 @@ class Bookkeeping(Slot):
         return np.full(1, stage * self.per_stage, np.float32)
 
     def write(self, tensor: np.ndarray) -> None:
-        # Not taken over: runs of fewer than some 2,000 steps leave numbers here that the mask contradicts.
+        # Not stored: runs of fewer than about 2,000 steps leave values here that contradict the mask.
         check_finite(tensor)
 
 
 def learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> NamedSlots:
-    """A learned convolution as the official code has it: `LearnedGroupConv`, `SFR` or their converted forms."""
+    """Yield the slots of a learned convolution in the official code: `LearnedGroupConv`, `SFR` or a converted form."""
     shape = conv.kernel.shape
     if isinstance(conv, MaskedConv):
         mask_layout = lgc_mask if isinstance(conv, LearnedGroupConv) else sfr_mask
@@ -260,13 +260,13 @@ def learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> Na
 
 
 def squeeze_excite(se: SqueezeExcite) -> NamedSlots:
-    """SE as the official code has it."""
+    """Yield the slots of squeeze-and-excitation in the official code."""
     yield from prefixed("fc.0", linear(se.squeeze))
     yield from prefixed("fc.2", linear(se.excite))
 
 
 def classifier(classifier: nnx.Linear | CondensedLinear) -> NamedSlots:
-    """The official classifier, whole or halved."""
+    """Yield the slots of the official classifier, full or halved."""
     if isinstance(classifier, CondensedLinear):
         yield "index", Slot(classifier.index, input_index(classifier.index.shape, classifier.in_features))
         yield from prefixed("linear", linear(classifier))

@@ -1,4 +1,4 @@
-"""Families of networks: one record holds all that the program wants to know of a family, one registry all of them."""
+"""Families of networks, the registries of families and models, and the functions that use them."""
 
 import dataclasses
 import difflib
@@ -19,14 +19,14 @@ from cdnv2_jax.networks.network import Architecture, Form, Network
 
 @dataclasses.dataclass(frozen=True)
 class TorchFormat:
-    """How a family's networks lie in PyTorch's state_dicts.
+    """Layout of a family's networks in PyTorch state_dicts.
 
     Attributes:
       slots: network → (key, slot) of every tensor, in the state_dict's order.
-      classifier: keys, without `module.`, whose tensors have one row for each class; a file has one of them.
+      classifier: keys, without `module.`, whose tensors have one row per class; a file has one of them.
       form: keys → the form of the network in a state_dict.
-      adapt: (architecture, keys) → the architecture that a state_dict is of, where several layouts exist.
-      check: raises UserError for a network that the original code has no form for.
+      adapt: (architecture, keys) → the architecture that matches a state_dict, for families with several layouts.
+      check: raises UserError for a network that the original code cannot represent.
     """
 
     slots: Callable[[Any], NamedSlots]
@@ -38,11 +38,11 @@ class TorchFormat:
 
 @dataclasses.dataclass(frozen=True)
 class OnnxWriter:
-    """How a family's networks become ONNX nodes.
+    """Conversion of a family's networks to ONNX nodes.
 
     Attributes:
-      maps: (graph, network, images) → {stride: map} as `Network.features` returns them, finer ones allowed.
-      head: (graph, network, the last of these maps) → the logits, a node called "logits".
+      maps: (graph, network, images) → {stride: map} as `Network.features` returns them; finer ones are allowed.
+      head: (graph, network, the last of these maps) → the logits, as an output called "logits".
     """
 
     maps: Callable[[Graph, Any, Map], dict[int, Map]]
@@ -51,15 +51,15 @@ class OnnxWriter:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """All that the program wants to know of a family of networks. What is None raises a UserError where it is needed.
+    """What the rest of the code needs to know about a family of networks; using a part that is None raises UserError.
 
     Attributes:
-      name: of the family, as checkpoints store it.
-      architecture: the class of its architectures.
+      name: name of the family, as stored in checkpoints.
+      architecture: class of its architectures.
       network: (architecture, name=, dtype=, param_dtype=, rngs=) → a network with random weights.
-      cost: (architecture, form, height, width) → the costs of what leads to the feature maps, and of the head.
-      torch: its layout in PyTorch's state_dicts.
-      onnx: how it is written as ONNX.
+      cost: (architecture, form, height, width) → the costs of the body, which computes the feature maps, and the head.
+      torch: layout in PyTorch state_dicts.
+      onnx: conversion to ONNX.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Figures somebody else reported; quoted, not reproduced here.
+    """Figures published by others; quoted, not reproduced here.
 
     Attributes:
-      source: who reported them.
+      source: where they were published.
       top1_error: per cent, by data set.
       flops: as printed, e.g. "46M".
       params: as printed.
@@ -89,14 +89,14 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
-    """A model of the registry.
+    """A registered model.
 
     Attributes:
-      architecture: the network, with its usual number of classes.
-      image_size: side of the training and evaluation images, pixels.
-      interpolation: of the evaluation resize (the official `test.py` differs between models).
-      published: figures to compare with; None where there are none.
-      reconstruction: whether the authors never published the configuration and this is our nearest guess.
+      architecture: the architecture, with the default number of classes.
+      image_size: side of the training and evaluation images in pixels.
+      interpolation: method of the evaluation resize (the official `test.py` differs between models).
+      published: figures to compare with; None if there are none.
+      reconstruction: whether the authors never published the configuration and this is our best guess.
     """
 
     architecture: Architecture
@@ -107,39 +107,39 @@ class ModelEntry:
 
 
 FAMILIES: dict[str, Family] = {}
-"""Name → family, the built-in ones (see `zoo.py`) and those registered by the user."""
+"""Name → family, built in (see `zoo.py`) or registered by the user."""
 
 MODELS: dict[str, ModelEntry] = {}
-"""Name → model, likewise."""
+"""Name → model, built in or registered by the user."""
 
 
 def register(name: str, model: ModelEntry, *, family: Family | None = None) -> None:
-    """Adds a model to the registry: every command and function then knows it by its name.
+    """Add a model to the registry, so that every command and function accepts its name.
 
     Args:
-      name: of the model.
+      name: name of the model.
       model: its architecture and evaluation preprocessing.
-      family: of its architecture, where that is a new one.
+      family: family of its architecture, if that is new.
 
     Raises:
-      UserError: the name is taken by another model, or the family is unknown or taken by another one.
+      UserError: the name is taken by another model, or the family is unknown or its name taken by another one.
     """
     if family is not None and FAMILIES.setdefault(family.name, family) != family:
         raise UserError(f"there is a family {family.name!r} already: choose another name")
     if family_or_none(model.architecture) is None:
         kind = type(model.architecture).__name__
-        raise UserError(f"no family has architectures of type {kind}: give register(…, family=Family(…))")
+        raise UserError(f"no family has architectures of type {kind}: call register(…, family=Family(…))")
     if MODELS.setdefault(name, model) != model:
         raise UserError(f"there is a model {name!r} already: choose another name")
 
 
 def family_or_none(architecture: Architecture) -> Family | None:
-    """The family of an architecture; None if it is not registered."""
+    """Return the family of an architecture; None if it is not registered."""
     return next((family for family in FAMILIES.values() if family.architecture is type(architecture)), None)
 
 
 def family_of(architecture: Architecture) -> Family:
-    """The family of an architecture; UserError if it is not registered."""
+    """Return the family of an architecture; raise UserError if it is not registered."""
     family = family_or_none(architecture)
     if family is None:
         raise UserError(f"no family has architectures of type {type(architecture).__name__}: register one")
@@ -147,14 +147,14 @@ def family_of(architecture: Architecture) -> Family:
 
 
 def find_family(name: str) -> Family:
-    """The family of that name; UserError if it is not registered."""
+    """Return the family called `name`; raise UserError if it is not registered."""
     if name not in FAMILIES:
         raise UserError(f"no family is called {name!r}: import the module that registers it first")
     return FAMILIES[name]
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The registry's entry for `name`; UserError with the nearest name when there is none."""
+    """Return the registry's entry for `name`; raise UserError, suggesting the nearest name, if there is none."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}"
@@ -171,12 +171,12 @@ def build_network(
     param_dtype: DTypeLike = jnp.float32,
     rngs: nnx.Rngs,
 ) -> Network:
-    """Builds the network of an architecture with random weights.
+    """Build the network of an architecture with random weights.
 
     Args:
-      architecture: of any registered family.
-      form: condensed: with arbitrary values in the place of the learned layers'; None for the usual one.
-      name: of the network.
+      architecture: architecture of any registered family.
+      form: None for the usual form; in a condensed one, the learned layers have arbitrary values.
+      name: name of the network.
       dtype: as for `create_model`.
       param_dtype: as for `create_model`.
       rngs: as for `create_model`.
@@ -189,7 +189,7 @@ def build_network(
 
 
 def _take_form(network: Network, form: Form) -> None:
-    """Gives a masked network the structure of another form; ValueError when it has no such form."""
+    """Convert a masked network to the structure of another form; raise ValueError if it has no such form."""
     if not network.masked_convs() or not form.condensed:
         raise ValueError(f"{network.name} has no form {form}")
     replace_masked_convs(network, lambda conv, where: empty_twin(conv))
@@ -211,7 +211,7 @@ def blank_network(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Network:
-    """A network in evaluation mode whose variables have shapes but no values yet: to be filled in."""
+    """Return a network in evaluation mode whose variables have shapes but no values yet."""
     types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     model = nnx.eval_shape(lambda: build_network(architecture, form, name=name, rngs=nnx.Rngs(0), **types))
     model.eval()
@@ -219,31 +219,31 @@ def blank_network(
 
 
 def count_flops(model: Network, image_size: int | tuple[int, int]) -> Cost:
-    """Counts the cost of one image, masked or condensed as `model` is.
+    """Count the cost of one image for a model in its current form, masked or condensed.
 
-    Follows the official counting (`measure_model`) rule for rule; see `Cost` for what is counted.
+    Follows the official code (`measure_model`) rule for rule; see `Cost` for what is counted.
 
     Args:
       model: any network.
       image_size: side of a square image in pixels, or (height, width).
 
     Raises:
-      UserError: nothing would be left of so small an image, or the family has no cost rule.
+      UserError: the image is too small, or the family has no cost rule.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return network_cost(model.architecture, model.form, height, width)
 
 
 def network_cost(architecture: Architecture, form: Form, height: int, width: int) -> Cost:
-    """`count_flops` of a network that need not exist."""
+    """Count the cost of one image as `count_flops` does, without building the network."""
     body, head = cost_parts(architecture, form, height, width)
     return body + head
 
 
 def cost_parts(architecture: Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
-    """(what leads to the feature maps, the head) of `network_cost`."""
+    """Return the two parts of `network_cost`: the body, which computes the feature maps, and the head."""
     architecture.check_image(height, width)
     family = family_of(architecture)
     if family.cost is None:
-        raise UserError(f"the family {family.name!r} has no cost rule: give Family(…, cost=…)")
+        raise UserError(f"the family {family.name!r} has no cost rule: register it as Family(…, cost=…)")
     return family.cost(architecture, form, height, width)

@@ -25,7 +25,7 @@ from cdnv2_jax.schema import setting, settings
 
 
 class Unit(NamedTuple):
-    """Sizes of one inverted residual; `expanded` channels are in its middle."""
+    """Sizes of an inverted residual; `expanded` is the number of channels in its middle."""
 
     inputs: int
     expanded: int
@@ -35,23 +35,23 @@ class Unit(NamedTuple):
 
 @settings
 class MobileNetV2Architecture(PlainArchitecture):
-    """The shape of a MobileNetV2; the defaults are table 2 of the paper."""
+    """The architecture of a MobileNetV2; the defaults are from table 2 of the paper."""
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("expansions", "channels", "repeats", "strides")
 
     expansions: tuple[int, ...] = setting(
-        "t of each stage: channels in the middle of a unit, in its inputs", default=(1, 6, 6, 6, 6, 6, 6), least=1
+        "t of each stage: channels in the middle of a unit per input channel", default=(1, 6, 6, 6, 6, 6, 6), least=1
     )
-    channels: tuple[int, ...] = setting("c of each stage: its outputs", default=(16, 24, 32, 64, 96, 160, 320), least=1)
-    repeats: tuple[int, ...] = setting("n of each stage: its units", default=(1, 2, 3, 4, 3, 3, 1), least=1)
+    channels: tuple[int, ...] = setting("c of each stage: outputs", default=(16, 24, 32, 64, 96, 160, 320), least=1)
+    repeats: tuple[int, ...] = setting("n of each stage: number of units", default=(1, 2, 3, 4, 3, 3, 1), least=1)
     strides: tuple[int, ...] = setting(
-        "s of each stage: the stride of its first unit", default=(1, 2, 2, 2, 1, 2, 1), least=1, most=2
+        "s of each stage: stride of its first unit", default=(1, 2, 2, 2, 1, 2, 1), least=1, most=2
     )
-    stem_channels: int = setting("of the first convolution", default=32, least=1)
-    head_channels: int = setting("of the last convolution", default=1280, least=1)
+    stem_channels: int = setting("output channels of the first convolution", default=32, least=1)
+    head_channels: int = setting("output channels of the last convolution", default=1280, least=1)
 
     def units(self) -> list[Unit]:
-        """All units, from the stem to the head."""
+        """Return all units, from the stem to the head."""
         found, inputs = [], self.stem_channels
         stages = zip(self.expansions, self.channels, self.repeats, self.strides, strict=True)
         for expansion, outputs, repeats, stride in stages:
@@ -77,10 +77,10 @@ class MobileNetV2Architecture(PlainArchitecture):
 
 
 class InvertedResidual(nnx.Module):
-    """1×1 expansion → depthwise 3×3 → 1×1 projection without activation; added to its input where shapes allow.
+    """1×1 expansion → depthwise 3×3 → 1×1 projection without activation; added to its input if the shapes match.
 
     Attributes:
-      expand: None where the middle is no wider than the input.
+      expand: the expansion; None if the middle is as wide as the input.
     """
 
     def __init__(self, unit: Unit, types: dict[str, Any]):
@@ -99,9 +99,9 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(PlainNetwork):
-    """NHWC images → logits. Initial values are those of torchvision.
+    """NHWC images → logits, initialised as in torchvision.
 
-    The dropout of the paper's training before the classifier is left out: nothing here hands out random keys.
+    Dropout before the classifier, which the paper trains with, is omitted, because networks get no random keys here.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def _conv(inputs: int, outputs: int, activation: AfterNorm, types: dict[str, Any
 
 
 def mobilenet_v2_cost(a: MobileNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
-    """As the paper counts: (what leads to the feature maps, the head)."""
+    """Return the costs, as the paper counts, of the body, which computes the feature maps, and of the head."""
     before = area_at(2, height, width)
     body = conv_norm_cost(3, a.stem_channels, before, kernel_area=9)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
@@ -141,7 +141,7 @@ def mobilenet_v2_cost(a: MobileNetV2Architecture, form: Form, height: int, width
 
 
 def mobilenet_v2_slots(model: MobileNetV2) -> NamedSlots:
-    """Every tensor of torchvision's state_dict."""
+    """Yield the slots of every tensor in torchvision's state_dict."""
     yield from prefixed("features.0", in_sequence([model.stem]))
     for number, unit in enumerate(model.units, start=1):
         yield from prefixed(f"features.{number}.conv", _unit_slots(unit))
@@ -150,7 +150,7 @@ def mobilenet_v2_slots(model: MobileNetV2) -> NamedSlots:
 
 
 def _unit_slots(unit: InvertedResidual) -> NamedSlots:
-    # Those with an activation are sequences of their own, that of the projection lies among them.
+    # Convolutions with an activation are nested sequences; the projection and its BatchNorm are direct entries.
     activated = [conv for conv in (unit.expand, unit.depthwise) if conv is not None]
     for number, conv in enumerate(activated):
         yield from prefixed(str(number), in_sequence([conv]))

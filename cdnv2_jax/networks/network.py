@@ -1,4 +1,4 @@
-"""The base class of all networks, and the base class of what describes their shape."""
+"""Base classes of all networks and of their architectures."""
 
 import dataclasses
 from collections.abc import Hashable, Mapping
@@ -14,19 +14,19 @@ from cdnv2_jax.layers.learned import MaskedConv, masked_convs
 from cdnv2_jax.schema import check, refuse_unknown, setting, settings
 
 FormName = Literal["masked", "condensed", "plain"]
-"""Of a network: with learned connections, with only those that it kept, or without any to learn."""
+"""Form of a network: with learned connections, with only the kept ones, or without learned connections."""
 
 ModulePath = tuple[Hashable, ...]
-"""Attributes and positions that lead to a module, such as ("blocks", 0)."""
+"""Attribute names and list positions that lead to a module, such as ("blocks", 0)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Which of its forms a network has.
+    """The form of a network.
 
     Attributes:
-      condensed: learned convolutions store kept connections only (False: whole kernels, with masks).
-      halved_classifier: the classifier reads half of its inputs, as in the official converted CondenseNet (v1).
+      condensed: whether learned convolutions store only the kept connections, rather than whole kernels with masks.
+      halved_classifier: whether the classifier reads half of its inputs, as in the official converted CondenseNet (v1).
     """
 
     condensed: bool = False
@@ -35,18 +35,18 @@ class Form:
 
 @settings
 class Architecture:
-    """The shape of a network as plain numbers; a subclass for every family adds its fields.
+    """The architecture of a network as plain numbers; each family has a subclass with its own fields.
 
     Fields are declared with `schema.setting`, which holds their help and range; all are checked on construction. The
     decorator `schema.settings` makes a subclass a frozen dataclass.
     """
 
     SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Name that `override` takes → the fields that it sets."""
+    """Name that `override` accepts → the fields that it sets."""
     PER_STAGE: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold one number per stage, so that all of them are of one length."""
+    """Fields that hold one number per stage, and so must all have the same length."""
 
-    num_classes: int = setting("classes that the logits tell apart", default=1000, least=1)
+    num_classes: int = setting("number of classes", default=1000, least=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -57,25 +57,25 @@ class Architecture:
         self.check_together()
 
     def check_together(self) -> None:
-        """Raises UserError when numbers that are right by themselves do not fit together."""
+        """Raise UserError if fields that are valid by themselves are incompatible."""
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        """Stride → channels of the maps that `Network.features` returns, from stride 4 on, ascending."""
+        """Stride → channels of the maps that `Network.features` returns, from stride 4 upwards, ascending."""
         raise NotImplementedError
 
     def smallest_map(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the last feature map for an image of that size; strides round up unless overridden."""
+        """Return height and width of the last feature map for an image of this size; strides round up by default."""
         stride = max(self.feature_channels)
         return -(-height // stride), -(-width // stride)
 
     def check_image(self, height: int, width: int) -> None:
-        """Raises UserError when nothing would be left of such an image."""
+        """Raise UserError if an image of this size is too small."""
         if min(height, width) < 1 or min(self.smallest_map(height, width)) < 1:
             raise UserError(f"a {height}×{width} image is too small for this network")
 
     def override(self, overrides: Mapping[str, Any]) -> Self:
-        """Returns a copy with some fields replaced; shorthands set their fields, fields given by name win.
+        """Return a copy with some fields replaced; fields given by name take precedence over shorthands.
 
         Raises:
           UserError: an unknown name (the nearest one is suggested), or a value that is not allowed.
@@ -90,23 +90,23 @@ class Architecture:
         return dataclasses.replace(self, **changes)
 
     def fields_of(self, shorthand: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-        """The fields that a shorthand sets, given beside the other overrides."""
+        """Return the fields that a shorthand sets, given all overrides."""
         return self.SHORTHANDS[shorthand]
 
 
 class Network(nnx.Module):
-    """A classifier, NHWC images → logits, whose feature maps may serve a detector.
+    """A classifier, NHWC images → logits, whose feature maps can serve a detector.
 
-    A subclass builds its layers in `__init__`, after `super().__init__`, the last of them as `classifier`, and defines
-    `__call__` and `features`. Learned convolutions may sit anywhere in it.
+    A subclass builds its layers in `__init__`, after `super().__init__`, calls the last one `classifier`, and defines
+    `__call__` and `features`. Learned convolutions may be anywhere in it.
 
     Attributes:
-      architecture: what it is made of.
-      name: its name in the registry.
+      architecture: the architecture it was built from.
+      name: name of the model, as in the registry.
       form: masked or condensed.
-      dtype: of the computation; None for that of parameters and images.
-      remat: whether the backward pass computes units again instead of keeping what is inside of them: less memory, a
-        second forward pass. Set it before training. CPUs ignore it.
+      dtype: dtype of the computation; None to compute in the dtype of parameters and images.
+      remat: whether the backward pass recomputes the inside of units instead of storing it: less memory, but a second
+        forward pass. Set it before training. No effect on CPUs.
     """
 
     architecture: Architecture
@@ -120,53 +120,53 @@ class Network(nnx.Module):
         self.remat = False
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Computes logits [batch, classes] of normalised images [batch, height, width, 3]."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, 3]."""
         raise NotImplementedError
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Computes feature maps by stride, {4: [b, h/4, w/4, c], 8: …, 16: …, 32: …}.
+        """Compute feature maps by stride, {4: [b, h/4, w/4, c], 8: …, 16: …, 32: …}.
 
         Args:
           images: [b, h, w, 3], normalised.
           sizes: int [b, 2], height and width of each image at the top left of its canvas. Each then has the maps that
-            it would have alone, padded to a multiple of 32 pixels; beyond those they are zero. (In training, batch
-            statistics are those of the whole canvas: freeze them.) None: the images fill the canvas.
+            it would have alone, padded to a multiple of 32 pixels, and zeros beyond. (In training, batch statistics
+            include the whole canvas, so freeze them.) None if the images fill the canvas.
 
         Raises:
-          ValueError: images of another shape or, with `sizes`, a canvas that is not a multiple of 32.
+          ValueError: images of the wrong shape or, with `sizes`, a canvas that is not a multiple of 32.
           UserError: images that are too small.
         """
         raise NotImplementedError
 
     def check_images(self, images: jax.Array) -> None:
-        """ValueError unless `images` are [batch, height, width, 3]; UserError when they are too small."""
+        """Raise ValueError unless `images` are [batch, height, width, 3], and UserError if they are too small."""
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
         self.architecture.check_image(*images.shape[1:3])
 
     def masked_convs(self) -> list[MaskedConv]:
-        """All learned convolutions; none in a condensed or a plain network."""
+        """Return all learned convolutions; none in a condensed or a plain network."""
         return masked_convs(self)
 
     def stage_modules(self) -> list[list[ModulePath]]:
-        """For each stage the paths of its modules, `[("stem",), ("blocks", 0)]`: what a detector freezes first to last.
+        """Return each stage's module paths, e.g. `[("stem",), ("blocks", 0)]`, in the order detectors freeze them.
 
-        Modules in no stage, such as the classifier, do not lead to a feature map. By default everything but the
-        classifier is one stage.
+        Modules that do not lead to a feature map, such as the classifier, are in no stage. By default everything but
+        the classifier is one stage.
         """
         children = (name for name, value in vars(self).items() if isinstance(value, nnx.Module))
         return [[(name,) for name in children if name != "classifier"]]
 
     @property
     def form_name(self) -> FormName:
-        """The form in a word."""
+        """Name of the form."""
         if self.form.condensed:
             return "condensed"
         return "masked" if self.masked_convs() else "plain"
 
     @property
     def param_dtype(self) -> DTypeLike:
-        """Of the parameters."""
+        """dtype of the parameters."""
         return next(leaf.dtype for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
 
     @property
@@ -176,15 +176,15 @@ class Network(nnx.Module):
 
     @property
     def condensation_stages(self) -> int:
-        """How many pruning stages training passes, the largest C − 1; 0 for a condensed or a plain network."""
+        """Number of pruning stages in training, the largest C − 1; 0 for a condensed or a plain network."""
         return max((conv.condensation_factor - 1 for conv in self.masked_convs()), default=0)
 
     @property
     def dense_blocks(self) -> tuple[int, ...]:
-        """Layers of each block whose layers read all features before them; empty for networks of another kind."""
+        """Number of layers of each dense block; empty for networks without dense blocks."""
         return ()
 
     @property
     def classifier_can_be_halved(self) -> bool:
-        """Whether the official conversion has a form with half of the classifier's inputs."""
+        """Whether the official conversion can halve the classifier's inputs."""
         return False

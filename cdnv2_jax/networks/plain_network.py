@@ -1,4 +1,4 @@
-"""Networks whose connections are fixed: what ShuffleNetV2 and MobileNetV2 have in common."""
+"""Common parts of ShuffleNetV2 and MobileNetV2, whose connections are fixed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
@@ -17,7 +17,7 @@ from cdnv2_jax.schema import settings
 
 @settings
 class PlainArchitecture(Architecture):
-    """Base of the architectures; all strides round up, so that any image will do."""
+    """Base class of the architectures; all strides round up, so images of any size are valid."""
 
     @property
     def unit_strides(self) -> tuple[int, ...]:
@@ -26,36 +26,36 @@ class PlainArchitecture(Architecture):
 
 
 class PlainNetwork(Network):
-    """Base of the networks: stem → units → 1×1 convolution → mean over the map → Linear.
+    """Base class of the networks: stem → units → 1×1 convolution → mean over the map → Linear.
 
     Attributes:
       stem: convolution with BatchNorm.
-      units: functions of a map and its mask.
+      units: modules called with a map and its mask.
       last: convolution with BatchNorm.
       classifier: the Linear.
     """
 
-    # Narrower than in the base class, and never assigned again.
+    # A narrower type than in the base class is safe, because it is never reassigned.
     architecture: PlainArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
     stem: ConvNorm
     units: nnx.List
     last: ConvNorm
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images [batch, height, width, 3], normalised, of any size → logits [batch, classes]."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, 3] of any size."""
         self.check_images(images)
         *_, (_, x) = self._maps(images, None)
         return self.classifier(self.last(x).mean((1, 2)))
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
-        """See `Network.features`: the last map of each stride, before the last convolution."""
+        """Compute the last map of each stride, before the last convolution; see `Network.features`."""
         self.check_images(images)
         region = region_of(images, sizes, self.architecture.unit_strides[-1])
         last_of_each = dict(self._maps(images, region))
         return {stride: inside(x, at_stride(region, stride)) for stride, x in last_of_each.items() if stride >= 4}
 
     def _maps(self, images: jax.Array, region: jax.Array | None) -> Iterator[tuple[int, jax.Array]]:
-        """(stride, map) before the first unit and after each."""
+        """Yield (stride, map) before the first unit and after each unit."""
         stride, x = self._first_map(images, region)
         yield stride, x
         run = nnx.remat(_run) if self.remat else _run
@@ -65,11 +65,11 @@ class PlainNetwork(Network):
             yield stride, x
 
     def _first_map(self, images: jax.Array, region: jax.Array | None) -> tuple[int, jax.Array]:
-        """Stride and value of the map that the first unit reads."""
+        """Return stride and value of the map that the first unit reads."""
         return 2, self.stem(images, region)
 
     def stage_modules(self) -> list[list[ModulePath]]:
-        """One stage for the units of each stride; the stem belongs to the first."""
+        """Return one stage for the units of each stride; the stem belongs to the first."""
         strides = self.architecture.unit_strides
         stages: list[list[ModulePath]] = [
             [("units", n) for n, s in enumerate(strides) if s == stride] for stride in sorted(set(strides))
@@ -83,7 +83,7 @@ def _run(unit: nnx.Module, x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def plain_head_cost(outputs: int, head_channels: int, num_classes: int, area: int, *, bias: bool = True) -> Cost:
-    """The last convolution, on a map of `area` cells, and the classifier."""
+    """Return the cost of the last convolution, on a map of `area` cells, and of the classifier."""
     return conv_norm_cost(outputs, head_channels, area) + linear_cost(head_channels, num_classes, bias=bias)
 
 
@@ -94,11 +94,11 @@ def plain_maps(
     unit_nodes: Callable[[Graph, Any, Map], Map],
     after_stem: Callable[[Graph, Map], Map] | None = None,
 ) -> dict[int, Map]:
-    """ONNX's {stride: output of the last unit with that stride}.
+    """Add the network's body to an ONNX graph; return {stride: output of the last unit with that stride}.
 
     Args:
-      unit_nodes: adds the nodes of a unit.
-      after_stem: adds what halves the stem's output, if anything does.
+      unit_nodes: function that adds the nodes of a unit.
+      after_stem: function that adds a node that halves the stem's output, if there is one.
     """
     with graph.scope("stem"):
         x, stride = conv_norm(graph, network.stem, images), 2
@@ -113,14 +113,14 @@ def plain_maps(
 
 
 def plain_head(graph: Graph, network: PlainNetwork, last: Map) -> Map:
-    """ONNX's classifier on the mean of the last convolution's map."""
+    """Add the last convolution, the mean over its map and the classifier to an ONNX graph; return the logits."""
     with graph.scope("head"):
         mean = graph.apply("GlobalAveragePool", conv_norm(graph, network.last, last))
         return linear(graph, network.classifier, graph.apply("Flatten", mean, axis=1), output="logits")
 
 
 def in_turn(graph: Graph, convs: Iterable[ConvNorm], x: Map) -> Map:
-    """ONNX's nodes of one convolution after the other."""
+    """Add convolutions to an ONNX graph, one after the other."""
     for conv in convs:
         x = conv_norm(graph, conv, x)
     return x

@@ -1,4 +1,4 @@
-"""ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' form and in torchvision's."""
+"""ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' variant and in torchvision's."""
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
@@ -28,11 +28,11 @@ from cdnv2_jax.networks.plain_network import (
 from cdnv2_jax.schema import setting, settings
 
 Variant = Literal["megvii", "torchvision"]
-NORM_BIAS = 1e-4  # what the authors' code starts from
+NORM_BIAS = 1e-4  # initial value in the authors' code
 
 
 class Unit(NamedTuple):
-    """Sizes of one unit; `kept` outputs come from the projection or, with stride 1, pass unchanged."""
+    """Sizes of a unit; `kept` outputs come from the projection or, with stride 1, are passed through unchanged."""
 
     inputs: int
     kept: int
@@ -41,7 +41,7 @@ class Unit(NamedTuple):
 
     @property
     def read(self) -> int:
-        """Inputs of the main branch: all of them, or the half that does not pass unchanged."""
+        """Input channels of the main branch: all, or the half that is not passed through unchanged."""
         return self.inputs if self.stride == 2 else self.inputs // 2
 
     @property
@@ -52,19 +52,20 @@ class Unit(NamedTuple):
 
 @settings
 class ShuffleNetV2Architecture(PlainArchitecture):
-    """The shape of a ShuffleNetV2.
+    """The architecture of a ShuffleNetV2.
 
-    The two variants differ in three ways. A stage's first unit projects its inputs to as many channels (megvii), or to
-    half of the outputs (torchvision). Later units keep the even channels and append what they make of the odd ones, or
-    interleave the two and keep the first half. The classifier has no bias, or has one.
+    The variants differ in three ways. In megvii, the first unit of a stage projects its inputs to the same number of
+    channels, later units keep the even channels and compute from the odd ones, and the classifier has no bias. In
+    torchvision, the first unit projects its inputs to half of the outputs, later units keep the first half of the
+    channels and compute from the second, all units interleave the two halves, and the classifier has a bias.
     """
 
-    stage_channels: tuple[int, int, int] = setting("outputs of the three stages", default=(116, 232, 464), least=1)
-    stage_units: tuple[int, int, int] = setting("units of the three stages", default=(4, 8, 4), least=1)
-    stem_channels: int = setting("of the first convolution", default=24, least=1)
-    head_channels: int = setting("of the last convolution", default=1024, least=1)
+    stage_channels: tuple[int, int, int] = setting("channels of the three stages", default=(116, 232, 464), least=1)
+    stage_units: tuple[int, int, int] = setting("units in each of the three stages", default=(4, 8, 4), least=1)
+    stem_channels: int = setting("output channels of the first convolution", default=24, least=1)
+    head_channels: int = setting("output channels of the last convolution", default=1024, least=1)
     variant: Variant = setting(
-        "whose code it follows: the authors' (megvii, with the published figures), or torchvision's", default="megvii"
+        "implementation to follow: the authors' (megvii, with the published figures) or torchvision's", default="megvii"
     )
 
     def check_together(self) -> None:
@@ -76,7 +77,7 @@ class ShuffleNetV2Architecture(PlainArchitecture):
                 )
 
     def units(self) -> list[Unit]:
-        """All units, from the stem to the head."""
+        """Return all units, from the stem to the head."""
         found, channels = [], self.stem_channels
         for outputs, count in zip(self.stage_channels, self.stage_units, strict=True):
             kept = channels if self.variant == "megvii" else outputs // 2
@@ -92,12 +93,12 @@ class ShuffleNetV2Architecture(PlainArchitecture):
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        """Stride → channels: of the max-pool's output and of the stages'."""
+        """Stride → channels of the outputs of the max-pool and of the stages."""
         return dict(zip((4, 8, 16, 32), (self.stem_channels, *self.stage_channels), strict=True))
 
 
 class ShuffleUnit(nnx.Module):
-    """[b, h, w, inputs] → [b, h, w, outputs], with stride 2 half as large."""
+    """A ShuffleNetV2 unit: [b, h, w, inputs] → [b, h, w, outputs], with stride 2 on a map half as large."""
 
     def __init__(self, unit: Unit, variant: Variant, types: dict[str, Any]):
         self.variant: Variant = variant
@@ -128,18 +129,18 @@ class ShuffleUnit(nnx.Module):
 
 def _in_turn(convs: nnx.List, x: jax.Array, mask: jax.Array | None) -> jax.Array:
     for conv in convs:
-        # The 1×1 ones after a stride take no notice of a mask that has become too large for them.
+        # After a stride the mask is too large, but only 1×1 convolutions follow, and they ignore it.
         x = conv(x, mask)
     return x
 
 
 def interleaved(x: jax.Array) -> jax.Array:
-    """Channels 0, n, 1, n + 1, … of 2n: the channel shuffle of two groups."""
+    """Shuffle the channels of two groups of n: 0, n, 1, n + 1, …."""
     return x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
 
 
 class ShuffleNetV2(PlainNetwork):
-    """NHWC images → logits. Initial values are those of the authors' code, for either variant."""
+    """NHWC images → logits. Both variants are initialised as in the authors' code."""
 
     architecture: ShuffleNetV2Architecture  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -172,8 +173,8 @@ class ShuffleNetV2(PlainNetwork):
         )
 
     def _first_map(self, images: jax.Array, region: jax.Array | None) -> tuple[int, jax.Array]:
-        """The max-pool's output, stride 4."""
-        # Zeros beyond the region do as well as the −∞ beyond the edges: a ReLU's outputs are not below them.
+        """Return stride 4 and the output of the max-pool."""
+        # Zeros beyond the region work as well as −∞ beyond the edges, because a ReLU's outputs are not negative.
         x = inside(self.stem(images, region), at_stride(region, 2))
         window, strides, padding = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
         return 4, jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
@@ -203,7 +204,7 @@ def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
 
 
 def shufflenet_v2_cost(a: ShuffleNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
-    """As the paper counts: (what leads to the feature maps, the head)."""
+    """Return the costs, as the paper counts, of the body, which computes the feature maps, and of the head."""
     body = conv_norm_cost(3, a.stem_channels, area_at(2, height, width), kernel_area=9)
     before = area_at(4, height, width)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
@@ -218,13 +219,13 @@ def shufflenet_v2_cost(a: ShuffleNetV2Architecture, form: Form, height: int, wid
 
 
 def shufflenet_variant(keys: Iterable[str]) -> Variant:
-    """Whose state_dict it is, told by the keys."""
+    """Return the variant of a state_dict, judging by its keys."""
     of_torchvision = ("conv1.", "stage2.", "stage3.", "stage4.", "conv5.", "fc.")
     return "torchvision" if any(key.startswith(of_torchvision) for key in keys) else "megvii"
 
 
 def shufflenet_v2_slots(model: ShuffleNetV2) -> NamedSlots:
-    """Every tensor of the state_dict of the network's variant."""
+    """Return the slots of every tensor in the state_dict of the network's variant."""
     return _torchvision_slots(model) if model.architecture.variant == "torchvision" else _megvii_slots(model)
 
 
@@ -250,13 +251,13 @@ def _torchvision_slots(model: ShuffleNetV2) -> NamedSlots:
 
 def _unit_slots(unit: ShuffleUnit, *, main: str, projection: str) -> NamedSlots:
     branches = {main: unit.main, projection: unit.projection}
-    for name in sorted(branches):  # which is the order of either code
+    for name in sorted(branches):  # the order in both implementations
         if (branch := branches[name]) is not None:
             yield from prefixed(name, in_sequence(branch))
 
 
 def _unit_nodes(graph: Graph, unit: ShuffleUnit, x: Map) -> Map:
-    """Where halves are interleaved channels, they are gathered."""
+    """Add a unit; Gather selects the halves of the channels and interleaves them."""
     if unit.projection is None:
         channels = np.arange(x.channels)
         kept, read = (channels[0::2], channels[1::2]) if unit.variant == "megvii" else np.split(channels, 2)

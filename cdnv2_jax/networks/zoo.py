@@ -1,4 +1,4 @@
-"""Every built-in model by name: architecture, evaluation preprocessing, published figures and where they come from."""
+"""Every built-in model by name: architecture, evaluation preprocessing, and published figures with their sources."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -135,7 +135,7 @@ BUILT_IN = {
         224,
         published=Published(README_V1, {"imagenet": 29.0}, "274M", "2.9M"),
     ),
-    # Not of this family: the networks that the paper compares its own with as backbones of detectors.
+    # Not CondenseNets: the networks that the CondenseNetV2 paper compares its own with as backbones of detectors.
     "shufflenet_v2_x0_5": _shufflenet_v2("48-96-192", 38.9, "41M", "1.4M"),
     "shufflenet_v2_x1_0": _shufflenet_v2("116-232-464", 30.6, "146M", "2.3M"),
     "shufflenet_v2_x1_5": _shufflenet_v2("176-352-704", 27.4, "299M", "3.5M"),
@@ -154,14 +154,14 @@ for _name, _entry in BUILT_IN.items():
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models that match a shell pattern, in the registry's order."""
+    """Return the names of all models that match a shell pattern, in the registry's order."""
     return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]
 
 
 def architecture_of(
     name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Architecture:
-    """The architecture `create_model` would build."""
+    """Return the architecture that `create_model` would build."""
     changes = dict(overrides or {})
     if num_classes is not None:
         changes["num_classes"] = num_classes
@@ -177,19 +177,19 @@ def create_model(
     param_dtype: DTypeLike = jnp.float32,
     **overrides: Any,
 ) -> Network:
-    """Builds a network, masked and with nothing pruned yet if it is a CondenseNet: NHWC images → logits.
+    """Build a network, NHWC images → logits, with random weights; a CondenseNet is masked, with nothing pruned yet.
 
     Args:
       name: one of `list_models()`.
-      num_classes: logits; None for the model's usual number.
-      rngs: draws the initial weights, `nnx.Rngs(0)`.
+      num_classes: number of logits; None for the model's default.
+      rngs: random keys for the initial weights, e.g. `nnx.Rngs(0)`.
       dtype: dtype of the computation, e.g. `jnp.bfloat16`; None computes in the dtype of parameters and images.
       param_dtype: dtype of the parameters.
-      **overrides: fields of the architecture to change (of a CondenseNet stages, growth, lgc_groups, …; `groups` and
-        `condensation_factor` set all of their kind).
+      **overrides: fields of the architecture to change (in a CondenseNet stages, growth, lgc_groups, …; `groups` and
+        `condensation_factor` set all fields of their kind).
 
     Raises:
-      UserError: unknown name or override (the nearest one is suggested), or numbers that do not fit together.
+      UserError: unknown name or override (the nearest one is suggested), or incompatible numbers.
     """
     architecture = architecture_of(name, num_classes, overrides)
     return build_network(architecture, name=name, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

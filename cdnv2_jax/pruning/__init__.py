@@ -1,1 +1,1 @@
-"""Pruning and condensing: pure functions first, then whole networks."""
+"""Pruning and condensing of networks with learned connections."""

@@ -1,4 +1,4 @@
-"""Masked → condensed: the same function with only the kept connections stored."""
+"""Condensing of pruned networks: the same outputs, with only the kept connections stored."""
 
 from typing import TypeVar
 
@@ -24,18 +24,19 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def condense(model: Model, *, halve_classifier: bool = False) -> Model:
-    """Returns the condensed form of a fully pruned module, in evaluation mode; the same outputs, `model` is unchanged.
+    """Return a condensed copy of a fully pruned module, in evaluation mode, with the same outputs.
 
-    Of n connections in each of G groups n / C are stored: LGC's kernel [n, m] becomes [G, n / C, m / G], SFR's [m, n]
-    becomes [G, m / G, n / C], each with the int32 index [G, n / C] of the channels that were kept.
+    Of the n connections in each of G groups, n / C are stored: LGC's kernel [n, m] becomes [G, n / C, m / G], SFR's
+    [m, n] becomes [G, m / G, n / C], each with the int32 index [G, n / C] of the kept channels.
 
     Args:
-      model: a network, a detector on one, or any other module with learned convolutions, all at their last stage.
+      model: a network, a detector or any other module with learned convolutions, all at their last pruning stage.
       halve_classifier: also keep only the half of the classifier's inputs with the largest L1 norm, as the official
         conversion of CondenseNet (v1) does without fine-tuning; this changes the logits.
 
     Raises:
-      UserError: nothing to condense, condensed already, or not fully pruned (the first such layer is named).
+      UserError: nothing to condense, condensed already, not fully pruned (the message names the first such layer), or
+        a classifier that cannot be halved.
     """
     if not masked_convs(model):
         if condensed_layers(model):
@@ -67,25 +68,25 @@ def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
 
 
 def kept_connections(conv: MaskedConv, where: str) -> np.ndarray:
-    """int32 [G, n / C]: the channels each group kept, ascending. UserError unless every group kept just n / C."""
+    """Return the channels each group kept, int32 [G, n / C], ascending; UserError unless each kept exactly n / C."""
     mask = np.asarray(conv.mask[...])
     counts = mask.sum(-1)
     if (counts != conv.kept).any():
         wrong = int(np.flatnonzero(counts != conv.kept)[0])
         raise UserError(
-            f"{where}: group {wrong} has {counts[wrong]} connections, a condensed one {conv.kept}; "
+            f"{where}: group {wrong} has {counts[wrong]} connections instead of {conv.kept}: "
             f"prune the network to its last stage first"
         )
     return np.nonzero(mask)[1].reshape(counts.size, conv.kept).astype(np.int32)
 
 
 def kept_weights(conv: MaskedConv, index: np.ndarray) -> np.ndarray:
-    """[G, n / C, m]: the weights of the kept connections."""
+    """Return the weights of the kept connections, [G, n / C, m]."""
     return np.take_along_axis(np.asarray(conv.connection_weights()), index[..., None], axis=1)
 
 
 def copy_gathered(source: BatchNorm, target: BatchNorm, channels: np.ndarray) -> None:
-    """Fills `target`, over gathered channels, from `source`; the two normalise those channels alike."""
+    """Copy scale, bias, mean and variance of the given channels of `source` to `target`."""
     for name in ("scale", "bias", "mean", "var"):
         getattr(target, name).set_value(jnp.asarray(np.asarray(getattr(source, name)[...])[channels]))
     target.batches.set_value(jnp.zeros((), jnp.int32))  # the official conversion restarts the count
@@ -93,13 +94,13 @@ def copy_gathered(source: BatchNorm, target: BatchNorm, channels: np.ndarray) ->
 
 def _halve_classifier(model: nnx.Module) -> None:
     if not (isinstance(model, Network) and model.classifier_can_be_halved and isinstance(model.classifier, nnx.Linear)):
-        raise UserError("only the classifier of a CondenseNet (v1) is halved; CondenseNetV2 keeps it whole")
+        raise UserError("only the classifier of a CondenseNet (v1) can be halved; CondenseNetV2 keeps all inputs")
     model.form = Form(condensed=True, halved_classifier=True)
     model.classifier = halved(model.classifier)
 
 
 def halved(linear: nnx.Linear) -> CondensedLinear:
-    """A Linear that reads the half of the inputs with the largest L1 norm, least important of them first."""
+    """Return a Linear that reads only the half of the inputs with the largest L1 norm, in ascending order of norm."""
     assert linear.bias is not None
     kernel = np.asarray(linear.kernel[...])
     inputs, outputs = kernel.shape

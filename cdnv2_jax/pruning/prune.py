@@ -1,4 +1,4 @@
-"""When to prune and what: the schedule, importance → mask, and whole networks."""
+"""The pruning schedule, the choice of connections to remove, and pruning of whole networks."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -14,32 +14,32 @@ from cdnv2_jax.networks.network import Network
 
 
 def due_stage(progress: float, condensation_factor: int) -> int:
-    """The stage (0 … C − 1) a layer must have reached once `progress` of the training is done.
+    """Return the stage (0 … C − 1) that a layer must have reached at a point in training.
 
-    The C − 1 stages share the first half of the training evenly: stage s is due from 2 · progress ≥ s / (C − 1) on,
-    the last one at one half; the second half trains the final sparsity (CondenseNet, section 3.3).
+    The C − 1 stages are spread evenly over the first half of training: stage s is due once 2 · progress ≥ s / (C − 1).
+    The second half trains with the final sparsity (CondenseNet, section 3.3).
 
     Args:
-      progress: steps done / all steps, in [0, 1].
+      progress: fraction of the training steps that are done, in [0, 1].
       condensation_factor: C.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress must be in [0, 1], got {progress}")
     last = condensation_factor - 1
-    # Compared as the official code compares, so that both prune in the same step for every length of run.
+    # The comparison of the official code, so that both prune at the same step for every length of run.
     return sum(2 * progress >= stage / last for stage in range(1, last + 1))
 
 
 def due_stages(progress: float, condensation_factors: Iterable[int]) -> dict[int, int]:
-    """`due_stage` for every condensation factor that occurs in a network: {factor: stage}."""
+    """Return `due_stage` for every condensation factor of a network, as {factor: stage}."""
     return {factor: due_stage(progress, factor) for factor in sorted(set(condensation_factors))}
 
 
 def pruning_steps(total_steps: int, condensation_factor: int) -> dict[int, int]:
-    """The step before which each stage is first due, {stage: step}, over a run of `total_steps`.
+    """Return the step before which each stage is first due in a run of `total_steps`, as {stage: step}.
 
-    Several stages may fall on one step of a short run. What is not due before the last step is due after it, as
-    step `total_steps`: no stage is ever left out.
+    In a short run several stages may be due at the same step. A stage that is not due before the last step is due
+    after it, at step `total_steps`, so no stage is skipped.
     """
     steps: dict[int, int] = {}
     for step in range(total_steps + 1):
@@ -53,20 +53,20 @@ LASSO_FLOOR = 1e-6
 
 
 def importance(connection_weights: jax.Array) -> jax.Array:
-    """[G, n, m] → [G, n]: the sum of absolute weights of every connection (CondenseNet, section 3.1)."""
+    """Sum the absolute weights of every connection, [G, n, m] → [G, n] (CondenseNet, section 3.1)."""
     return jnp.abs(connection_weights).sum(-1)
 
 
 def remove_connections(importances: jax.Array, mask: jax.Array, removed: jax.Array | int) -> jax.Array:
-    """The mask after each group has lost its `removed` least important connections, counted from the full network.
+    """Return the mask with the `removed` least important connections of each group removed.
 
-    Connections removed earlier stay removed and count as the least important; among equals the first channel goes
-    first. A group that has already lost more than `removed` keeps what it has.
+    Connections removed earlier stay removed and count as the least important. Of equal ones, the first channel is
+    removed first. A group that has already lost more than `removed` is unchanged.
 
     Args:
       importances: [G, n], non-negative.
       mask: boolean [G, n], the connections that exist now.
-      removed: how many of the n connections each group is to be without; may be traced.
+      removed: total number of the n connections that each group loses, earlier ones included; may be traced.
     """
     order = jnp.argsort(jnp.where(mask, importances, -1), axis=-1, stable=True)
     rank = jnp.argsort(order, axis=-1)
@@ -74,27 +74,27 @@ def remove_connections(importances: jax.Array, mask: jax.Array, removed: jax.Arr
 
 
 def group_lasso(connection_weights: jax.Array, mask: jax.Array) -> jax.Array:
-    """Σ over existing connections of √max(Σ weights², 1e-6), a scalar; removed ones add only the constant floor.
+    """Sum √max(Σ weights², 1e-6) over connections, a scalar; removed ones add only the constant floor.
 
-    The floor keeps the square root's gradient finite at zero (official CondenseNet code).
+    The floor, as in the official CondenseNet code, keeps the square root's gradient finite at zero.
     """
     squares = jnp.square(connection_weights * mask[..., None]).sum(-1)
     return jnp.sqrt(jnp.maximum(squares, LASSO_FLOOR)).sum()
 
 
 def prune(model: nnx.Module, stage: int) -> None:
-    """Prunes `model` in place to condensation stage `stage`, from whatever stage it is at.
+    """Prune `model` in place to condensation stage `stage`, whatever its present stage.
 
-    A layer with condensation factor C has C − 1 stages and stays at its last one; connections never come back, so a
-    stage already passed changes nothing. Each stage removes n / C connections per group, the least important ones:
-    in every learned layer's boolean mask [G, n] as many entries become False. Weights stay as they are.
+    A layer with condensation factor C has C − 1 stages and stays at its last one. Connections never come back, so a
+    stage already passed changes nothing. Each stage removes the n / C least important connections of each group, by
+    setting their entries of the layer's boolean mask [G, n] to False. Weights are unchanged.
 
     Args:
       model: any module with learned convolutions (`LearnedGroupConv`, `SparseFeatureReactivation`), wherever they sit.
-      stage: 0, nothing pruned, to the largest C − 1 of its layers, 1 / C of the connections left.
+      stage: from 0 (nothing pruned) to the largest C − 1 of its layers (1 / C of the connections left).
 
     Raises:
-      UserError: the module has no learned convolutions, or no such stage.
+      UserError: the module has no learned convolutions or no such stage.
     """
     convs, name = masked_convs(model), name_of(model)
     if not convs:
@@ -109,7 +109,7 @@ def prune(model: nnx.Module, stage: int) -> None:
 
 
 def prune_layers(model: nnx.Module, stages: Mapping[int, int | jax.Array]) -> None:
-    """Prunes every learned layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
+    """Prune every learned layer to the stage given for its condensation factor, {C: stage}; stages may be traced."""
     for conv in masked_convs(model):
         factor = conv.condensation_factor
         stage = jnp.minimum(stages[factor], factor - 1)
@@ -125,29 +125,29 @@ def _pruned_masks(graph: nnx.GraphDef, masks: nnx.State, rest: nnx.State, stages
 
 
 def name_of(module: nnx.Module) -> str:
-    """What messages call a module: a network's name, or its class."""
+    """Return what messages call a module: a network's name, otherwise the class."""
     return module.name if isinstance(module, Network) else f"a {type(module).__name__}"
 
 
 def last_stage(model: nnx.Module) -> int:
-    """How many pruning stages a module passes: the largest C − 1 of its learned layers, 0 without any."""
+    """Return the number of pruning stages of a module: the largest C − 1 of its learned layers, 0 if it has none."""
     return max((conv.condensation_factor - 1 for conv in masked_convs(model)), default=0)
 
 
 def layer_stage(conv: MaskedConv) -> jax.Array:
-    """The stage a layer has passed, read off its mask (int32 scalar)."""
+    """Return the stage that a layer has passed, int32 scalar, derived from its mask."""
     return stage_of(conv.mask[...], conv.condensation_factor)
 
 
 def stages_passed(model: nnx.Module) -> int:
-    """The last stage that all layers have passed, layers with fewer stages counting as done at their last."""
+    """Return the last stage that all layers have passed; a layer at its own last stage counts as finished."""
     stages = [(int(layer_stage(conv)), conv.condensation_factor - 1) for conv in masked_convs(model)]
     unfinished = [stage for stage, last in stages if stage < last]
     return min(unfinished, default=last_stage(model))
 
 
 def total_group_lasso(model: nnx.Module) -> jax.Array:
-    """The group lasso of all layers that have stages before them; a scalar, zero once all is pruned."""
+    """Return the group lasso of all layers with stages still ahead, a scalar; zero once fully pruned."""
     total = jnp.zeros(())
     for conv in masked_convs(model):
         unfinished = layer_stage(conv) < conv.condensation_factor - 1
@@ -156,7 +156,7 @@ def total_group_lasso(model: nnx.Module) -> jax.Array:
 
 
 def sparsity(model: nnx.Module) -> jax.Array:
-    """Fraction of learned 1×1 weights that are removed, in [0, 1]; 0 for a module without masks."""
+    """Return the fraction of learned 1×1 weights that are removed, in [0, 1]; 0 for a module without masks."""
     removed, weights = jnp.zeros(()), 0
     for conv in masked_convs(model):
         removed += (1 - conv.mask[...].mean()) * conv.kernel.size

@@ -1,1 +1,1 @@
-"""What a network costs and what a run did: counts, latency, tables, plots."""
+"""Reports on networks and runs: metrics, latency, tables and plots."""

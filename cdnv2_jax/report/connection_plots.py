@@ -1,4 +1,4 @@
-"""Pictures of learned connections, for a Matplotlib figure each; `report/connections.py` says what the arrays hold."""
+"""Plots of learned connections, each on a Matplotlib figure; `report/connections.py` describes the arrays."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,18 +25,18 @@ READERS = ("none", "1", "2", "3", "4 or more")
 
 
 def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *, columns: str, rows: str) -> None:
-    """Who has to do with whose features, as the paper's figure 7(d): columns rescaled, dashed lines between blocks.
+    """Draw the layers' connections as in the paper's figure 7(d): columns rescaled, dashed lines between blocks.
 
     Args:
       values: [L, L], see `layer_map`.
-      block_ends: numbers of layers up to the end of each block but the last.
-      columns, rows: what they stand for.
+      block_ends: number of layers up to the end of each block except the last.
+      columns, rows: axis labels.
     """
     layers = len(values)
     axes = figure.subplots()
     image = axes.imshow(rescaled_columns(values), cmap=_clear_to(HEAT), vmin=0, vmax=1, interpolation="none")
     for end in block_ends:
-        # The row of the stem comes first: a block's last source is one row further down than its layer is a column.
+        # The first row is the stem, so a layer's row as a source is one below its column.
         axes.plot([end - 0.5, layers - 0.5], [end + 0.5] * 2, color=MUTED, ls="--", lw=0.8)
         axes.plot([end - 0.5] * 2, [-0.5, end + 0.5], color=MUTED, ls="--", lw=0.8)
     step = max(1, -(-layers // 9))
@@ -49,12 +49,12 @@ def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *
 
 
 def draw_group_strips(figure: Any, masks: Sequence[np.ndarray], *, channels: str, row_pixels: int = 4) -> None:
-    """One strip for each dense layer, one row for each group in it: coloured where the group reads a channel.
+    """Draw one strip per dense layer with one row per group, coloured where the group reads a channel.
 
     Args:
       masks: boolean [G, n] of each layer.
       channels: what the n channels are.
-      row_pixels: of the raster's rows; columns have one pixel.
+      row_pixels: height of the raster's rows in pixels; columns are one pixel wide.
     """
     axes = figure.subplots()
     widest, gap = max(mask.shape[1] for mask in masks), row_pixels
@@ -75,7 +75,7 @@ def draw_group_strips(figure: Any, masks: Sequence[np.ndarray], *, channels: str
 
 
 def draw_readers(figure: Any, masks: Sequence[np.ndarray], *, verb: str) -> None:
-    """Of each dense layer the share of channels that no group, one, two, three, four or more have to do with.
+    """Draw for each dense layer the fraction of channels used by no group, one, two, three, and four or more.
 
     Args:
       masks: boolean [G, n] of each layer.
@@ -92,15 +92,15 @@ def draw_readers(figure: Any, masks: Sequence[np.ndarray], *, verb: str) -> None
         left += 100 * folded[:, number]
     axes.set(xlabel="dense layer", ylabel=f"channels {verb}, %", ylim=(0, 100))
     axes.set_xticks(layers[:: max(1, -(-len(layers) // 12))])
-    figure.legend(loc="outside upper center", ncols=len(READERS), title="by so many groups", handlelength=1)
+    figure.legend(loc="outside upper center", ncols=len(READERS), title="by how many groups", handlelength=1)
 
 
 def draw_cuts(figure: Any, stages: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> None:
-    """What each condensation stage cut: a dot for every learned convolution, its share of absolute weight.
+    """Draw what each condensation stage removed: one dot per learned convolution, its fraction of absolute weight.
 
     Args:
       stages: records of kind "stage" with cut_connections and cut_weight.
-      kinds: "LGC" or "SFR" for each entry of those.
+      kinds: "LGC" or "SFR" for each of their entries.
     """
     axes = figure.subplots()
     numbers = np.arange(len(stages))
@@ -114,13 +114,13 @@ def draw_cuts(figure: Any, stages: Sequence[Mapping[str, Any]], kinds: Sequence[
     whole = [float(np.mean(record["cut_connections"])) for record in stages]
     axes.plot(numbers, [100 * share for share in whole], color=INK, ls="--", lw=1, label="connections")
     axes.set_xticks(numbers, labels=[str(record["stage"]) for record in stages])
-    axes.set(xlabel="stage", ylabel="cut, %", ylim=(0, None), title="Share of connections and of weight cut")
+    axes.set(xlabel="stage", ylabel="removed, %", ylim=(0, None), title="Connections and weight removed")
     axes.grid(alpha=0.2)
     axes.legend(loc="upper left")
 
 
 def _clear_to(colour: str) -> Any:
-    """A colour map from nothing at all to a colour: right on light and on dark ground."""
+    """Make a colour map from transparent to a colour, for light and dark backgrounds."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     return LinearSegmentedColormap.from_list(colour, [(*to_rgb(colour), 0.0), (*to_rgb(colour), 1.0)])
@@ -128,14 +128,14 @@ def _clear_to(colour: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """What the two kinds of learned convolutions are called and do.
+    """Wording for one kind of learned convolution.
 
     Attributes:
-      key: of ids on the page.
-      kind: of convolution.
-      does: what its groups do with channels, "read".
+      key: prefix of ids on the page.
+      kind: name of the kind of convolution.
+      does: what its groups do with channels, such as "read".
       done: the same, as a participle.
-      meaning: of the first picture, in a sentence.
+      meaning: meaning of the heat map, in a sentence.
     """
 
     key: str
@@ -150,7 +150,7 @@ LGC = Words(
     "learned group convolution",
     "read",
     "read",
-    "Who reads whose features (figure 7(d) of the CondenseNetV2 paper): mean absolute weight on the row's features in "
+    "Which layer reads which features (figure 7(d) of the CondenseNetV2 paper): mean absolute weight on the row's in "
     "the column's learned group convolution",
 )
 SFR = Words(
@@ -158,13 +158,13 @@ SFR = Words(
     "sparse feature reactivation",
     "update",
     "updated",
-    "Who updates whose features: mean absolute weight with which the column's new features are added to the row's old "
-    "ones, by sparse feature reactivation",
+    "Which layer updates which features: mean absolute weight with which the column's new features are added to the "
+    "row's old ones, by sparse feature reactivation",
 )
 
 
 def connections_section(network: Network) -> Section:
-    """Which group has to do with which channels, and heat maps between dense layers; masked or condensed.
+    """Make the section on connections, masked or condensed: groups and their channels, heat maps between dense layers.
 
     Raises:
       UserError: a condensed network's index is broken.
@@ -172,7 +172,7 @@ def connections_section(network: Network) -> Section:
     found = connections_by_kind(network)
     ends = np.cumsum(network.dense_blocks)[:-1].tolist() if network.dense_blocks else None
     kinds = [_drawings(words, found[kind], ends) for kind, words in (("LGC", LGC), ("SFR", SFR)) if found[kind]]
-    # The same picture of both kinds, side by side.
+    # The same plot of both kinds, side by side.
     drawings = [each for pair in zip(*kinds, strict=True) for each in pair]
     return Section("connections", "Connections", [_state(network)], drawings=drawings)
 
@@ -189,7 +189,7 @@ def _state(network: Network) -> str:
 
 
 def _drawings(words: Words, convs: list[Connections], block_ends: list[int] | None) -> list[Drawing]:
-    """The pictures of one kind of layer; `block_ends` of a dense network alone, which has a heat map."""
+    """Make the plots of one kind of layer; only dense networks have `block_ends` and a heat map."""
     masks = [conv.kept for conv in convs]
     heat_map = [] if block_ends is None else [_heat_map(words, convs, block_ends)]
     unused = np.mean(np.concatenate([~mask.any(0) for mask in masks]))
@@ -200,16 +200,16 @@ def _drawings(words: Words, convs: list[Connections], block_ends: list[int] | No
             key=f"{words.key}-groups",
             height=min(1.2 + 0.22 * len(masks), 6.5),
             label=f"For each of {len(masks)} layers, which of its {len(masks[0])} groups {words.does} which channels.",
-            caption=f"Which group may {words.does} which channels: one strip for each layer, one row for each of its "
-            f"groups, strong where there is a connection. The oldest channels, the stem's, are on the left.",
+            caption=f"Which group may {words.does} which channels: one strip per layer, one row for each of its "
+            f"groups, dark where there is a connection. The oldest channels, from the stem, are on the left.",
         ),
         drawing(
             lambda figure: draw_readers(figure, masks, verb=words.done),
             key=f"{words.key}-readers",
             height=3.2,
-            label=f"By how many groups of each layer channels are {words.done}: {unused:.0%} of all by none.",
-            caption=f"By how many groups of a layer its channels are {words.done}; grey by none, which does not keep "
-            f"later layers from it.",
+            label=f"Number of groups by which each layer's channels are {words.done}: {unused:.0%} of all by none.",
+            caption=f"Number of groups of a layer by which channels are {words.done}. Grey is none, but later layers "
+            f"may still use these channels.",
         ),
     ]
 
@@ -223,7 +223,7 @@ def _heat_map(words: Words, convs: list[Connections], block_ends: list[int]) -> 
         ),
         key=f"{words.key}-map",
         height=4.4,
-        label=f"Heat map of {words.kind} between {len(convs)} layers: {nearest:.0%} of them have most to do with "
+        label=f"Heat map of {words.kind} between {len(convs)} layers: {nearest:.0%} of them are most connected with "
         f"the features just before them.",
-        caption=f"{words.meaning}; each column divided by its largest. Dashed: ends of blocks.",
+        caption=f"{words.meaning}; each column is divided by its maximum. Dashed: ends of blocks.",
     )

@@ -1,6 +1,6 @@
-"""What a network learnt to connect, as arrays: who reads whose features, and which group reads which inputs.
+"""A network's learned connections as arrays: which layer reads which features, and which group reads which inputs.
 
-Everything is read off the connections that are left, so that a masked network and its condensed form give the same.
+Only the remaining connections are used, so a masked network and its condensed form give the same arrays.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class Connections:
     """The connections of one learned convolution.
 
     Attributes:
-      kept: boolean [G, n], whether group g reads input j (of an SFR: updates output j).
-      importance: float64 [G, n], Σ of the absolute weights of each connection; 0 where there is none.
+      kept: boolean [G, n], whether group g reads input j (SFR: updates output j).
+      importance: float64 [G, n], sum of the absolute weights of each connection; 0 where there is none.
     """
 
     kept: np.ndarray
@@ -34,12 +34,12 @@ class Connections:
 
     @property
     def per_channel(self) -> np.ndarray:
-        """float64 [n]: Σ over the groups, Σ_o |W · mask|[o, j] of input j (of an SFR: Σ_j of output o)."""
+        """Importance summed over groups, float64 [n]: Σ_o |W · mask|[o, j] of input j (SFR: Σ_j of output o)."""
         return self.importance.sum(0)
 
 
 def learned_layers(network: nnx.Module) -> list[tuple[str, LearnedLayer]]:
-    """(kind, layer) of every learned convolution, masked or condensed, in the order of their paths.
+    """Return (kind, layer) of every learned convolution, masked or condensed, in the order of their paths.
 
     The kind is "LGC" (learned group convolution) or "SFR" (sparse feature reactivation).
     """
@@ -48,10 +48,10 @@ def learned_layers(network: nnx.Module) -> list[tuple[str, LearnedLayer]]:
 
 
 def connections_by_kind(network: nnx.Module) -> dict[str, list[Connections]]:
-    """{"LGC": connections of every such layer, "SFR": likewise}, in order; of a masked or a condensed network.
+    """Return {"LGC": connections of every LGC in order, "SFR": of every SFR} of a masked or condensed network.
 
     Raises:
-      UserError: a condensed network's index names a channel that there is not.
+      UserError: a condensed network's index names a channel that does not exist.
     """
     found: dict[str, list[Connections]] = {"LGC": [], "SFR": []}
     for kind, conv in learned_layers(on_host(network)):
@@ -60,7 +60,7 @@ def connections_by_kind(network: nnx.Module) -> dict[str, list[Connections]]:
 
 
 def connections_of(conv: LearnedLayer, where: str = "a convolution") -> Connections:
-    """The connections of an LGC or an SFR, masked or condensed; UserError, which says `where`, for a broken index."""
+    """Return the connections of an LGC or SFR, masked or condensed; UserError, naming `where`, for a broken index."""
     if isinstance(conv, MaskedConv):
         kept = np.asarray(conv.mask[...])
         return Connections(kept, np.where(kept, _absolute_sums(conv.connection_weights(), axis=-1), 0))
@@ -74,10 +74,10 @@ def _absolute_sums(weights: Any, axis: int) -> np.ndarray:
 
 
 def _spread(index: Any, importance: np.ndarray, channels: int, where: str) -> Connections:
-    """From [G, kept] to [G, n]."""
+    """Scatter [G, kept] to [G, n]."""
     index = np.asarray(index)
     if index.size and not (index.min() >= 0 and index.max() < channels):
-        raise UserError(f"{where}: its index goes from {index.min()} to {index.max()}, of {channels} channels")
+        raise UserError(f"{where}: its index values {index.min()} to {index.max()} do not fit {channels} channels")
     groups = np.arange(len(index))[:, None]
     kept, spread = np.zeros((len(index), channels), bool), np.zeros((len(index), channels))
     kept[groups, index] = True
@@ -86,19 +86,19 @@ def _spread(index: Any, importance: np.ndarray, channels: int, where: str) -> Co
 
 
 def on_host(network: Model) -> Model:
-    """A copy with NumPy's arrays, to be looked at: with JAX's a hundred small operations would each be compiled."""
+    """Copy a network to NumPy arrays for inspection; with JAX arrays, a hundred small operations would be compiled."""
     graph, state = nnx.split(network)
     return nnx.merge(graph, jax.tree.map(np.asarray, state))
 
 
 def layer_map(per_channel: Sequence[np.ndarray]) -> np.ndarray:
-    """How much each dense layer's learned convolution has to do with the features of each source before it.
+    """Compute how strongly each dense layer's learned convolution uses the features of each source before it.
 
-    With `Connections.per_channel` of the LGCs it is figure 7(d) of the CondenseNetV2 paper, before its rescaling: which
-    layer reads whose features. With those of the SFRs: which layer (column) updates whose features (row).
+    With `Connections.per_channel` of the LGCs this is figure 7(d) of the CondenseNetV2 paper before rescaling: which
+    layer reads which features. With the SFRs': which layer (column) updates which features (row).
 
     Args:
-      per_channel: of each of the L dense layers of a network, one value for every channel that comes into it.
+      per_channel: for each of the L dense layers of a network, one value per input channel.
 
     Returns:
       [L, L]; rows are sources: the stem, then the new features of dense layers 1 … L − 1; columns are dense layers
@@ -106,7 +106,7 @@ def layer_map(per_channel: Sequence[np.ndarray]) -> np.ndarray:
     """
     starts = [0, *(len(values) for values in per_channel)]
     if any(low >= high for low, high in itertools.pairwise(starts)):
-        raise ValueError(f"dense layers read more channels the later they come, got {starts[1:]}")
+        raise ValueError(f"later dense layers must read more channels, got {starts[1:]}")
     found = np.full((len(per_channel), len(per_channel)), np.nan)
     for target, values in enumerate(per_channel):
         for source in range(target + 1):
@@ -115,19 +115,19 @@ def layer_map(per_channel: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def rescaled_columns(values: np.ndarray) -> np.ndarray:
-    """Each column divided by its largest entry, so that it lies in [0, 1]; a column of zeros stays as it is.
+    """Divide each column by its largest entry, so that it lies in [0, 1]; a column of zeros stays as it is.
 
-    0 keeps its meaning, nothing at all, which it would lose if the smallest entry were subtracted too. NaN stays NaN.
+    The smallest entry is not subtracted, so that 0 still means no connection. NaN stays NaN.
 
     Args:
-      values: [rows, columns], not negative; every column has a number.
+      values: [rows, columns], non-negative; every column has an entry that is not NaN.
     """
     largest = np.nanmax(values, axis=0)
     return values / np.where(largest > 0, largest, 1)
 
 
 def shares_by_readers(kept: np.ndarray) -> np.ndarray:
-    """[G + 1]: the share of the n channels that 0, 1, …, G groups read (of an SFR: update).
+    """Return the fractions of the n channels that 0, 1, …, G groups read (SFR: update): [G + 1].
 
     Args:
       kept: boolean [G, n].

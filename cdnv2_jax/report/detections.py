@@ -69,7 +69,7 @@ def detections_sheet(pictures: Sequence[np.ndarray], path: Path, *, columns: int
 
     Args:
       pictures: uint8 [h, w, 3] each, of any size; at least one.
-      path: of the PNG; returned.
+      path: path of the PNG, which is returned.
       columns: pictures per row.
 
     Raises:
@@ -117,7 +117,7 @@ LONGEST_SIDE = 640
 
 
 def detections_section(pictures: Sequence[np.ndarray], notes: Sequence[str]) -> Section:
-    """Make the section of `draw_detections`' pictures, uint8 [h, w, 3] each, with `notes` as paragraphs."""
+    """Make the section with pictures from `draw_detections`, uint8 [h, w, 3] each, and `notes` as paragraphs."""
     label = "Held-out image {} with labelled boxes of the detections, the ground truth in white."
     photographs = [
         Photograph(image_uri(pixels, longest=LONGEST_SIDE), label.format(number), f"Held-out image {number}")

@@ -1,4 +1,4 @@
-"""A run's metrics as tables, on the page and in the terminal, and the time networks take."""
+"""A run's metrics as tables, on the page and in the terminal, and the timing of networks."""
 
 import math
 import statistics
@@ -15,12 +15,12 @@ from cdnv2_jax.report.page import Section, Table
 def milliseconds_per_call(
     functions: Mapping[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 10.0
 ) -> dict[str, list[float]]:
-    """Time functions in turn (A B A B …), so that drift affects all alike; milliseconds of each call.
+    """Time functions in turn (A B A B …), so that drift affects all alike; return milliseconds of each call.
 
     Args:
       functions: name → a function that returns JAX arrays, or anything that is finished on return.
-      rounds: timed calls of each, after one that is not counted (it compiles).
-      seconds: time after which no further round starts, once there were three.
+      rounds: timed calls of each, after an untimed one that compiles.
+      seconds: time after which no further round starts, once three are done.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -44,10 +44,10 @@ def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[s
 def comparison_table(
     summary: Mapping[str, Any], forms: Sequence[str], rows: Mapping[str, Sequence[str]]
 ) -> rich_table.Table:
-    """Make the terminal table of one form, or of masked beside condensed.
+    """Make the terminal table of one form, or of masked and condensed side by side.
 
     Args:
-      summary: of the run.
+      summary: the run's summary.
       forms: the columns.
       rows: {label: a cell for each form}.
     """
@@ -73,7 +73,7 @@ NAMES = {
     "ms_per_image": "ms per image",
     "loss": "loss, nats",
     "top5": "top-5 accuracy",
-    "truncated": "images cut short by a limit",
+    "truncated": "images affected by a limit on candidates",
     "max_logit_difference": "largest difference of logits, masked and condensed",
     "stages_passed": "condensation stages passed",
     "live": "not averaged",

@@ -96,10 +96,10 @@ def series(records: Sequence[Record], key: str) -> tuple[list[int], list[float]]
 
 
 def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section:
-    """Curves of the records (see `RunLog`).
+    """Make the section with the curves of the records (see `RunLog`).
 
     Args:
-      kinds: "LGC" or "SFR" for each learned convolution of the network, in order; empty where it is not known.
+      kinds: "LGC" or "SFR" for each learned convolution of the network, in order; empty if unknown.
     """
     stages, last = of_kind(records, "stage"), max((record["step"] for record in records), default=0)
     drawings = [

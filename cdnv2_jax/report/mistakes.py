@@ -71,7 +71,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
 
     Args:
       counts: [classes, classes], see `confusion_matrix`.
-      names: of the classes.
+      names: class names.
     """
     from matplotlib.colors import to_rgb
 
@@ -91,7 +91,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
     sideways = {"rotation": 90} if max(map(len, labels)) > 2 else {}
     axes.set_xticks(range(classes), labels=labels, **small, **sideways)
     axes.set_yticks(range(classes), labels=labels, **small)
-    axes.set(xlabel="taken for", ylabel="shown")
+    axes.set(xlabel="predicted class", ylabel="true class")
 
 
 def short_name(name: str) -> str:
@@ -105,7 +105,7 @@ def write_per_class(file: Path, names: Sequence[str], figures: Sequence[tuple[in
 
     Args:
       file: path of the table.
-      names: of the classes, by label.
+      names: class names, by label.
       figures: (images, top-1, top-5) of each class, as `Evaluation.per_class` gives them.
     """
     with file.open("w", newline="", encoding="utf-8") as table:
@@ -130,7 +130,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, classes: int) -> Predictions:
-    """Read the table of `write_predictions`; UserError when it is damaged or has other classes."""
+    """Read the table of `write_predictions`; UserError if it is damaged or has other classes."""
     try:
         with path.open(newline="", encoding="utf-8") as table:
             reader = csv.reader(table)
@@ -163,15 +163,15 @@ def mistakes_section(
     """Make the section with the confusion matrix, the most confused pairs and the most confident mistakes.
 
     Args:
-      predictions: on the held-out images.
-      names: of the classes.
+      predictions: predictions on the held-out images.
+      names: class names.
       picture: position of an image → its pixels, uint8 [h, w, 3], or None if unreadable; None without images.
       notes: further paragraphs.
     """
     wrong = predictions.mistakes
     text = [f"{len(wrong):,} of {len(predictions.labels):,} held-out images are misclassified.", *notes]
     pairs = [(names[label], names[told], f"{n:,}") for label, told, n in most_confused(predictions, PAIRS)]
-    tables = [Table("Most confused pairs", ("shown", "taken for", "images"), pairs)] if pairs else []
+    tables = [Table("Most confused pairs", ("true class", "predicted", "images"), pairs)] if pairs else []
     drawings = []
     if len(names) <= MATRIX_CLASSES:
         counts = confusion_matrix(predictions, len(names))
@@ -197,6 +197,6 @@ def mistakes_section(
 def _photograph(predictions: Predictions, at: int, names: Sequence[str], pixels: np.ndarray) -> Photograph:
     shown, told = names[predictions.labels[at]], names[predictions.predicted[at]]
     image = int(predictions.images[at])
-    caption = f"{shown} taken for {told}, {predictions.probabilities[at]:.0%}"
+    caption = f"{shown} predicted as {told}, {predictions.probabilities[at]:.0%}"
     uri = image_uri(pixels, longest=LONGEST_SIDE)
     return Photograph(uri, f"Held-out image {image}: {caption}", caption, pixelated=max(pixels.shape[:2]) <= SMALL)

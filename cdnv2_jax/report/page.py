@@ -60,7 +60,7 @@ def inline_svg(
       width: inches; text is `TEXT_POINTS` points high at that size.
       height: inches.
       colours: colour as drawn, "#rrggbb" → the CSS that replaces it, such as "var(--ink)".
-      prefix: of all ids inside, unique on the page.
+      prefix: prefix of all ids inside, unique on the page.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -170,7 +170,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Write the page atomically; UserError when that fails."""
+    """Write the page atomically; UserError if that fails."""
     with replacing(path) as scratch:
         scratch.write_text(page, encoding="utf-8", errors="replace")  # JSON may hold lone surrogates
     return path

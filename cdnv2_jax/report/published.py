@@ -1,4 +1,4 @@
-"""A network beside published ones."""
+"""Comparison of a network with published ones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ SERIES = (
     ("mobilenet_v2_x", "MobileNetV2", "#aa8800", ABOVE),
     ("", "registered by the user", INK, ABOVE),
 )
-"""Beginning of a network's name, its series, and that series' colour and where its labels go, in points."""
+"""Prefix of a network's name, its series, and the series' colour and label offset in points."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A network on the picture.
+    """A network in the plot.
 
     Attributes:
-      name: in the registry.
-      millions: of FLOPs, as published.
-      value: its published figure, per cent.
-      flops: as printed.
-      params: as printed.
-      source: who reported them.
+      name: name in the registry.
+      millions: millions of FLOPs, as published.
+      value: published metric, in per cent.
+      flops: FLOPs as printed in the source.
+      params: parameters as printed in the source.
+      source: where they were reported.
     """
 
     name: str
@@ -43,21 +43,21 @@ class Point:
 
 
 def millions_of(printed: str) -> float:
-    """46.0 of "46M"; ValueError for anything else."""
+    """Parse "46M" as 46.0; ValueError for anything else."""
     if not printed.endswith("M"):
-        raise ValueError(f"{printed!r} is no number of millions")
+        raise ValueError(f"{printed!r} is not a number of millions")
     return float(printed.removesuffix("M"))
 
 
 def draw_published(
     figure: Any, points: Sequence[Point], *, figure_name: str, own: tuple[float, float | None] | None
 ) -> None:
-    """A figure over multiply-adds, the latter on a logarithmic scale.
+    """Draw a metric over FLOPs, the latter on a logarithmic scale.
 
     Args:
-      points: one at least.
-      figure_name: what `Point.value` is, for the axis.
-      own: (millions of FLOPs, the same figure or None where it was not measured) of one's own network.
+      points: at least one.
+      figure_name: name of the metric in `Point.value`, for the axis.
+      own: (millions of FLOPs, the same metric or None if not measured) of the network to compare; None to leave it out.
     """
     from matplotlib.ticker import LogLocator
 
@@ -89,9 +89,9 @@ CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
 
 
 def published_data_set(source: str, num_classes: int) -> str | None:
-    """The data set, of `NAMES`, whose published figures are comparable with those on a source; None for none.
+    """Return the data set in `NAMES` whose published metrics are comparable with those on a source, or None.
 
-    Any image folder may be ImageNet; that of another data set has another number of classes.
+    Any image folder with 1,000 classes may be ImageNet.
     """
     if source in ("digits", "synthetic"):
         return None
@@ -100,7 +100,7 @@ def published_data_set(source: str, num_classes: int) -> str | None:
 
 
 def data_set_of_published(name: str, architecture: Architecture) -> str | None:
-    """The data set that a published network, of just this architecture, was measured on; None for any other network."""
+    """Return the data set that a published network of exactly this architecture was measured on; None for any other."""
     entry = MODELS.get(name)
     if entry is None or entry.published is None:
         return None
@@ -128,7 +128,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 
 def published_map(detector: str, backbone: str) -> float | None:
-    """mAP in per cent; None where the paper has none."""
+    """Return the mAP in per cent; None if the paper has none."""
     return PUBLISHED.get(detector, {}).get(backbone)
 
 
@@ -136,19 +136,19 @@ QUOTED = "Published figures, quoted from their sources, not reproduced here."
 
 
 def classifier_points(data_set: str) -> list[Point]:
-    """The registry's networks with a published top-1 error on a data set ("imagenet", "cifar10" or "cifar100")."""
+    """List the registry's networks with a published top-1 error on a data set ("imagenet", "cifar10" or "cifar100")."""
     found = []
     for name, entry in MODELS.items():
         p = entry.published
         if p is not None and data_set in p.top1_error:
-            # Theirs is the figure; ours of that name is a reconstruction.
-            source = f"{p.source}, which does not say its configuration" if entry.reconstruction else p.source
+            # The figure is the authors'; our network of that name is a reconstruction.
+            source = f"{p.source}, which does not give its configuration" if entry.reconstruction else p.source
             found.append(Point(name, millions_of(p.flops), p.top1_error[data_set], p.flops, p.params, source))
     return found
 
 
 def backbone_points(published_map: dict[str, float], source: str) -> list[Point]:
-    """Backbones with a published mAP of a detector on them; FLOPs are the backbone's as a classifier."""
+    """List backbones with a published mAP of a detector on them; FLOPs are those of the backbone as a classifier."""
     found = []
     for name, value in published_map.items():
         p = MODELS[name].published
@@ -160,22 +160,22 @@ def backbone_points(published_map: dict[str, float], source: str) -> list[Point]
 def published_section(
     points: Sequence[Point], *, where: str, figure_name: str, own: tuple[float, float | None]
 ) -> Section:
-    """A picture and a table of published figures.
+    """Make the section with a plot and a table of published metrics.
 
     Args:
-      points: one at least.
-      where: the data set's name.
-      figure_name: what the figure is, such as "top-1 error, %".
-      own: (millions of FLOPs, the figure or None where it was not measured) of one's own network.
+      points: at least one.
+      where: name of the data set.
+      figure_name: name of the metric, such as "top-1 error, %".
+      own: (millions of FLOPs, the metric or None if not measured) of the network to compare.
     """
-    own_text = "Its place by FLOPs alone is the dashed line: no figure of it was measured here."
+    own_text = "The dashed line marks this network's FLOPs; its metric was not measured here."
     if own[1] is not None:
         own_text = f"The star is this network: {own[1]:.2f} at {own[0]:,.1f} million FLOPs, measured here."
     digits = max(len(f"{p.value:g}".partition(".")[2]) for p in points)
     rows = [(p.name, f"{p.value:.{digits}f}", p.flops, p.params, p.source) for p in points]
     return Section(
         "published",
-        f"Beside published networks on {where}",
+        f"Compared with published networks on {where}",
         [f"{QUOTED} {own_text}"],
         tables=[Table(f"Published on {where}", ("network", figure_name, "FLOPs", "parameters", "source"), rows)],
         drawings=[

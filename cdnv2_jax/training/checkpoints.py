@@ -1,4 +1,4 @@
-"""Checkpoints of a run: its whole state, of which the newest few are kept, and the best network so far."""
+"""Checkpoints of a run: the latest few of its whole state, and the best network so far."""
 
 import contextlib
 import shutil
@@ -13,7 +13,7 @@ from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.step import TrainState
 from cdnv2_jax.weights.checkpoint import is_checkpoint, read_description
 
-SPARE_BYTES = 16 * 2**20  # for what is stored beside the arrays, and for the run's other files
+SPARE_BYTES = 16 * 2**20  # for what is stored besides the arrays, and for the run's other files
 
 
 class RunCheckpoints:
@@ -46,14 +46,14 @@ class RunCheckpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint; None without one."""
+        """The step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, description: dict[str, Any]) -> None:
-        """Saves the state after `step` updates; returns once the arrays are copied and goes on writing.
+        """Save the state after `step` updates; return once the arrays are copied, while writing continues.
 
         Raises:
-          UserError: this checkpoint or the one before could not be written; earlier ones are intact.
+          UserError: this checkpoint or the previous one could not be written; earlier ones are intact.
         """
         if step in self._manager.all_steps():
             return
@@ -67,7 +67,7 @@ class RunCheckpoints:
             self._manager.save(step, args=args)
 
     def check_room(self, state: TrainState) -> None:
-        """UserError when the disk has no room for a state: better now than halfway through writing."""
+        """Raise UserError if the disk has no room for a state, rather than fail halfway through writing."""
         needed = SPARE_BYTES + sum(array.nbytes for array in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -77,16 +77,16 @@ class RunCheckpoints:
             )
 
     def wait(self) -> None:
-        """Waits until everything is on disk; UserError as for `save`."""
+        """Wait until everything is on disk; UserError as for `save`."""
         with _write_errors(self.directory):
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, devices: Devices) -> tuple[TrainState, dict[str, Any]]:
-        """(the newest state, its description).
+        """Restore the newest state; return (state, description).
 
         Args:
-          like: gives structure, shapes and dtypes; UserError when they do not fit.
-          devices: that the state goes on, whatever devices it was saved from.
+          like: state with the expected structure, shapes and dtypes; UserError if they do not match.
+          devices: devices to place the state on, whichever devices it was saved from.
         """
         targets = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=devices.everywhere)
@@ -97,7 +97,7 @@ class RunCheckpoints:
                 state=self._ocp.args.StandardRestore(targets), description=self._ocp.args.JsonRestore()
             )
             restored = self._manager.restore(self.latest_step, args=args)
-        except Exception as error:  # Orbax raises all kinds for a damaged or another network's checkpoint
+        except Exception as error:  # Orbax has no common error for damaged or mismatched checkpoints
             step = self.latest_step
             raise UserError(f"{self.directory}: step {step} does not fit this config ({one_line(error)})") from error
         leaves = [restored["state"][name] for name, _ in enumerate_leaves(like)]
@@ -106,7 +106,7 @@ class RunCheckpoints:
 
 @contextlib.contextmanager
 def _write_errors(directory: Path) -> Iterator[None]:
-    """Turns what Orbax raises when it cannot write into a UserError."""
+    """Turn Orbax's errors on writing into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -117,7 +117,7 @@ def _write_errors(directory: Path) -> Iterator[None]:
 
 
 def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
-    """(path, array) of every array in the state, in a fixed order."""
+    """Return (path, array) of every array in the state, in a fixed order."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
@@ -128,12 +128,12 @@ class BestNetwork:
         self.path = path
 
     def offer(self, save: Callable[[Path, dict[str, Any]], None], *, step: int, name: str, score: float) -> None:
-        """Saves a network if it is better than the one kept. A resumed run that repeats a step replaces its own.
+        """Save a network if it is better than the one kept. A resumed run that repeats a step replaces its own network.
 
         Args:
           save: called with a path and metadata.
           step: updates done.
-          name, score: the metric that decides, and its value.
+          name, score: the deciding metric and its value.
         """
         if not is_first_process():
             return

@@ -1,4 +1,4 @@
-"""The settings of every experiment; those of `classification` and `detection` build on them."""
+"""Settings that all experiments share; `classification` and `detection` extend them."""
 
 import dataclasses
 from typing import Any, Literal
@@ -11,17 +11,17 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 
 @settings
 class SourceConfig:
-    """Where images come from; docs/data.md describes every source."""
+    """Source of the images; docs/data.md describes every source."""
 
-    source: str = setting("the data source, one of those in docs/data.md")
-    directory: str = setting('where its files are; "" for a source that needs none', default="")
+    source: str = setting("name of the data source, one of those in docs/data.md")
+    directory: str = setting('directory of its files; "" for a source that needs none', default="")
     batch_size: int = setting("global batch: images per update, across all devices", least=1)
-    eval_batch_size: int = setting("global batch of evaluation; does not change results", least=1)
+    eval_batch_size: int = setting("global batch of evaluation; does not affect results", least=1)
     flip: bool = setting("mirror half of the training images", default=False)
-    mean: tuple[float, float, float] = setting("of each channel, pixels in [0, 1]", default=(0.5, 0.5, 0.5))
-    std: tuple[float, float, float] = setting("likewise", default=(0.5, 0.5, 0.5), least=1e-6)
+    mean: tuple[float, float, float] = setting("mean of each channel, for pixels in [0, 1]", default=(0.5, 0.5, 0.5))
+    std: tuple[float, float, float] = setting("std of each channel, likewise", default=(0.5, 0.5, 0.5), least=1e-6)
     workers: int = setting(
-        "processes per host that read and augment; 0 for threads of the training process", default=0, least=0
+        "worker processes per host that read and augment; 0 for threads of the training process", default=0, least=0
     )
     max_broken_images: int = setting(
         "unreadable images that may be replaced by others before the run stops", default=0, least=0
@@ -33,27 +33,27 @@ class SourceConfig:
 
 @settings
 class OptimizerConfig:
-    """SGD with momentum, or AdamW; linear warm-up of the rate, then half a cosine to zero, or steps."""
+    """SGD with momentum, or AdamW; linear warm-up of the learning rate, then cosine decay to zero or step decay."""
 
-    learning_rate: float = setting("after the warm-up", least=0)
-    name: Literal["sgd", "adamw"] = setting("adamw has β 0.9 and 0.999, without momentum and nesterov", default="sgd")
+    learning_rate: float = setting("learning rate after the warm-up", least=0)
+    name: Literal["sgd", "adamw"] = setting("adamw: β 0.9 and 0.999; ignores momentum and nesterov", default="sgd")
     warmup_from: float = setting("learning rate at step 0", default=0.0, least=0)
     warmup_epochs: float = setting("length of the warm-up; 0 for none", default=0.0, least=0)
-    warmup_steps: int = setting("added to warmup_epochs", default=0, least=0)
+    warmup_steps: int = setting("further steps of warm-up, added to warmup_epochs", default=0, least=0)
     decay_epochs: tuple[int, ...] = setting(
-        "epochs after which decay_factor multiplies the rate; () for the cosine", default=(), least=0
+        "epochs after which the rate is multiplied by decay_factor; () for cosine decay", default=(), least=0
     )
     decay_factor: float = setting("see decay_epochs", default=0.1, least=0, most=1)
     reference_batch: int = setting(
-        "batch size that both rates are for, scaled in proportion to data.batch_size; 0 to take them as they are",
+        "batch size that both rates are for; they scale in proportion to data.batch_size; 0 for no scaling",
         default=0,
         least=0,
     )
-    momentum: float = setting("of SGD", default=0.9, least=0, most=1)
+    momentum: float = setting("momentum of SGD", default=0.9, least=0, most=1)
     nesterov: bool = setting("Nesterov momentum", default=True)
     clip_norm: float = setting("largest norm of the whole gradient; 0 for no clipping", default=0.0, least=0)
-    weight_decay: float = setting("added to the gradient, with adamw to the update", default=0.0, least=0)
-    decay_vectors: bool = setting("whether biases and BatchNorm decay too", default=False)
+    weight_decay: float = setting("added to the gradient (sgd) or to the update (adamw)", default=0.0, least=0)
+    decay_vectors: bool = setting("apply weight decay to biases and BatchNorm too", default=False)
 
     def __post_init__(self):
         check(self)
@@ -61,21 +61,21 @@ class OptimizerConfig:
 
 @settings
 class RunConfig:
-    """The settings of every experiment."""
+    """Settings of every experiment."""
 
-    task: str = setting("what is trained; decides which other fields there are")
+    task: str = setting("what is trained; determines which other fields exist")
     model: Any = setting("the network")
-    data: SourceConfig = setting("images and how they are prepared")
+    data: SourceConfig = setting("images and their preprocessing")
     optimizer: OptimizerConfig = setting("update rule and learning rate")
     epochs: int = setting("length of the run; its first half prunes", least=1)
-    seed: int = setting("of weights, data order and augmentation", default=0, least=0, most=2**32 - 1)
-    accumulate: int = setting("parts that a batch is split into, one after the other, per update", default=1, least=1)
+    seed: int = setting("seed of weights, data order and augmentation", default=0, least=0, most=2**32 - 1)
+    accumulate: int = setting("micro-batches per update, computed one after the other", default=1, least=1)
     remat: bool = setting(
         "recompute the inside of dense layers in the backward pass: less memory, same result; no effect on CPUs",
         default=False,
     )
     ema_decay: float = setting(
-        "of the moving average of weights and BatchNorm statistics used in evaluation; 0 for none",
+        "decay of the moving average of weights and BatchNorm statistics used in evaluation; 0 for none",
         default=0.0,
         least=0,
         most=1,
@@ -90,13 +90,13 @@ class RunConfig:
 
 
 def override_fields(name: str) -> dict[str, Field]:
-    """What `overrides` of a registered model may hold: the fields of its architecture and shorthands for several."""
+    """Return what `overrides` of a registered model may hold: fields of its architecture and shorthands for several."""
     architecture = model_entry(name).architecture
     fields = fields_of(type(architecture))
     known = {key: dataclasses.replace(field, default=getattr(architecture, key)) for key, field in fields.items()}
-    del known["num_classes"]  # a field of the config's own
+    del known["num_classes"]  # the config has its own field for it
     for key, sets in architecture.SHORTHANDS.items():
-        text = f"short for {', '.join(sets)}, as far as the network has them"
+        text = f"shorthand for {', '.join(sets)}, those that the network has"
         if sets[0] in fields:
             known[key] = dataclasses.replace(fields[sets[0]], name=key, help=text)
     return known

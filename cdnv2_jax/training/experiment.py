@@ -1,5 +1,5 @@
-"""An experiment: what a config describes, ready to train, evaluate and finish. Classification and detection derive from
-this class and fill in data, network, loss and metrics."""
+"""Base class of experiments: a config made ready to train, evaluate and finish. Classification and detection derive
+from it and provide data, network, loss and metrics."""
 
 import abc
 import dataclasses
@@ -36,7 +36,7 @@ class Evaluation:
 
     Attributes:
       metrics: by name, as `metrics.jsonl` records them.
-      score_name: the metric by which networks are compared, the higher the better.
+      score_name: the metric by which networks are compared; higher is better.
     """
 
     metrics: Mapping[str, float]
@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def headline(self) -> str:
-        """The most telling metrics in a few words."""
+        """The most important metrics in a few words."""
         raise NotImplementedError
 
 
@@ -61,30 +61,30 @@ EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
 
 
 class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
-    """A config on some devices. A new one can `evaluate`; `prepare_training` adds what training needs.
+    """A config and the devices it runs on. A new one can `evaluate`; `prepare_training` adds what training needs.
 
     Attributes:
-      config: of the experiment.
-      devices: that batches are split over.
-      normalisation: of images, on the devices.
+      config: settings of the experiment.
+      devices: devices that batches are sharded over.
+      normalisation: normalisation of images, computed on the devices.
       held_out: the held-out images.
-      broken: those of the held-out images that turned out to be unreadable; they are skipped.
+      broken: held-out images that turned out to be unreadable; they are skipped.
       train_images: the images to train on.
       row: makes this process's rows of training batches.
       steps_per_epoch: updates in an epoch.
       total_steps: updates in the run.
       schedule: step → learning rate.
-      optimizer: with this schedule.
-      stages: condensation stages that the network passes.
-      graph: the network's structure; with a `TrainState` it makes the network.
+      optimizer: the optimizer with this schedule.
+      stages: number of condensation stages of the network.
+      graph: the network's structure; merged with a `TrainState` it gives the network.
     """
 
     device_fields: ClassVar[Sequence[str]]
     """Fields of a training batch that the step takes."""
     summary_metric: ClassVar[str]
-    """The metric of `summary.json` that a saved network carries with it."""
+    """The metric of `summary.json` that is stored in a saved network's metadata."""
     per_replica: bool = False
-    """Whether each device normalises its own part of the batch, so that results depend on their number."""
+    """Whether each device normalises its own part of the batch, so that results depend on the number of devices."""
 
     train_images: SourceT
     row: RowMaker
@@ -102,10 +102,10 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         self.broken = BrokenImages(self.held_out, config.data.max_broken_images)
 
     def prepare_training(self) -> None:
-        """Opens the training images and builds network and optimizer.
+        """Open the training images and build network and optimizer.
 
         Raises:
-          UserError: something in the config cannot be: better found before anything is written.
+          UserError: the config cannot be used; found here, before anything is written.
         """
         config = self.config
         self._check_batch()
@@ -121,7 +121,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         self.optimizer = self.build_optimizer(model)
         self.graph, self._state = create_state(model, self.optimizer, set_training_mode=self.set_training_mode)
 
-    # What a subclass fills in.
+    # For subclasses to provide.
 
     @property
     @abc.abstractmethod
@@ -130,80 +130,80 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
 
     @abc.abstractmethod
     def open_source(self, split: Split) -> SourceT:
-        """The images of one split; UserError when they are missing or do not fit the network."""
+        """Open the images of one split; UserError if they are missing or do not fit the network."""
 
     @abc.abstractmethod
     def training_row(self) -> tuple[RowMaker, int]:
-        """(what makes this process's rows of training batches, how many batches are an epoch)."""
+        """Return (maker of this process's rows of training batches, batches per epoch)."""
 
     @abc.abstractmethod
     def evaluation_row(self) -> tuple[RowMaker, int]:
-        """(what makes this process's rows of evaluation batches, how many batches hold every image once)."""
+        """Return (maker of this process's rows of evaluation batches, batches that hold every image once)."""
 
     @abc.abstractmethod
     def build_model(self) -> ModelT:
-        """The network that training starts from; UserError when it cannot be trained on these images."""
+        """Build the network that training starts from; UserError if it cannot be trained on these images."""
 
     @abc.abstractmethod
     def loss(self, model: ModelT, batch: Batch) -> tuple[jax.Array, Metrics]:
-        """(a scalar to minimise, scalars to record with "loss" among them) of a preprocessed batch."""
+        """Return (scalar to minimise, scalars to record, including "loss") of a preprocessed batch."""
 
     @abc.abstractmethod
     def preprocessing(self) -> Callable[[Batch, jax.Array], Batch]:
-        """(batch of `device_fields`, step) → what `loss` takes; computed on the devices."""
+        """Return a function (batch of `device_fields`, step) → batch for `loss`, computed on the devices."""
 
     @abc.abstractmethod
     def evaluate_batches(self, model: ModelT, batches: Iterator[HostBatch]) -> EvaluationT:
-        """Metrics of a network in evaluation mode over all batches of `evaluation_row`."""
+        """Evaluate a network in evaluation mode on all batches of `evaluation_row`."""
 
     @abc.abstractmethod
     def inference(self, model: ModelT, batch: HostBatch) -> Callable[[], Any]:
-        """A call that computes the network's outputs for an evaluation batch on one device, to be timed."""
+        """Return a function that computes the network's outputs for an evaluation batch on one device, for timing."""
 
     @abc.abstractmethod
     def backbone_of(self, model: ModelT) -> Network:
-        """The part that is pruned and condensed; of a classifier all of it."""
+        """Return the part that is pruned and condensed: a detector's backbone, or the whole classifier."""
 
     @abc.abstractmethod
     def save(self, path: Path, model: ModelT, metadata: Mapping[str, Any]) -> None:
-        """Saves a network as a checkpoint that every command opens, in place of one that is there."""
+        """Save a network as a checkpoint that every command opens, replacing an existing one."""
 
     @abc.abstractmethod
     def figures(self, evaluation: EvaluationT, model: ModelT | None = None) -> dict[str, Any]:
-        """An evaluation as `summary.json` has it; with `model` also what that one costs."""
+        """Return an evaluation as stored in `summary.json`; with `model`, also the cost of that network."""
 
     @abc.abstractmethod
     def table(self, summary: Mapping[str, Any], models: Mapping[str, ModelT]) -> dict[str, list[str]]:
-        """{label: a cell for each of `models`}: what is printed at the end."""
+        """Return the table printed at the end: {label: one cell for each of `models`}."""
 
     @abc.abstractmethod
     def write_results(self, workdir: Path, evaluations: Mapping[str, EvaluationT]) -> dict[str, Any]:
-        """Writes the last evaluation's own files; returns what `summary.json` says about all of them together."""
+        """Write the files of the last evaluation; return the entries of `summary.json` about all of them together."""
 
     def build_optimizer(self, model: ModelT) -> optax.GradientTransformation:
-        """The optimizer of the config, for all parameters."""
+        """Build the config's optimizer for all parameters."""
         return make_optimizer(self.config.optimizer, self.schedule)
 
     def set_training_mode(self, model: ModelT) -> None:
-        """Sets what behaves differently in training."""
+        """Put the network into training mode."""
         model.train()
 
-    # What training asks for.
+    # Used by training.
 
     def shard(self, batch_size: int) -> Share:
-        """This process's part of every batch of that size."""
+        """Return this process's shard of every batch of that size."""
         return Share(batch_size, jax.process_index(), jax.process_count())
 
     def initial_state(self) -> TrainState:
-        """A state to start from, on all devices; a new copy each time."""
+        """Return the initial state on all devices; a new copy each time."""
         return self.devices.replicate(self._state)
 
     def state_shapes(self) -> TrainState:
-        """The shapes and dtypes of a state."""
+        """Return the shapes and dtypes of a state."""
         return jax.eval_shape(lambda state: state, self._state)
 
     def train_step(self) -> TrainStep:
-        """The compiled step; takes the `device_fields` of batches as `row` makes them."""
+        """Return the compiled train step, which takes the `device_fields` of batches made by `row`."""
         return make_train_step(
             self.graph,
             self.optimizer,
@@ -216,24 +216,24 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         )
 
     def _check_batch(self) -> None:
-        """UserError unless every device gets equally many images of each part of a batch."""
+        """Raise UserError unless every micro-batch divides evenly among the devices."""
         batch_size, count = self.config.data.batch_size, self.devices.count
         self.devices.check_batch(batch_size, "config.data.batch_size")
         if batch_size % (self.config.accumulate * count):
             raise UserError(
                 f"config.accumulate {self.config.accumulate} does not divide the {batch_size // count} images "
-                f"that each of {count} devices has of a batch"
+                f"that each of {count} devices gets of a batch"
             )
 
     # Evaluation.
 
     @property
     def eval_batch_size(self) -> int:
-        """The config's, rounded up to a multiple of the number of devices."""
+        """The config's `eval_batch_size`, rounded up to a multiple of the number of devices."""
         return -(-self.config.data.eval_batch_size // self.devices.count) * self.devices.count
 
     def evaluate(self, model: ModelT) -> EvaluationT:
-        """Metrics of a network in evaluation mode on every held-out image once, the same on every process.
+        """Evaluate a network in evaluation mode on every held-out image once; all processes get the same metrics.
 
         Raises:
           UserError: more images than `config.data.max_broken_images` are unreadable.
@@ -247,7 +247,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         return batch
 
     def milliseconds_per_image(self, models: Mapping[str, ModelT]) -> dict[str, float]:
-        """Median inference time of each network by name, on this process's rows of the first evaluation batch."""
+        """Time inference on this process's rows of the first evaluation batch; return each network's median by name."""
         with host_batches(self.evaluation_row()[0], 0, 1, 0) as batches:
             batch = next(batches)
         calls = {name: self.inference(model, batch) for name, model in models.items()}
@@ -256,9 +256,9 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     # The end of a run.
 
     def finish(self, trained: ModelT, unaveraged: ModelT | None, workdir: Path, console: Console) -> None:
-        """Condenses the trained network, evaluates and measures both forms, and writes the run's results to `workdir`.
+        """Condense the trained network, evaluate and time both forms, and write the run's results to `workdir`.
 
-        These are masked/ and condensed/ (or condensed/ or plain/ alone, where there is nothing to condense), the plots,
+        These are masked/ and condensed/ (or condensed/ or plain/ alone, if there is nothing to condense), the plots,
         the files of `write_results` and, last, summary.json: {form: {metrics, cost, "ms_per_image"}, "live": {metrics
         of the weights that were not averaged}, …, "stages_passed"}. Every process takes part in the evaluation; the
         first one measures and writes.

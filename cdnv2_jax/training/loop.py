@@ -24,7 +24,7 @@ from cdnv2_jax.training.records import Meter, Profile, RunLog
 from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
 
-STEPS_AHEAD = 2  # steps given to the devices before the host waits for one: enough to keep them busy
+STEPS_AHEAD = 2  # steps dispatched before the host waits for one: enough to keep the devices busy
 
 
 class Stopped(Exception):
@@ -35,8 +35,8 @@ class Training:
     """A run of an experiment in a work directory, resumed from its newest checkpoint if it has one.
 
     Attributes:
-      experiment: prepared for training.
-      workdir: where everything is written.
+      experiment: the experiment, prepared for training.
+      workdir: directory of all output.
       pending: (step, loss) of steps that have not been checked yet; checking waits for the device.
     """
 
@@ -48,10 +48,10 @@ class Training:
         self.pending: list[tuple[int, jax.Array]] = []
 
     def run(self) -> TrainState:
-        """The state after the last step.
+        """Train to the end and return the last state.
 
         Raises:
-          Stopped: by SIGTERM; a checkpoint of that very step is saved.
+          Stopped: on SIGTERM, after saving a checkpoint of the last completed step.
           UserError: the loss is not finite, images cannot be read, the disk is full.
         """
         config, total = self.experiment.config, self.experiment.total_steps
@@ -66,17 +66,17 @@ class Training:
             with RunLog(self.workdir, total, first, self.console) as self.log, rows as batches:
                 state, done = self._steps(state, first, batches, stop)
                 if done == total:
-                    # A run so short that stages are due after its last step passes them now: none is ever skipped.
+                    # In a very short run, stages may be due only after the last step; none is ever skipped.
                     state = self._prune(state, total)
                     self._evaluate(state, total)
         if done < total:
-            raise Stopped(f"asked to stop: saved after step {done:,}, the same command resumes from there")
+            raise Stopped(f"asked to stop: saved after step {done:,}; repeat the command to resume")
         return state
 
     def _steps(
         self, state: TrainState, first: int, batches: Iterator[HostBatch], stop: "StopSignal"
     ) -> tuple[TrainState, int]:
-        """Trains from step `first` to the end, or until asked to stop: (state, steps done)."""
+        """Train from step `first` to the end, or until asked to stop; return (state, steps done)."""
         experiment, total = self.experiment, self.experiment.total_steps
         train_step = experiment.train_step()
         for step in range(first, total):
@@ -92,7 +92,7 @@ class Training:
         return state, total
 
     def _after_step(self, state: TrainState, done: int, metrics: Metrics) -> None:
-        """All that is due after `done` steps: waiting for the device, logging, evaluation, a checkpoint."""
+        """After `done` steps, wait for the device, and log, evaluate and save if due."""
         config, steps_per_epoch = self.experiment.config, self.experiment.steps_per_epoch
         self.pending.append((done, metrics["loss"]))
         if len(self.pending) > STEPS_AHEAD:
@@ -100,7 +100,7 @@ class Training:
         last = done == self.experiment.total_steps
         if done % config.log_every_steps == 0 or last:
             self._log(done, metrics)
-        if done % (config.eval_every_epochs * steps_per_epoch) == 0 and not last:  # after the last: `run`
+        if done % (config.eval_every_epochs * steps_per_epoch) == 0 and not last:  # `run` does the last
             with self.meter.paused():
                 self._evaluate(state, done)
         if done % (config.checkpoint_every_epochs * steps_per_epoch) == 0 or last:
@@ -108,11 +108,11 @@ class Training:
                 self._save(state, done)
 
     def evaluation_model(self, state: TrainState) -> Any:
-        """The network to evaluate and keep: with averaged weights if the run averages, else as it trains."""
+        """Return the network to evaluate and keep: with EMA weights if the run has them, else with the live weights."""
         return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, state)
 
     def unaveraged_model(self, state: TrainState) -> nnx.Module | None:
-        """The network as it trains, where `evaluation_model` is another."""
+        """Return the network with the live weights if `evaluation_model` has EMA weights, else None."""
         return live_model(self.experiment.graph, state) if self.experiment.config.ema_decay else None
 
     def _starting_state(self) -> TrainState:
@@ -125,12 +125,12 @@ class Training:
         before, now = description["devices"], self.experiment.devices.count
         if self.experiment.per_replica and before != now:
             self.console.print(
-                f"{before} devices before, {now} now: each normalises another part of the batch from here"
+                f"{before} devices before, {now} now: from here on, each normalises a different part of the batch"
             )
         return state
 
     def _next_batch(self, batches: Iterator[HostBatch], step: int) -> HostBatch:
-        """This process's rows of the next batch: of their fields those that the step takes."""
+        """Return this process's rows of the next batch, with only the fields that the step takes."""
         with self.meter.waiting():
             batch = next(batches)
         for name in self.broken.check(batch):
@@ -138,7 +138,7 @@ class Training:
         return {name: batch[name] for name in self.experiment.device_fields if name in batch}
 
     def _prune(self, state: TrainState, step: int) -> TrainState:
-        """The state with all that is due before `step` pruned; a stage passed is logged."""
+        """Prune whatever is due before `step`, and log the stage if one was passed."""
         pruner = self.pruner
         state, pruned = pruner(state, step / self.experiment.total_steps)
         if pruned:
@@ -160,7 +160,7 @@ class Training:
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
-        """Evaluates on the held-out images, and keeps the network if it is the best so far."""
+        """Evaluate on the held-out images, and keep the network if it is the best so far."""
         self._check_losses()
         experiment = self.experiment
         model = self.evaluation_model(state)
@@ -183,7 +183,7 @@ class Training:
 
     def _save(self, state: TrainState, step: int) -> None:
         self._check_losses()
-        # The losses were measured before the updates, the last of which may have spoilt the weights.
+        # Each loss was computed before its update, so the last update may have broken the weights unnoticed.
         if not fetch(all_finite((state.params, state.stats, state.ema_params))):
             self._give_up("weights are not finite after", step)
         description = {
@@ -196,7 +196,7 @@ class Training:
         self.checkpoints.save(step, state, description)
 
     def _check_losses(self) -> None:
-        """UserError naming the first step whose loss is not finite, and its images."""
+        """Raise UserError for the first step whose loss is not finite, naming the step and its images."""
         for step, loss in self.pending:
             value = float(fetch(loss))
             if not math.isfinite(value):
@@ -215,16 +215,16 @@ class Training:
 
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
-    """Whether no floating-point array of a tree holds NaN or infinity."""
+    """Return whether all floating-point arrays of a tree are free of NaN and infinity."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.array([jnp.isfinite(x).all() for x in numbers]).all()
 
 
 class StopSignal:
-    """Notices SIGTERM, so that the loop can save and end between two steps. Use as a context manager.
+    """Handler of SIGTERM that lets the loop save and end between two steps. Use as a context manager.
 
-    Several processes must end at the same step: there JAX's preemption service tells all of them when one is asked to.
-    SIGINT is left as it is: it interrupts at once, unless the run was started with it ignored, as `nohup … &` does.
+    Several processes must end at the same step, so JAX's preemption service notifies all of them when one gets SIGTERM.
+    SIGINT is not handled: it interrupts at once, unless the run was started with it ignored, as `nohup … &` does.
     """
 
     def __enter__(self) -> "StopSignal":
@@ -239,7 +239,7 @@ class StopSignal:
             signal.signal(signal.SIGTERM, self._before)
 
     def due(self, step: int) -> bool:
-        """Whether to stop before `step`; every process must ask before every step."""
+        """Return whether to stop before `step`; every process must call this before every step."""
         if self._one_process:
             return self._asked
         from jax.experimental import multihost_utils

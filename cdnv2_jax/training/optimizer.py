@@ -1,4 +1,4 @@
-"""The learning rate's schedule and the optimizer, as PyTorch and the official scheduler compute them."""
+"""Learning-rate schedule and optimizer, computed as in PyTorch and the official scheduler."""
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,23 @@ from cdnv2_jax.training.config import OptimizerConfig
 
 
 def rate_scale(config: OptimizerConfig, batch_size: int) -> float:
-    """What both learning rates are multiplied by for batches of that size; 1 without a reference batch."""
+    """Return the factor of both learning rates for this batch size; 1 without a reference batch."""
     return batch_size / config.reference_batch if config.reference_batch else 1.0
 
 
 def learning_rate_schedule(
     config: OptimizerConfig, total_steps: int, steps_per_epoch: int, batch_size: int = 0
 ) -> optax.Schedule:
-    """step → learning rate.
+    """Return the schedule: step → learning rate.
 
-    During the warm-up, of t_w steps, linear from `warmup_from`; then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))), or,
+    Linear from `warmup_from` during the t_w steps of the warm-up, then ½ · lr · (1 + cos(π (t − t_w) / (T − t_w))) or,
     with `decay_epochs`, lr multiplied by `decay_factor` after each of them (even before the warm-up has ended).
 
     Args:
-      config: of the optimizer.
+      config: settings of the optimizer.
       total_steps: T.
       steps_per_epoch: updates in an epoch.
-      batch_size: images per update, for rates that are meant for another batch; 0 to take them as they are.
+      batch_size: images per update, for scaling the rates from their reference batch; 0 for no scaling.
     """
     scale = rate_scale(config, batch_size) if batch_size else 1.0
     rate, start = config.learning_rate * scale, config.warmup_from * scale
@@ -49,11 +49,11 @@ def learning_rate_schedule(
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """SGD as `torch.optim.SGD` (weight decay joins the gradient before momentum; no dampening), or AdamW as
-    `torch.optim.AdamW` (weight decay joins the update).
+    """Make SGD as in `torch.optim.SGD` (weight decay is added to the gradient before momentum; no dampening) or AdamW
+    as in `torch.optim.AdamW` (weight decay is added to the update).
 
-    Weight decay skips biases and BatchNorm (tensors of one dimension) unless `decay_vectors`. Gradients are clipped
-    before anything else.
+    Weight decay skips biases and BatchNorm (tensors of one dimension) unless `decay_vectors` is set. Gradients are
+    clipped before anything else.
     """
     decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_vectors else _is_matrix)
     if config.name == "adamw":

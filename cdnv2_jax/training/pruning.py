@@ -16,12 +16,12 @@ from cdnv2_jax.training.step import TrainState
 
 
 class Pruner:
-    """Keeps a run's masks at the stage that is due. Pruning changes values only: nothing is compiled twice.
+    """Scheduled pruning of a run's masks. It changes values only, so nothing is compiled again.
 
     Attributes:
-      reached: {condensation factor: stage} that all layers of that factor have passed.
+      reached: {condensation factor: last stage that all layers with this factor have passed}.
       stage: the last stage that the whole network has passed.
-      sparsity: share of the learned 1×1 weights that are removed, in [0, 1].
+      sparsity: fraction of the learned 1×1 weights that are removed, in [0, 1].
     """
 
     def __init__(self, graph: nnx.GraphDef, state: TrainState):
@@ -40,9 +40,9 @@ class Pruner:
         self._prune_step = jax.jit(prune_step, donate_argnums=2)
 
     def __call__(self, state: TrainState, progress: float) -> tuple[TrainState, bool]:
-        """The state with everything pruned that is due at `progress` (in [0, 1]), and whether that was anything.
+        """Prune everything that is due at `progress` (in [0, 1]); return the state and whether anything was due.
 
-        Call it before every step and, with progress 1, after the last one: then no stage can be missed.
+        Call it before every step and, with progress 1, after the last one, so that no stage is missed.
         """
         due = due_stages(progress, self.reached)
         if all(due[factor] <= stage for factor, stage in self.reached.items()):
@@ -56,8 +56,8 @@ class Pruner:
         return state, True
 
     def last_cut(self, state: TrainState) -> dict[str, list[float]]:
-        """{"cut_connections", "cut_weight"}: of each learned convolution, the shares of its connections and of their
-        absolute weights that the last call removed. In NumPy: nothing is compiled for a few figures."""
+        """Return the fractions of connections ("cut_connections") and of their absolute weights ("cut_weight") that the
+        last call removed from each learned convolution. In NumPy, so that nothing is compiled for a few values."""
         model: Any = nnx.merge(self._graph, fetch(state.params), state.stats, state.masks)
         shares: dict[str, list[float]] = {"cut_connections": [], "cut_weight": []}
         for conv, old, new in zip(masked_convs(model), self._before, self._masks, strict=True):
@@ -67,21 +67,21 @@ class Pruner:
         return shares
 
     def _look(self, state: TrainState) -> Any:
-        """Notes how far the state is pruned; returns the network."""
-        # On this process's copy of the masks: the devices of others need not take part.
+        """Record how far the state is pruned, and return the network."""
+        # On this process's copy of the masks, so that no other process needs to take part.
         model: Any = nnx.merge(self._graph, state.params, state.stats, fetch(state.masks))
         self.stage, self.sparsity = stages_passed(model), float(sparsity(model))
-        # Copies, as the state's masks are donated when they are pruned.
+        # Copies, because pruning donates the state's masks.
         self._masks: Sequence[np.ndarray] = [np.array(conv.mask[...]) for conv in masked_convs(model)]
         return model
 
 
 def cut_share(importance: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
-    """The share of Σ `importance` over the connections `before` that is missing `after`, in [0, 1]; 0 of nothing.
+    """Return the fraction of Σ `importance` over connections `before` that is missing `after`, in [0, 1]; 0 if Σ is 0.
 
     Args:
-      importance: [G, n], not negative.
-      before, after: boolean [G, n], the connections at two times.
+      importance: [G, n], non-negative.
+      before, after: boolean [G, n], the connections before and after.
     """
     whole = importance[before].sum()
     return round(float(importance[before & ~after].sum() / whole), 6) if whole else 0.0

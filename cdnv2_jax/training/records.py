@@ -1,4 +1,4 @@
-"""What a run records and shows: JSON lines, TensorBoard events, a progress bar, its speed, a profile."""
+"""Records of a run: JSON lines, TensorBoard events, a progress bar, throughput and a profile."""
 
 import contextlib
 import dataclasses
@@ -18,13 +18,13 @@ from tensorboardX.proto import summary_pb2 as _summary_pb2
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
-event_pb2: Any = _event_pb2  # protobuf makes its classes when it is imported, unseen by type checkers
+event_pb2: Any = _event_pb2  # protobuf creates its classes on import, where type checkers cannot see them
 summary_pb2: Any = _summary_pb2
 
 
 class RunLog:
-    """Appends records to `metrics.jsonl` and TensorBoard's events and shows a progress bar (in a terminal) or a line
-    per evaluation. Of several processes only the first writes and shows anything.
+    """Log of a run: appends to `metrics.jsonl` and TensorBoard events, prints a line per stage and evaluation and, in a
+    terminal, shows a progress bar. Of several processes, only the first writes and prints.
 
     A record's "kind" is one of:
       train: step, epoch, loss and the step's other metrics, learning_rate, stage, sparsity, images_per_second,
@@ -62,7 +62,7 @@ class RunLog:
             self._events.close()
 
     def train(self, **record: Any) -> None:
-        """A training record; moves the bar."""
+        """Write a training record and advance the progress bar."""
         self._write("train", record)
         accuracy = f"accuracy {record['accuracy']:.1%}  " if "accuracy" in record else ""
         shown = (
@@ -75,7 +75,7 @@ class RunLog:
         self._bar.update(self._task, completed=record["step"], description=shown)
 
     def stage(self, **record: Any) -> None:
-        """A stage has been passed."""
+        """Write and print that a condensation stage has been passed."""
         self._write("stage", record)
         self._console.print(
             f"step {record['step']}: stage {record['stage']} of {record['stages']} passed, "
@@ -83,12 +83,12 @@ class RunLog:
         )
 
     def evaluation(self, headline: str, **record: Any) -> None:
-        """An evaluation on the held-out images; `headline` says in a few words what it found."""
+        """Write and print an evaluation on the held-out images; `headline` is its short summary."""
         self._write("eval", record)
         self._console.print(f"epoch {record['epoch']:g}: held-out {headline} ({record['weights']} weights)")
 
     def broken_image(self, *, step: int, name: str) -> None:
-        """An image could not be read: in training another takes its place, in evaluation it is skipped."""
+        """Write and print that an image is unreadable: training replaces it by another one, evaluation skips it."""
         self._write("broken_image", {"step": step, "name": name})
         self._console.print(f"{name} cannot be read: it is skipped")
 
@@ -102,7 +102,7 @@ class RunLog:
 
 
 def drop_incomplete_record(file: TextIO) -> None:
-    """Removes an incomplete last line, as a killed run leaves it."""
+    """Remove an incomplete last line, which a killed run may leave."""
     file.seek(0)
     text = file.read()
     if text and not text.endswith("\n"):
@@ -113,7 +113,7 @@ def drop_incomplete_record(file: TextIO) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All records of a run, in the order of their steps; of records written twice (after a resume) the last counts."""
+    """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one."""
     latest: dict[tuple[str, int, str], dict[str, Any]] = {}
     with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
         for line in lines:
@@ -125,25 +125,25 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 class Scalars:
-    """An event file of scalars under `directory`.
+    """A TensorBoard event file of scalars under `directory`.
 
-    Attributes:
-      first_step: of what will be written; TensorBoard forgets what earlier files have from there on.
+    Args:
+      first_step: first step to be written; from it on, TensorBoard discards the events of earlier files.
     """
 
     def __init__(self, directory: Path, first_step: int):
         from tensorboardX.event_file_writer import EventsWriter
 
         directory.mkdir(parents=True, exist_ok=True)
-        # Numbered, as TensorBoard reads files in the order of their names; otherwise they begin with the second, which
-        # two starts of a run may share.
+        # Numbered, because TensorBoard reads files in the order of their names, which otherwise start with a time in
+        # seconds that two starts of a run may share.
         number = len(list(directory.glob("*.tfevents.*")))
         self._writer = EventsWriter(str(directory / f"events.{number:04d}"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One event with all the values of a step."""
+        """Write one event with all values of a step."""
         scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         summary = summary_pb2.Summary(value=scalars)
         self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
@@ -154,7 +154,7 @@ class Scalars:
 
 
 class Meter:
-    """Images per second, share of the time spent waiting for input, and device memory, since it was last read."""
+    """Throughput and fraction of time spent waiting for input since the last reading, and peak device memory."""
 
     def __init__(self, batch_size: int, first_step: int):
         self._batch_size = batch_size
@@ -165,20 +165,20 @@ class Meter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """A context whose time counts as waiting for input."""
+        """Count the time of a `with` block as waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """A context whose time does not count at all."""
+        """Exclude the time of a `with` block from all metrics."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
     def read(self, step: int) -> dict[str, float]:
-        """images_per_second, input_wait (in [0, 1]) and, where known, device_memory_gib (peak); then starts over."""
+        """Return images_per_second, input_wait (in [0, 1]) and, if known, device_memory_gib (peak); start over."""
         seconds = max(time.perf_counter() - self._clock - self._paused, 1e-9)
         figures = {
             "images_per_second": (step - self._step) * self._batch_size / seconds,
@@ -193,7 +193,7 @@ class Meter:
 
 @dataclasses.dataclass
 class Profile:
-    """Traces the steps `first` … `last` − 1 into `workdir`/profile, for TensorBoard or Perfetto; nothing by default."""
+    """Trace of steps `first` … `last` − 1 in `workdir`/profile, for TensorBoard or Perfetto; off by default."""
 
     workdir: Path
     first: int = 0
@@ -201,7 +201,7 @@ class Profile:
     _on: bool = False
 
     def before_step(self, step: int) -> None:
-        """Starts or ends the trace when `step` is the one for it."""
+        """Start or end the trace if it is due at `step`."""
         if self._on and step >= self.last:
             self.end()
         if not self._on and self.first <= step < self.last:
@@ -209,7 +209,7 @@ class Profile:
             self._on = True
 
     def end(self) -> None:
-        """Ends the trace if there is one."""
+        """End the trace if one is running."""
         if self._on:
             jax.profiler.stop_trace()
             self._on = False

@@ -24,7 +24,7 @@ class TrainState:
       params: the network's parameters.
       stats: its BatchNorm statistics.
       masks: its connections: `ConnectionMask` or, in a condensed network, `ConnectionIndex`. Never averaged.
-      opt_state: of the optimizer.
+      opt_state: state of the optimizer.
       ema_params: moving average of the parameters.
       ema_stats: moving average of the statistics.
     """
@@ -44,9 +44,9 @@ def create_state(
     *,
     set_training_mode: Callable[[Any], None] = nnx.Module.train,
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """(graph, state) of a new run; the graph is in training mode, `nnx.merge` makes a network of the two.
+    """Create (graph, state) of a new run; `nnx.merge` combines them into a network in training mode.
 
-    The state owns copies of the model's arrays: the train step donates them, and the model stays usable.
+    The state owns copies of the model's arrays, so the model stays usable although the train step donates the state.
     """
     set_training_mode(model)
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, (ConnectionMask, ConnectionIndex))
@@ -64,12 +64,12 @@ def create_state(
 
 
 def live_model(graph: nnx.GraphDef, state: TrainState) -> Any:
-    """The network with the weights as they train, in evaluation mode; it owns copies of its arrays."""
+    """Return the network with the live weights, in evaluation mode; it owns copies of its arrays."""
     return _evaluation_model(graph, state.params, state.stats, state.masks)
 
 
 def ema_model(graph: nnx.GraphDef, state: TrainState) -> Any:
-    """The network with averaged weights and statistics, in evaluation mode; it owns copies of its arrays."""
+    """Return the network with averaged weights and statistics, in evaluation mode; it owns copies of its arrays."""
     return _evaluation_model(graph, state.ema_params, state.ema_stats, state.masks)
 
 
@@ -81,7 +81,7 @@ def _evaluation_model(graph: nnx.GraphDef, *states: nnx.State) -> Any:
 
 @jax.jit
 def _copied(tree: Any) -> Any:
-    # One compiled program instead of a call for each of some hundred arrays.
+    # One compiled program instead of one call for each of hundreds of arrays.
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -89,7 +89,7 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Loss = Callable[[Any, Batch], tuple[jax.Array, Metrics]]
-"""(network, batch) → (a scalar to minimise, scalars to record with "loss" among them)."""
+"""(network, batch) → (scalar to minimise, scalars to record, including "loss")."""
 
 Gradients = Callable[[nnx.State, nnx.State, nnx.State, Batch], tuple[nnx.State, nnx.State, Metrics]]
 """(params, stats, masks, batch) → (gradient, new stats, metrics)."""
@@ -106,18 +106,18 @@ def make_train_step(
     devices: Devices | None = None,
     per_replica: bool = False,
 ) -> TrainStep:
-    """step(state, batch) → (new state, metrics of the network before the update); `state` is donated.
+    """Compile step(state, batch) → (new state, metrics of the network before the update); `state` is donated.
 
     Args:
       graph: the network's structure, in training mode.
       optimizer: applied to all parameters.
-      loss: what to minimise.
-      ema_decay: of the moving averages of weights and statistics.
-      accumulate: parts that a batch is worked through in, one after the other, before the update.
-      preprocess: (batch, step) → what `loss` takes; None when batches are that already.
-      devices: that the batch is split over; None for one.
+      loss: the loss function.
+      ema_decay: decay of the moving averages of weights and statistics.
+      accumulate: micro-batches that a batch is split into and computed one after the other, before the update.
+      preprocess: (batch, step) → batch for `loss`; None if batches need no preprocessing.
+      devices: devices that the batch is sharded over; None for one device.
       per_replica: every device normalises its own part of the batch, as with PyTorch's DistributedDataParallel, and
-        gradients, running statistics and metrics are averaged. Otherwise the batch is one, however it is split.
+        gradients, running statistics and metrics are averaged. Otherwise, sharding does not affect normalisation.
     """
     gradients = _gradients(graph, loss, accumulate)
     if devices is not None and per_replica:
@@ -144,7 +144,7 @@ def make_train_step(
 
 
 def _gradients(graph: nnx.GraphDef, loss: Loss, accumulate: int) -> Gradients:
-    """The gradient of the mean loss of `accumulate` parts of a batch, each normalised by itself."""
+    """Return the gradient function of the mean loss over `accumulate` micro-batches, each normalised by itself."""
 
     def loss_of(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
         model = nnx.merge(graph, params, stats, masks, copy=True)
@@ -172,7 +172,7 @@ def _gradients(graph: nnx.GraphDef, loss: Loss, accumulate: int) -> Gradients:
 
 
 def _parts(batch: Batch, count: int) -> Batch:
-    """[b, …] → [count, b / count, …]; part j holds rows j, j + count, …, so that devices keep the rows they have."""
+    """Split [b, …] into [count, b / count, …]; part j holds rows j, j + count, …, so rows stay on their devices."""
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
 
 
@@ -181,14 +181,14 @@ def _sum(a: Any, b: Any) -> Any:
 
 
 def _on_each(devices: Devices, gradients: Gradients) -> Gradients:
-    """`gradients` of every device's part of the batch by itself, then the mean over devices.
+    """Compute `gradients` on every device for its own part of the batch, then average over devices.
 
-    The mean of running statistics in each step is what timm's `--dist-bn reduce` has at an epoch's end: they are
-    linear in the batches' statistics.
+    Averaging running statistics in each step gives what timm's `--dist-bn reduce` has at the end of an epoch, because
+    they are linear in the batch statistics.
     """
 
     def mean(x: jax.Array) -> jax.Array:
-        # Counters are the same everywhere.
+        # Counters are equal on all devices.
         return jax.lax.pmean(x, AXIS) if jnp.issubdtype(x.dtype, jnp.floating) else jax.lax.pmax(x, AXIS)
 
     def on_one(params: nnx.State, stats: nnx.State, masks: nnx.State, batch: Batch):
@@ -201,7 +201,7 @@ def _on_each(devices: Devices, gradients: Gradients) -> Gradients:
 
 
 def moving_average(average: nnx.State, new: nnx.State, decay: float) -> nnx.State:
-    """decay · average + (1 − decay) · new; counters (integers) are copied."""
+    """Return decay · average + (1 − decay) · new; counters (integers) are copied."""
 
     def blend(a: jax.Array, n: jax.Array) -> jax.Array:
         return a * decay + (1 - decay) * n if jnp.issubdtype(n.dtype, jnp.floating) else n

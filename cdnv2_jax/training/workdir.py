@@ -1,4 +1,4 @@
-"""A run's work directory: the names of its files, and who may write to it."""
+"""A run's work directory: the names of its files, and checks before a run writes to it."""
 
 import dataclasses
 import json
@@ -27,23 +27,23 @@ RESULTS = (
     *(CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE, *NETWORKS, *PLOTS),
     *(PER_CLASS_FILE, PREDICTIONS_FILE, EXAMPLES, DETECTIONS),
 )
-"""All that runs of any kind leave beside `config.json`; `--overwrite` removes it."""
+"""Everything that runs of any kind write besides `config.json`; `--overwrite` removes it."""
 
 BOOKKEEPING = (
     *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
     *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
 )
-"""Fields that may change when a run is resumed, as they do not change its result."""
+"""Fields that may change when a run is resumed, because they do not affect its result."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Where a run writes, and what it may do there.
+    """Where a run writes, and how to treat what is already there.
 
     Attributes:
       path: the directory.
-      overwrite: start over, whatever run it holds.
-      resume: only resume; refuse to start where there is nothing to resume.
+      overwrite: start over, even if the directory holds a run.
+      resume: only resume; refuse to start if there is nothing to resume.
       accept_changes: resume although the config has changed.
     """
 
@@ -53,7 +53,7 @@ class Workdir:
     accept_changes: bool = False
 
     def claim(self, config: RunConfig) -> None:
-        """Makes the directory ready for this config's run: creates it, or empties it with `overwrite`.
+        """Prepare the directory for a run of this config: create it, or remove old results with `overwrite`.
 
         Raises:
           UserError: it cannot be written to, or holds a finished run, another config's run, or other files.
@@ -68,7 +68,7 @@ class Workdir:
             if not self.overwrite and config_file.is_file():
                 self._refuse_other_run(ours)
             elif path.is_dir() and any(path.iterdir()) and not config_file.is_file():
-                raise UserError(f"--workdir {path} holds files that are no run's: give an empty or a new directory")
+                raise UserError(f"--workdir {path} holds files that are not a run's: give an empty or new directory")
             path.mkdir(parents=True, exist_ok=True)
             if self.overwrite:
                 for name in RESULTS:
@@ -78,7 +78,7 @@ class Workdir:
             raise UserError(f"--workdir {path} cannot be used: {error}") from error
 
     def _refuse_other_run(self, ours: dict[str, Any]) -> None:
-        """UserError when the directory holds a finished run or one of another config."""
+        """Raise UserError if the directory holds a finished run or one of another config."""
         old, new = flat_fields(self._read_config()), flat_fields(ours)
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
         if changed and not self.accept_changes:
@@ -87,16 +87,16 @@ class Workdir:
                 f"directory, --overwrite to start over, or --accept-changes to resume with the new values"
             )
         if (self.path / SUMMARY_FILE).exists():
-            raise UserError(f"--workdir {self.path} holds this run, finished: give another directory, or --overwrite")
+            raise UserError(f"--workdir {self.path} holds this finished run: give another directory, or --overwrite")
 
     def _read_config(self) -> dict[str, Any]:
-        """The config of the run that the directory holds; UserError when the file is damaged."""
+        """Read the config of the run in the directory; UserError if the file is damaged."""
         try:
             found = json.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
             if not isinstance(found, dict):
-                raise ValueError("it holds no object")
+                raise ValueError("it is not a JSON object")
         except ValueError as error:  # not JSON, or not even text
             raise UserError(
-                f"--workdir {self.path}: {CONFIG_FILE} is damaged ({one_line(error)}): give another, or --overwrite"
+                f"--workdir {self.path}: {CONFIG_FILE} is damaged ({one_line(error)}): give another one, or --overwrite"
             ) from error
         return found

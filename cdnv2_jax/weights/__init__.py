@@ -1,1 +1,1 @@
-"""Files of weights of every kind, and what a network knows of its use."""
+"""Weight files in every format, and the metadata stored in them."""

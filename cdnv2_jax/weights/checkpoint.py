@@ -30,27 +30,27 @@ DETECTOR = "detector"
 def save(
     path: str | Path, model: Network, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
-    """Saves a network, masked, condensed or plain, as the directory `path`, all of it or nothing.
+    """Save a network, masked, condensed or plain, as the directory `path`, atomically.
 
     Args:
-      path: the directory to make.
-      model: any network of `create_model`, `condense` or `load_torch_checkpoint`.
-      metadata: JSON values to keep beside it, such as where its weights come from.
-      overwrite: replace what is at `path`; otherwise that is a UserError.
+      path: the directory to create.
+      model: any network from `create_model`, `condense` or `load_torch_checkpoint`.
+      metadata: JSON values to store with it, such as where its weights come from.
+      overwrite: replace an existing checkpoint at `path` instead of raising UserError.
     """
     description = {"format": FORMAT, **describe_network(model), "metadata": dict(metadata or {})}
     write_module(Path(path), model, description, overwrite=overwrite)
 
 
 def load(path: str | Path, *, dtype: DTypeLike | None = None) -> Network:
-    """Loads a network saved by `save`, in evaluation mode.
+    """Load a network saved by `save`, in evaluation mode.
 
     Args:
       path: the directory.
       dtype: dtype of the computation, as for `create_model`.
 
     Raises:
-      UserError: nothing there, not such a directory, damaged, or holding NaN.
+      UserError: `path` does not exist, is not a checkpoint of a network, is damaged, or holds NaN or infinity.
     """
     path = Path(path)
     description = read_description(path)
@@ -61,13 +61,13 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> Network:
             raise ValueError(f"format {description['format']}")
         model = described_network(description, dtype=dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
+        raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
     fill_module(path, model, description)
     return model
 
 
 def describe_network(model: Network) -> dict[str, Any]:
-    """JSON values from which `described_network` makes a network of the same structure."""
+    """Return JSON values from which `described_network` builds a network of the same structure."""
     return {
         "name": model.name,
         "family": family_of(model.architecture).name,
@@ -78,14 +78,14 @@ def describe_network(model: Network) -> dict[str, Any]:
 
 
 def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None) -> Network:
-    """A network in evaluation mode whose variables have shapes but no values yet.
+    """Build a network in evaluation mode whose variables have shapes but no values yet.
 
-    Raises KeyError, TypeError, ValueError or AttributeError for a description that is none.
+    Raises KeyError, TypeError, ValueError or AttributeError if the description is invalid.
     """
     param_dtype = np.dtype(description["param_dtype"])
     if not jnp.issubdtype(param_dtype, jnp.floating):
         raise ValueError(f"parameters of type {param_dtype}")
-    # Checkpoints from before there were others do not say that they hold a CondenseNet.
+    # Checkpoints written when CondenseNet was the only family do not name it.
     family = find_family(description.get("family", "condensenet"))
     return blank_network(
         family.architecture(**description["architecture"]),
@@ -97,13 +97,13 @@ def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None
 
 
 def write_module(path: Path, module: nnx.Module, description: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Writes a module's arrays and what it is made of as the directory `path`, all of it or nothing."""
+    """Write a module's arrays and its description as the directory `path`, atomically."""
     versions = {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")}
     write_arrays(path, flat_arrays(nnx.state(module)), {**description, "versions": versions}, overwrite=overwrite)
 
 
 def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) -> None:
-    """Fills a module of the right structure with the arrays at `path`; UserError when they are damaged or hold NaN."""
+    """Fill a module of matching structure with the arrays at `path`; UserError if they are damaged or not finite."""
     state = nnx.state(module)
     restored = read_arrays(path, flat_arrays(state), description.get("crc32", {}))
     for name, array in restored.items():
@@ -114,7 +114,7 @@ def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) 
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
-    """What was saved beside the network at `path`: name, architecture, form, metadata, versions."""
+    """Return the description stored with the network at `path`: name, architecture, form, metadata, versions."""
     return read_description(Path(path))
 
 
@@ -126,7 +126,7 @@ def save_detector(
     metadata: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Saves a detector as the directory `path`, all of it or nothing; UserError when it exists, unless `overwrite`."""
+    """Save a detector as the directory `path`, atomically; UserError if it exists, unless `overwrite`."""
     description = {
         "format": FORMAT,
         "kind": DETECTOR,
@@ -139,14 +139,14 @@ def save_detector(
 
 
 def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[PyramidDetector, Classes]:
-    """(detector in evaluation mode, its classes), as saved by `save_detector`.
+    """Load a detector saved by `save_detector`: (detector in evaluation mode, its classes).
 
     Args:
       path: the directory.
-      dtype: of the computation; None for that of the parameters.
+      dtype: dtype of the computation; None for the parameters' dtype.
 
     Raises:
-      UserError: nothing there, another kind of checkpoint, damaged, or holding NaN.
+      UserError: `path` does not exist, is not a checkpoint of a detector, is damaged, or holds NaN or infinity.
     """
     description = read_description(path)
     if description.get("kind") != DETECTOR:
@@ -158,42 +158,41 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
         backbone = described_network(description["backbone"], dtype=dtype)
         detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=nnx.Rngs(0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its description is not one of format {FORMAT} ({error})") from error
+        raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
     detector.eval()
     fill_module(path, detector, description)
     return detector, classes
 
 
-# Orbax reports every file it touches and every failure with a traceback; users hear about each once, from us.
+# Orbax logs every file it touches, and failures with a traceback; our own messages report each failure once.
 for _library in ("absl", "asyncio"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
 def flat_arrays(state: nnx.State) -> dict[str, Any]:
-    """{"blocks/0/1/lgc/kernel": array, …} of an NNX state."""
+    """Return the arrays of an NNX state by path: {"blocks/0/1/lgc/kernel": array, …}."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
 
 
 def fill_state(state: nnx.State, arrays: Mapping[str, Any]) -> None:
-    """Puts the arrays of `flat_arrays` into a state of the same structure."""
+    """Assign arrays, named as by `flat_arrays`, to a state of the same structure."""
     for path, variable in nnx.to_flat_state(state):
         variable.set_value(arrays["/".join(map(str, path))])
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Writes a directory `path`: all of it or nothing.
+    """Write arrays and their description as the directory `path`, atomically.
 
     Raises:
-      UserError: `path` exists and `overwrite` is False, or it is something else than a checkpoint, or the operating
-        system refuses.
+      UserError: `path` exists and `overwrite` is False or it is not a checkpoint, or it cannot be written.
     """
     import orbax.checkpoint as ocp
 
     refuse_existing(path, overwrite)
     if path.exists() and not is_checkpoint(path):
-        raise UserError(f"{path} exists and is no checkpoint: it is not replaced, give another path")
+        raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
     description = json.loads(json.dumps({**description, "crc32": checksums(arrays)}))
-    # NumPy arrays: with several processes Orbax takes JAX's for a part of something larger.
+    # NumPy arrays, because with several processes Orbax takes a JAX array for a shard of a larger one.
     whole = {name: np.asarray(array) for name, array in arrays.items()}
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(whole), description=ocp.args.JsonSave(description))
     with replacing(path) as temporary, _checkpointer() as checkpointer:
@@ -201,7 +200,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
 
 
 def _checkpointer() -> Any:
-    """Orbax's, for this process alone: what is written here is whole in every process, and one of them writes it."""
+    """Return an Orbax checkpointer for this process alone: every process holds whole arrays, and one of them writes."""
     import orbax.checkpoint as ocp
 
     alone = ocp.options.MultiprocessingOptions(
@@ -216,17 +215,17 @@ def _checkpointer() -> Any:
 
 
 def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """CRC-32 of every array's bytes: the storage format has none, and a flipped bit would go unnoticed."""
+    """Return the CRC-32 of every array; without it a flipped bit would go unnoticed, as the storage format has none."""
     return {name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a directory that `write` made."""
+    """Return whether `path` is a directory written by `write_arrays`."""
     return (path / "description").is_dir() and (path / "arrays").is_dir()
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The JSON description of a directory written by `write`; UserError when there is none."""
+    """Return the JSON description of a directory written by `write_arrays`; UserError if there is none."""
     import orbax.checkpoint as ocp
 
     if not path.exists():
@@ -237,14 +236,14 @@ def read_description(path: Path) -> dict[str, Any]:
         with _checkpointer() as checkpointer:
             args = ocp.args.Composite(description=ocp.args.JsonRestore())
             return dict(checkpointer.restore(path.absolute(), args)["description"])
-    except Exception as error:  # whatever a damaged file trips in Orbax
+    except Exception as error:  # damaged files raise errors of many types in Orbax
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
 
 
 def read_arrays(
     path: Path, targets: Mapping[str, jax.ShapeDtypeStruct], expected_checksums: Mapping[str, int]
 ) -> dict[str, jax.Array]:
-    """The arrays; UserError unless they have the targets' names, shapes and dtypes and the bytes once written."""
+    """Return the arrays; UserError unless they match the targets' names, shapes and dtypes, and the checksums."""
     import orbax.checkpoint as ocp
 
     try:
@@ -253,15 +252,15 @@ def read_arrays(
             like = {name: np.empty(target.shape, target.dtype) for name, target in targets.items()}
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like, strict=True))
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
-    except Exception as error:  # whatever a damaged file trips in Orbax
+    except Exception as error:  # damaged files raise errors of many types in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
-    # Orbax leaves shapes unchecked where NumPy arrays were saved.
+    # Orbax does not check the shapes of saved NumPy arrays.
     misfits = [n for n, target in targets.items() if (arrays[n].shape, arrays[n].dtype) != (target.shape, target.dtype)]
     if misfits:
         raise UserError(
-            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or type)"
+            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or dtype)"
         )
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
-        raise UserError(f"{path} is damaged: {shorten(damaged)} are not as they were written")
+        raise UserError(f"{path} is damaged: the checksums of {shorten(damaged)} differ")
     return {name: jnp.array(array) for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""What a file of weights says about its network: how images are prepared, what classes are called, who wrote it."""
+"""The metadata stored with weights: preprocessing, class names and the version of this package that wrote them."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from cdnv2_jax.networks.family import MODELS, count_flops
 from cdnv2_jax.networks.network import Network
 
 USAGE_KEY = "usage"
-"""Key of the usage in a checkpoint's metadata and in an exported file's."""
+"""Key of the `Usage` in the metadata of checkpoints and of exported files."""
 
 FORMAT = 1
 PACKAGE = "cdnv2-jax"
@@ -23,11 +23,11 @@ PACKAGE = "cdnv2-jax"
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """How a classifier is used.
+    """Preprocessing and class names of a classifier.
 
     Attributes:
-      preparation: of images.
-      class_names: one for each logit, or none where they are unknown.
+      preparation: preprocessing of images.
+      class_names: one for each logit; empty if unknown.
     """
 
     preparation: ImagePreparation
@@ -37,26 +37,26 @@ class Usage:
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
 
     def name_of(self, label: int) -> str:
-        """The class's name, or "class 7"."""
+        """Return the name of a class; "class 7" if the names are unknown."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
     def with_names(self, class_names: Sequence[str], num_classes: int) -> "Usage":
-        """The same with other names of classes; UserError when there are not as many as classes."""
+        """Return a copy with other class names; UserError unless there is one for each class."""
         if len(class_names) != num_classes:
-            raise UserError(f"{len(class_names)} names for {num_classes} classes: give one for each, in their order")
+            raise UserError(f"{len(class_names)} names for {num_classes} classes: give one for each, in label order")
         return dataclasses.replace(self, class_names=class_names)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, for metadata: {"usage": usage.to_json()} is what `usage_of` looks for."""
+        """Return JSON values, to be stored in metadata under `USAGE_KEY`."""
         return {"preparation": dataclasses.asdict(self.preparation), "class_names": list(self.class_names)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], num_classes: int) -> "Usage":
-        """The reverse; ValueError when it is none for so many classes."""
+        """Build a `Usage` from JSON values; ValueError if they are invalid or do not fit the number of classes."""
         try:
             usage = cls(ImagePreparation(**values["preparation"]), values["class_names"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no preparation of images and names of classes: {error}") from error
+            raise ValueError(f"invalid preprocessing or class names: {error}") from error
         if usage.class_names and len(usage.class_names) != num_classes:
             raise ValueError(f"{len(usage.class_names)} names for {num_classes} classes")
         return usage
@@ -64,13 +64,13 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """What is read of the metadata of a classifier that nobody vouches for.
+    """Name, form, classes and usage of a classifier.
 
     Attributes:
-      name: of the network, in the registry.
+      name: the network's name.
       form: "masked", "condensed" or "plain".
-      num_classes: logits.
-      usage: how images are prepared, and what the classes are called.
+      num_classes: number of logits.
+      usage: preprocessing and class names.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Described:
 
 
 def classifier_metadata(network: Network, usage: Usage) -> dict[str, Any]:
-    """JSON values: name, form, classes, cost for one image (official count), usage, who wrote it."""
+    """Return JSON values: name, form, number of classes, cost for one image (official count), usage, writer."""
     cost = count_flops(network, usage.preparation.size)
     return {
         "format": FORMAT,
@@ -102,7 +102,7 @@ def detector_metadata(
     canvas: tuple[int, int],
     cost: PartCost,
 ) -> dict[str, Any]:
-    """JSON values: kind, backbone, classes, canvas (height, width), cost for one image on it, usage, who wrote it."""
+    """Return JSON values: kind, backbone, classes, canvas (height, width), cost for one image, usage, writer."""
     return {
         "format": FORMAT,
         "kind": "detector",
@@ -122,7 +122,7 @@ def _class_lists(classes: Classes) -> dict[str, Any]:
 
 
 def written_by() -> str:
-    """ "cdnv2-jax 0.1.0"; without the number where the code was not installed."""
+    """Return "cdnv2-jax 0.1.0", without the number if the package is not installed."""
     try:
         return f"{PACKAGE} {version(PACKAGE)}"
     except PackageNotFoundError:
@@ -130,35 +130,31 @@ def written_by() -> str:
 
 
 def parse_metadata(text: str, source: str) -> dict[str, Any]:
-    """JSON → the values of a file of this project; UserError, which names `source`, when it is none."""
+    """Parse the JSON metadata of a file of this project; UserError, naming `source`, if it is invalid."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: its metadata is no JSON ({one_line(error)})") from error
+        raise UserError(f"{source}: its metadata is not valid JSON ({one_line(error)})") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{source}: its metadata is not that of a file which `main.py export` wrote")
+        raise UserError(f"{source}: its metadata was not written by `main.py export`")
     return values
 
 
 def described(values: Mapping[str, Any], source: str) -> Described:
-    """A classifier's metadata, checked.
-
-    Raises:
-      UserError: it names `source`; of a detector, or something that cannot be.
-    """
+    """Return a classifier's metadata, checked; UserError, naming `source`, if it is a detector's or is invalid."""
     if values.get("kind") != "classifier":
         raise UserError(f"{source} holds a {values.get('kind')}, not a classifier")
     try:
         name, form, classes = values["name"], values["form"], values["num_classes"]
         if not (isinstance(name, str) and isinstance(form, str) and isinstance(classes, int) and classes > 0):
-            raise ValueError("name, form and number of classes")
+            raise ValueError("name, form or num_classes")
         return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: its metadata is not as it should be ({one_line(error)})") from error
+        raise UserError(f"{source}: its metadata is invalid ({one_line(error)})") from error
 
 
 def usual_preparation(network: Network) -> ImagePreparation:
-    """What the official code does to images for such a network: of ImageNet, or else of CIFAR-10 or CIFAR-100."""
+    """Return the official code's preprocessing for a network: ImageNet's, CIFAR-10's or CIFAR-100's."""
     entry = MODELS[network.name]
     if entry.image_size > 32:
         return ImagePreparation(entry.image_size, "centre", entry.interpolation, *IMAGENET)

@@ -1,7 +1,7 @@
-"""Opening a file of weights of any kind: the one place that knows which kinds there are and what is in them.
+"""Opening of weight files of any format: the only module that knows all formats and their contents.
 
-Kinds: our own checkpoints (directories) of classifiers and detectors, PyTorch files, safetensors in either layout, and
-the exported programs, ONNX and StableHLO.
+Formats: our own checkpoints (directories) of classifiers and detectors, PyTorch files, safetensors in either layout,
+and exported programs (ONNX and StableHLO).
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ PROGRAMS = {
     ".onnx": (programs.read_onnx_metadata, programs.onnx_forward),
     ".stablehlo": (programs.read_stablehlo_metadata, programs.stablehlo_forward),
 }
-"""Ending of an exported program → how its metadata is read, as text, and how it is run."""
+"""Suffix of an exported program → functions that read its metadata as text and load it as a `Forward`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ class OpenedNetwork:
     """A classifier as a network, from a checkpoint, a PyTorch file or safetensors.
 
     Attributes:
-      path: where it comes from.
-      network: in evaluation mode.
-      metadata: what the file says beside it.
+      path: the file or directory it was read from.
+      network: the network, in evaluation mode.
+      metadata: the metadata stored with it.
     """
 
     path: Path
@@ -55,13 +55,13 @@ class OpenedNetwork:
 
     @cached_property
     def usage(self) -> Usage:
-        """How images are prepared and what the classes are called.
+        """Preprocessing and class names.
 
-        Networks of our own runs say it themselves; others are used as their registry entry says and the official code
-        does.
+        Networks from our own runs store them. Others use the preprocessing of their registry entry and of the official
+        code, without class names.
 
         Raises:
-          UserError: the file says something impossible, or nothing while the network is not in the registry.
+          UserError: the stored values are invalid, or there are none and the network is not in the registry.
         """
         if USAGE_KEY in self.metadata:
             try:
@@ -69,7 +69,7 @@ class OpenedNetwork:
             except ValueError as error:
                 raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
         if self.network.name not in MODELS:
-            raise UserError(f"{self.path}: nothing says how images are prepared for {self.network.name!r}")
+            raise UserError(f"{self.path}: no preprocessing metadata, and {self.network.name!r} is not in the registry")
         return Usage(usual_preparation(self.network))
 
 
@@ -78,10 +78,10 @@ class OpenedDetector:
     """A detector from one of our checkpoints.
 
     Attributes:
-      path: where it comes from.
-      detector: in evaluation mode.
+      path: the directory it was read from.
+      detector: the detector, in evaluation mode.
       classes: what its labels stand for.
-      metadata: what the checkpoint says beside it.
+      metadata: the metadata stored with it.
     """
 
     path: Path
@@ -91,10 +91,10 @@ class OpenedDetector:
 
     @property
     def preparation(self) -> CanvasPreparation:
-        """How images are prepared; that of COCO's recipe where the checkpoint does not say.
+        """Preprocessing of images; the COCO recipe's if the checkpoint stores none.
 
         Raises:
-          UserError: the checkpoint says something impossible.
+          UserError: the stored values are invalid.
         """
         try:
             return CanvasPreparation(**self.metadata.get(USAGE_KEY, {}))
@@ -104,10 +104,10 @@ class OpenedDetector:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Anything that classifies, a network or an exported program.
+    """Anything that classifies images: a network or an exported program.
 
     Attributes:
-      described: its name, form, number of classes, and how it is used.
+      described: its name, form, number of classes and usage.
       forward: normalised images → logits.
     """
 
@@ -123,17 +123,17 @@ def open_weights(
     num_classes: int | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> OpenedNetwork | OpenedDetector:
-    """Opens a network or a detector of any kind of file.
+    """Open a network or a detector from a file of any format.
 
     Args:
       path: a checkpoint directory, a PyTorch file or a safetensors file.
-      model: what an official file holds; None to go by the name that the file itself gives.
-      weights: which of a PyTorch file's, see `load_torch_checkpoint`.
-      num_classes: of an official file; None for as many as its classifier has.
-      overrides: of the architecture of an official file.
+      model: name of the model in an official file; None to use the name stored in the file.
+      weights: which weights of a PyTorch file to load, see `load_torch_checkpoint`.
+      num_classes: number of classes of an official file; None to use the size of its classifier.
+      overrides: changes to the architecture of an official file.
 
     Raises:
-      UserError: nothing there, not such a file, damaged, or not what it is said to be.
+      UserError: `path` does not exist, has another format, is damaged, or does not hold the given model.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
@@ -144,7 +144,7 @@ def open_weights(
             return OpenedDetector(path, *load_detector(path), metadata)
         return OpenedNetwork(path, load(path), metadata)
     if path.suffix in PROGRAMS:
-        raise UserError(f"{path} is an exported program: only predict runs it; give the checkpoint it was made from")
+        raise UserError(f"{path} is an exported program, for predict only: give the checkpoint it was made from")
     said: Mapping[str, Any] = {}
     if path.suffix == safetensors.SUFFIX:
         if said := safetensors.read_metadata(path):
@@ -162,7 +162,7 @@ def open_weights(
 
 
 def _classes_in(tensors: Mapping[str, Any], architecture: Architecture) -> int | None:
-    """As many as the classifier has outputs; None without a plausible one, which is then complained about elsewhere."""
+    """Return the classifier's number of outputs; None if it has no plausible shape, which is reported later."""
     for key in torch_format(architecture).classifier:
         shape: Any = getattr(without_module_prefix(tensors).get(key), "shape", ())
         if len(shape) in (1, 2) and shape[0]:
@@ -179,7 +179,7 @@ def _name_in(checkpoint: Mapping[str, Any], path: Path) -> str:
 
 
 def open_network(path: Path, **official: Any) -> OpenedNetwork:
-    """`open_weights` of a classifier; UserError for a detector."""
+    """Open a classifier as `open_weights` does; UserError for a detector."""
     opened = open_weights(path, **official)
     if isinstance(opened, OpenedDetector):
         raise UserError(f"{path} holds a detector, not a classifier")
@@ -187,7 +187,7 @@ def open_network(path: Path, **official: Any) -> OpenedNetwork:
 
 
 def open_detector(path: Path) -> OpenedDetector:
-    """`open_weights` of a detector; UserError for a classifier."""
+    """Open a detector as `open_weights` does; UserError for a classifier."""
     opened = open_weights(path)
     if isinstance(opened, OpenedNetwork):
         raise UserError(f"{path} holds a classifier, not a detector")
@@ -195,15 +195,15 @@ def open_detector(path: Path) -> OpenedDetector:
 
 
 def open_classifier(path: Path, *, model: str | None = None, class_names: Sequence[str] = ()) -> Classifier:
-    """Opens whatever classifies images: a network of any kind, or a program that `main.py export` wrote.
+    """Open anything that classifies images: a network in any format, or a program written by `main.py export`.
 
     Args:
-      path: of the file or directory.
-      model: what an official file holds that does not say it.
-      class_names: in the place of those that it knows itself.
+      path: the file or directory.
+      model: name of the model in an official file that does not store it.
+      class_names: names that replace those stored in the file.
 
     Raises:
-      UserError: nothing there, damaged, of a detector, or another number of names than of classes.
+      UserError: `path` does not exist, is damaged or holds a detector, or `class_names` has the wrong length.
     """
     if path.suffix in PROGRAMS and not path.is_dir():
         found = _open_program(path)
@@ -235,26 +235,26 @@ def network_from(
     seed: int,
     fields: tuple[str, str] = ("config.model.checkpoint", "config.model.name"),
 ) -> Network:
-    """The network at `path` as a starting point of training, with `num_classes` logits.
+    """Load the network at `path` as a starting point for training, with `num_classes` logits.
 
-    Its classifier is re-initialised where the file's has another number of classes.
+    The classifier is re-initialised if the checkpoint has another number of classes.
 
     Args:
-      path: checkpoint, ours (of any architecture that goes by `name`) or official, masked or condensed.
-      name: what an official file holds; one of ours must go by that name.
-      num_classes: None for as many as it has.
-      overrides: of an official file; one of ours knows its architecture.
-      dtype: of the computation.
-      seed: of a new classifier.
+      path: checkpoint, ours (of any architecture with that `name`) or official, masked or condensed.
+      name: name of the model in an official file; our own checkpoints must store this name.
+      num_classes: number of classes; None to keep the checkpoint's.
+      overrides: changes to the architecture of an official file; our own checkpoints store theirs.
+      dtype: dtype of the computation.
+      seed: seed of a re-initialised classifier.
       fields: what messages call `path` and `name`.
 
     Raises:
-      UserError: no such checkpoint, one of another model, or one whose classifier cannot be replaced.
+      UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
     """
     found = open_network(path, model=name, overrides=overrides).network
     where, called = fields
     if found.name != name:
-        raise UserError(f"{where} {path} holds a {found.name}, {called} is {name}")
+        raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
     a = found.architecture
     if num_classes is None:
         num_classes = a.num_classes

@@ -19,11 +19,11 @@ Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
 """Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
 
 LARGEST_STABLEHLO = 2 * 2**30
-"""Bytes; ten times what the largest detector needs."""
+"""Limit on the file size in bytes, ten times the size of the largest detector."""
 
 
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-    """images → logits as a compiled function of the model as it is now; compiled once per structure and shape."""
+    """Return images → logits, compiled, for the model as it is now; compiled once per structure and shape."""
     graph, state = nnx.split(model)
     arrays, structure = jax.tree.flatten(state)
     forward = _forward(graph, structure)
@@ -32,28 +32,28 @@ def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Arr
 
 @lru_cache(maxsize=16)
 def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
-    """The function that networks of one structure share. Its arguments are flat: for a single image, hashing and
-    flattening a network at every call would take as long as computing it."""
+    """Return the compiled function that networks of one structure share. Its arguments are flat, because hashing and
+    flattening a network at every call would take as long as computing a single image."""
     return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
 
 
 def open_session(path: Path) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU; UserError when the file is none of ONNX's."""
+    """Open an `onnxruntime.InferenceSession` on the CPU; UserError if the file is not a valid ONNX file."""
     onnxruntime = import_optional("onnxruntime", "export")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, and said once
+    options.log_severity_level = 4  # errors are raised, so they need not be logged
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each of its errors has a class of its own
-        raise UserError(f"{path} is no ONNX file that ONNX Runtime can run ({one_line(error)})") from error
+    except Exception as error:  # ONNX Runtime's errors each have a class of their own
+        raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({one_line(error)})") from error
 
 
 def run_session(
     path: Path, session: Any, outputs: list[str] | None, inputs: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """The outputs by name, None for all; UserError when the graph cannot take these inputs."""
+    """Return the named outputs, or all if `outputs` is None; UserError if the graph cannot take these inputs."""
     try:
         return session.run(outputs, dict(inputs))
     except Exception as error:  # as above
@@ -61,7 +61,7 @@ def run_session(
 
 
 def onnx_forward(path: Path) -> Forward:
-    """The classifier at `path`, which takes images channels first, as a function of images channels last."""
+    """Return the channels-first classifier at `path` as a function of channels-last images."""
     session = open_session(path)
 
     def forward(images: np.ndarray) -> np.ndarray:
@@ -72,55 +72,55 @@ def onnx_forward(path: Path) -> Forward:
 
 
 def read_onnx_metadata(path: Path) -> str:
-    """The metadata in the file at `path`, as text; UserError when there is none."""
+    """Return the metadata in the file at `path` as text; UserError if there is none."""
     found = open_session(path).get_modelmeta().custom_metadata_map
     if KEY not in found:
-        raise UserError(f"{path} does not say how it is used: only files that `main.py export` wrote do")
+        raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
     return found[KEY]
 
 
 def metadata_file(path: Path) -> Path:
-    """The file beside a StableHLO file that holds its metadata: `jax.export` has no place for it."""
+    """Return the path of the file with a StableHLO file's metadata, which `jax.export` itself cannot store."""
     return path.with_name(f"{path.name}.json")
 
 
 def read_exported(path: Path) -> export.Exported:
-    """The program at `path`; UserError when it is none."""
-    import_optional("flatbuffers", "export")  # by which `jax.export` reads and writes
+    """Read the program at `path`; UserError if it is not a valid one."""
+    import_optional("flatbuffers", "export")  # `jax.export` reads and writes with it
     try:
         if path.stat().st_size > LARGEST_STABLEHLO:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any network exported here")
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any exported network needs")
         return export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file trips in its reader
-        raise UserError(f"{path} is no StableHLO file of jax.export's ({one_line(error)}): export it again") from error
+    except Exception as error:  # damaged files raise errors of many types
+        raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
 
 
 def stablehlo_forward(path: Path) -> Forward:
-    """The classifier at `path` as a compiled function."""
+    """Return the classifier at `path` as a compiled function."""
     program = read_exported(path)
     if len(program.in_avals) != 1 or len(program.out_avals) != 1:
         raise UserError(
-            f"{path} takes {len(program.in_avals)} arrays and gives {len(program.out_avals)}: no classifier"
+            f"{path} takes {len(program.in_avals)} arrays and returns {len(program.out_avals)}: it is not a classifier"
         )
     run = jax.jit(program.call)
 
     def forward(images: np.ndarray) -> np.ndarray:
         try:
             return np.asarray(run(images))
-        except Exception as error:  # whatever a damaged program trips in the compiler
+        except Exception as error:  # damaged programs raise errors of many types in the compiler
             raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
 
     return forward
 
 
 def read_stablehlo_metadata(path: Path) -> str:
-    """The metadata beside the StableHLO file at `path`, as text; UserError when it is not there."""
+    """Return the metadata beside the StableHLO file at `path` as text; UserError if it cannot be read."""
     beside = metadata_file(path)
     try:
         return beside.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{beside}, which belongs to {path}, cannot be read: put it there ({error})") from error
+        raise UserError(f"{beside}, which belongs to {path}, cannot be read ({error}): copy it there") from error

@@ -19,20 +19,20 @@ Layout = Literal["ours", "official"]
 Read = TypeVar("Read")
 SUFFIX = ".safetensors"
 KEY = "cdnv2_jax"
-"""Of the header's metadata: what we say about the network, JSON as text."""
+"""Key of the network's metadata, stored as JSON text."""
 
 
 def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], layout: Layout) -> None:
-    """Writes the file `path`, over what may be there.
+    """Write a network to the file `path`, replacing any existing file.
 
     Args:
       network: any classifier.
-      metadata: JSON values to keep in the header, beside what the network is made of.
-      layout: names and shapes of the tensors, "ours" ("blocks/0/0/lgc/kernel", channels last) or "official", those of
+      metadata: JSON values to store in the header, beside the network's description.
+      layout: names and shapes of the tensors: "ours" ("blocks/0/0/lgc/kernel", channels last), or "official", as in
         `to_torch_state_dict`.
 
     Raises:
-      UserError: the official code has no such form, or the package is missing.
+      UserError: the official code has no such form of the network, or the safetensors package is missing.
     """
     files = import_optional("safetensors.numpy", "export")
     if layout == "official":
@@ -41,25 +41,25 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
         tensors = {name: np.asarray(array) for name, array in flat_arrays(nnx.state(network)).items()}
     header = {KEY: json.dumps({**metadata, "layout": layout, "network": describe_network(network)})}
     if layout == "official":
-        header["format"] = "pt"  # by which others tell that these are tensors of PyTorch's
-    # The package writes an array's memory as it lies, whatever its strides say.
+        header["format"] = "pt"  # tells other readers that these are PyTorch tensors
+    # The package writes an array's memory in order and ignores its strides.
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
-    path.write_bytes(files.save(contiguous, header))  # its own `save_file` keeps others from reading the file
+    path.write_bytes(files.save(contiguous, header))  # its own `save_file` makes the file unreadable for others
 
 
 def load_safetensors(path: str | Path) -> Network:
-    """The network of a file that `save_safetensors` wrote, of either layout, in evaluation mode.
+    """Load a network written by `save_safetensors`, in either layout, in evaluation mode.
 
     Raises:
-      UserError: no such file, no safetensors, without a description, or not what its description says; NaN, indices
-        out of range.
+      UserError: the file does not exist, is not in this format, has no description or does not match it, or holds
+        NaN or indices out of range.
     """
     path = Path(path)
     values, tensors = read_metadata(path), read_tensors(path)
     try:
         network = described_network(values["network"], dtype=None)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its metadata describes no network ({one_line(error)})") from error
+        raise UserError(f"{path}: its metadata does not describe a network ({one_line(error)})") from error
     if values.get("layout") == "official":
         return model_from_state_dict(tensors, network.architecture, name=network.name, source=str(path))
     _fill(path, network, tensors)
@@ -67,7 +67,7 @@ def load_safetensors(path: str | Path) -> Network:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the header says about the network; nothing in a file that others wrote. UserError as `load_safetensors`."""
+    """Return our metadata in the header; empty in files of other programs. UserError as for `load_safetensors`."""
 
     def metadata(file: Any) -> dict[str, Any]:
         values = json.loads((file.metadata() or {}).get(KEY, "{}"))
@@ -79,33 +79,33 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors by name; UserError as `load_safetensors`."""
+    """Return all tensors by name; UserError as for `load_safetensors`."""
 
     def tensors(file: Any) -> dict[str, np.ndarray]:
-        names = file.keys()  # it is no mapping
+        names = file.keys()  # `file` is not a mapping
         return {name: file.get_tensor(name) for name in names}
 
     return _read(path, tensors)
 
 
 def _read(path: Path, part: Callable[[Any], Read]) -> Read:
-    """`part` of the opened file. The package checks sizes and offsets against the file's length."""
+    """Apply `part` to the opened file. The package checks sizes and offsets against the file's length."""
     safetensors = import_optional("safetensors", "export")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return part(file)
-    except Exception as error:  # an error class of its own, TypeError for types that NumPy lacks, RecursionError, …
-        raise UserError(f"{path} is no whole safetensors file ({one_line(error)}): fetch it again") from error
+    except Exception as error:  # SafetensorError, TypeError for dtypes that NumPy lacks, RecursionError, …
+        raise UserError(f"{path} is not a complete safetensors file ({one_line(error)}): download it again") from error
 
 
 def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> None:
-    """Puts tensors of our layout into a network of the right structure."""
+    """Fill a network of matching structure with tensors in our layout."""
     state = nnx.state(network)
     expected = flat_arrays(state)
     if complaints := mismatches(tensors, {name: array.shape for name, array in expected.items()}):
-        raise UserError(f"{path} is not the {network.name} that it says: {complaints}")
+        raise UserError(f"{path} is not the {network.name} that it describes: {complaints}")
     for name, tensor in tensors.items():
         if tensor.dtype != expected[name].dtype:
             raise UserError(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
@@ -117,7 +117,7 @@ def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> No
 
 
 def _check_indices(path: Path, network: Network) -> None:
-    """UserError for a connection to a channel that there is not: kernels read memory by these numbers."""
+    """Raise UserError for channel indices out of range: the kernels address memory with them."""
     for where, module in nnx.iter_modules(network):
         if isinstance(module, CondensedGroupConv):
             channels = module.in_channels

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints: read safely, strict in both directions."""
+"""PyTorch checkpoints, read safely and converted strictly in both directions."""
 
 import argparse
 import pickle
@@ -18,17 +18,17 @@ from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 
 Weights = Literal["auto", "ema", "model"]
-LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, has 80 MB
+LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The dict that `torch.save` wrote, tensors on the CPU.
+    """Read the dict that `torch.save` wrote, with tensors on the CPU.
 
-    Nothing in the file is executed: `weights_only=True`, and of all classes only `argparse.Namespace`, which the
-    official training script stores its arguments in, may be constructed.
+    Nothing in the file is executed: `weights_only=True`, and the only class that may be constructed is
+    `argparse.Namespace`, in which the official training script stores its arguments.
 
     Raises:
-      UserError: no such file, not a PyTorch file, truncated, or one that would run code.
+      UserError: the file does not exist, is not a PyTorch file, is truncated, or would run code.
     """
     path = Path(path)
     torch = import_torch()
@@ -38,17 +38,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
-    except Exception as error:  # torch.load raises whatever a damaged file happens to trip
-        raise UserError(f"{path} is not a whole PyTorch checkpoint ({one_line(error)}): fetch it again") from error
+    except Exception as error:  # torch.load raises errors of many types for damaged files
+        raise UserError(f"{path} is not a complete PyTorch file ({one_line(error)}): download it again") from error
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint dict with a state_dict")
     return dict(checkpoint)
 
 
 def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: str) -> Mapping[str, Any]:
-    """The state_dict to take: `ema` state_dict_ema, `model` state_dict, `auto` the first of the two there is.
+    """Return state_dict_ema for "ema", state_dict for "model", or the first of the two that exists for "auto".
 
-    A file that is a bare state_dict counts as `model`.
+    A file that is itself a state_dict counts as "model".
     """
     found = {"ema": checkpoint.get("state_dict_ema"), "model": checkpoint.get("state_dict")}
     if found["ema"] is None and found["model"] is None and all(hasattr(t, "shape") for t in checkpoint.values()):
@@ -61,7 +61,7 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
 
 
 def import_torch():
-    """PyTorch, or a UserError that says how to get it: only files of PyTorch's need it."""
+    """Import PyTorch, which only PyTorch files need; UserError with the install command if it is missing."""
     try:
         import torch
     except ImportError as error:
@@ -79,9 +79,9 @@ def _check_file(path: Path) -> None:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 entries = archive.infolist()
-    except Exception as error:  # zipfile raises whatever a damaged directory happens to trip
-        raise UserError(f"{path} is not a whole PyTorch checkpoint ({one_line(error)}): fetch it again") from error
-    # torch.save stores, it never compresses: what is compressed could unpack to any size.
+    except Exception as error:  # zipfile raises errors of many types for a damaged directory
+        raise UserError(f"{path} is not a complete PyTorch file ({one_line(error)}): download it again") from error
+    # torch.save never compresses, and a compressed archive could unpack to any size.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path} is a compressed archive, not a file that torch.save wrote")
 
@@ -102,26 +102,26 @@ class TensorLike(Protocol):
 
 
 def to_torch_state_dict(model: Network) -> dict[str, np.ndarray]:
-    """The model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
+    """Return the model's official state_dict: official keys, order, layouts and dtypes, as NumPy arrays.
 
-    A convolution's kernel is [out, in / groups, h, w] there, a Linear's [out, in], a mask [out, in, 1, 1].
-    The official classes load it (after `torch.from_numpy`) with strict=True. `_stage` and `_count` follow the masks.
-    MobileNetV2 has torchvision's layout, ShuffleNetV2 that of its variant.
+    A convolution's kernel becomes [out, in / groups, h, w], a Linear's [out, in], a mask [out, in, 1, 1]. The official
+    classes load it (after `torch.from_numpy`) with strict=True. `_stage` and `_count` are derived from the masks.
+    MobileNetV2 uses torchvision's layout, ShuffleNetV2 the layout of its variant.
 
     Raises:
-      UserError: a condensed CondenseNet (v1) with its whole classifier, a form the official code does not have.
+      UserError: the official code has no such form, such as a condensed CondenseNet (v1) with its whole classifier.
     """
     torch_format(model.architecture).check(model)
     return {key: slot.read() for key, slot in state_dict_slots(model).items()}
 
 
 def state_dict_slots(model: Network) -> dict[str, Slot]:
-    """Every key of the model's official state_dict, in the official order, with the variable that holds its tensor."""
+    """Return every key of the model's official state_dict, in order, with the variable that holds its tensor."""
     return dict(torch_format(model.architecture).slots(model))
 
 
 def torch_format(architecture: Architecture) -> TorchFormat:
-    """How networks of that architecture lie in PyTorch's files; UserError for a family that has no such layout."""
+    """Return the PyTorch layout of an architecture's family; UserError if it has none."""
     family = family_of(architecture)
     if family.torch is None:
         raise UserError(f"the family {family.name!r} has no PyTorch layout: give Family(…, torch=…)")
@@ -129,7 +129,7 @@ def torch_format(architecture: Architecture) -> TorchFormat:
 
 
 def without_module_prefix(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The state_dict without the `module.` that DataParallel puts before every key."""
+    """Return the state_dict without the prefix `module.` that DataParallel adds to every key."""
     return {re.sub(r"^module\.", "", key): tensor for key, tensor in tensors.items()}
 
 
@@ -141,18 +141,18 @@ def model_from_state_dict(
     source: str = "state_dict",
     **dtypes: Any,
 ) -> Network:
-    """Builds the network that an official state_dict holds, masked, condensed or plain, in evaluation mode.
+    """Build the network that an official state_dict holds, masked, condensed or plain, in evaluation mode.
 
     Args:
       tensors: official keys, with or without `module.`, → tensors.
-      architecture: of the network it must be; where the original code has several layouts, the keys tell which.
-      name: of the network.
-      source: what to call it in errors, usually the file.
+      architecture: the expected architecture; if the original code has several layouts, the keys decide which.
+      name: name of the network.
+      source: name of the state_dict in errors, usually the file.
       **dtypes: `dtype` and `param_dtype` as for `create_model`.
 
     Raises:
-      UserError: missing, unexpected or misshapen keys (all are listed), NaN, masks that are not the same within a
-        group, indices out of range.
+      UserError: missing, unexpected or misshapen keys (all are listed), NaN, masks that differ within a group,
+        indices out of range.
     """
     tensors = without_module_prefix(tensors)
     official = torch_format(architecture)
@@ -160,7 +160,7 @@ def model_from_state_dict(
     model = blank_network(architecture, official.form(tensors), name=name, **dtypes)
     slots = state_dict_slots(model)
     if not any(key.endswith(COUNTER) for key in tensors):
-        # PyTorch wrote no counters before 0.4.1, and reads such files as having counted nothing.
+        # PyTorch before 0.4.1 wrote no counters; later versions load such files with counters of zero.
         tensors |= {key: np.zeros((), np.int64) for key in slots if key.endswith(COUNTER)}
     expected = {key: slot.layout.shape for key, slot in slots.items()}
     if complaints := mismatches(tensors, expected):
@@ -174,7 +174,7 @@ def model_from_state_dict(
 
 
 def mismatches(tensors: Mapping[str, TensorLike], expected: Mapping[str, tuple[int, ...]]) -> str:
-    """One line on everything that keys and shapes have wrong; empty when they agree."""
+    """Describe all mismatches of keys and shapes in one line; empty if there are none."""
     missing = [key for key in expected if key not in tensors]
     unexpected = [str(key) for key in tensors if key not in expected]
     misshapen = [
@@ -187,13 +187,13 @@ def mismatches(tensors: Mapping[str, TensorLike], expected: Mapping[str, tuple[i
 
 
 def shape_of(tensor: Any) -> list[int] | str:
-    """The shape as a list, or the type of what is no tensor."""
+    """Return the shape as a list, or the type's name for anything but a tensor."""
     shape = getattr(tensor, "shape", None)
     return type(tensor).__name__ if shape is None else [int(side) for side in shape]
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """A PyTorch tensor or anything array-like as a NumPy array; call it once the shape is known to be right."""
+    """Convert a PyTorch tensor or anything array-like, of a shape already checked, to a NumPy array."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":
@@ -210,20 +210,20 @@ def load_torch_checkpoint(
     num_classes: int | None = None,
     **overrides: Any,
 ) -> Network:
-    """Loads an official checkpoint file; masked or condensed, as the file is, in evaluation mode.
+    """Load an official checkpoint, masked or condensed as in the file, in evaluation mode.
 
-    Of ShuffleNetV2 files of its authors and of torchvision are read, of MobileNetV2 those of torchvision.
+    ShuffleNetV2 is read from files of its authors or of torchvision, MobileNetV2 from files of torchvision.
 
     Args:
-      path: what the official code saved: `state_dict` and perhaps `state_dict_ema`; keys with `module.` or without;
-        dense, partly or fully pruned, or converted.
+      path: file saved by the official code, with `state_dict` and perhaps `state_dict_ema`; keys with or without
+        `module.`; dense, partly or fully pruned, or converted.
       name: the model it holds, one of `list_models()`.
-      weights: "ema" or "model"; "auto" takes the EMA weights where there are any, as the official evaluation does.
+      weights: "ema" or "model"; "auto" takes the EMA weights if there are any, as the official evaluation does.
       num_classes: classes it was trained for; None for the model's usual number.
-      **overrides: for a network that differs from the registry's, as for `create_model`.
+      **overrides: changes to the registry's architecture, as for `create_model`.
 
     Raises:
-      UserError: the file cannot be read safely or does not hold exactly that network (everything wrong is listed).
+      UserError: the file cannot be read safely or does not hold exactly that network (all mismatches are listed).
       ValueError: unknown name or override.
     """
     architecture = architecture_of(name, num_classes, overrides)
@@ -232,7 +232,7 @@ def load_torch_checkpoint(
 
 
 def save_torch_checkpoint(path: str | Path, model: Network) -> None:
-    """Writes `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
+    """Write `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
     torch = import_torch()
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}
     with replacing(Path(path)) as temporary:

@@ -84,7 +84,7 @@ def test_equal_probabilities_keep_their_order(album: list[Path]) -> None:
 
 def test_a_program_that_gives_something_else(album: list[Path]) -> None:
     classifier = Classifier(Described("other", "plain", 3, USAGE), lambda images: np.zeros((len(images), 4)))
-    with pytest.raises(UserError, match="says that it has 3 classes"):
+    with pytest.raises(UserError, match="says it has 3 classes"):
         list(predict(classifier, album))
 
 

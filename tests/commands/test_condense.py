@@ -64,7 +64,7 @@ def test_wrong_number_of_classes(official: Path, shell: Shell) -> None:
 @pytest.mark.parametrize("classes", ["0", "-1"])
 def test_impossible_number_of_classes(classes: str, official: Path, shell: Shell) -> None:
     arguments = ("--checkpoint", official, "--output", "condensed", "--num-classes", classes)
-    assert f"num_classes must be 1 or more and whole, got {classes}" in shell.refuses("main.py", "condense", *arguments)
+    assert f"num_classes must be an integer >= 1, got {classes}" in shell.refuses("main.py", "condense", *arguments)
 
 
 @pytest.mark.parametrize("form", ["dense", "partly pruned"])
@@ -114,4 +114,4 @@ def test_overwriting_spares_what_is_no_checkpoint(shell: Shell) -> None:
     Path("home").mkdir()
     Path("home/thesis.tex").write_text("mine")
     arguments = ("--checkpoint", "pruned", "--output", "home", "--overwrite")
-    assert "home exists and is no checkpoint" in shell.refuses("main.py", "condense", *arguments)
+    assert "home exists and is not a checkpoint" in shell.refuses("main.py", "condense", *arguments)

@@ -44,7 +44,7 @@ def test_origins_help_and_range(shell: Shell) -> None:
         "optimizer.clip_norm": ("0.0", "default"),
     }
     assert expected.items() <= settings_of(printed).items()
-    assert "    largest norm of the whole gradient; 0 for no clipping; a number 0 or more\n" in printed
+    assert "    largest norm of the whole gradient; 0 for no clipping; a number >= 0\n" in printed
 
 
 def test_refuses(shell: Shell) -> None:

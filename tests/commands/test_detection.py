@@ -160,7 +160,7 @@ def test_report_draws_again(beside: Shell, runs: Path) -> None:
     assert f"{summary_of(Path('run'))['condensed']['params']:,}" in page.text
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 8  # as many as are held out
     Path("run/detections.json").write_text("[{}]")
-    assert "run/detections.json cannot be drawn" in beside.refuses("main.py", "report", "--workdir", "run")
+    assert "run/detections.json cannot be read" in beside.refuses("main.py", "report", "--workdir", "run")
 
 
 def test_report_of_a_detector_alone(beside: Shell) -> None:
@@ -178,8 +178,8 @@ def test_report_without_the_images(beside: Shell, runs: Path) -> None:
     Path("run/config.json").write_text(json.dumps(config))
     beside.succeeds("main.py", "report", "--workdir", "run")
     page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
-    assert page.faults == [] and "The held-out images are not at hand: gone" in page.text
-    assert "Beside published networks on COCO" in page.text and "31.7" in page.text
+    assert page.faults == [] and "The held-out images are not available: gone" in page.text
+    assert "Compared with published networks on COCO" in page.text and "31.7" in page.text
 
 
 @pytest.mark.soak  # a third run, half a minute

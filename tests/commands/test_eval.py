@@ -90,7 +90,7 @@ REFUSED = [
     (("--config", DIGITS, "--checkpoint", "missing"), "missing: no such file or directory"),
     (("--config", DIGITS, "--checkpoint", "images"), "images is not a checkpoint of this project"),
     (("--config", DIGITS, "--checkpoint", "notes.txt"), "notes.txt is not a"),
-    (("--config", DIGITS, *OURS), "ours tells 3 classes apart"),
+    (("--config", DIGITS, *OURS), "ours has 3 classes"),
     # Its images would be prepared as for the config's model, and its metrics read as that model's.
     (_of("v1"), "v1 holds a condensenet_50"),
     (_of("deep", "images", "--config.data.image_size=7"), "7×7 image is too small"),

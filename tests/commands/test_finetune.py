@@ -110,7 +110,7 @@ def test_stopped_and_resumed(shell: Shell) -> None:
     [
         (None, (), "network: no such file or directory"),
         ("a directory", (), "network is not a checkpoint of this project"),
-        ("halved", (), "network holds a condensenet_50, config.model.name is cdnv2_cifar_110"),
+        ("halved", (), "network holds a condensenet_50, but config.model.name is cdnv2_cifar_110"),
         ("halved", ("--config.model.name=condensenet_50",), "has a halved classifier, which cannot be replaced"),
         # Its architecture is its own, whatever the config's overrides say.
         ("dense", (), "8×8 image is too small"),

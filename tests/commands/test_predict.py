@@ -87,14 +87,14 @@ def test_unreadable_images(here: Shell) -> None:
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no checkpoint": (("--checkpoint", "missing", "album"), "missing: no such file or directory"),
     "no exported file": (("--checkpoint", "missing.onnx", "album"), "missing.onnx: no such file"),
-    "not exported by us": (("--checkpoint", "other.onnx", "album"), "other.onnx is no ONNX file"),
+    "not exported by us": (("--checkpoint", "other.onnx", "album"), "other.onnx is not an ONNX file"),
     "no StableHLO": (("--checkpoint", "other.stablehlo", "album"), "other.stablehlo.json, which belongs to"),
-    "no safetensors": (("--checkpoint", "other.safetensors", "album"), "is no whole safetensors file"),
+    "no safetensors": (("--checkpoint", "other.safetensors", "album"), "is not a complete safetensors file"),
     "no image": (("--checkpoint", "network"), "required: IMAGE"),
     "one that is none": (("--checkpoint", "network", "network/nothing.png"), "nothing.png cannot be read as an image"),
     "a folder without images": (("--checkpoint", "network", "network"), "network holds no images"),
-    "none of the best": (("--checkpoint", "network", "--top", "0", "album"), "must be a whole number from 1 on"),
-    "nothing at once": (("--checkpoint", "network", "--batch-size", "0", "album"), "must be a whole number from 1 on"),
+    "none of the best": (("--checkpoint", "network", "--top", "0", "album"), "must be an integer >= 1"),
+    "nothing at once": (("--checkpoint", "network", "--batch-size", "0", "album"), "must be an integer >= 1"),
 }
 
 

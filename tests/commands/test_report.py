@@ -189,7 +189,7 @@ def test_images_that_are_no_longer_there(smoke_run: Path, shell: Shell) -> None:
     Path("run/config.json").write_text(json.dumps(config))
     shell.succeeds("main.py", "report", "--workdir", "run")
     page = _page("run/report.html")
-    assert "The held-out images are not at hand: gone" in page.text
+    assert "The held-out images are not available: gone" in page.text
     assert "class 3" in page.text and not [tag for tag, _ in page.tags if tag == "img"]
 
 

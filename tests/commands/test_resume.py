@@ -119,7 +119,7 @@ def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
     assert (process.returncode, complaint) == (0, "")
     done = len(records_of(Path("run"), "train"))
     assert 4 <= done < STEPS
-    assert f"asked to stop: saved after step {done}, the same command resumes from there" in " ".join(printed.split())
+    assert f"asked to stop: saved after step {done}; repeat the command to resume" in " ".join(printed.split())
     assert not Path("run/summary.json").exists()
     printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert f"resuming after step {done}" in printed

@@ -164,7 +164,7 @@ def test_report_draws_anew(smoke_run: Path, shell: Shell) -> None:
 def test_finished_run_is_not_touched(smoke_run: Path, shell: Shell) -> None:
     shutil.copytree(smoke_run, "run")
     complaint = shell.refuses("main.py", "train", "--config", DIGITS, "--workdir", "run")
-    assert "holds this run, finished" in complaint
+    assert "holds this finished run" in complaint
     assert "--overwrite" in complaint
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.commands.shell import DIGITS, TINY, Shell
 
-FOREIGN = "holds files that are no run's: give an empty or a new directory"
+FOREIGN = "holds files that are not a run's: give an empty or new directory"
 CONFIG_OF_ANOTHER = json.dumps({"model": {"name": "cdnv2_cifar_110"}, "epochs": 7, "seed": 0}).encode()
 DAMAGED = {
     "nothing": b"",

@@ -97,7 +97,7 @@ def test_wrong_size(crop: str) -> None:
 
 
 def test_bad_policy_is_met_early() -> None:
-    with pytest.raises(UserError, match="is not such a policy"):
+    with pytest.raises(UserError, match="is not a supported policy"):
         Augmentation(224, rand_augment="rand-m12")
 
 

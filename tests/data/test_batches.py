@@ -203,7 +203,7 @@ def test_broken_images_are_named_counted_and_limited() -> None:
     with pytest.raises(UserError, match=r"^image [23] cannot be read .*config\.data\.max_broken_images") as error:
         BrokenImages(source, limit=1).check(batches[0])
     assert "at most 1" in str(error.value)
-    with pytest.raises(UserError, match="none may be"):
+    with pytest.raises(UserError, match="none may be broken"):
         BrokenImages(source, limit=0).check(batches[0])
 
 

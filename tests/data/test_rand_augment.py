@@ -46,7 +46,7 @@ BAD += "|RAND-m9|rand-m9 |rand-m٣|rand-m9-x2|rand-m" + "9" * 400
 
 @pytest.mark.parametrize("text", BAD.split("|"))
 def test_bad_policies(text: str) -> None:
-    with pytest.raises(UserError, match=r'is not such a policy: write "rand-m9-mstd0.5"') as caught:
+    with pytest.raises(UserError, match=r'is not a supported policy: write "rand-m9-mstd0.5"') as caught:
         parse_rand_augment(text)
     assert "\n" not in str(caught.value)
 

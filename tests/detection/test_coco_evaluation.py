@@ -176,9 +176,9 @@ def test_classes_one_by_one() -> None:
 def test_results_of_something_else(change: dict[str, int], complaint: str) -> None:
     results = _perfect(_truth())
     results[3] |= change
-    with pytest.raises(UserError, match=f"results are of {complaint}, which the annotations lack"):
+    with pytest.raises(UserError, match=f"results refer to {complaint}, which the annotations lack"):
         _figures(_truth(), results)
-    with pytest.raises(UserError, match="results are of image 99"):
+    with pytest.raises(UserError, match="results refer to image 99"):
         coco_figures(_truth(), [], [99])
 
 

@@ -61,7 +61,7 @@ def test_onnx(tmp_path: Path) -> None:
 
 def test_what_is_not_exported(tmp_path: Path) -> None:
     path = tmp_path / "detector.onnx"
-    with pytest.raises(UserError, match="only RetinaNet is written as ONNX"):
+    with pytest.raises(UserError, match="only RetinaNet can be exported to ONNX"):
         export_detector(detector("faster_rcnn"), CLASSES, PREPARATION, path, format="onnx")
     with pytest.raises(UserError, match="detectors are exported as stablehlo or onnx, not as safetensors"):
         export_detector(detector("retinanet"), CLASSES, PREPARATION, path, format="safetensors")

@@ -104,7 +104,7 @@ def test_another_networks_file_is_refused(format: str, tmp_path: Path) -> None:
         found = agreement(np.asarray(kind.run(written)(images(4))), np.asarray(compiled_forward(expected)(images(4))))
         refuse_difference(found, str(path))
 
-    with pytest.raises(UserError, match=r"network\.\w+ does not give what the network gives"):
+    with pytest.raises(UserError, match=r"network\.\w+ does not reproduce the network's logits"):
         write_verified(path, kind, {}, lambda to: kind.write(to, other, 24, {}), verify)
     assert contents(tmp_path) == before
 
@@ -116,7 +116,7 @@ def test_agreement() -> None:
     found = agreement(expected + off, expected)
     assert (found.images, found.top1) == (4, 0.75)
     assert found.difference == pytest.approx(3 / 4)
-    assert str(found) == "on 4 photographs top-1 the same for 75%, largest relative difference 0.75"
+    assert str(found) == "on 4 photographs: same top-1 class for 75%, largest relative difference 0.75"
     for wrong in (agreement(expected * np.nan, expected), agreement(expected[:, :2], expected)):
         with pytest.raises(UserError, match="nothing was written"):
             refuse_difference(wrong, "it")
@@ -126,7 +126,7 @@ def test_targets(tmp_path: Path) -> None:
     """Known before any work is done."""
     with pytest.raises(UserError, match="no format is called 'tflite'"):
         check_target(tmp_path / "network.tflite", "tflite", False)
-    with pytest.raises(UserError, match=r"told by their ending, call it network\.onnx"):
+    with pytest.raises(UserError, match=r"has the wrong suffix for ONNX: call it network\.onnx"):
         check_target(tmp_path / "network.pb", "onnx", False)
     (tmp_path / "network.stablehlo.json").write_text("mine")
     with pytest.raises(UserError, match=r"network\.stablehlo\.json exists"):
@@ -148,13 +148,13 @@ def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> Non
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "no JSON"),
-        ("[" * 100_000, "no JSON"),
-        ("[]", "not that of a file which"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "not written by `main.py export`"),
         ('{"format": 1}', "holds a None, not a classifier"),
         ('{"format": 1, "kind": "detector"}', "holds a detector, not a classifier"),
-        ('{"format": 1, "kind": "classifier"}', "not as it should be"),
-        ('{"format": 1, "kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}', "not as it should be"),
+        ('{"format": 1, "kind": "classifier"}', "metadata is invalid"),
+        ('{"format": 1, "kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}', "metadata is invalid"),
     ],
 )
 def test_metadata_that_cannot_be(text: str, complaint: str, copied: Callable[[str], Path]) -> None:

@@ -88,14 +88,14 @@ def test_connection_weights_are_a_groups_share_of_the_kernel(kind: type[MaskedCo
 @table(
     "kind, channels, groups, factor, message",
     [
-        (LearnedGroupConv, (10, 8), 4, 2, "learned group convolution, inputs: 10 channels do not divide by groups 4"),
-        (LearnedGroupConv, (8, 6), 4, 2, "learned group convolution, outputs: 6 channels do not divide by groups 4"),
-        (LearnedGroupConv, (8, 8), 4, 3, "inputs: 8 channels do not divide by condensation factor 3"),
-        (LearnedGroupConv, (8, 8), 0, 2, "do not divide by groups 0"),
-        (SparseFeatureReactivation, (6, 8), 4, 2, "reactivation, inputs: 6 channels do not divide by groups 4"),
-        (SparseFeatureReactivation, (8, 10), 4, 2, "reactivation, outputs: 10 channels do not divide by groups 4"),
-        (SparseFeatureReactivation, (8, 8), 4, 3, "outputs: 8 channels do not divide by condensation factor 3"),
-        (SparseFeatureReactivation, (8, 8), 4, -1, "do not divide by condensation factor -1"),
+        (LearnedGroupConv, (10, 8), 4, 2, "group convolution, inputs: 10 channels are not divisible by groups 4"),
+        (LearnedGroupConv, (8, 6), 4, 2, "group convolution, outputs: 6 channels are not divisible by groups 4"),
+        (LearnedGroupConv, (8, 8), 4, 3, "inputs: 8 channels are not divisible by condensation factor 3"),
+        (LearnedGroupConv, (8, 8), 0, 2, "are not divisible by groups 0"),
+        (SparseFeatureReactivation, (6, 8), 4, 2, "reactivation, inputs: 6 channels are not divisible by groups 4"),
+        (SparseFeatureReactivation, (8, 10), 4, 2, "reactivation, outputs: 10 channels are not divisible by groups 4"),
+        (SparseFeatureReactivation, (8, 8), 4, 3, "outputs: 8 channels are not divisible by condensation factor 3"),
+        (SparseFeatureReactivation, (8, 8), 4, -1, "are not divisible by condensation factor -1"),
     ],
 )
 def test_channels_that_do_not_divide(

@@ -34,7 +34,7 @@ def test_squeeze_excite(channels: int, reduction: int, hidden: int) -> None:
 
 
 def test_reduction_to_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="squeeze-excite of 15 channels cannot be reduced 16 times"):
+    with pytest.raises(ValueError, match="squeeze-excite: 15 channels cannot be reduced by a factor of 16"):
         SqueezeExcite(15, 16, rngs=nnx.Rngs(0))
 
 

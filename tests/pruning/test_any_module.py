@@ -60,7 +60,7 @@ def test_same_outputs(make: Callable[[], Any]) -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="layers/0: group 0 has 16 connections, a condensed one 4"):
+    with pytest.raises(UserError, match="layers/0: group 0 has 16 connections instead of 4"):
         condense(Listed())
     with pytest.raises(UserError, match="nothing to condense"):
         condense(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0))))

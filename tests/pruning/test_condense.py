@@ -154,8 +154,8 @@ def test_the_original_is_left_alone() -> None:
 @table(
     "stage, message",
     [
-        (0, "blocks/0/0/lgc: group 0 has 16 connections, a condensed one 4"),
-        (2, "blocks/0/0/lgc: group 0 has 8 connections, a condensed one 4"),
+        (0, "blocks/0/0/lgc: group 0 has 16 connections instead of 4"),
+        (2, "blocks/0/0/lgc: group 0 has 8 connections instead of 4"),
     ],
 )
 def test_unfinished_pruning_is_refused(stage: int, message: str) -> None:
@@ -175,7 +175,7 @@ def test_one_unfinished_group_is_refused() -> None:
     with pytest.raises(UserError, match="blocks/1/0/sfr: group 2 has 24 connections, a"):
         condense(model)
     layer.sfr.mask.set_value(mask.at[3].set(False))
-    with pytest.raises(UserError, match="group 3 has 0 connections, a condensed one 12; prune the network to its last"):
+    with pytest.raises(UserError, match="group 3 has 0 connections instead of 12: prune the network to its last"):
         condense(model)
 
 

@@ -36,7 +36,7 @@ def test_a_map_by_hand() -> None:
         [NAN, NAN, 4],  # the second layer's two
     ]
     np.testing.assert_array_equal(layer_map(values), expected)
-    with pytest.raises(ValueError, match=r"the later they come, got \[2, 2, 5\]"):
+    with pytest.raises(ValueError, match=r"must read more channels, got \[2, 2, 5\]"):
         layer_map([values[0], values[0], values[2]])
 
 
@@ -140,5 +140,5 @@ def test_an_index_beyond_the_channels(channel: int) -> None:
     assert isinstance(lgc, CondensedGroupConv)
     index = lgc.index
     index[...] = index[...].at[0, 0].set(channel)
-    with pytest.raises(UserError, match=rf"layer 2, LGC: its index goes from .*{channel}.* channels"):
+    with pytest.raises(UserError, match=rf"layer 2, LGC: its index values .*{channel}.* channels"):
         connections_by_kind(broken)

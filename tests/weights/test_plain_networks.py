@@ -53,5 +53,5 @@ def test_checkpoints_without_a_family_hold_condensenets(tmp_path: Path) -> None:
 def test_descriptions_that_make_no_sense(change: dict[str, Any], tmp_path: Path) -> None:
     save(tmp_path / "network", plain_network(SMALL["mobilenet_v2"]))
     rewrite_description(tmp_path / "network", json.dumps(description(tmp_path / "network") | change))
-    with pytest.raises(UserError, match="its description is not one of format 1"):
+    with pytest.raises(UserError, match="its description is not valid for format 1"):
         load(tmp_path / "network")

@@ -65,7 +65,7 @@ def test_files_of_others(tmp_path: Path) -> None:
     safetensors.numpy.save_file(tensors, path, {"format": "pt"})
     with pytest.raises(UserError, match=r"theirs.safetensors does not say which model it holds: add --model"):
         open_network(path)
-    with pytest.raises(UserError, match="describes no network"):
+    with pytest.raises(UserError, match="does not describe a network"):
         load_safetensors(path)
     sizes = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
     opened = open_network(path, model="cdnv2_cifar_110", overrides=sizes)
@@ -133,8 +133,8 @@ def _undescribed(tensors: dict[str, np.ndarray], values: dict[str, Any]) -> None
         (_left_over, "1 unexpected: more"),
         (_misshapen, "1 misshapen: stem/kernel"),
         (_double, "stem/kernel is float64, not float32"),
-        (_nonsense, "describes no network"),
-        (_undescribed, "describes no network"),
+        (_nonsense, "does not describe a network"),
+        (_undescribed, "does not describe a network"),
     ],
 )
 def test_what_cannot_be(change: Callable[..., None], complaint: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_cut_off(length: int, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     save_safetensors(path, network(), {}, "ours")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(UserError, match=r"network.safetensors is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"network.safetensors is not a complete safetensors file"):
         load_safetensors(path)
 
 

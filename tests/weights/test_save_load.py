@@ -134,7 +134,7 @@ def test_overwriting_spares_what_is_no_checkpoint(occupant: str, tmp_path: Path)
     """A mistyped path must not cost somebody's files."""
     _occupy(tmp_path / "network", occupant)
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="is no checkpoint"):
+    with pytest.raises(UserError, match="is not a checkpoint"):
         save(tmp_path / "network", network(), overwrite=True)
     assert contents(tmp_path) == before
 

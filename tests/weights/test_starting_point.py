@@ -106,7 +106,7 @@ def test_official_that_was_trained_for_other_classes_than_usual(classes: int, tm
 
 def test_another_model(tmp_path: Path) -> None:
     save(tmp_path / "network", network("pruned"))
-    with pytest.raises(UserError, match=f"holds a {NAME}, config.model.name is condensenet_50"):
+    with pytest.raises(UserError, match=f"holds a {NAME}, but config.model.name is condensenet_50"):
         _started(tmp_path / "network", 3, name="condensenet_50")
 
 

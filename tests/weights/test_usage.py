@@ -37,10 +37,10 @@ def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
     ("change", "complaint"),
     [
         ({"class_names": ["cat"]}, "1 names for 3 classes"),
-        ({"preparation": {}}, "no preparation"),
-        ({"preparation": {**SAID["preparation"], "size": 10**9}}, "images of 1000000000 pixels"),
+        ({"preparation": {}}, "invalid preprocessing or class names"),
+        ({"preparation": {**SAID["preparation"], "size": 10**9}}, "invalid size 1000000000"),
         ({"preparation": {**SAID["preparation"], "std": [0, 1, 1]}}, "std"),
-        ({"preparation": {**SAID["preparation"], "resize": "never"}}, "resizing 'never'"),
+        ({"preparation": {**SAID["preparation"], "resize": "never"}}, "invalid resize 'never'"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any], complaint: str) -> None:

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 from their "binary version", packed or unpacked.
 
-The "python version" of the same data consists of pickles, which can run any code when read: it is never read here.
+The "python version" of the same data consists of pickles, which can execute code when loaded; it is not supported.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from cdnv2_jax.errors import UserError
 
 SIDE = 32
 PIXELS = SIDE * SIDE * 3
-MOST_NAMES = 1 << 16  # bytes of the file with the names of the classes
+MOST_NAMES = 1 << 16  # bytes in the file of class names
 
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
-    """The layout of a data set; a record is `label_bytes` labels, of which the last counts, and then the pixels."""
+    """The layout of a data set; a record is `label_bytes` labels, of which the last is used, and then the pixels."""
 
     folder: str
     archive: str
@@ -70,10 +70,10 @@ LAYOUTS = {
 
 
 def read_cifar(name: Literal["cifar10", "cifar100"], directory: Path, split: Split) -> PixelSource:
-    """50,000 training or 10,000 test images, uint8 [32, 32, 3], with the names of the classes.
+    """Read 50,000 training or 10,000 test images, uint8 [32, 32, 3], with the class names.
 
     Raises:
-      UserError: missing, damaged, or not a whole number of records.
+      UserError: files are missing, damaged, or not a whole number of records.
     """
     version = VERSIONS[name]
     record = version.label_bytes + PIXELS
@@ -97,6 +97,6 @@ def read_cifar(name: Literal["cifar10", "cifar100"], directory: Path, split: Spl
     labels = records[:, version.label_bytes - 1].astype(np.int32)
     if labels.max() >= version.classes:
         raise UserError(f"{where}: a label is {labels.max()}, of {version.classes} classes: download it again")
-    # All of an image's red comes before its green and its blue.
+    # Pixels are stored channel by channel.
     images = records[:, version.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     return PixelSource(np.ascontiguousarray(images), labels, class_names, f"{name} {split} image")

@@ -1,4 +1,4 @@
-"""What reading large files has in common: a progress bar, archives read with limits, arrays cached beside a file."""
+"""Helpers for reading large files: a progress bar, archives read with size limits, arrays cached next to a file."""
 
 import contextlib
 import hashlib
@@ -23,9 +23,9 @@ FORMAT = 1
 
 @contextlib.contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with the work done since its last call.
+    """Yield a function to call with the amount of work done since its last call.
 
-    Shows a bar in a terminal, elsewhere a line at the start.
+    Shows a progress bar in a terminal, and otherwise prints one line at the start.
     """
     console = Console()
     if not console.is_terminal:
@@ -44,14 +44,14 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
 
 
 def read_from_folder(folder: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
-    """The contents of files, by name.
+    """Return the contents of files, by name.
 
     Args:
-      folder: where they lie.
-      wanted: name of each file → the most bytes that it may have.
+      folder: folder of the files.
+      wanted: name of each file → its size limit in bytes.
 
     Raises:
-      UserError: one is missing, unreadable or too large.
+      UserError: a file is missing, unreadable or too large.
     """
     contents = {}
     for name, most in wanted.items():
@@ -64,7 +64,7 @@ def read_from_folder(folder: Path, wanted: Mapping[str, int]) -> dict[str, bytes
 
 
 def read_from_archive(archive: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
-    """As `read_from_folder`, from a .tar.gz that has the files at its top or in a folder."""
+    """Like `read_from_folder`, from a .tar.gz that has the files at its top level or in a folder."""
     contents = {}
     try:
         with tarfile.open(archive, "r:gz") as opened:
@@ -88,15 +88,15 @@ def _check_size(file: str, size: int, most: int) -> None:
 
 
 def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[Arrays], bool]) -> Arrays:
-    """The result of `build` for a file, computed once.
+    """Return the result of `build` for a file, computed once.
 
-    Kept in FILE.index.npz or, where that cannot be written, in ~/.cache/cdnv2_jax. A cache that cannot be read, does
+    It is cached in FILE.index.npz or, if that is not writable, in ~/.cache/cdnv2_jax. A cache that cannot be read, does
     not satisfy `is_valid` or belongs to a file of another size or modification time is rebuilt.
 
     Args:
-      file: what the arrays are about; it must exist.
-      build: computes them.
-      is_valid: whether arrays from the cache, which are untrusted, can be the result of `build`.
+      file: the file that the arrays describe; it must exist.
+      build: function that computes the arrays.
+      is_valid: whether arrays from the cache, which is untrusted, can be the result of `build`.
     """
     facts = file.stat()
     stamp = np.array([FORMAT, facts.st_size, facts.st_mtime_ns])
@@ -113,7 +113,7 @@ def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[A
                 np.savez(opened, allow_pickle=False, **arrays, **{STAMP: stamp})
             break
         except UserError:
-            continue  # not writable; it works without a cache too
+            continue  # not writable, and the cache is optional
     return arrays
 
 
@@ -122,7 +122,7 @@ def _load(path: Path) -> Arrays | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            # Compressed members could be any size once read.
+            # Compressed members could expand to any size.
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 return None
         with np.load(path, allow_pickle=False) as arrays:

@@ -16,7 +16,7 @@ SPLIT_SEED = 0
 
 
 def digits_as_images(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """All digits in their published order: images float32 [1797, side, side, 3] in [−1, 1], labels int32 [1797].
+    """Return all digits in their published order: float32 [1797, side, side, 3] in [−1, 1], and labels int32 [1797].
 
     Each pixel becomes a square of side / 8 pixels, each grey value three equal channels.
     """
@@ -31,7 +31,7 @@ def digits_as_images(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed split: indices of 1,437 training and 360 test images, every class in proportion."""
+    """Return the fixed split: indices of 1,437 training and 360 test images, stratified by class."""
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(
@@ -41,7 +41,9 @@ def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_digits(split: Split, image_size: int) -> PixelSource:
-    """1,437 (train) or 360 (val) digits, uint8 [image_size, image_size, 3]; level l of 0 … 16 is round(l · 255 / 16).
+    """Return 1,437 (train) or 360 (val) digits, uint8 [image_size, image_size, 3].
+
+    Level l of 0 … 16 becomes round(l · 255 / 16).
 
     Raises:
       UserError: `image_size` is not a multiple of 8.
@@ -59,15 +61,15 @@ DARKEST, BRIGHTEST = 32, 192  # of the pattern; noise adds up to 63, so nothing 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource(Source[Sample]):
-    """A coarse random pattern for each class, the same in both splits, and noise that differs in every image.
+    """A coarse random pattern for each class, the same in both splits, plus noise that differs between images.
 
     Image i has class i modulo `num_classes`; the same index always gives the same image.
 
     Attributes:
-      split: whose noise.
+      split: the split, which selects the noise.
       image_size: side of the images, uint8 [image_size, image_size, 3].
-      num_classes: at least 1.
-      count: number of images; None: 1,280 to train on, 256 held out.
+      num_classes: number of classes, at least 1.
+      count: number of images; None for 1,280 (train) or 256 (val).
     """
 
     split: Split
@@ -88,7 +90,7 @@ class SyntheticSource(Source[Sample]):
         label = index % self.num_classes
         pattern = np.random.default_rng(label).integers(DARKEST, BRIGHTEST, (CELLS, CELLS, 3), np.uint8)
         nearest = np.arange(self.image_size) * CELLS // self.image_size
-        # Random bytes cost a seventh of random integers below 64.
+        # Random bytes take a seventh of the time of random integers below 64.
         noise = np.random.default_rng((self.split == "val", index)).bytes(self.image_size**2 * 3)
         image = np.frombuffer(noise, np.uint8).reshape(self.image_size, self.image_size, 3) >> 2
         image += pattern[nearest].take(nearest, axis=1)

@@ -1,4 +1,4 @@
-"""A folder per class with image files in it."""
+"""Image files in one folder per class."""
 
 import os
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jp
 
 
 class ImageFolderSource(Source[Sample]):
-    """The files of FOLDER/CLASS/*, classes and files sorted by name; an image is read on access.
+    """The files FOLDER/CLASS/*, with classes and files sorted by name; an image is read on access.
 
     Attributes:
       class_names: names of the class folders.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str], files: Sequence[tuple[int, str]]):
-        """Takes (label, file name) of every image."""
+        """Create a source from the (label, file name) of every image."""
         self.class_names = list(class_names)
         self._folder = str(folder)
         self._labels = np.array([label for label, _ in files], np.int32)
-        # One string and where each name ends: a tenth of the memory, and of the bytes to pickle, of a list.
+        # One string and the end of each name: a tenth of the memory and of the pickled size of a list.
         encoded = [os.fsencode(name) for _, name in files]
         self._names = b"".join(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)])
@@ -34,9 +34,9 @@ class ImageFolderSource(Source[Sample]):
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Sample:
-        """UserError when the file cannot be read."""
+        """Return a sample; raise UserError if its file cannot be read."""
         label = int(self._labels[index])
-        # The number of ends is one more than that of images: a negative index would find another file.
+        # There is one more end than there are images: a negative index would select another file.
         index = range(len(self))[index]
         file = os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
         path = os.path.join(self._folder, self.class_names[label], file)
@@ -44,7 +44,7 @@ class ImageFolderSource(Source[Sample]):
 
 
 def read_image_file(path: str) -> bytes:
-    """Its bytes; UserError when it cannot be read."""
+    """Return the bytes of a file; raise UserError if it cannot be read."""
     try:
         with open(path, "rb") as opened:
             return opened.read()
@@ -53,13 +53,12 @@ def read_image_file(path: str) -> bytes:
 
 
 def read_image_folder(directory: Path, split: Split) -> ImageFolderSource:
-    """The images of DIRECTORY/train or DIRECTORY/val; without these folders, DIRECTORY itself is the held-out split.
+    """Open DIRECTORY/train or DIRECTORY/val; without these folders, DIRECTORY itself is the held-out split.
 
-    Labels are positions in the sorted names of the training classes, if there are any: the same even when `val` lacks
-    some of them.
+    Labels are indices in the sorted names of the training classes, if there are any, even if `val` lacks some of them.
 
     Raises:
-      UserError: no such folder, a class without images, or a held-out class that `train` lacks.
+      UserError: a folder is missing, a class has no images, or `train` lacks a held-out class.
     """
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory: {LAYOUT}")
@@ -88,7 +87,7 @@ def _has_classes(folder: Path) -> bool:
 
 def _class_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        # Hidden folders (.ipynb_checkpoints) are never meant as classes.
+        # Hidden folders (.ipynb_checkpoints) are not classes.
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 

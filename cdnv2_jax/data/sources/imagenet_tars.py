@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC2012) from its archives as downloaded: images are read in place, nothing is unpacked."""
+"""ImageNet (ILSVRC2012) from the original archives: images are read in place, nothing is unpacked."""
 
 import io
 import re
@@ -15,19 +15,19 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
 IMAGES = (".jpeg", ".jpg")
-META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # of the devkit
-MOST_BYTES = 64 << 20  # of each of the two; the real ones have less than 1 MiB
+META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # in the devkit
+MOST_BYTES = 64 << 20  # limit for each of the two; the real ones have less than 1 MiB
 
 
 class TarSource(Source[Sample]):
-    """Images in a tar at known positions.
+    """Images at known positions in a tar.
 
     Attributes:
       class_names: WordNet ids, sorted.
     """
 
     def __init__(self, tar: TarFile, class_names: Sequence[str], offsets: np.ndarray, sizes: np.ndarray, labels):
-        """Byte positions and sizes int64 [n], labels int32 [n]."""
+        """Create a source from byte positions and sizes, int64 [n], and labels, int32 [n]."""
         self.class_names = list(class_names)
         self._tar, self._offsets, self._sizes, self._labels = tar, offsets, sizes, labels
 
@@ -35,13 +35,13 @@ class TarSource(Source[Sample]):
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> Sample:
-        """UserError when the tar cannot be read."""
+        """Return a sample; raise UserError if the tar cannot be read."""
         name, image = self._tar.member(int(self._offsets[index]), int(self._sizes[index]))
         return Sample(image, int(self._labels[index]), f"{self._tar.path}/{name}")
 
 
 def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
-    """The images of a split; their positions in the tar are indexed once and cached (see `cached_arrays`).
+    """Open a split; the positions of its images in the tar are indexed once and cached (see `cached_arrays`).
 
     Raises:
       UserError: an archive is missing, damaged, or does not match the others.
@@ -77,28 +77,28 @@ def _val(directory: Path) -> TarSource:
 
 
 def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
-    """Reads the devkit: the classes, and which of them each validation image shows.
+    """Read the devkit: the classes, and the class of each validation image.
 
-    Classes are the synsets without children; the ground truth is the ILSVRC2012_ID of a synset for each image, as
-    torchvision reads it too.
+    Classes are the synsets without children. The ground truth is the ILSVRC2012_ID of a synset for each image, as in
+    torchvision.
 
     Returns:
-      WordNet ids, sorted, and int32 [n], positions in them.
+      The sorted WordNet ids, and each image's index in them, int32 [n].
 
     Raises:
-      UserError: damaged, or not the devkit's contents.
+      UserError: the devkit is damaged, or has other contents.
     """
     files = read_from_archive(path, {META: MOST_BYTES, TRUTH: MOST_BYTES})
     try:
         classes, labels = _classes(files[META])
         truth = [labels[int(line)] for line in files[TRUTH].split()]
-    except Exception as error:  # SciPy raises errors of many kinds over a malformed file
-        raise UserError(f"{path} does not hold what it should ({one_line(error)}): download it again") from error
+    except Exception as error:  # SciPy raises errors of many kinds for a malformed file
+        raise UserError(f"{path} has invalid contents ({one_line(error)}): download it again") from error
     return classes, np.array(truth, np.int32)
 
 
 def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
-    """Sorted WordNet ids, and ILSVRC2012_ID → position among them."""
+    """Return the sorted WordNet ids, and ILSVRC2012_ID → index in them."""
     from scipy.io import loadmat
 
     synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"])
@@ -108,7 +108,7 @@ def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
 
 
 def _index_classes(tar: TarFile) -> Arrays:
-    """Index of a tar of tars, WNID.tar: `classes`, sorted, and each image's offset, size and label, sorted by label."""
+    """Index a tar of tars, WNID.tar: `classes`, sorted, and each image's offset, size and label, sorted by label."""
     size = tar.size()
     packed = {}
     for member in tar.members():
@@ -118,7 +118,7 @@ def _index_classes(tar: TarFile) -> Arrays:
                 raise UserError(f"{tar.path} has the class {wnid!r} twice: download it again")
             packed[wnid] = member
     if not packed:
-        raise UserError(f"{tar.path} holds no tar of a class: it must be the original, a tar of tars")
+        raise UserError(f"{tar.path} holds no class tars: it must be the original, a tar of tars")
     found: list[tuple[int, int, int]] = []
     with progress_bar(f"indexing {tar.path.name} (once)", size) as advance:
         for label, wnid in enumerate(sorted(packed)):
@@ -134,7 +134,7 @@ def _index_classes(tar: TarFile) -> Arrays:
 
 
 def _index_images(tar: TarFile) -> Arrays:
-    """Index of a tar of images, …_NUMBER.JPEG: each image's offset, size and number, sorted by number."""
+    """Index a tar of images, …_NUMBER.JPEG: each image's offset, size and number, sorted by number."""
     found = [
         (int(number[1]), member.offset, member.size)
         for member in tar.members()
@@ -145,7 +145,7 @@ def _index_images(tar: TarFile) -> Arrays:
 
 
 def _is_index(found: Arrays, tar: TarFile, kind: str) -> bool:
-    """Whether cached arrays have the form of an index and stay inside the tar."""
+    """Whether cached arrays have the form of an index with all positions inside the tar."""
     lists = ["offsets", "sizes", "numbers" if kind == "numbers" else "labels"]
     if not {kind, *lists} <= set(found):
         return False

@@ -1,4 +1,4 @@
-"""Opening a source of images by its name; the only place that lists them."""
+"""Open a source of images by name; the only place that lists them."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +15,11 @@ AnySource = TypeVar("AnySource", bound=Source)
 
 
 class Reader(NamedTuple, Generic[AnySource]):
-    """How files of one kind are read.
+    """Reader of one kind of files.
 
     Attributes:
       read: (directory, split) → the source.
-      layout: what to put where, for messages.
+      layout: where to put which files, for messages.
     """
 
     read: Callable[[Path, Split], AnySource]
@@ -40,18 +40,18 @@ SOURCES = (*GENERATED, *READERS)
 def open_source(
     name: str, *, directory: str | Path, split: Split, image_size: int, num_classes: int, count: int | None = None
 ) -> Source[Sample]:
-    """The images of a source.
+    """Open a source of images.
 
     Args:
       name: one of `SOURCES`.
-      directory: where its files are; digits and synthetic images have none.
+      directory: directory of its files; not used for digits and synthetic images.
       split: "train" or, held out, "val".
       image_size: side of digits and synthetic images; all others keep the size of their files.
-      num_classes: of the network.
-      count: of synthetic images; None: as many as `SyntheticSource` says.
+      num_classes: number of classes of the network.
+      count: number of synthetic images; None for the default of `SyntheticSource`.
 
     Raises:
-      UserError: no such source, nothing or something damaged in the directory, or another number of classes.
+      UserError: the source is unknown, its files are missing or damaged, or it has another number of classes.
     """
     check_name(name, SOURCES)
     if name == "synthetic":
@@ -67,12 +67,12 @@ def open_source(
 
 
 def open_directory(name: str, directory: str | Path, split: Split) -> Source[Sample]:
-    """A source of `READERS`, with any number of classes; UserError as `open_source`."""
+    """Open a source of `READERS` with any number of classes; raise UserError as `open_source` does."""
     return read_directory(READERS[name], directory, split)
 
 
 def read_directory(reader: Reader[AnySource], directory: str | Path, split: Split) -> AnySource:
-    """What the reader finds in a directory; UserError when none is given, or it is unreadable."""
+    """Open the source in a directory; raise UserError if no directory is given or it is unreadable."""
     if not str(directory):
         raise UserError(f"config.data.directory is empty: {reader.layout}")
     try:
@@ -82,7 +82,7 @@ def read_directory(reader: Reader[AnySource], directory: str | Path, split: Spli
 
 
 def check_name(name: str, sources: Sequence[str]) -> None:
-    """UserError, with the nearest name, unless `name` is one of the sources."""
+    """Raise UserError, with the nearest name, unless `name` is one of `sources`."""
     if name not in sources:
         near = difflib.get_close_matches(name, sources, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sources)}"

@@ -18,9 +18,9 @@ class Member:
     """A regular file in a tar.
 
     Attributes:
-      name: the first 100 bytes of it.
-      offset: position of the contents in the whole tar, bytes.
-      size: of the contents, bytes.
+      name: the first 100 bytes of the name.
+      offset: position of the contents in the whole tar, in bytes.
+      size: size of the contents, in bytes.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Member:
 
 
 class TarFile:
-    """Reads at given positions, from many threads at once; opens its file again after unpickling."""
+    """A tar that is read at given positions, from many threads at once; it reopens its file after unpickling."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -42,11 +42,11 @@ class TarFile:
         self.__init__(path)
 
     def size(self) -> int:
-        """Bytes in the file."""
+        """Return the size of the file in bytes."""
         return os.fstat(self._descriptor()).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes; UserError if there are fewer."""
+        """Read exactly `size` bytes; raise UserError if there are fewer."""
         try:
             data = os.pread(self._descriptor(), size, offset)
         except OSError as error:
@@ -56,16 +56,16 @@ class TarFile:
         return data
 
     def member(self, offset: int, size: int) -> tuple[str, bytes]:
-        """Name and bytes of the file whose bytes begin at `offset`."""
+        """Return the name and bytes of the member whose bytes begin at `offset`."""
         data = self.read(offset - BLOCK, BLOCK + size)
         return _name(data), data[BLOCK:]
 
     def members(self, start: int = 0, end: int | None = None) -> Iterator[Member]:
-        """The regular files of the tar at [start, end) of this file, without directories and links.
+        """Yield the regular files of the tar at [start, end) of this file, without directories and links.
 
         Raises:
-          UserError: it is not a tar, ends early, or has sparse files. A tar must end with a block of zeros, as one cut
-            between two of its files would otherwise pass for complete.
+          UserError: it is not a tar, ends early, or has sparse files. A tar must end with a block of zeros, because
+            one truncated between two files would otherwise pass for complete.
         """
         end = self.size() if end is None else end
         position = start
@@ -81,7 +81,7 @@ class TarFile:
             if position > end:
                 raise UserError(f"{self.path} ends inside {_name(header)!r}: copy or download it again")
             if kind == SPARSE or (kind in EXTENDED and b" size=" in self.read(offset, min(size, 1 << 20))):
-                raise UserError(f"{self.path}: {_name(header)!r} is not stored as it is: pack it with tar --format=gnu")
+                raise UserError(f"{self.path}: {_name(header)!r} is sparse or extended: pack it with tar --format=gnu")
             if kind in FILE_TYPES:
                 yield Member(_name(header), offset, size)
 
@@ -92,7 +92,7 @@ class TarFile:
                 opened = self._opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise UserError(f"{self.path} cannot be opened: {error.strerror or error}") from error
-            # Two threads may come here at once; both of their files stay open as long as this object lives.
+            # Two threads may get here at once; both descriptors stay open as long as this object lives.
             weakref.finalize(self, os.close, opened)
         return opened
 
@@ -109,7 +109,7 @@ class TarFile:
 
 
 def _number(field: bytes) -> int:
-    """Octal digits or, where the first bit is set, binary."""
+    """Parse octal digits or, if the first bit is set, a binary number."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return int(field.split(b"\0", 1)[0].strip() or b"0", 8)

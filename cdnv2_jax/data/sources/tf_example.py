@@ -1,8 +1,8 @@
 """tf.train.Example, the record format of TensorFlow's data sets, written and read without TensorFlow.
 
-From tensorflow/core/example/{example,feature}.proto, in the encoding of protocol buffers: an Example's field 1 is its
-Features, whose field 1 repeats entries of a map (1: name, 2: Feature); a Feature's field 1 is a list of bytes, 2 one of
-floats, 3 one of integers; the values are field 1 of such a list.
+The encoding is a protocol buffer, from tensorflow/core/example/{example,feature}.proto. Field 1 of an Example is its
+Features, whose field 1 repeats map entries (1: name, 2: Feature). Field 1 of a Feature is a list of bytes, 2 a list of
+floats, 3 a list of integers. Field 1 of such a list holds the values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 def encode_example(features: Mapping[str, bytes | int]) -> bytes:
-    """One value, bytes or an integer of at least 0, under each name."""
+    """Encode one value, bytes or a non-negative integer, under each name."""
     entries = b""
     for name, value in features.items():
         if isinstance(value, int):
@@ -26,7 +26,7 @@ def encode_example(features: Mapping[str, bytes | int]) -> bytes:
 
 
 def decode_example(record: bytes) -> dict[str, bytes | int]:
-    """The value of every feature that holds a single byte string or integer; all others are skipped.
+    """Return the value of every feature that holds a single byte string or integer; all others are skipped.
 
     Raises:
       ValueError: the record is not an Example.
@@ -36,7 +36,7 @@ def decode_example(record: bytes) -> dict[str, bytes | int]:
 
 
 def decode_lists(record: bytes) -> dict[str, list[bytes] | np.ndarray]:
-    """All values of every feature: bytes in a list, integers as int64 [n], floats as float32 [n].
+    """Return all values of every feature: bytes in a list, integers as int64 [n], floats as float32 [n].
 
     Raises:
       ValueError: the record is not an Example.
@@ -62,7 +62,7 @@ def _only_value(feature: memoryview) -> bytes | int | None:
 
 def _all_values(feature: memoryview) -> list[bytes] | np.ndarray:
     for values in _values(feature, FLOAT_LIST):
-        # Whether packed or each in its own field, four bytes stand for every float.
+        # Every float is four bytes, whether packed or each in its own field.
         return np.frombuffer(b"".join(_values(values, 1)), "<f4").astype(np.float32)
     for values in _values(feature, INT64_LIST):
         try:
@@ -73,7 +73,7 @@ def _all_values(feature: memoryview) -> list[bytes] | np.ndarray:
 
 
 def _integers(values: memoryview) -> Iterator[int]:
-    """Packed into one field or each in its own; both are valid."""
+    """Yield integers that are packed into one field or each in its own; both are valid."""
     for number, value in _fields(values):
         if number != 1:
             continue
@@ -90,12 +90,12 @@ def _values(message: memoryview, wanted: int) -> Iterator[memoryview]:
     for number, value in _fields(message):
         if number == wanted:
             if isinstance(value, int):
-                raise ValueError("a number where there should be a message")
+                raise ValueError("a number instead of a message")
             yield value
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """(number, value) of each field: integers as such, anything else as its bytes."""
+    """Yield (number, value) of each field: integers as such, anything else as its bytes."""
     position = 0
     while position < len(message):
         key, position = _read_varint(message, position)
@@ -133,7 +133,7 @@ def _signed(value: int) -> int:
 
 def _varint(value: int) -> bytes:
     if value < 0:
-        raise ValueError(f"not written here: {value} < 0")
+        raise ValueError(f"negative integers are not supported: {value}")
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""Data sets as TensorFlow Datasets lays them out in array_record files, read without TensorFlow."""
+"""Data sets of TensorFlow Datasets in array_record files, read without TensorFlow."""
 
 import contextlib
 import json
@@ -13,26 +13,26 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
 
-LAYOUT = "let DIRECTORY be what tfds or `main.py prepare` made, the folder with dataset_info.json in it"
+LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `main.py prepare` wrote"
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
 INFO, FEATURES = "dataset_info.json", "features.json"
-FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # where dataset_info.json gives none
-MOST_BYTES = 64 << 20  # of a JSON file
+FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # if dataset_info.json gives none
+MOST_BYTES = 64 << 20  # limit for a JSON file
 
-MOST_OPEN = 512  # of a data set's files: many systems let a process open 1,024 files and no more
+MOST_OPEN = 512  # open files per data set: many systems limit a process to 1,024
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
 BUFFER_BYTES = 32 << 10
 
 
 class ArrayRecords:
-    """Records of a list of files, by their position in all of them; files are opened at the first read of each.
+    """Records of a list of files, indexed across all of them; each file is opened at its first read.
 
     Attributes:
-      files: in their order.
+      files: the files, in order.
     """
 
     def __init__(self, files: Sequence[Path], lengths: Sequence[int]):
-        """Takes the number of records of each file, so that none need be opened yet."""
+        """Use `lengths`, the number of records of each file, so that no file need be opened yet."""
         self.files, self._lengths = list(files), list(lengths)
         self._ends = np.cumsum([0, *lengths])
         self._readers: dict[int, Any] = {}
@@ -47,7 +47,7 @@ class ArrayRecords:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> bytes:
-        """UserError, naming the file, when it cannot be read."""
+        """Return a record; raise UserError, naming the file, if it cannot be read."""
         index = range(len(self))[index]
         file = int(np.searchsorted(self._ends, index, side="right")) - 1
         try:
@@ -64,14 +64,14 @@ class ArrayRecords:
             if not path.is_file():
                 raise UserError(f"{path} is missing: rebuild the data set")
             reader = ArrayRecordReader(str(path), options=OPTIONS, file_reader_buffer_size=BUFFER_BYTES)
-            # A damaged file says why when it is read.
+            # For a damaged file, reading gives a better error.
             if reader.ok() and reader.num_records() != self._lengths[file]:
                 raise UserError(
                     f"{path} has {reader.num_records()} records, its dataset_info.json says {self._lengths[file]}: "
                     "rebuild the data set"
                 )
             if len(self._readers) >= MOST_OPEN:
-                self._readers = {}  # readers that another thread still uses close when it lets go of them
+                self._readers = {}  # a reader still in use by another thread closes when that releases it
             self._readers[file] = reader
         return reader
 
@@ -80,11 +80,11 @@ class TfdsSource(Source[Sample]):
     """Encoded images and labels from tf.train.Examples.
 
     Attributes:
-      class_names: as label.labels.txt has them.
+      class_names: names of all classes, from the labels.txt file.
     """
 
     def __init__(self, records: ArrayRecords, class_names: Sequence[str], image: str, label: str, where: str):
-        """Takes the names of the features `image` and `label`, and what messages call the data set and split."""
+        """Take the names of the features `image` and `label`, and `where`, the data set and split in messages."""
         self.class_names = list(class_names)
         self._records, self._image, self._label, self._where = records, image, label, where
 
@@ -92,7 +92,7 @@ class TfdsSource(Source[Sample]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
-        """UserError when the record cannot be read or lacks an image or its label."""
+        """Return a sample; raise UserError if the record cannot be read or lacks an image or its label."""
         name = f"{self._where} image {index}"
         record = self._records[index]
         try:
@@ -109,14 +109,14 @@ class TfdsSource(Source[Sample]):
 
 
 def read_tfds(directory: Path, split: Split) -> TfdsSource:
-    """The records of "train" or, held out, of the first that exists of "validation", "val", "test".
+    """Open the split "train" or, held out, the first that exists of "validation", "val", "test".
 
     Args:
-      directory: with dataset_info.json in it, or up to three levels above it: …/imagenet2012/5.1.0, …/imagenet2012.
-      split: which.
+      directory: folder of dataset_info.json, or up to three levels above it: …/imagenet2012/5.1.0, …/imagenet2012.
+      split: the split.
 
     Raises:
-      UserError: no such data set or more than one, another file format, no such split, files missing.
+      UserError: no data set or more than one, another file format, no such split, or missing files.
     """
     found = find_data_set(directory)
     info, features = read_json(found / INFO), read_json(found / FEATURES)
@@ -129,7 +129,7 @@ def read_tfds(directory: Path, split: Split) -> TfdsSource:
 
 @contextlib.contextmanager
 def understood(found: Path, layout: str) -> Iterator[None]:
-    """Turns what malformed metadata of the data set in `found` raises inside into a UserError."""
+    """Convert errors that malformed metadata of the data set in `found` raises inside to a UserError."""
     try:
         yield
     except UserError:
@@ -139,7 +139,7 @@ def understood(found: Path, layout: str) -> Iterator[None]:
 
 
 def find_data_set(directory: Path) -> Path:
-    """Where dataset_info.json is: `directory`, or up to three levels below; UserError unless there is just one."""
+    """Return the folder of dataset_info.json, up to three levels below `directory`; UserError unless there is one."""
     for levels in range(4):
         found = sorted(path.parent for path in directory.glob("*/" * levels + INFO))
         if len(found) > 1:
@@ -150,7 +150,7 @@ def find_data_set(directory: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; UserError when it is missing or holds none."""
+    """Return the JSON object in a file; raise UserError if the file is missing or holds no object."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path} is larger than any {path.name}: {LAYOUT}")
@@ -167,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Names of the image's and the label's feature, number of classes; among several, those for supervised training."""
+    """Return the names of the image and label features, preferably the supervised ones, and the number of classes."""
     kinds = features["featuresDict"]["features"]
     items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
     supervised = [item.get("featureKey") for item in items]
@@ -183,7 +183,7 @@ def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str
 
 
 def read_class_names(path: Path, classes: int) -> list[str]:
-    """The lines of a labels.txt, or numbers where there is none; UserError unless there are `classes`."""
+    """Return the lines of a labels.txt, or numbers without the file; raise UserError unless there are `classes`."""
     if not path.is_file():
         return [str(label) for label in range(classes)]
     names = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -193,7 +193,7 @@ def read_class_names(path: Path, classes: int) -> list[str]:
 
 
 def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[ArrayRecords, str]:
-    """The records of a split, and what messages call them; UserError when it has none."""
+    """Return the records of a split, and its name in messages; raise UserError if it has no records."""
     if info.get("fileFormat") != "array_record":
         raise UserError(f"{found} is in {info.get('fileFormat')} files: rebuild it with file_format='array_record'")
     splits = {entry["name"]: entry for entry in info["splits"]}
@@ -217,7 +217,7 @@ def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[Arra
         }
         name = re.sub(r"\{(\w+)\}", lambda match, parts=parts: parts[match[1]], template)
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{found} names a file outside of it, {name!r}: the data set is not to be trusted")
+            raise UserError(f"{found} names a file outside of it, {name!r}: do not trust the data set")
         files.append(found / name)
     if missing := [file.name for file in files if not file.is_file()]:
         raise UserError(f"{found} lacks {shorten(missing, 2)}: rebuild the data set")

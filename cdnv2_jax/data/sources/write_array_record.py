@@ -1,4 +1,4 @@
-"""Writes any source of images as TensorFlow Datasets lays it out, in array_record files, without TensorFlow."""
+"""Write any source of images as a TensorFlow Datasets data set in array_record files, without TensorFlow."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 
 VERSION = "1.0.0"
-WRITER = "group_size:1,uncompressed"  # single records are read at random; encoded images do not shrink any further
+WRITER = "group_size:1,uncompressed"  # for random access to single records; encoded images do not shrink further
 SPLIT_NAMES = {"train": "train", "val": "validation"}
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"BM": "bmp", b"RIFF": "webp"}
 PYTHON_NAMES = {
@@ -31,17 +31,17 @@ PYTHON_NAMES = {
 def write_array_record(
     sources: Mapping[str, Source[Sample]], output: Path, *, name: str, shard_bytes: int, overwrite: bool
 ) -> Path:
-    """Writes OUTPUT/NAME/1.0.0, all of it or nothing; encoded images keep their bytes, pixels become PNGs.
+    """Write OUTPUT/NAME/1.0.0, completely or not at all; encoded images keep their bytes, pixels become PNGs.
 
     Args:
       sources: split, "train" or "val" → its images; all with the same classes.
-      output: the directory that data sets lie in.
-      name: of the data set: a lower-case letter, then such letters, digits and underscores.
-      shard_bytes: a new file begins once the records of one have that many bytes.
+      output: parent directory of data sets.
+      name: name of the data set: a lower-case letter, then lower-case letters, digits and underscores.
+      shard_bytes: a new shard begins once the current one has this many bytes of records.
       overwrite: replace the data set if it exists.
 
     Returns:
-      The directory.
+      The directory of the data set.
 
     Raises:
       UserError: the name, the classes or an image cannot be used, or the disk is full.
@@ -71,14 +71,14 @@ def _common_class_names(sources: Mapping[str, Source[Sample]]) -> list[str]:
             odd = sorted(set(first) ^ set(other))[:3]
             raise UserError(f"the splits have different classes, {len(first)} and {len(other)}: {odd}")
     if odd := [name for name in first if name != name.strip() or "\n" in name or not name]:
-        raise UserError(f"class names must be single lines without blanks around them, {odd[0]!r} is not")
+        raise UserError(f"class names must be single lines without surrounding spaces, {odd[0]!r} is not")
     return first
 
 
 def _write_split(
     source: Source[Sample], directory: Path, name: str, split: str, shard_bytes: int
 ) -> tuple[dict[str, object], set[str]]:
-    """Writes its files; returns its entry in dataset_info.json, and the formats of its images."""
+    """Write the files of a split; return its entry in dataset_info.json and the formats of its images."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
     lengths: list[int] = []
@@ -104,7 +104,7 @@ def _write_split(
             advance(1)
     if writer is not None:
         writer.close()
-    # Only now is the number of files known, which is a part of their names.
+    # The number of shards, which is part of their names, is known only now.
     for number, length in enumerate(lengths):
         path = directory / f"{name}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
         (directory / f"{split}.{number}").rename(path)
@@ -121,7 +121,7 @@ def _write_split(
 
 
 def _encoded(sample: Sample) -> tuple[bytes, str]:
-    """An encoded image and its format."""
+    """Return an encoded image and its format."""
     if isinstance(sample.image, np.ndarray):
         stream = io.BytesIO()
         Image.fromarray(sample.image).save(stream, "png")
@@ -133,13 +133,13 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
 
 
 def _file_name(sample: Sample) -> bytes:
-    """The last two parts of a path, CLASS/IMAGE: the rest would reveal where the data set was made."""
+    """Return the last two parts of a path, CLASS/IMAGE: the rest would reveal where the data set was made."""
     return "/".join(sample.name.replace("\\", "/").split("/")[-2:]).encode("utf-8", "replace")
 
 
 def _features(classes: int, formats: set[str]) -> dict[str, object]:
     image: dict[str, object] = {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}
-    if formats in ({"jpeg"}, {"png"}):  # TFDS knows no others; without it, the bytes of an image tell
+    if formats in ({"jpeg"}, {"png"}):  # TFDS has no others; without a format, it goes by the bytes of an image
         image["encodingFormat"] = next(iter(formats))
     label = {"numClasses": str(classes)}
     contents = {"file_name": {"text": {}}, "image": {"image": image}, "label": {"classLabel": label}}

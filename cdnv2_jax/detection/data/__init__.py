@@ -1,1 +1,1 @@
-"""Images with boxes: where they come from, in which order, and how they become batches."""
+"""Images with boxes: sources, order and batches."""

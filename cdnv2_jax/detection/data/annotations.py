@@ -10,21 +10,21 @@ import numpy as np
 from cdnv2_jax.data.source import Picture, Source
 
 SMALLEST_SIDE = 32
-"""Images with a shorter side than that, in pixels, are not trained on (as in mmdetection 2.11)."""
+"""Images whose shorter side is below this, in pixels, are not trained on (as in mmdetection 2.11)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSample(Picture):
-    """One image and the objects to be learnt from it.
+    """One image and its training targets.
 
     Attributes:
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [height, width, 3].
-      height: of the image, pixels.
-      width: of the image, pixels.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
       boxes: float32 [n, 4], x1, y1, x2, y2 in pixels; only training targets (see `is_target`).
-      labels: int32 [n], positions in the source's `class_names`.
+      labels: int32 [n], indices into the source's `class_names`.
       image_id: the image's id in the annotations.
-      name: what a message calls it: a path, "train image 17".
+      name: name of the image in messages: a path, or "train image 17".
     """
 
     image: bytes | np.ndarray
@@ -44,10 +44,10 @@ class AnnotationArrays:
       image_ids: int64 [n].
       sizes: int32 [n, 2], height and width in pixels.
       ends: int64 [n + 1], from 0 to m.
-      ids: int64 [m], of the annotations.
+      ids: int64 [m], ids of the annotations.
       labels: int32 [m], from 0.
       boxes: float64 [m, 4], x, y, width, height in pixels, as annotated.
-      areas: float64 [m], of the objects, pixels.
+      areas: float64 [m], areas of the objects in pixels.
       crowd: bool [m], the annotation's flag `iscrowd`.
       ignored: bool [m], the annotation's flag `ignore`.
     """
@@ -63,7 +63,7 @@ class AnnotationArrays:
     ignored: np.ndarray
 
     def targets(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The training targets in one image: boxes float32 [n, 4] as x1, y1, x2, y2, labels int32 [n]."""
+        """Return the training targets of one image: boxes float32 [n, 4] as x1, y1, x2, y2, labels int32 [n]."""
         own = slice(self.ends[index], self.ends[index + 1])
         boxes = self.boxes[own]
         chosen = is_target(boxes, self.areas[own], self.crowd[own] | self.ignored[own], self.sizes[index][None])
@@ -71,7 +71,7 @@ class AnnotationArrays:
         return corners[chosen].astype(np.float32), self.labels[own][chosen]
 
     def training_indices(self) -> np.ndarray:
-        """int64 [k]: the images with a target and both sides of at least 32 pixels."""
+        """Return the images with a target and both sides of at least 32 pixels: int64 [k]."""
         owners = np.repeat(np.arange(len(self.image_ids)), np.diff(self.ends))
         chosen = is_target(self.boxes, self.areas, self.crowd | self.ignored, self.sizes[owners])
         boxes = np.bincount(owners[chosen], minlength=len(self.image_ids))
@@ -79,12 +79,12 @@ class AnnotationArrays:
 
 
 class DetectionSource(Source[DetectionSample]):
-    """Annotated images in a fixed order; how their files are read is up to the subclass.
+    """Annotated images in a fixed order; subclasses read their files.
 
     Attributes:
       arrays: all annotations.
-      class_names: of all classes, in the order of their labels.
-      category_ids: label → the id of that class in the annotations.
+      class_names: names of all classes, in the order of their labels.
+      category_ids: label → id of the class in the annotations.
     """
 
     def __init__(self, arrays: AnnotationArrays, class_names: Sequence[str], category_ids: Sequence[int]):
@@ -92,7 +92,7 @@ class DetectionSource(Source[DetectionSample]):
 
     @abc.abstractmethod
     def encoded(self, index: int) -> tuple[bytes, str]:
-        """The image file at `index` (at least 0) and its name for messages; UserError when it cannot be read."""
+        """Return the image file at `index` (at least 0) and its name for messages; UserError if it cannot be read."""
 
     @property
     def sizes(self) -> np.ndarray:
@@ -109,7 +109,7 @@ class DetectionSource(Source[DetectionSample]):
         return DetectionSample(encoded, height, width, boxes, labels, int(self.arrays.image_ids[index]), name)
 
     def annotations(self) -> dict[str, Any]:
-        """The ground truth in COCO's form, as `pycocotools` reads it, without segmentations."""
+        """Return the ground truth in COCO's format, as `pycocotools` reads it, without segmentations."""
         arrays = self.arrays
         sizes = zip(arrays.image_ids.tolist(), arrays.sizes.tolist(), strict=True)
         owners = np.repeat(arrays.image_ids, np.diff(arrays.ends))
@@ -133,16 +133,16 @@ class DetectionSource(Source[DetectionSample]):
 
 
 def is_target(boxes: np.ndarray, areas: np.ndarray, skipped: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """bool [m]: which annotations are training targets (as in mmdetection 2.11).
+    """Return which annotations are training targets (as in mmdetection 2.11): bool [m].
 
-    Not those marked as a crowd or to be ignored, outside their image, narrower or lower than one pixel, or without
-    area. Anchors on a crowd therefore count as background.
+    Excluded are crowds, annotations to be ignored, and boxes outside their image, narrower or lower than one pixel, or
+    without area. Anchors on a crowd therefore count as background.
 
     Args:
       boxes: [m, 4], x, y, width, height.
       areas: [m].
-      skipped: bool [m], crowds and those to be ignored.
-      sizes: [m, 2] or [1, 2], height and width of each one's image.
+      skipped: bool [m], crowds and annotations to be ignored.
+      sizes: [m, 2] or [1, 2], height and width of each box's image.
     """
     low, extent = boxes[:, :2], boxes[:, 2:]
     inside = np.minimum(low + extent, sizes[:, ::-1]) - np.maximum(low, 0)

@@ -1,4 +1,4 @@
-"""Annotated images → rows of batches of one orientation; their order is a pure function of seed and epoch."""
+"""Batches of annotated images of one orientation, in an order that is a pure function of seed and epoch."""
 
 import dataclasses
 import functools
@@ -14,19 +14,19 @@ from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.detection.data.annotations import DetectionSample, DetectionSource
 from cdnv2_jax.errors import UserError
 
-KEPT_EPOCHS = 4  # readers run ahead into the next epoch while others finish this one
+KEPT_EPOCHS = 4  # some readers are already in the next epoch while others finish this one
 
 
 def epoch_batches(groups: list[np.ndarray], batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [batches, batch_size]: the images of one epoch, each batch out of a single group.
+    """Return the images of one epoch, each batch from a single group: int64 [batches, batch_size].
 
-    As mmdetection's group sampler: the images of every group are shuffled, the last batch of each is filled with
-    random others of that group, and then the batches are shuffled. So every image comes at least once.
+    As in mmdetection's group sampler, the images of every group are shuffled, the last batch of each is filled with
+    random images of that group, and then the batches are shuffled. Every image appears at least once.
 
     Args:
-      groups: the images of each orientation, positions in the source.
-      batch_size: of the global batch.
-      seed: of the whole stream.
+      groups: for each orientation, the positions of its images in the source.
+      batch_size: global batch size.
+      seed: seed of the whole stream.
       epoch: from 0.
     """
     random = np.random.default_rng([seed, epoch])
@@ -47,22 +47,22 @@ class OrientationOrder:
     """
 
     def __init__(self, indices: np.ndarray, landscape: np.ndarray, batch_size: int, seed: int):
-        """Takes positions in the source, in rising order, and whether each of them is landscape."""
+        """Take positions in the source, in ascending order, and whether each of them is landscape."""
         if not len(indices):
-            raise ValueError("an order of no images")
+            raise ValueError("an order needs at least one image")
         self._groups = [np.asarray(indices[landscape]), np.asarray(indices[~landscape])]
         self._batch_size, self._seed = batch_size, seed
         self._epochs: dict[int, np.ndarray] = {}
         self.steps_per_epoch = sum(-(-len(group) // batch_size) for group in self._groups)
 
     def index(self, position: int) -> int:
-        """The image at `position` of the stream, counted over all hosts."""
+        """Return the image at `position` of the stream, counted over all hosts."""
         batch, within = divmod(position, self._batch_size)
         epoch, batch = divmod(batch, self.steps_per_epoch)
         return int(self._epoch(epoch)[batch, within])
 
     def from_index(self, index: int) -> Iterator[int]:
-        """The image `index`, then each of the others of its orientation once."""
+        """Iterate over the image `index` and then each other image of its orientation once."""
         group = next(group for group in self._groups if index in group)
         start = int(np.searchsorted(group, index))
         return (int(group[(start + step) % len(group)]) for step in range(len(group)))
@@ -71,29 +71,29 @@ class OrientationOrder:
         made = self._epochs.get(epoch)
         if made is None:
             made = epoch_batches(self._groups, self._batch_size, self._seed, epoch)
-            # Replaced, not changed: other threads may be reading it.
+            # Replaced, not modified, because other threads may be reading it.
             self._epochs = dict([*self._epochs.items(), (epoch, made)][-KEPT_EPOCHS:])
         return made
 
 
 def evaluation_order(landscape: np.ndarray, batch_size: int) -> np.ndarray:
-    """int64 [batches · batch_size]: every image once, landscapes first, each orientation padded with −1.
+    """Return every image once, landscapes first, each orientation padded with −1: int64 [batches · batch_size].
 
     Args:
-      landscape: bool [n], of all images.
-      batch_size: of the global batch.
+      landscape: bool [n], whether each image is landscape.
+      batch_size: global batch size.
     """
     groups = [np.flatnonzero(landscape), np.flatnonzero(~landscape)]
     return np.concatenate([np.pad(group, (0, -len(group) % batch_size), constant_values=-1) for group in groups])
 
 
 MOST_BOXES = 100
-"""An image with more keeps that many at random. Most images of COCO have fewer than ten."""
+"""From an image with more, this many are chosen at random. Most COCO images have fewer than ten."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionTrainingRow(RowMaker):
-    """Makes the rows of training batches.
+    """Maker of the rows of training batches.
 
     A row holds "image" (uint8 [h, w, 3], on a canvas), "size" (int32 [2]: height and width of the image on it),
     "boxes" (float32 [100, 4]: x1, y1, x2, y2 in pixels of the canvas), "labels" (int32 [100]), "valid" (bool [100]),
@@ -101,9 +101,9 @@ class DetectionTrainingRow(RowMaker):
     replaces, else −1).
 
     Attributes:
-      seed: of order and augmentation.
-      preparation: how images are resized; it gives the canvases too.
-      flips: mirror half of the images.
+      seed: seed of order and augmentation.
+      preparation: resizing of the images, and their canvases.
+      flips: whether to mirror half of the images.
     """
 
     source: DetectionSource
@@ -113,7 +113,7 @@ class DetectionTrainingRow(RowMaker):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every image comes at least once."""
+        """Batches per epoch; every image appears in them at least once."""
         return self._order.steps_per_epoch
 
     @property
@@ -149,14 +149,14 @@ class DetectionTrainingRow(RowMaker):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionEvaluationRow(RowMaker):
-    """Makes the rows of evaluation batches: landscapes, then portraits, each followed by padding.
+    """Maker of the rows of evaluation batches: landscapes, then portraits, each followed by padding.
 
     A row holds "image" (uint8 [h, w, 3], on a canvas), "size" (int32 [2]: height and width of the image on it),
-    "scale" (float32 [2]: by which x and y of the original were multiplied), "image_id" (int64), "real" (bool) and
+    "scale" (float32 [2]: scale factors of x and y from the original), "image_id" (int64), "real" (bool) and
     "broken" (int64, index of an unreadable sample, else −1). Padding and unreadable samples are not real.
 
     Attributes:
-      preparation: what is done to the images.
+      preparation: resizing of the images, and their canvases.
     """
 
     source: DetectionSource
@@ -164,7 +164,7 @@ class DetectionEvaluationRow(RowMaker):
 
     @property
     def batches(self) -> int:
-        """How many of them hold every image once."""
+        """Number of batches that hold every image once."""
         return len(self._order) // self.share.batch_size
 
     @property
@@ -177,7 +177,7 @@ class DetectionEvaluationRow(RowMaker):
         return evaluation_order(_landscape(self.source), self.share.batch_size)
 
     def sample_index(self, row: int) -> int:
-        """As `RowMaker`; −1 for padding."""
+        """As in `RowMaker`; −1 for padding."""
         return int(self._order[self.share.position(row)])
 
     def __call__(self, row: int) -> dict[str, Any]:
@@ -200,9 +200,9 @@ class DetectionEvaluationRow(RowMaker):
         }
 
     def _padding(self, row: int, broken: int) -> dict[str, Any]:
-        """Black, of the shape that its batch has."""
+        """Return a black row of the same shape as its batch."""
         position = self.share.position(row)
-        first = int(self._order[position - position % self.share.batch_size])  # a batch begins with a real one
+        first = int(self._order[position - position % self.share.batch_size])  # a batch starts with a real image
         canvas = self.preparation.canvas_of(*self.source.sizes[first].tolist())
         return {
             "image": np.zeros((*canvas, 3), np.uint8),
@@ -215,7 +215,7 @@ class DetectionEvaluationRow(RowMaker):
 
 
 def padded_targets(boxes: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """ "boxes" [100, 4], "labels" [100] and "valid" [100]: zeros after the last; of more than 100, 100 at random."""
+    """Return "boxes" [100, 4], "labels" [100] and "valid" [100], padded with zeros; choose 100 at random from more."""
     if len(boxes) > MOST_BOXES:
         kept = np.sort(random.choice(len(boxes), MOST_BOXES, replace=False))
         boxes, labels = boxes[kept], labels[kept]
@@ -228,12 +228,12 @@ def padded_targets(boxes: np.ndarray, labels: np.ndarray, random: np.random.Gene
 
 
 def _landscape(source: DetectionSource) -> np.ndarray:
-    """bool [n], of all images."""
+    """Return whether each image is landscape: bool [n]."""
     return np.array([is_landscape(height, width) for height, width in source.sizes.tolist()], bool)
 
 
 def _pixels(sample: DetectionSample) -> np.ndarray:
-    """uint8 [h, w, 3]; BrokenImage, or UserError when it has another size than its annotations say."""
+    """Decode to uint8 [h, w, 3]; raise BrokenImage, or UserError if the size differs from the annotations."""
     pixels = sample.pixels()
     height, width = pixels.shape[:2]
     if (height, width) != (sample.height, sample.width):

@@ -16,7 +16,7 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 
 LAYOUT = (
     "put annotations at DIRECTORY/annotations/instances_train2017.json and images at DIRECTORY/train2017/*.jpg, "
-    "and so for val2017 (or train and val without a year)"
+    "likewise for val2017 (or train and val without a year)"
 )
 YEARS = ("2017", "")
 LARGEST = 1e9
@@ -37,7 +37,7 @@ class CocoSource(DetectionSource):
     ):
         super().__init__(arrays, class_names, category_ids)
         self._folder = str(folder)
-        # Of fixed width: a fraction of a list's memory, and of its bytes to pickle.
+        # Fixed-width strings take a fraction of a list's memory and of its pickled size.
         self._files = np.array([os.fsencode(name) for name in file_names], np.bytes_)
 
     def encoded(self, index: int) -> tuple[bytes, str]:
@@ -46,11 +46,11 @@ class CocoSource(DetectionSource):
 
 
 def read_coco(directory: Path, split: Split) -> CocoSource:
-    """The images of DIRECTORY/<split>2017 or, without annotations of these, DIRECTORY/<split>, in the file's order.
+    """Open the images of DIRECTORY/<split>2017 or, without annotations for it, DIRECTORY/<split>, in the file's order.
 
     Raises:
-      UserError: no such files, or anything wrong in the annotations, all of which are checked; it names the file and
-        the item.
+      UserError: files are missing, or an annotation is invalid (all of them are checked); the message names the file
+        and the item.
     """
     file, folder = _find(directory, split)
     with progress_bar(f"reading {file}", 3) as advance:
@@ -90,13 +90,13 @@ def _content(file: Path) -> Mapping[str, Sequence[Any]]:
 
 
 def _categories(items: Sequence[Any], where: str) -> tuple[list[int], list[str]]:
-    """Ids in rising order, and the names of these."""
+    """Return ids in ascending order, and their names."""
     names: dict[int, str] = {}
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         identity, name = _whole(item, "id", place), item.get("name")
         if not isinstance(name, str) or not name.strip():
-            raise _wrong(place, "name", name, "a text")
+            raise _wrong(place, "name", name, "a string")
         if identity in names:
             raise UserError(f"{place} has the same id as one before, {identity}: each category needs its own")
         names[identity] = name
@@ -106,7 +106,7 @@ def _categories(items: Sequence[Any], where: str) -> tuple[list[int], list[str]]
 
 
 def _images(items: Sequence[Any], where: str) -> tuple[list[int], np.ndarray, list[str]]:
-    """Ids, sizes int32 [n, 2] and file names, in the order of the file."""
+    """Return ids, sizes int32 [n, 2] and file names, in the order of the file."""
     found: dict[int, tuple[int, int, str]] = {}
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
@@ -116,7 +116,7 @@ def _images(items: Sequence[Any], where: str) -> tuple[list[int], np.ndarray, li
             raise _wrong(place, "file_name", name, "the name of a file")
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{place} names a file outside the folder of images, {_shown(name)}: not to be trusted")
+            raise UserError(f"{place} names a file outside the image folder, {_shown(name)}: use a path inside it")
         if identity in found:
             raise UserError(f"{place} has the same id as one before, {identity}: each image needs its own")
         found[identity] = (height, width, name)
@@ -129,16 +129,16 @@ def _images(items: Sequence[Any], where: str) -> tuple[list[int], np.ndarray, li
 def _arrays(
     items: Sequence[Any], where: str, image_ids: Sequence[int], sizes: np.ndarray, labels: Mapping[int, int]
 ) -> AnnotationArrays:
-    """Checks every annotation, and puts those of an image side by side, in the order of the file."""
+    """Check every annotation, and group them by image, each group in the order of the file."""
     positions = {identity: position for position, identity in enumerate(image_ids)}
     rows: dict[int, tuple[int, int, tuple[float, ...], float, bool, bool]] = {}
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         identity, image, category = (_whole(item, key, place) for key in ("id", "image_id", "category_id"))
         if image not in positions:
-            raise UserError(f"{place} is of image {image}, which is not among the images: fix or remove it")
+            raise UserError(f"{place} refers to image {image}, which is not among the images: fix or remove it")
         if category not in labels:
-            raise UserError(f"{place} is of category {category}, which is not among the categories: fix or remove it")
+            raise UserError(f"{place} refers to category {category}, which is not a known category: fix or remove it")
         if identity in rows:
             raise UserError(f"{place} has the same id as one before, {identity}: each annotation needs its own")
         flags = _flag(item, "iscrowd", place), _flag(item, "ignore", place)
@@ -161,9 +161,9 @@ def _arrays(
 
 def _whole(item: Any, key: str, place: str, allowed: range = IDS) -> int:
     if not isinstance(item, dict):
-        raise UserError(f"{place} is {_shown(item)}, not an object with names and values: copy the file again")
+        raise UserError(f"{place} is {_shown(item)}, not a JSON object: copy the file again")
     value = item.get(key)
-    if type(value) is not int or value not in allowed:  # True is an int too, but no number
+    if type(value) is not int or value not in allowed:  # `type`, because True is an int too
         raise _wrong(place, key, value, "a whole number" if allowed is IDS else "a whole number of pixels above 0")
     return value
 
@@ -173,7 +173,7 @@ def _box(item: Mapping[str, Any], place: str) -> tuple[float, ...]:
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         raise _wrong(place, "bbox", box, "four numbers: x, y, width, height")
     if box[2] < 0 or box[3] < 0:
-        raise _wrong(place, "bbox", box, "x, y, width, height with no size below 0")
+        raise _wrong(place, "bbox", box, "x, y, width, height with no negative size")
     return tuple(box)
 
 
@@ -185,7 +185,7 @@ def _area(item: Mapping[str, Any], place: str) -> float:
 
 
 def _flag(item: Mapping[str, Any], key: str, place: str) -> bool:
-    """The official files always have `iscrowd` and never `ignore`; others lack either."""
+    """Return a flag that may be missing: official files have `iscrowd` but no `ignore`; others may lack either."""
     value = item.get(key, 0)
     if not isinstance(value, int) or value not in (0, 1):
         raise _wrong(place, key, value, "0 or 1")
@@ -193,7 +193,7 @@ def _flag(item: Mapping[str, Any], key: str, place: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Python's JSON knows NaN and infinities: they fail the comparison."""
+    """Return whether a value is a number within the limits; this excludes NaN and infinities, which JSON may hold."""
     return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
@@ -205,13 +205,13 @@ def _wrong(place: str, key: str, value: Any, wanted: str) -> UserError:
 
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value not in IDS:
-        return "a huge number"  # Python refuses to print the largest
+        return "a huge number"  # Python refuses to print the largest ones
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _refuse_missing(folder: Path, names: Sequence[str]) -> None:
-    """UserError when an image is missing; lists the folder once instead of looking for each file."""
+    """Raise UserError if an image is missing; list the folder once instead of looking for each file."""
     present = set(os.listdir(folder))
     missing = [_shown(name) for name in names if name not in present and not _is_file(folder / name)]
     if missing:

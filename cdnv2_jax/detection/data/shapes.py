@@ -1,4 +1,4 @@
-"""A small data set of drawn shapes in COCO's format: for a first run, for tests, for teaching."""
+"""A small generated data set of shapes in COCO's format, for a first run, tests and teaching."""
 
 import contextlib
 import dataclasses
@@ -23,38 +23,38 @@ from cdnv2_jax.files import refuse_existing
 
 TRAIN_IMAGES, VAL_IMAGES, SEED = 4800, 300, 0
 NAME = "shapes_1"
-"""Of the directory; the number grows whenever the drawings change."""
+"""Name of the directory; the number increases whenever the drawings change."""
 
 QUALITY = 92
 FIRST_ID: dict[Split, int] = {"train": 1, "val": 1_000_001}
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "cross")
 CATEGORY_IDS = (1, 3, 7, 18, 90)
-"""With gaps, as COCO's."""
+"""With gaps, as in COCO."""
 
 SIZES = ((128, 192), (120, 192), (128, 176), (112, 184))
 """(shorter side, longer side) of pictures, pixels."""
 
 MOST_OBJECTS = 6
 SMALLEST, LARGEST, LARGEST_SHARE = 16, 96, 0.75
-"""The longer side of an object's box, pixels, also as a fraction of the picture's shorter side."""
+"""Limits on the longer side of an object's box: in pixels, and as a fraction of the picture's shorter side."""
 
 LEAST_VISIBLE = 0.6
-"""Fraction of every object, however many others lie over it."""
+"""Fraction of every object that stays visible, however many others overlap it."""
 
 EMPTY, CROWDED = 0.04, 0.06
 """Fractions of pictures without any object, and with a crowd."""
 
 ATTEMPTS = 8
 FINE = 4
-"""Shapes are drawn on a grid that many times finer, for soft edges."""
+"""Shapes are drawn on a grid this many times finer, for smooth edges."""
 
 
 def open_shapes(cache_directory: str | Path, split: Split, *, images: int = 0) -> CocoSource:
-    """4,800 training or 300 held-out pictures, drawn into CACHE_DIRECTORY/shapes_1 at first use.
+    """Open 4,800 training or 300 held-out pictures, drawn into CACHE_DIRECTORY/shapes_1 at first use.
 
     Args:
-      cache_directory: where they are kept.
+      cache_directory: where the pictures are kept.
       split: "train" or "val".
       images: another number of pictures for each split; 0 for the default.
 
@@ -68,18 +68,18 @@ def open_shapes(cache_directory: str | Path, split: Split, *, images: int = 0) -
 
 
 def write_shapes(directory: Path, *, train_images: int, val_images: int, seed: int) -> None:
-    """Writes DIRECTORY/annotations/instances_{train,val}.json, DIRECTORY/train and DIRECTORY/val, or nothing.
+    """Write DIRECTORY/annotations/instances_{train,val}.json, DIRECTORY/train and DIRECTORY/val, all or nothing.
 
-    The same seed gives the same pictures, however many. Several processes may do this at the same time: the first to
-    finish provides the files, which are the same.
+    The same seed gives the same pictures, however many are drawn. Several processes may do this at the same time: the
+    first to finish provides the files, which are identical.
 
     Args:
-      directory: that does not exist yet.
+      directory: path that does not exist yet.
       train_images, val_images: at least 1 each.
-      seed: of everything random.
+      seed: seed of all randomness.
 
     Raises:
-      UserError: it exists, or it cannot be written.
+      UserError: the directory exists or cannot be written.
     """
     if min(train_images, val_images) < 1:
         raise UserError(f"{train_images} and {val_images} images: a data set needs at least one of each split")
@@ -89,7 +89,7 @@ def write_shapes(directory: Path, *, train_images: int, val_images: int, seed: i
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-        scratch.chmod(0o755)  # as any directory; temporary ones are private to their owner
+        scratch.chmod(0o755)  # like any directory; temporary ones are private to their owner
         total = train_images + val_images
         with progress_bar(f"drawing {total} pictures into {directory}", total) as advance:
             for split, count in counts.items():
@@ -104,7 +104,7 @@ def write_shapes(directory: Path, *, train_images: int, val_images: int, seed: i
 
 
 def _move(scratch: Path, directory: Path) -> None:
-    """FileExistsError when another process was faster."""
+    """Rename `scratch`; FileExistsError if another process was faster."""
     try:
         os.rename(scratch, directory)
     except OSError:
@@ -140,12 +140,12 @@ def _write_split(root: Path, split: Split, count: int, seed: int, advance: Calla
 
 @dataclasses.dataclass
 class Scene:
-    """A picture in the making.
+    """A picture being drawn.
 
     Attributes:
       image: float32 [h, w, 3], 0 … 255.
       objects: annotations without ids.
-      covers: of each object the visible pixels, bool [h, w], and how many it has in all.
+      covers: for each object, its visible pixels, bool [h, w], and its total number of pixels.
     """
 
     image: np.ndarray
@@ -154,7 +154,7 @@ class Scene:
 
 
 def draw_scene(random: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """uint8 [h, w, 3] and annotations (category_id, bbox, area, iscrowd, segmentation); a pure function of `random`."""
+    """Draw pixels, uint8 [h, w, 3], and annotations (category_id, bbox, area, iscrowd, segmentation) from `random`."""
     short, long = SIZES[random.integers(len(SIZES))]
     size = (short, long) if random.random() < 0.6 else (long, short)
     scene = Scene(_background(size, random), [], [])
@@ -168,7 +168,7 @@ def draw_scene(random: np.random.Generator) -> tuple[np.ndarray, list[dict[str, 
 
 
 def outline(label: int, angle: float) -> np.ndarray:
-    """float64 [k, 2]: corners (x, y) of a class, rotated by `angle` (radians), in a box at (0, 0) of longer side 1."""
+    """Return corners x, y of a class, float64 [k, 2], rotated by `angle` radians, in a box at (0, 0), longer side 1."""
     name = CLASS_NAMES[label]
     if name == "cross":
         arm = 0.34
@@ -187,11 +187,11 @@ def outline(label: int, angle: float) -> np.ndarray:
 
 
 def coverage(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 [h, w] in [0, 1]: how much of each pixel is inside a polygon of corners [k, 2] (x, y)."""
+    """Return how much of each pixel is inside a polygon of corners [k, 2] (x, y): float32 [h, w] in [0, 1]."""
     low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
     width, height = high - low
     fine = Image.new("L", (int(width) * FINE, int(height) * FINE))
-    points = (corners - low) * FINE - 0.5  # from edges of pixels, where 0 is a picture's border, to their centres
+    points = (corners - low) * FINE - 0.5  # shifts 0 from the picture's border to the first pixel's centre
     ImageDraw.Draw(fine).polygon([(float(x), float(y)) for x, y in points], fill=255)
     covered = np.zeros(size, np.float32)
     covered[low[1] : high[1], low[0] : high[0]] = np.asarray(fine.reduce(FINE), np.float32) / 255
@@ -199,7 +199,7 @@ def coverage(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """A mask bool [h, w] as COCO's uncompressed run lengths: down the columns, zeros first."""
+    """Encode a mask, bool [h, w], as COCO's uncompressed run lengths: down the columns, zeros first."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
@@ -207,7 +207,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def _draw_object(scene: Scene, random: np.random.Generator) -> None:
-    """Draws one where it does not hide others too much, or none if no such place is found."""
+    """Draw an object where it does not hide others too much, or none if no such place is found."""
     height, width = scene.image.shape[:2]
     label = int(random.integers(len(CLASS_NAMES)))
     largest = min(LARGEST, LARGEST_SHARE * min(height, width))
@@ -234,7 +234,7 @@ def _draw_object(scene: Scene, random: np.random.Generator) -> None:
 
 
 def _draw_crowd(scene: Scene, random: np.random.Generator) -> None:
-    """Draws many tiny objects of one class side by side, annotated as one."""
+    """Draw many tiny objects of one class side by side, annotated as one crowd."""
     height, width = scene.image.shape[:2]
     label = int(random.integers(len(CLASS_NAMES)))
     region = random.uniform(40, 64, 2)
@@ -274,14 +274,14 @@ def _paint(image: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
 
 
 def _contrasting(image: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Of four random colours the one that differs most from the present pixels."""
+    """Return the one of four random colours that differs most from the current pixels."""
     there = image[mask > 0.5].mean(axis=0)
     colours = random.uniform(0, 255, (4, 3))
     return colours[np.argmax(((colours - there) ** 2).sum(axis=1))]
 
 
 def _background(size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """float32 [h, w, 3]: a gradient, stripes or clouds between two similar colours."""
+    """Draw a gradient, stripes or clouds between two similar colours: float32 [h, w, 3]."""
     height, width = size
     first = random.uniform(40, 215, 3)
     second = np.clip(first + random.normal(0, 35, 3), 0, 255)

@@ -1,4 +1,4 @@
-"""Opening a source of annotated images by its name; the only place that lists them."""
+"""The list of sources of annotated images, and how to open one by name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +18,16 @@ SOURCES = ("shapes", *READERS)
 
 
 def open_source(name: str, *, directory: str, split: Split, shapes: int = 0) -> DetectionSource:
-    """The annotated images of a source.
+    """Open a source of annotated images.
 
     Args:
       name: one of `SOURCES`.
       directory: where its files are; for shapes, where they are drawn, "" for the user's cache.
       split: "train" or, held out, "val".
-      shapes: how many shapes to draw for each split; 0 for the default.
+      shapes: number of pictures to draw for each split of "shapes"; 0 for the default.
 
     Raises:
-      UserError: no such source, or nothing or something damaged in the directory.
+      UserError: the source is unknown, or its files are missing or damaged.
     """
     check_name(name, SOURCES)
     if name == "shapes":

@@ -1,4 +1,4 @@
-"""COCO as TensorFlow Datasets lays it out (coco/2017 and the like) in array_record files, read without TensorFlow.
+"""COCO as stored by TensorFlow Datasets (coco/2017 and similar) in array_record files, read without TensorFlow.
 
 Its records hold areas rounded down to whole numbers, and boxes as 32-bit fractions of the image's sides. Average
 precision by size may therefore differ in the last digits from that of COCO's own files.
@@ -27,10 +27,10 @@ from cdnv2_jax.data.sources.tfds import (
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line
 
-LAYOUT = "let DIRECTORY be what tfds made of coco/2017, the folder with dataset_info.json in it"
+LAYOUT = "give as DIRECTORY the folder that tfds wrote for coco/2017, with dataset_info.json in it"
 LABELS_FILE = "objects-label.labels.txt"
 COCO_CLASSES, UNUSED_IDS = 80, {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-"""COCO numbers its 80 categories from 1 to 90; the data set of TensorFlow keeps only their order."""
+"""COCO numbers its 80 categories from 1 to 90; TensorFlow's data set keeps only their order."""
 
 SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
     "image_ids": (np.int64, ()),
@@ -43,7 +43,7 @@ SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
     "crowd": (bool, ()),
     "ignored": (bool, ()),
 }
-"""Of `AnnotationArrays`: type and shape of one item."""
+"""Dtype and shape of one item of each array of `AnnotationArrays`."""
 
 
 class TfdsCocoSource(DetectionSource):
@@ -60,13 +60,13 @@ class TfdsCocoSource(DetectionSource):
 
 
 def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
-    """The records of "train" or, held out, of "validation".
+    """Open the records of "train" or, held out, of "validation".
 
-    At the first time all records are read once, for the images' sizes and boxes, which are cached beside the files.
+    The first time, all records are read once for the images' sizes and boxes, which are cached beside the files.
 
     Args:
-      directory: with dataset_info.json in it, or up to three levels above it: …/coco/2017/1.1.0, …/coco.
-      split: which.
+      directory: folder with dataset_info.json, or up to three levels above it: …/coco/2017/1.1.0, …/coco.
+      split: "train" or "val".
 
     Raises:
       UserError: no such data set or more than one, one without boxes, another file format, files missing or damaged.
@@ -85,14 +85,14 @@ def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
 
 
 def category_ids(classes: int) -> list[int]:
-    """Label → category id: COCO's, with their gaps, for 80 classes, otherwise 1, 2, 3, …"""
+    """Return the category id of each label: COCO's, with their gaps, for 80 classes, otherwise 1, 2, 3, …"""
     if classes != COCO_CLASSES:
         return list(range(1, classes + 1))
     return [number for number in range(1, COCO_CLASSES + len(UNUSED_IDS) + 1) if number not in UNUSED_IDS]
 
 
 def _classes(features: Mapping[str, Any]) -> int:
-    """UserError unless images have objects with boxes and labels."""
+    """Return the number of classes; UserError unless images have objects with boxes and labels."""
     objects = features["featuresDict"]["features"].get("objects", {})
     kinds = objects.get("sequence", {}).get("feature", {}).get("featuresDict", {}).get("features", {})
     if not {"area", "bbox", "id", "is_crowd", "label"} <= set(kinds):
@@ -101,7 +101,7 @@ def _classes(features: Mapping[str, Any]) -> int:
 
 
 def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
-    """The annotations of all records."""
+    """Read the annotations of all records."""
     found = []
     with progress_bar(f"reading the boxes of {where}, {len(records)} images", len(records)) as advance:
         for index in range(len(records)):
@@ -118,7 +118,7 @@ def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
 
 
 def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, name: str) -> dict[str, np.ndarray]:
-    """Those of one image, as parts of the attributes of `AnnotationArrays`."""
+    """Read the annotations of one image, as parts of the arrays of `AnnotationArrays`."""
     size = encoded_size(_image(example, name), name)
     image_id = _numbers(example, "image/id", 1, name)
     ids, areas, labels, crowd = (
@@ -129,7 +129,7 @@ def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, 
         raise UserError(f"{name} has lists of different lengths for its objects: rebuild the data set")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(f"{name} has labels beyond its {classes} classes: rebuild the data set")
-    if not (np.abs(corners) < 100).all() or (corners[:, :2] > corners[:, 2:]).any():  # also NaN
+    if not (np.abs(corners) < 100).all() or (corners[:, :2] > corners[:, 2:]).any():  # refuses NaN, too
         raise UserError(f"{name} has a malformed box: rebuild the data set")
     low, high = corners[:, 1::-1] * size[::-1], corners[:, 3:1:-1] * size[::-1]  # from y, x to x, y
     return {
@@ -159,7 +159,7 @@ def _image(example: Mapping[str, list[bytes] | np.ndarray], name: str) -> bytes:
 
 
 def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: int | None, name: str) -> np.ndarray:
-    """The numbers of a feature; an empty list may be of any kind or missing."""
+    """Return the numbers of a feature; an empty list may be of any kind or missing."""
     values = example.get(key, [])
     if isinstance(values, list) and not values:
         values = np.zeros(0, np.int64)
@@ -169,7 +169,7 @@ def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: i
 
 
 def _is_valid(arrays: Arrays, images: int, classes: int) -> bool:
-    """Whether cached arrays match each other and the records."""
+    """Return whether cached arrays match each other and the records."""
     if not set(SHAPES) <= set(arrays):
         return False
     if any(arrays[key].dtype != kind or arrays[key].shape[1:] != shape for key, (kind, shape) in SHAPES.items()):

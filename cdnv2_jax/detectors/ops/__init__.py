@@ -1,1 +1,1 @@
-"""Detection's pure functions: usable without any of the models."""
+"""Pure functions for detection, usable without the models."""

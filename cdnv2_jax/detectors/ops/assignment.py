@@ -1,4 +1,4 @@
-"""Which true box each anchor is assigned to, and which anchors are sampled to train on."""
+"""Assignment of ground-truth boxes to anchors, and sampling of anchors for training."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 NEGATIVE = -1
-"""An anchor that is to find nothing."""
+"""Background: the anchor has no box."""
 IGNORED = -2
-"""An anchor that is not trained."""
+"""The anchor is excluded from the losses."""
 
 NO_OVERLAP = -1.0
 
@@ -24,27 +24,26 @@ def assign(
     low_quality: bool,
     candidates: jax.Array | None = None,
 ) -> jax.Array:
-    """int32 [n]: for each anchor the index of its box, or NEGATIVE, or IGNORED.
+    """Return for each anchor the index of its box, NEGATIVE or IGNORED: int32 [n].
 
-    By an anchor's best overlap: below `negative` it is negative, from `positive` on it gets the box (of equals the
-    first), in between it is ignored. Without any valid box all anchors are negative.
+    An anchor is negative if its best overlap is below `negative`, and gets that box (the first of equals) if it is at
+    least `positive`; in between it is ignored. Without any valid box, all anchors are negative.
 
-    With `low_quality`, each box whose best overlap is at least `min_positive` then takes all of the anchors that
-    share this best overlap, from whatever they had; where two boxes take the same one, the later has it. With a
-    `min_positive` of 0 this holds for a box without overlap too: it takes all of the anchors, as none touches it.
+    With `low_quality`, each box whose best overlap is at least `min_positive` then takes all anchors that share this
+    overlap, whatever they were assigned; an anchor claimed by two boxes goes to the later one. With a `min_positive`
+    of 0, even a box without any overlap does so: it takes all anchors, because all share the overlap 0.
 
     Args:
       iou: [m, n], each box's overlap with each anchor.
-      valid: bool [m]; other boxes are padding and get nothing.
-      positive, negative, min_positive: thresholds of IoU, at least 0.
-      candidates: bool [n]; other anchors are IGNORED and do not count for a box's best overlap.
-      None: all.
+      valid: bool [m]; other boxes are padding and get no anchor.
+      positive, negative, min_positive: IoU thresholds, at least 0.
+      candidates: bool [n]; other anchors are IGNORED and do not count for a box's best overlap; None for all anchors.
     """
     boxes, anchors = iou.shape
     candidates = jnp.ones(anchors, bool) if candidates is None else candidates
     if not boxes:
         return jnp.where(candidates, NEGATIVE, IGNORED).astype(jnp.int32)
-    # The barrier: were the compiler to compute overlaps twice, rounded differently, no anchor would equal the best.
+    # Without the barrier the compiler could compute overlaps twice, rounded differently; none would equal the best.
     iou = lax.optimization_barrier(jnp.where(valid[:, None] & candidates, lax.stop_gradient(iou), NO_OVERLAP))
     best = iou.max(0)
     assigned = jnp.where(best < negative, NEGATIVE, IGNORED)
@@ -63,7 +62,7 @@ class Sample:
     """Slots for the chosen anchors: positives first, then negatives, then unused slots.
 
     Attributes:
-      indices: int32 [size], of anchors; 0 where not valid.
+      indices: int32 [size], indices of anchors; 0 where not valid.
       positive: bool [size], whether the slot's anchor has a box.
       valid: bool [size], whether the slot is used.
     """
@@ -74,13 +73,13 @@ class Sample:
 
 
 def sample(assigned: jax.Array, key: jax.Array, *, size: int, positive_share: float) -> Sample:
-    """Up to `size` anchors, drawn evenly without replacement (Faster R-CNN, section 3.1.3; as mmdetection 2.11).
+    """Sample up to `size` anchors uniformly without replacement (Faster R-CNN, section 3.1.3; as in mmdetection 2.11).
 
-    At most ⌊size · positive_share⌋ are positive. Slots that positives do not need go to negatives; those that
-    negatives do not need stay unused.
+    At most ⌊size · positive_share⌋ are positive. Negatives get the remaining slots; slots that they do not need stay
+    unused.
 
     Args:
-      assigned: int32 [n], as `assign` returns it: ≥ 0 positive, NEGATIVE, or other, which is never drawn.
+      assigned: int32 [n] from `assign`: ≥ 0 for positive, NEGATIVE, or another value, which is never sampled.
       key: a key of jax.random.
     """
     rank = jax.random.uniform(key, assigned.shape, jnp.float32)
@@ -96,7 +95,7 @@ def sample(assigned: jax.Array, key: jax.Array, *, size: int, positive_share: fl
 
 
 def _drawn(eligible: jax.Array, rank: jax.Array, size: int) -> jax.Array:
-    """int [size]: the eligible anchors by falling rank, followed by anything."""
+    """Return the eligible anchors by descending rank, followed by arbitrary ones: int [size]."""
     taken = min(size, eligible.shape[0])
     _, indices = lax.top_k(jnp.where(eligible, rank, -1), taken)
     return jnp.pad(indices, (0, size - taken))

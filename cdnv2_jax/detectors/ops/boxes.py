@@ -1,4 +1,4 @@
-"""Boxes as corners x1, y1, x2, y2 in pixels, the far edge excluded: their areas, overlaps and limits."""
+"""Boxes as corners x1, y1, x2, y2 in pixels, the far edge excluded: area, IoU, clipping, and encoding as deltas."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ UNION_FLOOR = 1e-6
 
 
 def area(boxes: jax.Array) -> jax.Array:
-    """[..., 4] → [...]: width × height in square pixels; 0 for a box whose corners are swapped."""
+    """Return width × height in square pixels, [..., 4] → [...]; 0 for a box whose corners are swapped."""
     width = jnp.maximum(boxes[..., 2] - boxes[..., 0], 0)
     height = jnp.maximum(boxes[..., 3] - boxes[..., 1], 0)
     return width * height
 
 
 def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[n, m]: intersection over union of each of the boxes a [n, 4] with each of b [m, 4].
+    """Return the intersection over union of each of the boxes a [n, 4] with each of b [m, 4]: [n, m].
 
-    The union counts as at least 1e-6 square pixels, so that two boxes without area have an IoU of 0 (as mmdetection
+    The union counts as at least 1e-6 square pixels, so that two boxes without area have an IoU of 0 (as in mmdetection
     2.11).
     """
     width = jnp.minimum(a[:, None, 2], b[None, :, 2]) - jnp.maximum(a[:, None, 0], b[None, :, 0])
@@ -30,7 +30,7 @@ def pairwise_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def clip_boxes(boxes: jax.Array, size: jax.Array) -> jax.Array:
-    """Boxes [n, 4] cut to an image of `size` [2], its height and width in pixels; what lay outside has no area."""
+    """Clip boxes [n, 4] to an image of `size` [2], height and width in pixels; boxes outside end up without area."""
     height, width = size[0], size[1]
     return jnp.clip(boxes, 0, jnp.stack([width, height, width, height]).astype(boxes.dtype))
 
@@ -41,17 +41,17 @@ NO_SCALING = (1.0, 1.0, 1.0, 1.0)
 
 
 def encode(anchors: jax.Array, boxes: jax.Array, stds: Sequence[float] = NO_SCALING) -> jax.Array:
-    """Deltas [n, 4] from anchors [n, 4] to boxes [n, 4]: (Δx, Δy) / anchor's size, log of the sizes' ratios; ÷ stds.
+    """Encode boxes [n, 4] relative to anchors [n, 4]: deltas [n, 4], (Δx, Δy) / anchor size, log size ratios, ÷ stds.
 
-    A side counts as at least 1e-6 pixels, so that boxes without area have finite deltas and gradients.
+    Sides count as at least 1e-6 pixels, so that boxes without area have finite deltas and gradients.
 
     Args:
       anchors, boxes: x1, y1, x2, y2; leading axes broadcast.
-      stds: four numbers by which deltas are divided, to bring them to similar sizes.
+      stds: four divisors of the deltas, which bring them to similar scales.
     """
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
     centres, sizes = _centres_and_sizes(boxes)
-    # Before the division and the logarithm: after them, gradients would be NaN where the other side is taken.
+    # Clamped before the division and the logarithm, because clamping afterwards would give NaN gradients.
     anchor_sizes, sizes = jnp.maximum(anchor_sizes, SMALLEST_SIDE), jnp.maximum(sizes, SMALLEST_SIDE)
     shifts = (centres - anchor_centres) / anchor_sizes
     stretches = jnp.log(sizes / anchor_sizes)
@@ -60,9 +60,9 @@ def encode(anchors: jax.Array, boxes: jax.Array, stds: Sequence[float] = NO_SCAL
 
 
 def decode(anchors: jax.Array, deltas: jax.Array, stds: Sequence[float] = NO_SCALING) -> jax.Array:
-    """Boxes [n, 4] from anchors [n, 4] and deltas [n, 4], the inverse of `encode`; not clipped to any image.
+    """Decode deltas [n, 4] relative to anchors [n, 4] into boxes [n, 4], the inverse of `encode`; without clipping.
 
-    A box has at most 1000 / 16 times its anchor's width and height, and at least 16 / 1000 (as mmdetection 2.11).
+    A box has at most 1000 / 16 times its anchor's width and height, and at least 16 / 1000 (as in mmdetection 2.11).
 
     Args:
       anchors, deltas: leading axes broadcast.

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that overlap much, only the best stays."""
+"""Non-maximum suppression: of boxes that overlap strongly, only the best is kept."""
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,23 @@ def nms(
     groups: jax.Array | None = None,
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """bool [n]: which boxes greedy suppression keeps, in the order in which they were given.
+    """Return which boxes greedy suppression keeps: bool [n], in the given order.
 
-    From the best score down, a box stays unless its IoU with one that stays, of the same group, exceeds the
-    threshold. Of equal scores the first counts as the better. It needs n² booleans of memory.
+    From the best score down, a box is kept unless its IoU with a kept box of the same group exceeds the threshold.
+    Among equal scores, the first counts as better. This needs n² booleans of memory.
 
     Args:
       boxes: [n, 4].
       scores: [n].
       iou_threshold: may be traced.
-      groups: int [n], for example classes or levels: boxes of different groups leave each other alone; None: one.
-      valid: bool [n]: others are not kept and suppress nothing; None: all.
+      groups: int [n], for example classes or levels; boxes suppress only boxes of their own group; None for one group.
+      valid: bool [n]; other boxes are not kept and suppress nothing; None for all.
     """
     valid = jnp.ones(scores.shape, bool) if valid is None else valid
     would_suppress = _would_suppress(lax.stop_gradient(boxes), lax.stop_gradient(scores), iou_threshold, groups)
 
-    # After k steps the best k boxes are settled for good, since a box depends on better ones alone: the fixpoint is
-    # unique and is what the greedy walk finds. Long chains of overlapping boxes are rare, so few steps reach it.
+    # After k steps the best k boxes are final, because a box depends only on better ones. So the fixed point is unique
+    # and equals the greedy result. Long chains of overlapping boxes are rare, so few steps reach it.
     def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         keep, _ = state
         following = valid & ~(would_suppress & keep[:, None]).any(0)
@@ -50,9 +50,9 @@ def best_after_nms(
     groups: jax.Array | None = None,
     valid: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(int32 [count], bool [count]): the indices of the best `count` boxes that `nms` keeps, best first.
+    """Return the indices of the best `count` boxes that `nms` keeps, best first: (int32 [count], bool [count]).
 
-    The second array is False where there are fewer; the index there is 0.
+    If there are fewer, the second array is False in the remaining slots, and the index there is 0.
     """
     keep = nms(boxes, scores, iou_threshold, groups=groups, valid=valid)
     best = jnp.lexsort((-lax.stop_gradient(scores), ~keep))[:count]
@@ -65,7 +65,7 @@ def best_after_nms(
 def _would_suppress(
     boxes: jax.Array, scores: jax.Array, iou_threshold: jax.Array | float, groups: jax.Array | None
 ) -> jax.Array:
-    """bool [n, n]: whether box i, if it stays, suppresses box j."""
+    """Return whether box i, if kept, suppresses box j: bool [n, n]."""
     index = jnp.arange(scores.shape[0])
     tie = (scores[:, None] == scores) & (index[:, None] < index)
     better = (scores[:, None] > scores) | tie

@@ -1,8 +1,8 @@
-"""RoIAlign: the part of a feature map under a box, as a small map of fixed size (Mask R-CNN, section 3).
+"""RoIAlign: pooling of the feature map under a box to a small map of fixed size (Mask R-CNN, section 3).
 
 Each of the k × k bins of a box is the mean of bilinear samples on a regular grid within the bin. Coordinates are
-"aligned": the centre of cell 0 is at half a stride. A sample more than a cell outside the map counts as zero, one
-nearer as the map's edge. No gradient goes to the boxes (as mmdetection 2.11).
+"aligned": the centre of cell 0 is at half a stride. A sample more than one cell outside the map counts as zero, a
+nearer one takes the value at the map's edge. Boxes get no gradient (as in mmdetection 2.11).
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ BOXES_AT_ONCE = 16
 
 
 def roi_levels(boxes: jax.Array, lowest_size: float = 56, levels: int = 4) -> jax.Array:
-    """int32 [n]: the level of a feature pyramid that serves each of the boxes [n, 4], 0 the finest.
+    """Return the pyramid level for each of the boxes [n, 4], 0 being the finest: int32 [n].
 
-    ⌊log2(√area / lowest_size + 1e-6)⌋, within 0 … levels − 1 (Feature Pyramid Networks, equation 1; constants as
-    mmdetection 2.11): below 2 · lowest_size pixels the finest level, from there one level per doubling.
+    ⌊log2(√area / lowest_size + 1e-6)⌋, within 0 … levels − 1 (Feature Pyramid Networks, equation 1; constants as in
+    mmdetection 2.11): the finest level below 2 · lowest_size pixels, then one level per doubling.
     """
     sizes = jnp.sqrt(area(lax.stop_gradient(boxes)))
-    # Comparisons instead of the logarithm, whose rounding would decide at the exact powers of two.
+    # Comparisons instead of the logarithm, whose rounding would decide at exact powers of two.
     bounds = [lowest_size * 2.0**level for level in range(1, levels)]
     passed = [sizes + LEVEL_TOLERANCE * lowest_size >= bound for bound in bounds]
     return sum((bound.astype(jnp.int32) for bound in passed), start=jnp.zeros(sizes.shape, jnp.int32))
@@ -41,10 +41,10 @@ def roi_align(
     output_size: int = 7,
     sampling_ratio: int = 2,
 ) -> jax.Array:
-    """[n, output_size, output_size, c]: the bins of each box, from the map of its level.
+    """Pool each box from the map of its level: [n, output_size, output_size, c].
 
-    The memory beside arguments and result is a copy of the maps and two arrays of the result's size, also for the
-    gradient.
+    Besides arguments and result, this needs memory for a copy of the maps and two arrays of the result's size, for the
+    gradient as well.
 
     Args:
       maps: one [h_l, w_l, c] per level.
@@ -54,7 +54,7 @@ def roi_align(
       sampling_ratio: samples per bin and axis.
 
     Raises:
-      UserError: there are not as many strides as maps.
+      UserError: the numbers of strides and maps differ.
     """
     if len(maps) != len(strides):
         raise UserError(f"roi_align has {len(maps)} maps but {len(strides)} strides: give one stride for each map")
@@ -82,20 +82,20 @@ def roi_align_exact(
     sampling_ratio: int | None = None,
     most_samples: int | None = None,
 ) -> jax.Array:
-    """[n, output_size, output_size, c]: the bins of boxes [n, 4] on one map [h, w, c], by matrix products.
+    """Pool boxes [n, 4] from one map [h, w, c] by matrix products: [n, output_size, output_size, c].
 
-    Bilinear interpolation is separable, so a box's bins are Wy · F · Wxᵀ. Exact for any number of samples, but of a
-    cost that grows with the map.
+    Bilinear interpolation is separable, so a box's bins are Wy · F · Wxᵀ. Exact for any number of samples, but the
+    cost grows with the map.
 
     Args:
       stride: pixels of the image per cell.
-      sampling_ratio: samples per bin and axis; None: ⌈size / output_size⌉, for each box and axis its own, so that
-        there is at least one per cell; none at all, and a result of zeros, for a box without extent.
-      most_samples: with None above, the most samples per bin and axis; larger boxes get this many. On maps of
-        at most N cells a side, ⌈N / output_size⌉ changes nothing.
+      sampling_ratio: samples per bin and axis; None for ⌈size / output_size⌉, separately for each box and axis, which
+        is at least one per cell. A box without extent then has no samples and a result of zeros.
+      most_samples: upper limit on samples per bin and axis if `sampling_ratio` is None. On maps of at most N cells
+        a side, ⌈N / output_size⌉ is no restriction.
 
     Raises:
-      UserError: neither of the two is given.
+      UserError: neither `sampling_ratio` nor `most_samples` is given.
     """
     most = most_samples if sampling_ratio is None else sampling_ratio
     if most is None:
@@ -109,7 +109,7 @@ def roi_align_exact(
         stripes = jnp.einsum("ph,hwc->pwc", rows, feature_map, precision=lax.Precision.HIGHEST)
         return jnp.einsum("qw,pwc->pqc", columns, stripes, precision=lax.Precision.HIGHEST)
 
-    # All boxes at once would hold a stripe of the whole width for each bin of each.
+    # All boxes at once would need memory for a stripe of the map's full width per box and bin.
     bins = lax.map(one, lax.stop_gradient(boxes), batch_size=BOXES_AT_ONCE)
     return bins.astype(feature_map.dtype)
 
@@ -117,10 +117,10 @@ def roi_align_exact(
 def _positions(
     start: jax.Array, size: jax.Array, bins: int, most: int, samples: jax.Array | int, length: jax.Array | int
 ) -> tuple[jax.Array, jax.Array]:
-    """([..., bins, most], bool alike): where in [0, length − 1] samples lie along an axis, and whether they count.
+    """Return where in [0, length − 1] samples lie along an axis, and whether they count: [..., bins, most], bool alike.
 
     Args:
-      start, size: [..., 1, 1] of the boxes, in cells, from the edge of the first.
+      start, size: [..., 1, 1], start and extent of the boxes in cells, from the edge of the first cell.
       most: samples to lay out per bin, of which the first `samples` ([..., 1, 1]) divide a bin evenly.
     """
     within_bin = (jnp.arange(most) + 0.5) / samples
@@ -132,11 +132,11 @@ def _positions(
 def _neighbours(
     low: jax.Array, high: jax.Array, stride: jax.Array, length: jax.Array, bins: int, samples: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(int32 [2 · samples, n, bins], weights alike): the two cells around each sample along an axis of boxes.
+    """Return the two cells around each sample along an axis, int32 [2 · samples, n, bins], and their weights.
 
     Args:
-      low, high: [n, 1, 1] of the boxes along this axis, in pixels.
-      stride, length: [n, 1, 1] of their maps; length in cells.
+      low, high: [n, 1, 1], edges of the boxes along this axis, in pixels.
+      stride, length: [n, 1, 1], stride of their maps, and length in cells.
     """
     positions, counts = _positions(low / stride, (high - low) / stride, bins, samples, samples, length)
     before = jnp.floor(positions)
@@ -149,9 +149,9 @@ def _neighbours(
 
 
 def _weighted_sum(flat: jax.Array, cells: jax.Array, weights: jax.Array) -> jax.Array:
-    """Σ over t of weights[t] · flat[cells[t]]: flat [p, c], cells and weights [t, ...] → [..., c]."""
+    """Return Σ over t of weights[t] · flat[cells[t]]: flat [p, c], cells and weights [t, ...] → [..., c]."""
 
-    # One t after another: all gathered cells at once would take t times the memory of the result.
+    # One t at a time: gathering all cells at once would take t times the memory of the result.
     def add(total: jax.Array, term: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         cells, weights = term
         return total + flat.at[cells].get(mode="clip") * weights[..., None], None
@@ -161,14 +161,14 @@ def _weighted_sum(flat: jax.Array, cells: jax.Array, weights: jax.Array) -> jax.
 
 
 def _interpolation(low: jax.Array, high: jax.Array, length: int, bins: int, adaptive: bool, most: int) -> jax.Array:
-    """[bins, length]: the weights with which a map's cells along an axis enter the bins of one box.
+    """Return the weights of a map's cells along an axis in the bins of one box: [bins, length].
 
     Args:
-      low, high: of the box along this axis, in cells.
-      adaptive: ⌈(high − low) / bins⌉ samples, at most `most`; otherwise `most`.
+      low, high: edges of the box along this axis, in cells.
+      adaptive: take ⌈(high − low) / bins⌉ samples, at most `most`; otherwise `most`.
     """
     size = high - low
-    # Sample s exists where s < ⌈size / bins⌉, said without a division that may round up past a whole number.
+    # Sample s exists if s < ⌈size / bins⌉, written without a division, which may round up past an integer.
     exists = jnp.arange(most) * bins < size if adaptive else jnp.ones(most, bool)
     samples = jnp.maximum(exists.sum(), 1)
     positions, counts = _positions(low, size, bins, most, samples, length)

@@ -1,4 +1,4 @@
-// Reads the arguments of a call one after another, and checks that each is what it should be.
+// Reads the arguments of a custom call in order, and checks their dtypes and shapes.
 #pragma once
 
 #include <algorithm>
@@ -31,12 +31,12 @@ struct Tensor {
   }
 };
 
-// After the first mistake everything read is empty, with sides of 1; ask error() before using any of it.
+// After the first invalid argument all data is null and all sides are 1: check failed() before using any of it.
 class Arguments {
  public:
   explicit Arguments(const ffi::RemainingArgs& arguments) : arguments_(arguments) {}
 
-  // float32, as many axes as `rank`, none of them empty.
+  // float32 with `rank` axes, none of them empty.
   Tensor<float> floats(int rank) { return next<float, ffi::F32>(rank); }
 
   // float32 [n].

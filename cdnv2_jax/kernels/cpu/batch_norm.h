@@ -18,7 +18,7 @@ CDNV2_INLINE float sum(Vector v) {
   return total;
 }
 
-// The sum of f(p, vector type) over the positions, by lanes.
+// Sum of f(p, v) over the positions, accumulated lane by lane; v only conveys the vector type.
 template <typename F>
 CDNV2_INLINE float sum_over(int64_t positions, const F& f) {
   Floats even{}, odd{};
@@ -32,7 +32,7 @@ CDNV2_INLINE float sum_over(int64_t positions, const F& f) {
   return sum(even + odd) + sum(rest);
 }
 
-// The mean and biased variance of every channel, in two passes, over a batch of maps whose padding is zero.
+// Mean and biased variance of every channel, in two passes, over a batch of maps whose padding is zero.
 inline void batch_statistics(Team& team, const FlatMap& map, const float* x, int64_t batch, int64_t channels,
                              float* mean, float* variance) {
   const double count = static_cast<double>(batch * map.height * map.width);
@@ -57,7 +57,7 @@ inline void batch_statistics(Team& team, const FlatMap& map, const float* x, int
   });
 }
 
-// y = activation(factor · x + shift): the normalisation by a batch's statistics.
+// Normalisation by batch statistics: y = activation(factor · x + shift).
 struct BatchNorm {
   int64_t channels;
   double count;  // values per channel
@@ -80,7 +80,7 @@ struct BatchNorm {
   }
 };
 
-// The derivative of the activation. At the corners of the hard-swish either side will do.
+// Derivative of the activation. At the kinks of hard-swish either one-sided derivative will do.
 template <Activation kind, typename Vector>
 CDNV2_INLINE Vector slope(Vector x) {
   const Vector zero{}, one = zero + 1.0f;
@@ -89,14 +89,14 @@ CDNV2_INLINE Vector slope(Vector x) {
   return x <= zero - 3.0f ? zero : (x >= zero + 3.0f ? one : inner);
 }
 
-// What the gradient of a normalisation needs from the whole batch, for each channel: the sums of dz and of
-// dz · (x − mean), dz being the gradient before the activation. Every slice of the work has sums of its own, so that
-// the result does not depend on who was first.
+// The sums over the batch that the gradient of a normalisation needs for each channel: of dz and of dz · (x − mean),
+// where dz is the gradient with respect to the activation's input. Each slice of the work has its own sums, so that
+// the result does not depend on the order in which threads finish.
 class NormGradient {
  public:
   NormGradient(const BatchNorm& norm, int64_t slices) : norm_(norm), slices_(slices), sums_(slices * norm.channels) {}
 
-  // da (after the activation) → dz of one row, in place allowed; padding becomes zero.
+  // Computes dz of one row from da, the gradient after the activation. May work in place; padding becomes zero.
   template <Activation kind>
   CDNV2_INLINE void add(int64_t slice, int64_t c, const float* da, const float* x, const int32_t* inside, float* dz,
                         int64_t width) {
@@ -119,7 +119,7 @@ class NormGradient {
     sums.weighted += sum(weighted) + sum(weighted8);
   }
 
-  // Once all rows are added: the gradients of scale and bias.
+  // Computes the gradients of scale and bias, once all rows have been added.
   void reduce(float* dscale, float* dbias) {
     for (int64_t c = 0; c < norm_.channels; ++c) {
       Sums& total = sums_[c];
@@ -132,7 +132,7 @@ class NormGradient {
     }
   }
 
-  // dz → dx of one row in place, plus what reaches x on another way (or null).
+  // Converts dz of one row to dx in place and adds `direct`, another gradient of x, unless it is null.
   CDNV2_INLINE void finish(int64_t c, const float* x, const float* direct, const int32_t* inside, float* dz,
                            int64_t width) const {
     const double inverse = norm_.inverse[c];

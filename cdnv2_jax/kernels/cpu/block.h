@@ -1,7 +1,7 @@
 // A condensed dense block on one image.
 //
-// All features of the block lie in one buffer, channel by channel: reactivation adds to old ones in place, and a layer
-// puts its new ones after them. Nothing is ever concatenated.
+// All features of the block are in one buffer, channel by channel. Reactivation adds to earlier features in place, and
+// each layer appends its new ones, so nothing is concatenated.
 #pragma once
 
 #include <algorithm>
@@ -25,11 +25,11 @@ class Block {
       panel_ = std::max({panel_, layer.lgc.kept, layer.has_sfr ? layer.sfr.members : 0});
       if (layer.has_se) gates_ = std::max(gates_, 2 * layer.se.channels + layer.se.hidden);
     }
-    gates_ = round_up(gates_, kLanes);  // so that the panels begin where vectors do
+    gates_ = round_up(gates_, kLanes);  // aligns the panels to vectors
     panel_ *= kTileWidth;
   }
 
-  // Floats of working memory that one image takes beside its features, done by so many threads.
+  // Floats of working memory that one image needs besides its features, with this number of threads.
   int64_t work(int64_t threads) const {
     int64_t panels = chunks(threads);
     for (const DenseLayer& layer : layers_)
@@ -37,7 +37,7 @@ class Block {
     return hidden_ * map_.padded_stride + gates_ + panels * panel_;
   }
 
-  // The features x: those of the first layer's inputs are there, all others are filled in.
+  // Computes all features x after the inputs of the first layer, which are already there.
   void run(Team& team, float* x, float* work) const {
     float *hidden = work, *gates = hidden + hidden_ * map_.padded_stride, *panels = gates + gates_;
     map_.clear_borders(hidden, hidden_);
@@ -57,9 +57,9 @@ class Block {
   }
 
  private:
-  // The end of the layer before, then this one's learned group convolution. Neither looks at neighbours, so a chunk of
-  // positions goes through both while it is in the cache. Small maps have too few positions to share out: there the
-  // groups are, and with them the weights, each of which is then read by one thread only.
+  // Finishes the previous layer, then computes this one's learned group convolution. Neither reads neighbouring
+  // positions, so a chunk of positions goes through both while it is in the cache. Small maps have too few positions
+  // for all threads: there the convolution's groups are divided among them instead, and with the groups the weights.
   void read(Team& team, const DenseLayer* before, const DenseLayer& layer, float* x, float* hidden, const float* gates,
             float* panels) const {
     const bool together = wide(team.threads());
@@ -78,21 +78,21 @@ class Block {
       });
   }
 
-  // What follows the 3×3 convolution: SE's factors, reactivation.
+  // The steps after the 3×3 convolution: scaling by SE's gates, and reactivation.
   void finish(const DenseLayer& layer, float* x, const float* gates, int64_t begin, int64_t end, float* panel) const {
     float* features = x + layer.inputs * map_.stride;
     if (layer.has_se) scale_features(map_, layer.growth(), gates, features, begin, end);
     if (layer.has_sfr) reactivate<kind>(map_, layer.sfr, features, x, begin, end, panel);
   }
 
-  // f(chunk, begin, end) for chunks of positions.
+  // Calls f(chunk, begin, end) for chunks of positions.
   template <typename F>
   void over_positions(Team& team, const F& f) const {
     const int64_t count = chunks(team.threads());
     team.parallel(count, [&](int64_t i) { f(i, cut(i, count), cut(i + 1, count)); });
   }
 
-  // f(task, group, begin, end) for groups and, where there are few, parts of the map.
+  // Calls f(task, group, begin, end) for every group and, if there are few groups, parts of the map.
   template <typename F>
   void over_groups(Team& team, int64_t groups, const F& f) const {
     const int64_t count = parts(team.threads(), groups);
@@ -100,7 +100,7 @@ class Block {
                   [&](int64_t i) { f(i, i / count, cut(i % count, count), cut(i % count + 1, count)); });
   }
 
-  // Whether chunks of positions are enough work for so many threads to finish together.
+  // Whether there are enough positions to keep all threads equally busy.
   bool wide(int64_t threads) const { return threads == 1 || tiles() >= 8 * threads; }
   int64_t chunks(int64_t threads) const {
     if (threads == 1) return 1;
@@ -113,7 +113,7 @@ class Block {
   }
   int64_t tiles() const { return (map_.positions + kTileWidth - 1) / kTileWidth; }
 
-  // Where the i-th of `count` equal shares of the positions begins.
+  // First position of the i-th of `count` equal parts.
   int64_t cut(int64_t i, int64_t count) const { return map_.positions / kGrain * i / count * kGrain; }
 
   const FlatMap& map_;

@@ -1,7 +1,7 @@
-// The XLA custom call CondensedBlock: features [N, C, H, W] → those after all layers of a condensed dense block.
+// The XLA custom call CondensedBlock: features [N, C, H, W] → features after all layers of a condensed dense block.
 //
-// Arguments after the features, layer by layer, as read in `read_layer`; BatchNorms are scale, bias, mean, variance.
-// Everything is checked before it is used: a wrong call is an error, never a wild read.
+// The features are followed by each layer's arguments, in the order of `read_layer`. A BatchNorm is scale, bias, mean,
+// variance. Everything is checked before use: an invalid call is an error, never an out-of-bounds read.
 
 #include <algorithm>
 #include <atomic>
@@ -63,11 +63,11 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
   return layer;
 }
 
-// 2×2 average pooling of stride 2: of what the block reads, or of what it gives.
+// 2×2 average pooling of stride 2, of the block's input or of its output.
 enum class Pooling { kNone, kBefore, kAfter };
 
 struct Shapes {
-  int64_t batch, channels_in, channels_out, height, width;  // of the features that are read
+  int64_t batch, channels_in, channels_out, height, width;  // height and width of the input
   Pooling pooling;
 
   FlatMap map() const { return pooling == Pooling::kBefore ? FlatMap(height / 2, width / 2) : FlatMap(height, width); }
@@ -75,7 +75,7 @@ struct Shapes {
   int64_t out_width() const { return pooling == Pooling::kNone ? width : width / 2; }
 };
 
-// One image: reads its channels, runs the block, writes all channels.
+// Processes one image: reads its channels, runs the block, writes all channels.
 template <Activation kind>
 bool run_image(Team& team, const Block<kind>& block, const FlatMap& map, const Shapes& s, const float* from,
                float* to) {

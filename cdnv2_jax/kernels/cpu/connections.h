@@ -1,4 +1,4 @@
-// Which inputs of a masked 1×1 convolution are connected with which outputs, as dense blocks.
+// The connections of a masked 1×1 convolution, as dense blocks of inputs and outputs.
 #pragma once
 
 #include <algorithm>
@@ -11,17 +11,17 @@
 
 namespace cdnv2 {
 
-// All of `inputs` are connected with all of `outputs`.
+// Connects every one of `inputs` with every one of `outputs`.
 struct ConnectionBlock {
   std::vector<int64_t> inputs, outputs;
 };
 
-// Above this share of connections, multiplying by zeros is faster than leaving them out.
+// Above this fraction of connections, multiplying by zeros is faster than skipping them.
 constexpr double kDense = 0.5;
 
-// The blocks of a [inputs, outputs] kernel. mask [groups, n] says which channels each group has kept: of the inputs,
-// if the outputs are what is divided into groups (LGC), or the other way round (SFR); channel c is in group
-// c mod groups. A kernel with few zeros is one block.
+// The blocks of an [inputs, outputs] kernel. mask [groups, n] marks the channels that each group keeps: inputs if the
+// outputs are divided into groups (LGC), outputs if the inputs are (SFR). Channel c is in group c mod groups. A kernel
+// with more connections than kDense is a single block.
 inline std::vector<ConnectionBlock> connection_blocks(const bool* mask, int64_t groups, bool outputs_grouped,
                                                       int64_t inputs, int64_t outputs) {
   const int64_t choices = outputs_grouped ? inputs : outputs, members = outputs_grouped ? outputs : inputs;
@@ -46,11 +46,11 @@ inline std::vector<ConnectionBlock> connection_blocks(const bool* mask, int64_t 
   return blocks;
 }
 
-// Room for a packed matrix of `terms` × `rows` weights.
+// Floats in a packed matrix of `terms` × `rows` weights.
 inline int64_t packed_size(int64_t terms, int64_t rows) { return terms * round_up(rows, kRows); }
 
-// Weights put so that every tile reads one stream, kRows rows after kRows rows: [rows / kRows][terms][kRows].
-// weight(term, row) gives them.
+// Packs weight(term, row) so that every tile reads its weights sequentially: [rows / kRows][terms][kRows], with zeros
+// after the last row.
 template <typename Weight>
 void pack(Team& team, int64_t terms, int64_t rows, float* packed, const Weight& weight) {
   team.parallel((rows + kRows - 1) / kRows, [&](int64_t panel) {
@@ -60,7 +60,7 @@ void pack(Team& team, int64_t terms, int64_t rows, float* packed, const Weight& 
   });
 }
 
-// put(row, p, sums) for all rows of a packed block and the positions [0, width).
+// Calls put(row, p, sums) for all rows of a packed block and the positions [0, width).
 template <typename Walk, typename Put>
 CDNV2_INLINE void packed_product(int64_t terms, int64_t rows, int64_t width, const float* packed, const Walk& walk,
                                  const Put& put) {
@@ -69,7 +69,7 @@ CDNV2_INLINE void packed_product(int64_t terms, int64_t rows, int64_t width, con
             [&](int64_t i, int64_t p, auto sums) CDNV2_LAMBDA { put(first + i, p, sums); });
 }
 
-// Walks over some rows of a panel.
+// Walks over the given rows of a panel.
 struct ChosenRows {
   const float* first;
   int64_t stride;

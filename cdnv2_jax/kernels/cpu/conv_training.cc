@@ -1,7 +1,7 @@
 // BatchNorm → activation → grouped 3×3 convolution in training, forward and backward.
 //
-// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. One group's channels are copied, normalised
-// and activated, to where zeros lie around them; then every tap is the whole map moved by a constant.
+// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. The channels of one group are normalised,
+// activated and copied into a strip with zeros around them, so that every tap is the whole map shifted by a constant.
 
 #include <algorithm>
 #include <cstdint>
@@ -29,8 +29,8 @@ struct Convolution {
 
 constexpr int64_t kTaps = 9;
 
-// Several images of some channels in one strip, each followed by a row of zeros: long enough for sums over positions
-// to be worth their while, however small the maps are.
+// Several images of some channels in one strip, each followed by a row of zeros, so that sums over positions are long
+// enough to be efficient even for small maps.
 class Strip {
  public:
   const int64_t images;
@@ -57,7 +57,7 @@ class Strip {
   const Scratch memory_;
 };
 
-// activation(norm(x)) of group g of one image → the strip.
+// Writes activation(norm(x)) of group g of image n to the strip.
 template <Activation kind>
 void fill_strip(const Convolution& op, const BatchNorm& norm, const float* x, int64_t n, int64_t g, const Strip& strip,
                 int64_t image) {
@@ -72,7 +72,7 @@ void fill_strip(const Convolution& op, const BatchNorm& norm, const float* x, in
   }
 }
 
-// Walks over the inputs of a strip and, for each, the nine taps.
+// Walks over the inputs of a strip and, for each input, the nine taps.
 struct StripTaps {
   const float* first;
   int64_t span, pitch, inputs;
@@ -107,7 +107,7 @@ void forward(Team& team, const Convolution& op, const float* x, const BatchNorm&
   });
 }
 
-// Adds Σ_p x[i][p + tap] · dy[o][p] for O outputs to gradient[i][tap][o], rows of `outputs`.
+// Adds Σ_p x[i][p + tap] · dy[o][p] for O outputs to `gradient`, [inputs, 9, outputs].
 template <int O>
 void add_kernel_gradient(const Convolution& op, const Strip& x, const Strip& dy, int64_t first, int64_t length,
                          float* gradient) {
@@ -142,8 +142,8 @@ constexpr int kOutputsAtOnce = 2;  // 18 sums in 32 registers
 constexpr int kOutputsAtOnce = 1;
 #endif
 
-// The backward pass of group g over the images [first, last): dz into dx, the kernel's gradient [inputs, 9, outputs]
-// added to `gradient`.
+// The backward pass of group g over the images [first, last): writes dz to dx, and adds the kernel's gradient,
+// [inputs, 9, outputs], to `gradient`.
 template <Activation kind>
 void backward_group(const Convolution& op, const float* dy, const float* x, const BatchNorm& norm, int64_t g,
                     int64_t slice, int64_t first, int64_t last, NormGradient& norm_gradient, float* dx,
@@ -153,7 +153,7 @@ void backward_group(const Convolution& op, const float* dy, const float* x, cons
   const Scratch weights(op.outputs * kTaps * op.inputs), da(op.inputs * positions);
   float* weight = weights.data();
   for (int64_t o = 0; o < op.outputs; ++o)
-    for (int64_t tap = 0; tap < kTaps; ++tap)  // a gradient goes back the way its value came
+    for (int64_t tap = 0; tap < kTaps; ++tap)  // transposed convolution: the taps are reversed
       for (int64_t i = 0; i < op.inputs; ++i) *weight++ = op.kernel[op.kernel_at(kTaps - 1 - tap, i, o, g)];
   for (int64_t start = first; start < last; start += strip.images) {
     const int64_t count = std::min(strip.images, last - start);
@@ -220,7 +220,7 @@ Convolution convolution(const FlatMap& map, const Maps& x, const Kernel& kernel,
   return {map, x.dimensions()[0], groups, shape[2], shape[3] / groups, kernel.typed_data()};
 }
 
-// x and y are what goes in and what comes out; every vector has one value per input channel.
+// Whether the shapes fit: x is the input, y the output, and every vector has one value per input channel.
 bool fit(const FlatMap& map, const Maps& x, const Maps& y, const Kernel& kernel, int64_t groups,
          std::initializer_list<const Vector*> vectors) {
   const auto in = x.dimensions(), out = y.dimensions(), k = kernel.dimensions();

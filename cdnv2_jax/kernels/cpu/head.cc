@@ -14,7 +14,7 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// Eight partial sums, so added up that the result depends on the map alone.
+// Adds eight partial sums in a fixed order, so that the result depends only on the map.
 float mean_of_channel(const float* x, int64_t size, float scale, float shift) {
   Float8 sums{};
   int64_t p = 0;
@@ -41,7 +41,7 @@ ffi::Error head(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, Floats1 gamma, 
   const Affine norm(gamma.typed_data(), beta.typed_data(), mean.typed_data(), variance.typed_data(), channels);
   const float* from = x.typed_data();
   float* to = out->typed_data();
-  constexpr int64_t kTogether = 256;  // channels: about as much work as it takes to wake a thread
+  constexpr int64_t kTogether = 256;  // channels per task: about as much work as waking a thread
   const int64_t all = in[0] * channels, tasks = (all + kTogether - 1) / kTogether;
   Team team(pool, std::clamp<int64_t>(pool.num_threads(), 1, std::max<int64_t>(1, tasks)));
   team.parallel(tasks, [&](int64_t task) {

@@ -1,4 +1,4 @@
-// Shares the images of a batch out among threads.
+// Divides the images of a batch among threads.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace cdnv2 {
 
-// f(team, i) for every image i < batch. As long as there is one for every thread, each works on its own; the rest,
-// fewer images than threads, get several threads each.
+// Calls f(team, i) for every image i < batch. While there is an image for every thread, each image has one thread. The
+// remaining images, fewer than threads, share the threads equally.
 template <typename F>
 void for_images(xla::ffi::ThreadPool& pool, int64_t batch, const F& f) {
   const int64_t threads = threads_of(pool);

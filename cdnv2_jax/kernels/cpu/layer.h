@@ -1,4 +1,4 @@
-// What a condensed dense layer consists of.
+// The parts of a condensed dense layer.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ struct Affine {
   }
 };
 
-// Learned group convolution: group g reads the inputs index[g · kept …] and gives outputs o · groups + g, o < outputs.
+// Learned group convolution: group g reads inputs index[g · kept …] and computes outputs o · groups + g, o < outputs.
 struct GroupConv {
   int64_t groups, kept, outputs;
   const int32_t* index;
@@ -44,7 +44,7 @@ struct SqueezeExcite {
   const float *squeeze, *excite;  // [channels, hidden], [hidden, channels]
 };
 
-// Sparse feature reactivation: group g reads the features m · groups + g, m < members, and adds to index[g · kept …].
+// Sparse feature reactivation: group g reads features m · groups + g, m < members, and adds to index[g · kept …].
 struct Reactivation {
   int64_t groups, members, kept;
   const int32_t* index;

@@ -1,8 +1,8 @@
-// The layout of feature maps inside the kernels: rows one after another, each followed by one column of padding.
+// The layout of feature maps inside the kernels: row by row, each row followed by one column of padding.
 //
-// Position (y, x) of a map of H × W lies at y · (W + 1) + x. The padding column is the right neighbour of the last
-// column and the left neighbour of the next row's first, so that each of the nine taps of a 3×3 convolution is the
-// whole map moved by a constant.
+// Position (y, x) of an H × W map is at y · (W + 1) + x. The padding column is the right neighbour of the last column
+// and the left neighbour of the next row's first, so that each of the nine taps of a 3×3 convolution is the whole map
+// shifted by a constant.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +18,9 @@ inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1)
 
 class FlatMap {
  public:
-  // positions: the map with its padding, rounded up to what vectors cover. stride: from one channel to the next.
+  // positions: size of the map with its padding, rounded up to whole vectors. stride: from one channel to the next.
   const int64_t height, width, pitch, positions, stride;
-  // The same for a map that is read with taps: room before and after it for taps above and below.
+  // For maps that are read with taps, with room around them: lead is the room before a map, padded_stride the stride.
   const int64_t lead, padded_stride;
 
   FlatMap(int64_t height, int64_t width)
@@ -36,10 +36,10 @@ class FlatMap {
       std::fill_n(inside_.begin() + y * pitch, width, int32_t{-1});
   }
 
-  // For every position −1 if it belongs to the map, 0 if it is padding.
+  // For every position, −1 if it belongs to the map, 0 if it is padding.
   const int32_t* inside() const { return inside_.data(); }
 
-  // One channel of [H, W] → flat, padding zero.
+  // Converts one channel [H, W] to the flat layout; padding becomes zero.
   void read(const float* from, float* to) const {
     for (int64_t y = 0; y < height; ++y, from += width) {
       std::memcpy(to + y * pitch, from, width * sizeof(float));
@@ -48,7 +48,7 @@ class FlatMap {
     std::fill(to + height * pitch, to + positions, 0.0f);
   }
 
-  // One channel of [source_height, source_width], 2 H (+ 1) × 2 W (+ 1): the means of 2 × 2 squares → flat.
+  // Averages the 2 × 2 squares of one channel with rows `source_width` apart, and writes it in the flat layout.
   void read_pooled(const float* from, int64_t source_width, float* to) const {
     for (int64_t y = 0; y < height; ++y) {
       const float *above = from + 2 * y * source_width, *below = above + source_width;
@@ -59,7 +59,7 @@ class FlatMap {
     std::fill(to + height * pitch, to + positions, 0.0f);
   }
 
-  // One flat channel → [H / 2, W / 2], the means of 2 × 2 squares.
+  // Averages the 2 × 2 squares of one flat channel: [H / 2, W / 2].
   void write_pooled(const float* from, float* to) const {
     for (int64_t y = 0; y < height / 2; ++y) {
       const float *above = from + 2 * y * pitch, *below = above + pitch;
@@ -67,12 +67,12 @@ class FlatMap {
     }
   }
 
-  // One flat channel → [H, W].
+  // Converts one flat channel to [H, W].
   void write(const float* from, float* to) const {
     for (int64_t y = 0; y < height; ++y) std::memcpy(to + y * width, from + y * pitch, width * sizeof(float));
   }
 
-  // Zeroes what lies before and after the map of every padded channel; the map itself is left alone.
+  // Zeroes the room before and after the map of every padded channel, but not the map itself.
   void clear_borders(float* padded, int64_t channels) const {
     for (int64_t c = 0; c < channels; ++c, padded += padded_stride) {
       std::fill(padded, padded + lead, 0.0f);

@@ -1,7 +1,7 @@
 // BatchNorm → activation → masked 1×1 convolution in training: LGC and SFR, forward and backward.
 //
-// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. The activated inputs exist for one tile of
-// positions at a time and are made again for the backward pass. Connections that are gone are not multiplied.
+// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. Activated inputs exist for one tile at a time
+// and are recomputed in the backward pass. Removed connections are skipped once at least half are removed.
 
 #include <algorithm>
 #include <cstdint>
@@ -40,7 +40,7 @@ struct PackedBlocks {
     return floats;
   }
 
-  // Turned: inputs are the rows, outputs the terms, as the gradient of the inputs needs it.
+  // If turned, inputs are the rows and outputs the terms, as needed for the gradient of the inputs.
   PackedBlocks(Team& team, const Pointwise& op, bool turned) : memory(room(op.blocks, turned)) {
     float* to = memory.data();
     for (const auto& b : op.blocks) {
@@ -66,8 +66,8 @@ void activate_block(const Pointwise& op, const ConnectionBlock& block, const Bat
   }
 }
 
-// out [N, outputs (+ inputs), positions] = residual + kernel · activation(norm(x)), and x itself after it if there is
-// a residual: the next layer's features.
+// out [N, outputs, positions] = kernel · activation(norm(x)). With a residual, out [N, outputs + inputs, positions] is
+// the next layer's features, concat(residual + the above, x).
 template <Activation kind>
 void forward(Team& team, const Pointwise& op, const float* x, const BatchNorm& norm, const float* residual, float* out) {
   const int64_t positions = op.map.positions, all = op.outputs + (residual ? op.inputs : 0);
@@ -101,7 +101,7 @@ void forward(Team& team, const Pointwise& op, const float* x, const BatchNorm& n
   });
 }
 
-// The gradient of the kernel, block by block and share by share; outputs rounded up to vectors.
+// The gradient of the kernel, separate for each slice and block; outputs are rounded up to vectors.
 class KernelGradient {
  public:
   KernelGradient(const Pointwise& op, int64_t slices) : op_(op), slices_(slices), memory_(slices * per_slice(op)) {
@@ -116,7 +116,7 @@ class KernelGradient {
 
   static int64_t columns(const ConnectionBlock& b) { return round_up(b.outputs.size(), kGrain); }
 
-  // The sums of all shares → [inputs, outputs].
+  // Adds up all slices: [inputs, outputs].
   void reduce(Team& team, float* gradient) const {
     std::fill_n(gradient, op_.inputs * op_.outputs, 0.0f);
     for (size_t b = 0; b < op_.blocks.size(); ++b) {
@@ -144,7 +144,7 @@ class KernelGradient {
   const Scratch memory_;
 };
 
-// [outputs of the block, width] → [width, columns], so that outputs lie side by side.
+// Transposes [outputs of the block, width] to [width, columns], so that outputs are contiguous.
 inline void turn(const ConnectionBlock& block, const float* dy, int64_t positions, int64_t width, float* turned) {
   static const float zeros[kTileWidth] = {};
   const int64_t columns = KernelGradient::columns(block), count = block.outputs.size();
@@ -155,7 +155,7 @@ inline void turn(const ConnectionBlock& block, const float* dy, int64_t position
   }
 }
 
-// What one share of the work computes with.
+// Working memory of one slice.
 struct Panels {
   Scratch activated, gradient, turned;
   explicit Panels(const Pointwise& op)
@@ -164,7 +164,7 @@ struct Panels {
         turned(round_up(op.outputs, kGrain) * kTileWidth) {}
 };
 
-// One tile: adds to the kernel's gradient, and leaves the gradient of the activated inputs in panels.gradient.
+// Processes one tile: adds to the kernel's gradient, and writes the activated inputs' gradient to panels.gradient.
 template <Activation kind>
 void backward_tile(const Pointwise& op, const PackedBlocks& packed, const BatchNorm& norm, const float* x,
                    const float* dy, int64_t width, const KernelGradient& dkernel, int64_t slice, const Panels& panels) {
@@ -192,8 +192,8 @@ void backward_tile(const Pointwise& op, const PackedBlocks& packed, const BatchN
   }
 }
 
-// dy [N, dy_channels, positions] of which the first `outputs` channels are meant → dx, and the parameters' gradients.
-// direct [N, direct_channels, positions] from channel `from` on reaches x on another way.
+// Incoming gradients. dy [N, dy_channels, positions]: the first `outputs` channels are the gradient of the result.
+// direct [N, direct_channels, positions] or null: from channel `from` on, another gradient of x.
 struct Incoming {
   const float* dy;
   int64_t dy_channels;

@@ -1,6 +1,6 @@
 // The 2×2 average pool of stride 2 between dense blocks in training, forward and backward.
 //
-// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. A last odd row or column is left out.
+// Feature maps are [N, C, positions] in FlatMap's layout, padding zero. An odd last row or column is dropped.
 
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// Working memory that is lent from call to call: the system's fresh pages cost more than what is computed in them.
+// Working memory that is reused between calls: fresh pages from the system cost more than the computation in them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace cdnv2 {
 
-// `floats` floats of undefined value for as long as it lives, aligned to cache lines; data() is null if there are none.
+// `floats` uninitialised floats, aligned to cache lines; data() is null if there is no memory.
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
@@ -32,10 +32,10 @@ class Scratch {
     size_t bytes = 0;
   };
 
-  // Blocks that nobody uses at the moment, 64 MiB at most altogether.
+  // Blocks that are not in use, at most 64 MiB in total.
   class Shelf {
    public:
-    // The smallest block that is large enough and not far too large; an empty one if there is none.
+    // Takes the smallest block that is large enough and not far too large; an empty one if there is none.
     Block take(size_t bytes) {
       std::lock_guard<std::mutex> lock(mutex_);
       Block* best = nullptr;

@@ -1,4 +1,4 @@
-// Divides the positions of a batch of maps into fixed shares.
+// Divides the positions of a batch of maps into fixed slices.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace cdnv2 {
 
-// f(i) for i in [0, count), a good many at a time: claiming each by itself would take longer than short work does.
+// Calls f(i) for i in [0, count), many per task: claiming each i separately can take longer than its work.
 template <typename F>
 void for_each(Team& team, int64_t count, const F& f) {
   const int64_t chunks = std::min(count, 8 * team.threads());
@@ -19,8 +19,8 @@ void for_each(Team& team, int64_t count, const F& f) {
   });
 }
 
-// As many shares as threads. Which positions a share has depends on nothing else, and sums are kept share by share:
-// so they come out the same whichever thread is faster.
+// One slice per thread, if there are enough tiles. The positions of a slice are fixed and sums are kept per slice, so
+// results do not depend on which thread is faster.
 class Slices {
  public:
   const int64_t count;
@@ -28,7 +28,7 @@ class Slices {
   Slices(const FlatMap& map, int64_t batch, int64_t threads)
       : count(std::max<int64_t>(1, std::min(threads, batch * tiles_of(map)))), map_(map), batch_(batch) {}
 
-  // f(image, first position, width) for every tile of a share.
+  // Calls f(image, first position, width) for every tile of a slice.
   template <typename F>
   void for_tiles(int64_t slice, const F& f) const {
     const int64_t tiles = tiles_of(map_), all = batch_ * tiles;

@@ -1,7 +1,7 @@
 // The XLA custom call Stem: images [N, H, W, channels] → 3×3 convolution, padding 1 → features [N, C, H', W'].
 //
-// A row of an image is first taken apart into planes, one for each channel and each column modulo the stride. Every
-// tap then reads neighbouring values for neighbouring outputs.
+// Each image row is first split into planes, one for each channel and each column modulo the stride, so that every tap
+// reads adjacent values for adjacent outputs.
 
 #include <algorithm>
 #include <atomic>
@@ -22,7 +22,7 @@ struct Stem {
   int64_t height, width, channels, stride, outputs, out_height, out_width;
   const float* kernel;  // [3, 3, channels, outputs]
 
-  // Output rows that are computed together, and what they take: planes of all image rows that they read.
+  // Output rows that are computed together; they need the planes of all image rows that they read.
   static constexpr int64_t kRowsTogether = 4;
   int64_t bands() const { return (out_height + kRowsTogether - 1) / kRowsTogether; }
   int64_t plane() const { return (out_width + kGrain - 1) / kGrain * kGrain + kGrain; }
@@ -38,14 +38,14 @@ struct Stem {
   }
 
  private:
-  // Column x of the padded row, x = 0 being padding, goes to plane x mod stride.
+  // Splits image row y: column x of the padded row, where x = 0 is padding, goes to plane x mod stride.
   void take_apart(const float* image, int64_t y, float* planes) const {
     std::memset(planes, 0, row() * sizeof(float));
     if (y < 0 || y >= height) return;
     const float* pixel = image + y * width * channels;
     for (int64_t x = 1; x <= width; ++x, pixel += channels) {
       float* to = planes + x % stride * channels * plane() + x / stride;
-      if (x / stride < plane())  // with a large stride the last columns may be read by nobody
+      if (x / stride < plane())  // with a large stride the last columns may be unused
         for (int64_t c = 0; c < channels; ++c) to[c * plane()] = pixel[c];
     }
   }

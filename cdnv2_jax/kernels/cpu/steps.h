@@ -11,8 +11,8 @@
 
 namespace cdnv2 {
 
-// Features x (flat) → hidden (padded), normalised and activated for the 3×3 convolution; padding becomes zero.
-// `panel` has room for kept · kTileWidth floats. Groups [first, last) only.
+// Computes groups [first, last): features x (flat) → hidden (padded), normalised and activated for the 3×3 convolution.
+// Padding becomes zero. `panel` has room for kept · kTileWidth floats.
 template <Activation kind>
 void learned_group_conv(const FlatMap& map, const GroupConv& lgc, const Affine& next_norm, const float* x,
                         float* hidden, int64_t first, int64_t last, int64_t begin, int64_t end, float* panel) {
@@ -35,7 +35,7 @@ void learned_group_conv(const FlatMap& map, const GroupConv& lgc, const Affine& 
   }
 }
 
-// Walks over the nine taps and, for each, a group's inputs.
+// Walks over the nine taps and, for each tap, the inputs of a group.
 struct Taps {
   const float* first;  // the first input's map
   int64_t pitch, stride, inputs;
@@ -50,7 +50,7 @@ struct Taps {
   }
 };
 
-// Hidden (padded) → group g's new features (flat); padding becomes zero.
+// Computes group g's new features (flat) from hidden (padded); padding becomes zero.
 inline void conv3x3(const FlatMap& map, const Conv3x3& conv, const float* hidden, float* features, int64_t g,
                     int64_t begin, int64_t end) {
   const float* first = hidden + g * conv.inputs * map.padded_stride + map.lead;
@@ -64,7 +64,7 @@ inline void conv3x3(const FlatMap& map, const Conv3x3& conv, const float* hidden
           });
 }
 
-// New features (flat, padding zero) → the factor of each channel. `work` has room for channels + hidden floats.
+// Computes each channel's gate from the new features (flat, padding zero). `work` has channels + hidden floats.
 inline void squeeze_excite(const FlatMap& map, const SqueezeExcite& se, const float* features, float* gates,
                            float* work) {
   float *means = work, *hidden = work + se.channels;
@@ -86,7 +86,7 @@ inline void squeeze_excite(const FlatMap& map, const SqueezeExcite& se, const fl
   for (int64_t c = 0; c < se.channels; ++c) gates[c] = 1 / (1 + std::exp(-gates[c]));
 }
 
-// features (flat) times their gates, in place.
+// Multiplies features (flat) by their gates, in place.
 inline void scale_features(const FlatMap& map, int64_t channels, const float* gates, float* features, int64_t begin,
                            int64_t end) {
   for (int64_t c = 0; c < channels; ++c) {
@@ -97,7 +97,7 @@ inline void scale_features(const FlatMap& map, int64_t channels, const float* ga
   }
 }
 
-// Adds to the old features x (flat) what the new ones (flat) contribute. `panel` as for learned_group_conv.
+// Adds the contributions of the new features (flat) to the old ones, x (flat). `panel` has members · kTileWidth floats.
 template <Activation kind>
 void reactivate(const FlatMap& map, const Reactivation& sfr, const float* features, float* x, int64_t begin,
                 int64_t end, float* panel) {

@@ -1,4 +1,4 @@
-// A few threads of XLA's pool that work through one phase after another.
+// Threads of XLA's pool that work together through one phase after another.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace cdnv2 {
 
-// Waits for something that is near: first without giving the core away, then with.
+// Waits for something that will happen soon: spins first, then yields the core.
 class Patience {
  public:
   void wait() {
@@ -36,15 +36,15 @@ class Patience {
 
 inline int64_t threads_of(const xla::ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
 
-// The caller and up to threads − 1 helpers. Helpers that come late or never are not waited for: the caller takes on
-// all tasks that nobody else has claimed, so that a pool with nobody free costs time but cannot lock up.
+// The caller and up to threads − 1 helpers. Helpers that start late or never are not waited for: the caller runs all
+// tasks that no helper has claimed, so that a busy pool costs time but cannot deadlock.
 class Team {
  public:
   Team() : threads_(1) {}  // the caller alone
   Team(xla::ffi::ThreadPool& pool, int64_t threads) : threads_(threads) {
     for (int64_t i = 1; i < threads; ++i)
       pool.Schedule([shared = shared_, caller = std::this_thread::get_id()] {
-        // A pool whose queue is full runs what it is given at once, in the caller, who would wait for itself.
+        // A pool whose queue is full runs the function at once in the caller, which would then wait for itself.
         if (std::this_thread::get_id() != caller) help(*shared);
       });
   }
@@ -54,7 +54,7 @@ class Team {
 
   int64_t threads() const { return threads_; }
 
-  // f(i) for i in [0, tasks), in any order and on any thread; returns once all are done.
+  // Calls f(i) for i in [0, tasks), in any order and on any thread; returns once all are done.
   template <typename F>
   void parallel(int64_t tasks, const F& f) {
     if (threads_ == 1 || tasks <= 1) {
@@ -65,7 +65,7 @@ class Team {
     shared_->phase.store(&phase);
     shared_->number.fetch_add(1);
     phase.work();
-    // From here on nobody enters; those inside finish the tasks they have claimed.
+    // From here on no helper enters; those inside finish the tasks they have claimed.
     shared_->phase.store(nullptr);
     for (Patience patience; shared_->inside.load() != 0;) patience.wait();
   }
@@ -82,7 +82,7 @@ class Team {
     }
   };
 
-  // Outlives the team: a helper may be scheduled after it is gone.
+  // Outlives the team: a helper may start after the team is gone.
   struct Shared {
     std::atomic<Phase*> phase{nullptr};
     std::atomic<int64_t> number{0}, inside{0};
@@ -101,7 +101,7 @@ class Team {
       }
       seen = number;
       patience = Patience();
-      // Entered before looking: the caller either sees somebody inside, or has withdrawn the phase already.
+      // Enter before reading the phase: the caller either sees a helper inside or has already withdrawn the phase.
       shared.inside.fetch_add(1);
       if (Phase* phase = shared.phase.load()) phase->work();
       shared.inside.fetch_sub(1);

@@ -1,11 +1,11 @@
-// Products of a small matrix of weights and many positions, one tile of sums at a time held in registers.
+// Products of a small matrix of weights with many positions, holding one tile of sums at a time in registers.
 #pragma once
 
 #include "vector.h"
 
 namespace cdnv2 {
 
-// A full tile has kRows outputs by kColumns vectors of positions: as many sums as there are registers for.
+// A full tile has kRows outputs by kColumns vectors of positions: as many sums as fit in the registers.
 #if defined(__AVX512F__)
 constexpr int kRows = 8, kColumns = 3;
 #else
@@ -13,7 +13,7 @@ constexpr int kRows = 4, kColumns = 3;
 #endif
 constexpr int kTileWidth = kColumns * kLanes;
 
-// Where the weight of term k and output o lies: first[k · term + o · output].
+// The weight of term k and output o is first[k · term + o · output].
 struct Weights {
   const float* first;
   int64_t term, output = 1;
@@ -21,7 +21,7 @@ struct Weights {
   CDNV2_INLINE Weights from(int64_t o) const { return {first + o * output, term, output}; }
 };
 
-// put(o, p, sums): Σ_k weight(k, o) · x_k for O outputs and V vectors from position p on.
+// Calls put(o, p, sums) with Σ_k weight(k, o) · x_k, for O outputs and V vectors from position p on.
 // walk(p, visit) calls visit(address of x_k at p) for every k in turn.
 template <int O, int V, typename Vector, typename Walk, typename Put>
 CDNV2_INLINE void tile(int64_t p, Weights weights, const Walk& walk, const Put& put) {
@@ -36,7 +36,7 @@ CDNV2_INLINE void tile(int64_t p, Weights weights, const Walk& walk, const Put& 
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       x[v] = load<Vector>(from + v * lanes);
-      if constexpr (O < kRows) hold(x[v]);  // a full tile has so many uses for x that the compiler does by itself
+      if constexpr (O < kRows) hold(x[v]);  // a full tile uses x so often that compilers hold it by themselves
     }
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o)
@@ -51,7 +51,7 @@ CDNV2_INLINE void tile(int64_t p, Weights weights, const Walk& walk, const Put& 
     for (int v = 0; v < V; ++v) put(o, p + v * lanes, sums[o][v]);
 }
 
-// All tiles of O outputs over the positions [p, end): full ones, then narrower ones.
+// Computes all tiles of O outputs over the positions [p, end): full ones, then narrower ones.
 template <int O, int V, typename Walk, typename Put>
 CDNV2_INLINE void row_of_tiles(int64_t p, int64_t end, Weights weights, const Walk& walk, const Put& put) {
   for (; p + V * kLanes <= end; p += V * kLanes) tile<O, V, Floats>(p, weights, walk, put);
@@ -63,8 +63,8 @@ CDNV2_INLINE void row_of_tiles(int64_t p, int64_t end, Weights weights, const Wa
   }
 }
 
-// put(o, p, sums) for every output o < outputs and all positions [begin, end), multiples of kGrain: see `tile`.
-// Each sum adds its terms in the order of the walk, so it does not depend on how the positions are cut up.
+// Calls put(o, p, sums) as `tile` does, for every output o < outputs and all positions [begin, end), multiples of
+// kGrain. Each sum adds its terms in the order of the walk, so it does not depend on how the positions are divided.
 template <int O = kRows, typename Walk, typename Put>
 CDNV2_INLINE void product(int64_t outputs, int64_t begin, int64_t end, Weights weights, const Walk& walk,
                           const Put& put) {
@@ -81,7 +81,7 @@ CDNV2_INLINE void product(int64_t outputs, int64_t begin, int64_t end, Weights w
   }
 }
 
-// Walks over rows of positions that lie `stride` apart.
+// Walks over rows of positions that are `stride` apart.
 struct Rows {
   const float* first;
   int64_t stride, count;

@@ -1,4 +1,4 @@
-// Vectors of floats, as wide as the processor has them, and the elementwise functions of a dense layer.
+// Vectors of floats, as wide as the processor's, and the elementwise functions of a dense layer.
 #pragma once
 
 #include <cstdint>
@@ -52,13 +52,13 @@ CDNV2_INLINE void store(float* to, Vector v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-// Asks for memory that will be read soon, all at once: weights are used once per image, and one miss after another
-// would take longer than the multiplications.
+// Prefetches memory that will be read soon, all at once: weights are used once per image, and one cache miss after
+// another would take longer than the multiplications.
 CDNV2_INLINE void prefetch(const float* from, int64_t floats) {
   for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Holds v in a register. Compilers believe that reading memory anew at every use is free; unaligned, it is not.
+// Holds v in a register. Compilers assume that reading memory again at every use is free; unaligned, it is not.
 template <typename Vector>
 CDNV2_INLINE void hold(Vector& v) {
 #if defined(__AVX512F__)
@@ -70,8 +70,8 @@ CDNV2_INLINE void hold(Vector& v) {
 #endif
 }
 
-// a · x + sum in one rounding wherever the processor can. Left to themselves, compilers do so for some widths of
-// vectors and not for others, and results would depend on how a map is cut up.
+// a · x + sum with a single rounding if the processor supports it. Left to themselves, compilers do so for some vector
+// widths and not for others, and results would depend on how a map is divided.
 template <typename Vector>
 CDNV2_INLINE Vector multiply_add(float a, Vector x, Vector sum) {
 #if defined(__AVX512F__)
@@ -83,7 +83,7 @@ CDNV2_INLINE Vector multiply_add(float a, Vector x, Vector sum) {
   return a * x + sum;
 }
 
-// v where the mask is −1, +0 where it is 0, whatever v is (NaN too).
+// v where the mask is −1, +0 where it is 0, even if v is NaN.
 template <typename Vector>
 CDNV2_INLINE Vector masked(Vector v, const int32_t* mask) {
   typename IntsOf<Vector>::Type bits, kept;
@@ -96,7 +96,7 @@ CDNV2_INLINE Vector masked(Vector v, const int32_t* mask) {
 
 enum class Activation { kRelu, kHardSwish };
 
-// ReLU, or x · min(max(x + 3, 0), 6) / 6. Comparisons are so put that NaN stays NaN.
+// ReLU, or x · min(max(x + 3, 0), 6) / 6. Comparisons are written so that NaN stays NaN.
 template <Activation kind, typename Vector>
 CDNV2_INLINE Vector activate(Vector x) {
   const Vector zero{};
@@ -108,7 +108,7 @@ CDNV2_INLINE Vector activate(Vector x) {
   return x * gate * (1.0f / 6.0f);
 }
 
-// Calls f(p, vector type) for all of [0, width), a multiple of kGrain: full vectors, then perhaps a narrow one.
+// Calls f(p, v) for all of [0, width), a multiple of kGrain: full vectors, then perhaps a narrow one. v gives the type.
 template <typename F>
 CDNV2_INLINE void for_vectors(int64_t width, F&& f) {
   int64_t p = 0;
@@ -118,7 +118,7 @@ CDNV2_INLINE void for_vectors(int64_t width, F&& f) {
   }
 }
 
-// activation(scale · x + shift) of `width` positions; width is a multiple of kGrain.
+// Computes activation(scale · x + shift) for `width` positions, a multiple of kGrain.
 template <Activation kind>
 CDNV2_INLINE void normalise(const float* x, float scale, float shift, float* to, int64_t width) {
   for_vectors(width, [&](int64_t p, auto v) __attribute__((always_inline)) {

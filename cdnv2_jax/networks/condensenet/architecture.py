@@ -1,4 +1,4 @@
-"""The shape of a CondenseNet (v1) or CondenseNetV2, as plain numbers."""
+"""The architecture of a CondenseNet (v1) or CondenseNetV2, as plain numbers."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from cdnv2_jax.schema import setting, settings
 
 @settings
 class CondenseNetArchitecture(Architecture):
-    """A CondenseNet (v1) or CondenseNetV2; section numbers are those of the CondenseNetV2 paper."""
+    """The architecture of a CondenseNet (v1) or CondenseNetV2."""
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("stages", "growth")
     SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -29,10 +29,10 @@ class CondenseNetArchitecture(Architecture):
         "condensation factor of sparse feature reactivation; None for v1", default=None, least=1
     )
     bottleneck: int = setting("b; the 1×1 convolution has b · k outputs", default=4, least=1)
-    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None for none", default=None, least=0)
-    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None for none", default=None, least=0)
+    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None if none", default=None, least=0)
+    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None if none", default=None, least=0)
     head_width: int | None = setting(
-        "width of the Linear before the classifier; None for v1, which has neither it nor the last SE",
+        "width of the Linear before the classifier; None for v1, which has neither this Linear nor the last SE",
         default=None,
         least=1,
     )
@@ -45,7 +45,7 @@ class CondenseNetArchitecture(Architecture):
         self._check_channels()
 
     def _check_channels(self) -> None:
-        """Refuses what could not be built, naming the layer, before any array is made."""
+        """Raise UserError, naming the layer, if channels and groups are incompatible, before any array is allocated."""
         for block, layer, channels, growth in self.dense_layers():
             where = f"block {block + 1}, layer {layer + 1}"
             wide = self.bottleneck * growth
@@ -63,9 +63,9 @@ class CondenseNetArchitecture(Architecture):
                 ]
             for count, what, name, divisor in rules:
                 if count % divisor:
-                    raise UserError(f"{where}: {count} {what} do not divide by {name} {divisor}")
+                    raise UserError(f"{where}: {count} {what} are not divisible by {name} {divisor}")
         if self.head_width is not None and self.out_channels < self.head_reduction:
-            raise UserError(f"head_reduction {self.head_reduction} leaves nothing of {self.out_channels} channels")
+            raise UserError(f"head_reduction {self.head_reduction} exceeds the {self.out_channels} channels")
 
     @property
     def stem_channels(self) -> int:
@@ -79,12 +79,12 @@ class CondenseNetArchitecture(Architecture):
 
     @property
     def condensation_stages(self) -> int:
-        """How many pruning stages the whole network passes: the largest C − 1."""
+        """Number of pruning stages of the whole network: the largest C − 1."""
         return max(self.lgc_factor, self.sfr_factor or 1) - 1
 
     @property
     def feature_channels(self) -> dict[int, int]:
-        """Stride → channels of the maps that `features` gives: the blocks' outputs from stride 4 on."""
+        """Stride → channels of the maps that `features` returns: the blocks' outputs from stride 4 upwards."""
         channels, found = self.stem_channels, {}
         for stride, layers, growth in zip(self.block_strides, self.stages, self.growth, strict=True):
             channels += layers * growth
@@ -97,7 +97,7 @@ class CondenseNetArchitecture(Architecture):
         return tuple(self.stem_stride * 2**block for block in range(len(self.stages)))
 
     def dense_layers(self) -> list[tuple[int, int, int, int]]:
-        """(block, layer in block, input channels, growth rate) of every dense layer, all counted from 0."""
+        """Return (block, layer in block, input channels, growth rate) of every dense layer, both numbers from 0."""
         found = []
         channels = self.stem_channels
         for block, (layers, growth) in enumerate(zip(self.stages, self.growth, strict=True)):
@@ -107,32 +107,32 @@ class CondenseNetArchitecture(Architecture):
         return found
 
     def activation(self, block: int) -> ActivationName:
-        """Activation of block `block` (from 0)."""
+        """Return the activation of block `block` (from 0)."""
         return "hard_swish" if self.hard_swish_from is not None and block >= self.hard_swish_from else "relu"
 
     def has_squeeze_excite(self, block: int) -> bool:
-        """Whether the layers of block `block` (from 0) end in squeeze-and-excitation."""
+        """Return whether the layers of block `block` (from 0) contain squeeze-and-excitation."""
         return self.squeeze_excite_from is not None and block >= self.squeeze_excite_from
 
     def map_side(self, block: int, image_side: int) -> int:
-        """Side of block `block`'s feature map for an image of that side (strides round down, the stem's up)."""
+        """Return the side of block `block`'s feature map for an image side (the stem rounds up, other strides down)."""
         side = (image_side - 1) // self.stem_stride + 1
         return side // 2**block
 
     def smallest_map(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the last feature map for an image of that size."""
+        """Return height and width of the last feature map for an image of this size."""
         last = len(self.stages) - 1
         return self.map_side(last, height), self.map_side(last, width)
 
     def check_image(self, height: int, width: int) -> None:
-        """Raises UserError when nothing would be left of an image after all strides."""
+        """Raise UserError if nothing would be left of an image after all strides."""
         if min(self.smallest_map(height, width)) < 1:
             raise UserError(
                 f"a {height}×{width} image is too small: nothing is left of it after stride {self.block_strides[-1]}"
             )
 
     def fields_of(self, shorthand: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-        """The fields that a shorthand sets; none of SFR in a network without it."""
+        """Return the fields that a shorthand sets, without those of SFR in a network that has none."""
         fields = super().fields_of(shorthand, overrides)
         if overrides.get("sfr_groups", self.sfr_groups) is not None:
             return fields

@@ -1,4 +1,4 @@
-"""CondenseNet and CondenseNetV2 as a family: cost, PyTorch's state_dicts, ONNX."""
+"""The family of CondenseNet and CondenseNetV2: costs, PyTorch state_dicts, ONNX."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ from cdnv2_jax.networks.network import Form
 
 
 def condensenet_cost(a: CondenseNetArchitecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
-    """The official count, rule for rule: (what leads to the feature maps, the head)."""
+    """Return the costs, by the official rules, of the body, which computes the feature maps, and of the head."""
     areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
     body = convolution_cost(3, a.stem_channels, areas[0], kernel_area=9)
     for block, _, channels, growth in a.dense_layers():
@@ -59,7 +59,7 @@ def _head_cost(a: CondenseNetArchitecture, form: Form, area: int) -> Cost:
     cost = elementwise_cost(features * area)  # the last pool reads every value once
     if a.head_width is None:
         inputs = features // 2 if form.halved_classifier else features
-        # Only the older code counts the bias among the operations.
+        # Only the official code of v1 counts the bias as operations.
         return cost + linear_cost(inputs, a.num_classes) + elementwise_cost(a.num_classes)
     cost += squeeze_excite_cost(features, features // a.head_reduction, area=1)
     cost += linear_cost(features, a.head_width) + elementwise_cost(a.head_width)
@@ -67,7 +67,7 @@ def _head_cost(a: CondenseNetArchitecture, form: Form, area: int) -> Cost:
 
 
 def condensenet_slots(model: CondenseNet) -> torch.NamedSlots:
-    """Every tensor of the official state_dict, masked or converted."""
+    """Yield the slots of every tensor in the official state_dict, masked or converted."""
     yield "features.init_conv.weight", torch.spatial_kernel(model.stem.kernel)
     for number, block in enumerate(model.blocks, start=1):
         for position, layer in enumerate(block, start=1):
@@ -91,13 +91,13 @@ def _layer_slots(layer: DenseLayer) -> torch.NamedSlots:
 
 
 def condensenet_form(keys: Mapping[str, Any]) -> Form:
-    """Masked or converted, told by the keys."""
+    """Return the form of a state_dict, masked or converted, judging by its keys."""
     condensed = any(key.endswith("conv_1.index") for key in keys)
     return Form(condensed, halved_classifier="classifier.linear.weight" in keys)
 
 
 def check_official_form(model: CondenseNet) -> None:
-    """UserError for a condensed CondenseNet (v1) with its whole classifier: the official code does not have it."""
+    """Raise UserError for a condensed CondenseNet (v1) with a full classifier, which the official code lacks."""
     if model.form.condensed and model.classifier_can_be_halved and not model.form.halved_classifier:
         raise UserError(
             "the official converted CondenseNet reads half of its classifier's inputs: "
@@ -106,7 +106,7 @@ def check_official_form(model: CondenseNet) -> None:
 
 
 def _dense_layer_nodes(graph: Graph, layer: DenseLayer, x: Map) -> Map:
-    """[b, n, h, w] → [b, n + k, h, w]."""
+    """Add a dense layer: [b, n, h, w] → [b, n + k, h, w]."""
     with graph.scope("lgc"):
         h, order = onnx.learned_group_conv(graph, layer.lgc, layer.conv.norm, x)
     with graph.scope("conv"):
@@ -121,7 +121,7 @@ def _dense_layer_nodes(graph: Graph, layer: DenseLayer, x: Map) -> Map:
 
 
 def condensenet_maps(graph: Graph, network: CondenseNet, images: Map) -> dict[int, Map]:
-    """{stride: output of the dense block}; of the last block after its normalisation and ReLU."""
+    """Add the body; return {stride: output of the dense block}, the last one after its normalisation and ReLU."""
     strides = network.architecture.block_strides
     with graph.scope("stem"):
         x = graph.conv(images, window_kernel(network.stem.kernel), stride=strides[0])
@@ -140,7 +140,7 @@ def condensenet_maps(graph: Graph, network: CondenseNet, images: Map) -> dict[in
 
 
 def condensenet_head(graph: Graph, network: CondenseNet, last: Map) -> Map:
-    """The logits of the last map."""
+    """Add the head and return the logits."""
     with graph.scope("head"):
         x = graph.apply("GlobalAveragePool", last)
         if network.se_last is not None:
@@ -158,7 +158,7 @@ FAMILY = Family(
     cost=condensenet_cost,
     torch=TorchFormat(
         condensenet_slots,
-        classifier=("classifier.bias", "classifier.linear.bias"),  # the latter of converted CondenseNets (v1)
+        classifier=("classifier.bias", "classifier.linear.bias"),  # the latter in converted CondenseNets (v1)
         form=condensenet_form,
         check=check_official_form,
     ),

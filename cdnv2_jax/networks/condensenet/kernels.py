@@ -1,10 +1,10 @@
-"""A network's way through the CPU kernels.
+"""Evaluation and training of CondenseNets with the CPU kernels.
 
-In evaluation, maps are [batch, channels, height, width]; in training, of masked networks, they are flat
-(`kernels.flat_maps`).
+In evaluation, maps are [batch, channels, height, width]; in training, which is for masked networks, they are flat
+(`kernels.training`).
 
-The kernels of evaluation know condensed layers only. A masked one is given to them as a condensed one that has kept
-everything, zeros included: as fast as a dense network can be, but only condensing leaves pruned connections out.
+The evaluation kernels support condensed layers only. A masked layer is passed as a condensed one that has kept every
+connection, zeros included: as fast as a dense network can be, but only condensing skips pruned connections.
 """
 
 import math
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 
 GROUP_OUTPUTS = 64
-"""Outputs of a masked LGC that are computed together: so many that the kernel seldom activates an input again, and so
-few that their weights stay in a core's cache and that there is enough to share out among threads."""
+"""Outputs of a masked LGC that are computed together: enough that the kernel seldom recomputes an input's activation,
+but few enough that their weights stay in a core's cache and that all threads have work."""
 
 
 def used_in_evaluation(
     architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array, *, condensed: bool
 ) -> bool:
-    """Whether the kernels take the place of a network's modules for these images.
+    """Return whether the kernels replace a network's modules for these images.
 
-    They can in evaluation mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
-    compiler.
+    They can in evaluation mode, in float32, on one CPU; they do if the lowering table selects them and a compiler is
+    available.
     """
     return (
         fits(modules, images, use_running_average=True)
@@ -61,10 +61,10 @@ def used_in_evaluation(
 
 
 def fits(modules: Iterable[nnx.Module], images: jax.Array, *, use_running_average: bool) -> bool:
-    """Whether there are kernels for such modules: float32, BatchNorms in the mode that is meant, on one CPU."""
+    """Return whether the kernels support these modules and images: float32, BatchNorms in the given mode, one CPU."""
     return (
         traced_platform() == "cpu"
-        # XLA cannot divide a call among devices: each would compute the whole batch.
+        # XLA cannot partition a custom call across devices: each would compute the whole batch.
         and jax.device_count() == 1
         and images.dtype == jnp.float32
         # A program exported for batches of any size is meant to run elsewhere.
@@ -84,14 +84,14 @@ def _module_fits(module: nnx.Module, use_running_average: bool) -> bool:
 
 
 def network_shape(a: CondenseNetArchitecture, images: jax.Array) -> Shape:
-    """Of all blocks together, by which the table knows a network: from the first map's side to the last's channels."""
+    """Return the shape by which the lowering table knows a network: first map's side, first and last map's channels."""
     batch, height, width, _ = images.shape
     side = math.sqrt(a.map_side(0, height) * a.map_side(0, width))
     return Shape(batch, side, a.stem_channels, a.out_channels, a.lgc_groups)
 
 
 def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
-    """Each dense block's output [b, c, h, w], before the average pool that leads to the next block."""
+    """Yield each dense block's output [b, c, h, w], before the average pool that leads to the next block."""
     x = _stem_map(stem, images)
     for number, block in enumerate(blocks):
         x = _block(block, x, "before" if number else "none")
@@ -99,10 +99,10 @@ def block_outputs(stem: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array)
 
 
 def pooled_features(stem: nnx.Conv, blocks: Sequence[nnx.List], norm: BatchNorm, images: jax.Array) -> jax.Array:
-    """[b, c]: the last block's output after BatchNorm, ReLU and the mean over the map."""
+    """Return [b, c]: the last block's output after BatchNorm, ReLU and the mean over the map."""
     x = _stem_map(stem, images)
     for block in blocks[:-1]:
-        x = _block(block, x, "after")  # what is pooled at once is written and read a quarter as much
+        x = _block(block, x, "after")  # pooling at once leaves a quarter of the values to write and read
     return _head(norm, _block(blocks[-1], x, "none"))
 
 
@@ -151,7 +151,7 @@ def _differentiated_as(
     module: nnx.Module,
     x: jax.Array,
 ) -> jax.Array:
-    """kernel(module, x), whose derivatives, of any order and mode, are those of plain(module, x)."""
+    """Compute kernel(module, x), with the derivatives, of any order and mode, of plain(module, x)."""
     graph, state = nnx.split(module)
     function = jax.custom_jvp(lambda state, x: kernel(nnx.merge(graph, state), x))
 
@@ -205,7 +205,7 @@ def _sfr(conv: CondensedReactivation | SparseFeatureReactivation) -> _Connection
 
 
 def _all(groups: int, channels: int) -> jax.Array:
-    """An index [groups, channels] by which every group has kept all."""
+    """Return an index [groups, channels] by which every group has kept all channels."""
     return jnp.broadcast_to(jnp.arange(channels, dtype=jnp.int32), (groups, channels))
 
 
@@ -214,10 +214,10 @@ def _norm(norm: BatchNorm) -> Norm:
 
 
 def used_in_training(architecture: CondenseNetArchitecture, modules: Iterable[nnx.Module], images: jax.Array) -> bool:
-    """Whether the kernels take the place of a masked network's modules for these images.
+    """Return whether the kernels replace a masked network's modules for these images.
 
-    They can in training mode, in float32, on one CPU; they do if the table of lowerings says so and there is a
-    compiler.
+    They can in training mode, in float32, on one CPU; they do if the lowering table selects them and a compiler is
+    available.
     """
     return (
         fits(modules, images, use_running_average=False)
@@ -228,7 +228,7 @@ def used_in_training(architecture: CondenseNetArchitecture, modules: Iterable[nn
 
 
 def training_block_outputs(stem_conv: nnx.Conv, blocks: Iterable[nnx.List], images: jax.Array) -> Iterator[jax.Array]:
-    """Each dense block's output [b, h, w, c], before the average pool that leads to the next block."""
+    """Yield each dense block's output [b, h, w, c], before the average pool that leads to the next block."""
     stride, _ = np.broadcast_to(stem_conv.strides or 1, 2)
     x = _stem(images, stem_conv.kernel[...], int(stride))
     height, width = x.shape[2:]

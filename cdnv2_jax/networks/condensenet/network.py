@@ -1,4 +1,4 @@
-"""CondenseNet and CondenseNetV2, masked and condensed: one network, described by its `CondenseNetArchitecture`."""
+"""CondenseNet and CondenseNetV2, masked and condensed: one class, configured by a `CondenseNetArchitecture`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,8 +21,8 @@ from cdnv2_jax.networks.network import ModulePath, Network
 class DenseLayer(nnx.Module):
     """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right).
 
-    With a `mask` [b, h, w, 1], what is on the map where it is False changes nothing where it is True. `lgc` and `sfr`
-    are masked convolutions or, in a condensed network, their condensed twins.
+    With a `mask` [b, h, w, 1], values where it is False do not affect the output where it is True. `lgc` and `sfr`
+    are masked convolutions or, in a condensed network, their condensed counterparts.
     """
 
     lgc: LearnedGroupConv | CondensedGroupConv
@@ -65,9 +65,9 @@ class DenseLayer(nnx.Module):
 
 
 class CondenseNet(Network):
-    """CondenseNet (v1) or CondenseNetV2, masked; `condense` makes its condensed form."""
+    """CondenseNet (v1) or CondenseNetV2, masked; `condense` returns its condensed form."""
 
-    # Narrower than in the base class, and never assigned again.
+    # A narrower type than in the base class is safe, because it is never reassigned.
     architecture: CondenseNetArchitecture  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
@@ -106,7 +106,7 @@ class CondenseNet(Network):
             return nnx.Linear(inputs, outputs, kernel_init=torch_linear(inputs), bias_init=bias_init, **types)
 
         if a.head_width is None:
-            # CondenseNet (v1) starts its only Linear from zero bias; v2 leaves PyTorch's default.
+            # CondenseNet (v1) initialises the bias of its only Linear with zeros; v2 keeps PyTorch's default.
             features, bias_init = a.out_channels, nnx.initializers.zeros_init()
             self.se_last = self.fc = None
         else:
@@ -116,7 +116,7 @@ class CondenseNet(Network):
         self.classifier = linear(features, a.num_classes, bias_init)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images [batch, height, width, 3], normalised, of any size the strides allow → logits [batch, classes]."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, 3] of any size large enough."""
         self.check_images(images)
         if self._by_kernel(images):
             x = kernels.pooled_features(self.stem, self.blocks, self.norm_last, images)
@@ -130,9 +130,9 @@ class CondenseNet(Network):
         return self.classifier(x)
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
-        """See `Network.features`: the blocks' outputs, the last one after its BatchNorm and ReLU.
+        """Compute the blocks' outputs, the last one after its BatchNorm and ReLU; see `Network.features`.
 
-        The squeeze-and-excitation of the classifier's head is left out.
+        The squeeze-and-excitation of the head is not applied.
         """
         maps = dict(zip(self.architecture.block_strides, self.block_outputs(images, sizes), strict=True))
         last = self.architecture.block_strides[-1]
@@ -141,9 +141,9 @@ class CondenseNet(Network):
         return {stride: inside(x, at_stride(region, stride)) for stride, x in maps.items() if stride >= 4}
 
     def block_outputs(self, images: jax.Array, sizes: jax.Array | None = None) -> list[jax.Array]:
-        """Each dense block's output, before the average pool that leads to the next block; `sizes` as for `features`.
+        """Compute each dense block's output before the average pool to the next block; `sizes` as for `features`.
 
-        With `sizes` the values beyond an image's own padding are left as they come.
+        With `sizes`, the values beyond an image's own padding are arbitrary.
         """
         self.check_images(images)
         if sizes is None and self._by_kernel(images):
@@ -166,7 +166,7 @@ class CondenseNet(Network):
             yield x
 
     def _by_kernel(self, images: jax.Array) -> bool:
-        """Whether the CPU kernels take the layers' place for these images, in evaluation mode."""
+        """Return whether the CPU kernels replace the layers for these images in evaluation mode."""
         modules, condensed = self._kernel_modules(), self.form.condensed
         return kernels.used_in_evaluation(self.architecture, modules, images, condensed=condensed)
 
@@ -178,12 +178,12 @@ class CondenseNet(Network):
         return [self.stem, *(layer for block in self.blocks for layer in block), self.norm_last]
 
     def dense_layers(self) -> Iterator[DenseLayer]:
-        """All dense layers, from the stem to the head."""
+        """Yield all dense layers, from the stem to the head."""
         for block in self.blocks:
             yield from block
 
     def stage_modules(self) -> list[list[ModulePath]]:
-        """One stage for each dense block; the stem belongs to the first, what follows the last block to the last."""
+        """Return one stage for each dense block; the stem belongs to the first, the last BatchNorm to the last."""
         stages: list[list[ModulePath]] = [[("blocks", number)] for number in range(len(self.blocks))]
         stages[0].insert(0, ("stem",))
         stages[-1].append(("norm_last",))
@@ -191,12 +191,12 @@ class CondenseNet(Network):
 
     @property
     def dense_blocks(self) -> tuple[int, ...]:
-        """Dense layers of each block."""
+        """Number of dense layers of each block."""
         return self.architecture.stages
 
     @property
     def classifier_can_be_halved(self) -> bool:
-        """True of a CondenseNet (v1)."""
+        """True for a CondenseNet (v1)."""
         return self.architecture.head_width is None
 
 

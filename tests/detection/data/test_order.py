@@ -81,7 +81,7 @@ def test_those_that_may_take_the_place_of_another() -> None:
 
 
 def test_no_images() -> None:
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="at least one image"):
         OrientationOrder(np.zeros(0, np.int64), np.zeros(0, bool), 2, 0)
 
 
