@@ -5,17 +5,23 @@ import ctypes
 import gc
 import os
 from collections.abc import Iterator
+from functools import partial
 
 # Before JAX starts. Nearly all that tests compile takes longer to compile than to run, most of it in LLVM; started
-# processes inherit it. `make soak` sets the level that users have.
+# processes inherit this. `make soak` compiles as users do.
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    ).strip()
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from cdnv2_jax.commands import train
+from cdnv2_jax.report.figures import milliseconds_per_call
+from cdnv2_jax.training import experiment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,6 +40,14 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name, value in settings.items():
             jax.config.update(name, value)
             patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def time_networks_once() -> Iterator[None]:
+    """Runs end with timing their networks, many times over: no test looks at how long they took."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "milliseconds_per_call", partial(milliseconds_per_call, rounds=1))
         yield
 
 
