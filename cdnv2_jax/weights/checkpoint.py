@@ -20,7 +20,7 @@ from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.networks.family import blank_network, family_of, find_family
+from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family
 from cdnv2_jax.networks.network import Form, Network
 
 FORMAT = 1
@@ -156,7 +156,7 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
             raise ValueError(f"format {description['format']}")
         settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
         backbone = described_network(description["backbone"], dtype=dtype)
-        detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=nnx.Rngs(0)))
+        detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=OneKey(0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
     detector.eval()

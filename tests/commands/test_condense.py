@@ -84,7 +84,7 @@ def test_condensed_already(shell: Shell) -> None:
 def test_halving_a_v2(shell: Shell) -> None:
     save("pruned", network("pruned"))
     arguments = ("--checkpoint", "pruned", "--output", "condensed", "--halve-classifier")
-    assert "CondenseNetV2 keeps it whole" in shell.refuses("main.py", "condense", *arguments)
+    assert "CondenseNetV2 keeps all inputs" in shell.refuses("main.py", "condense", *arguments)
 
 
 def test_no_checkpoint(shell: Shell) -> None:

@@ -172,7 +172,7 @@ def test_one_unfinished_group_is_refused() -> None:
     assert isinstance(layer.sfr, SparseFeatureReactivation)
     mask = layer.sfr.mask[...]
     layer.sfr.mask.set_value(mask.at[2].set(True))
-    with pytest.raises(UserError, match="blocks/1/0/sfr: group 2 has 24 connections, a"):
+    with pytest.raises(UserError, match="blocks/1/0/sfr: group 2 has 24 connections instead of 12"):
         condense(model)
     layer.sfr.mask.set_value(mask.at[3].set(False))
     with pytest.raises(UserError, match="group 3 has 0 connections instead of 12: prune the network to its last"):

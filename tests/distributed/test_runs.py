@@ -1,4 +1,5 @@
-"""Several real processes that talk over the loopback device, as hosts of a cluster would over the network."""
+"""Whole runs on many devices, in one process and in several that talk over the loopback device, as hosts of a cluster
+would over the network: the batch is one, however it is split."""
 
 import json
 import signal
@@ -11,9 +12,16 @@ from cdnv2_jax import load
 from tests.distributed.runs import STEPS, Processes, finished, losses, start, start_command
 from tests.weights.networks import assert_same_network
 
-SLOW = pytest.mark.slow  # each run is several processes that start JAX, find one another and compile
+# Each run is a process, or several that find one another, in which JAX starts and compiles: ten seconds and more.
+pytestmark = pytest.mark.slow
 
 CHECKPOINTS = "--config.checkpoint_every_epochs=1"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one process with one device."""
+    return finished(tmp_path_factory.mktemp("devices") / "alone")
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +30,33 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("processes") / "two", processes=2)
 
 
-@SLOW
-def test_two_processes_are_two_devices(two: Path) -> None:
-    one = finished(two.parent / "one_with_2", devices=2)
-    assert len(losses(one)) == STEPS
-    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-10)
-    assert_same_masks(two, one)
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.soak), 8])
+def test_splitting_the_batch_among_devices_changes_nothing(devices: int, alone: Path) -> None:
+    """Losses of 58 steps, three pruning stages among them, and every mask."""
+    split = finished(alone.parent / f"split_{devices}", devices=devices)
+    assert len(losses(alone)) == STEPS
+    np.testing.assert_allclose(losses(split), losses(alone), rtol=1e-10)
+    assert_same_masks(split, alone)
+    summaries = [json.loads((run / "summary.json").read_text())["masked"] for run in (split, alone)]
+    assert summaries[0]["accuracy"] == summaries[1]["accuracy"]
+    assert summaries[0]["loss"] == pytest.approx(summaries[1]["loss"], rel=1e-5)
+
+
+@pytest.mark.soak  # two more runs, most of a minute
+def test_accumulating_parts_is_a_batch_normalisation_of_parts(alone: Path) -> None:
+    """Two parts of 24 differ from one batch of 48 by their statistics alone: near, but not the same."""
+    parts = finished(alone.parent / "parts", "--config.accumulate=2")
+    first, whole = losses(parts)[0], losses(alone)[0]
+    assert first != whole
+    assert first == pytest.approx(whole, rel=0.1)
+    # On two devices the parts are the same rows: j, j + 2, … of the whole batch.
+    split = finished(alone.parent / "parts_on_2", "--config.accumulate=2", devices=2)
+    np.testing.assert_allclose(losses(split), losses(parts), rtol=1e-10)
+
+
+def test_splitting_the_batch_among_processes_changes_nothing(two: Path, alone: Path) -> None:
+    np.testing.assert_allclose(losses(two), losses(alone), rtol=1e-10)
+    assert_same_masks(two, alone)
 
 
 @pytest.mark.soak  # more processes than most machines that test have cores
@@ -76,7 +105,6 @@ def test_asked_to_stop(two: Path) -> None:
     _assert_ends_like(workdir, two)
 
 
-@SLOW
 def test_interrupted_on_four_devices_resumed_on_two(two: Path) -> None:
     workdir = two.parent / "fewer"
     run = start(workdir, devices=4)
@@ -95,7 +123,6 @@ def _assert_ends_like(workdir: Path, two: Path) -> None:
         assert_same_network(load(workdir / form), load(two / form))
 
 
-@SLOW
 def test_evaluation(two: Path) -> None:
     """Each process reads half of the 360 images; figures are those of all, printed once."""
     run = start_command(two, "eval", "--checkpoint", str(two / "condensed"), processes=2)
@@ -105,7 +132,6 @@ def test_evaluation(two: Path) -> None:
     assert "top-1" not in run.log(1)
 
 
-@SLOW
 def test_processes_that_fail_do_not_wait_for_the_others(two: Path) -> None:
     """The same run started again, which is refused as finished: every process must end, not only the first."""
     run = start(two, processes=2)
