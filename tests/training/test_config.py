@@ -41,7 +41,10 @@ def test_defaults_fill_what_is_left_out():
         (changed(label_smoothing=1.5), "config.label_smoothing must be a number in [0, 1], got 1.5"),
         (changed(model=None), "config.model must be a mapping of fields"),
         (changed(task="segmentation"), "config.task must be one of classification"),
-        (changed(optimizer={"learning_rate": 1.0, "decay_epochs": (8, -1)}), "config.optimizer.decay_epochs must be an integer >= 0"),
+        (
+            changed(optimizer={"learning_rate": 1.0, "decay_epochs": (8, -1)}),
+            "config.optimizer.decay_epochs must be an integer >= 0",
+        ),
         (
             changed(optimizer={"learning_rate": 1.0, "decay_epochs": 8}),
             "decay_epochs must be a sequence of numbers",
