@@ -25,8 +25,11 @@ from tests.torch_twin.layers import LearnedGroupConvolution, MaskedPointwise, Sp
 ALL_STAGES = 100
 """More condensation stages than any layer has."""
 
-# 11 to 40 s of float64 convolutions each.
-SLOW = {"digits_trajectory", "digits_trajectory_c8g4"}
+# 10 to 40 s of float64 convolutions each. The same files are soak tests of the JAX model, but for c8g4.
+SOAK = {
+    *("digits_trajectory", "digits_trajectory_c8g4"),
+    *("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8"),
+}
 
 
 def _golden_files(*, trajectories: bool) -> list:
@@ -34,7 +37,7 @@ def _golden_files(*, trajectories: bool) -> list:
     for path in sorted((Path(__file__).parent / "golden").glob("*.npz")):
         golden = read_golden(path)
         if golden.is_trajectory == trajectories:
-            marks = [pytest.mark.soak] if path.stem in SLOW else []
+            marks = [pytest.mark.soak] if path.stem in SOAK else []
             parameters.append(pytest.param(golden, id=path.stem, marks=marks))
     return parameters
 

@@ -50,12 +50,14 @@ def _entries(part: Any, field: Field, origins: Mapping[str, str], prefix: str) -
     """Yield the settings that a mapping may hold, with the values in the object built from it."""
     assert field.entries is not None
     given, made = getattr(part, field.name), getattr(part, field.makes)
+    shorthands = getattr(made, "SHORTHANDS", {})
+    set_by = {name: key for key in given for name in shorthands.get(key, ()) if getattr(made, name) == given[key]}
     for name, entry in field.entries(vars(part)).items():
         if name in given:
             yield _line(entry, given[name], origins, prefix)
         elif hasattr(made, name):
-            value = getattr(made, name)
-            yield _line(entry, value, {} if value == entry.default else {prefix + name: "a shorthand"}, prefix)
+            origin = {prefix + name: f"from {set_by[name]}"} if name in set_by else {}
+            yield _line(entry, getattr(made, name), origin, prefix)
 
 
 def _line(field: Field, value: Any, origins: Mapping[str, str], prefix: str) -> Line:

@@ -16,7 +16,7 @@ CONFIGS = (
 
 def settings_of(printed: str) -> dict[str, tuple[str, str]]:
     """Name → value and origin."""
-    found = re.findall(r"^([\w.]+)=(.*?)  +(default|config file|command line|a shorthand)$", printed, re.MULTILINE)
+    found = re.findall(r"^([\w.]+)=(.*?)  +(default|config file|command line|from \w+)$", printed, re.MULTILINE)
     return {name: (value, origin) for name, value, origin in found}
 
 
@@ -39,7 +39,8 @@ def test_origins_help_and_range(shell: Shell) -> None:
         "epochs": ("30", "config file"),
         "model.overrides.lgc_groups": ("2", "command line"),
         "model.overrides.groups": ("4", "config file"),
-        "model.overrides.sfr_factor": ("4", "a shorthand"),
+        "model.overrides.sfr_factor": ("4", "from condensation_factor"),
+        "model.overrides.conv_groups": ("4", "from groups"),
         "model.overrides.bottleneck": ("4", "default"),
         "optimizer.clip_norm": ("0.0", "default"),
     }
