@@ -17,8 +17,6 @@ from cdnv2_jax.networks.network import Network
 PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
 WITHOUT_KERNELS = {kind: "layers" for kind, lowerings in KINDS.items() if "kernel" in lowerings}
-LARGEST_FILE = 2 * 2**30
-"""Limit on the file size in bytes, ten times the size of the largest detector."""
 
 
 def classifier_to_stablehlo(network: Network, image_size: int) -> bytes:

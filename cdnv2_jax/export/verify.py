@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
-import jax
 import numpy as np
 from sklearn.datasets import load_sample_images
 
@@ -35,9 +33,6 @@ def _parts(image: np.ndarray) -> list[np.ndarray]:
     return [image[: whole[0], : whole[1]], centre, image[: corner[0], : corner[1]], centre[:, ::-1]]
 
 
-Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
-"""Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
-
 LARGEST_DIFFERENCE = 1e-4
 """Tolerance relative to the largest value: a hundred times the rounding error of these networks in float32."""
 
@@ -48,17 +43,17 @@ class Agreement:
 
     Attributes:
       images: number of images.
-      top1: fraction of them with the same top-1 class; None for outputs that are not logits.
+      top1: fraction of them with the same top-1 class.
       difference: largest difference, relative to the largest value; NaN if a value is not finite.
     """
 
     images: int
-    top1: float | None
+    top1: float
     difference: float
 
     def __str__(self) -> str:
-        same = "" if self.top1 is None else f"same top-1 class for {self.top1:.0%}, "
-        return f"on {self.images} photographs: {same}largest relative difference {self.difference:.2g}"
+        same = f"same top-1 class for {self.top1:.0%}"
+        return f"on {self.images} photographs: {same}, largest relative difference {self.difference:.2g}"
 
 
 def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:

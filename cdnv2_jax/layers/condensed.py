@@ -15,7 +15,7 @@ from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 
 class ConnectionIndex(nnx.Variable):
-    """int32 [G, kept]: the channels that each group kept, ascending. Fixed once the network is condensed."""
+    """int32 channel numbers, [G, kept] those that each group kept, ascending. Fixed once the network is condensed."""
 
 
 class CondensedGroupConv(nnx.Module):

@@ -35,7 +35,7 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
   {
     const auto index = arguments.index(inputs);
     const auto kernel = arguments.floats(3);
-    arguments.require(kernel[0] == index[0] && kernel[1] == index[1], "kernel and index of LGC differ");
+    arguments.require(kernel[0] == index[0] && kernel[1] == index[1], "kernel and index of LGC do not fit");
     layer.lgc = {index[0], index[1], kernel[2], index.data, kernel.data, read_norm(arguments, index.size())};
   }
   const int64_t hidden = layer.lgc.channels();
@@ -43,7 +43,7 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
   const auto kernel = arguments.floats(4);
   const int64_t growth = kernel[3];
   arguments.require(kernel[0] == 3 && kernel[1] == 3 && kernel[2] * conv_groups == hidden && growth % conv_groups == 0,
-                    "not the kernel of a grouped 3×3 convolution of what LGC gives");
+                    "the 3×3 kernel does not fit the groups or the outputs of LGC");
   layer.conv = {conv_groups, kernel[2], growth / conv_groups, kernel.data, std::move(norm)};
   layer.has_se = se;
   if (se) {
@@ -57,7 +57,7 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
     const auto index = arguments.index(inputs);
     const auto kernel = arguments.floats(3);
     arguments.require(kernel[0] == index[0] && kernel[2] == index[1] && kernel[0] * kernel[1] == growth,
-                      "kernel and index of SFR differ");
+                      "kernel and index of SFR do not fit");
     layer.sfr = {index[0], kernel[1], index[1], index.data, kernel.data, read_norm(arguments, growth)};
   }
   return layer;
@@ -120,8 +120,9 @@ ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi:
                            bool hard_swish, bool se, bool sfr, std::string_view pooling) {
   const auto in = x.dimensions(), result = out->dimensions();
   Arguments arguments(rest);
-  arguments.require(layer_count >= 1 && conv_groups >= 1, "a block has layers, a convolution groups");
-  arguments.require(pooling == "none" || pooling == "before" || pooling == "after", "pooling is none, before or after");
+  arguments.require(layer_count >= 1 && conv_groups >= 1, "layers and conv_groups must be 1 or more");
+  arguments.require(pooling == "none" || pooling == "before" || pooling == "after",
+                    "pooling must be none, before or after");
   Shapes s{in[0], in[1], in[1], in[2], in[3],
            pooling == "before" ? Pooling::kBefore : pooling == "after" ? Pooling::kAfter : Pooling::kNone};
   std::vector<DenseLayer> layers;
@@ -129,7 +130,7 @@ ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi:
     layers.push_back(read_layer(arguments, s.channels_out, conv_groups, se, sfr));
     s.channels_out += layers.back().growth();
   }
-  arguments.require(arguments.at_end(), "there are more arguments than layers");
+  arguments.require(arguments.at_end(), "too many arguments for this number of layers");
   arguments.require(result[0] == s.batch && result[1] == s.channels_out && result[2] == s.out_height() &&
                         result[3] == s.out_width(),
                     "the result has the wrong shape");
