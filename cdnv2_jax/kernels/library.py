@@ -48,7 +48,7 @@ def built_library() -> Path:
     try:
         directory = _own_directory()
         key = _key(compiler, flags)
-        return _cached(directory, key) or _compile(directory, key, compiler, flags)
+        return _cached(directory, key) or _compile_once(directory, key, compiler, flags)
     except OSError as error:
         raise CannotBuild(f"{error.filename or 'the cache'}: {error.strerror or error}") from error
 
@@ -111,9 +111,19 @@ def _name(key: str, file: Path) -> str:
     return f"{key}-{hashlib.sha256(file.read_bytes()).hexdigest()[:24]}.so"
 
 
+def _compile_once(directory: Path, key: str, compiler: Sequence[str], flags: Sequence[str]) -> Path:
+    """Compile, or wait for another process that is compiling and use its library."""
+    import fcntl  # not on Windows
+
+    with (directory / "lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks: compiling twice does no harm
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return _cached(directory, key) or _compile(directory, key, compiler, flags)
+
+
 def _compile(directory: Path, key: str, compiler: Sequence[str], flags: Sequence[str]) -> Path:
     with contextlib.ExitStack() as stack:
-        # Built in a temporary directory, then moved into place: several processes may be compiling at once.
+        # Built in a temporary directory, then moved into place, so that no process ever sees half of it.
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix=".building-")))
         built = scratch / "built_library.so"
         compile_one = [*compiler, *flags, "-isystem", jax.ffi.include_dir(), "-c"]

@@ -6,8 +6,10 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,7 @@ def test_builds_once(cache: Path) -> None:
     written = path.stat().st_mtime_ns
     assert build.built_library() == path
     assert path.stat().st_mtime_ns == written
-    assert [entry for entry in path.parent.iterdir()] == [path]
+    assert {entry.name for entry in path.parent.iterdir()} == {path.name, "lock"}
     assert path.stat().st_mode & 0o077 == path.parent.stat().st_mode & 0o077 == 0
 
 
@@ -73,10 +75,20 @@ def test_a_library_that_others_may_write_is_not_loaded(cache: Path) -> None:
         build.built_library()
 
 
-def test_many_build_at_once(cache: Path) -> None:
+def test_many_build_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One compiles, the others wait for it."""
+    compile_now, calls = build._compile, []
+
+    def slowly(*arguments: Any) -> Path:
+        calls.append(arguments)
+        time.sleep(0.5)
+        return compile_now(*arguments)
+
+    monkeypatch.setattr(build, "_compile", slowly)
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: build.built_library(), range(4)))
     assert {one(path) for path in paths} == {1}
+    assert len(calls) == 1
     assert not list(paths[0].parent.glob(".building-*"))
 
 
