@@ -139,7 +139,7 @@ def draw_rectangle(height: int, width: int, probability: float, rng: np.random.G
     """Draw a rectangle in an image [height, width] with `probability`, else return `NOTHING`.
 
     Its fraction of the area is uniform in 0.02 … ⅓, its ratio of height to width log-uniform in 0.3 … 1 / 0.3. If it
-    does not fit, it is drawn again; if none of ten fits, the result is `NOTHING`.
+    does not fit, it is resampled; if none of ten fits, the result is `NOTHING`.
     """
     if rng.random() >= probability:
         return NOTHING

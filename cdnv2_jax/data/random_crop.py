@@ -97,7 +97,7 @@ def draw_box(height: int, width: int, rng: np.random.Generator) -> Rectangle:
     """Draw a crop of an image [height, width], at least one pixel.
 
     Its fraction of the area is uniform in 0.08 … 1, its ratio of width to height log-uniform in ¾ … 4⁄3. If it does not
-    fit, it is drawn again; if none of ten fits, the result is `central_box`.
+    fit, it is resampled; if none of ten fits, the result is `central_box`.
     """
     for _ in range(TRIES):
         area = rng.uniform(LEAST_AREA, MOST_AREA) * height * width

@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "categories no list": (lambda made: made.update(categories={}), "has no list 'categories'"),
     "empty images": (lambda made: made["images"].clear(), "images is empty"),
     "empty categories": (lambda made: made["categories"].clear(), "categories is empty"),
-    "an image that is none": (lambda made: made["images"].append(7), r"images\[3\] is 7, not a JSON object"),
+    "an image that is not an object": (lambda made: made["images"].append(7), r"images\[3\] is 7, not a JSON object"),
     "image without id": (lambda made: made["images"][0].pop("id"), r"images\[0\] has no 'id'"),
     "text as id": (_image(id="7"), r"images\[1\] has 'id' '7', which should be a whole number"),
     "truth as id": (_image(id=True), r"images\[1\] has 'id' True"),
