@@ -1,8 +1,8 @@
-"""A small CondenseNetV2 on scikit-learn's digits: trained, pruned and condensed in a few minutes on a laptop.
+"""A small CondenseNetV2 on handwritten digits: trained, pruned and condensed in a few minutes on a laptop.
 
     python main.py train --config configs/digits.py --workdir runs/digits
 
-Data: 1,797 real 8×8 digits that come with scikit-learn, shown at 16×16; 360 of them are held out.
+Data: 1,797 real 8×8 digits that come with the package, those of scikit-learn, shown at 16×16; 360 of them are held out.
 Expected: ≥ 98 % top-1 on the held-out digits, masked and condensed alike (own measurement, see README).
 Cost: about two minutes on 2 CPU cores.
 

@@ -169,11 +169,11 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     from cdnv2_jax.data.sources.generated import digits_as_images, split_indices
 
     images, labels = digits_as_images(32)
-    train, held_out = split_indices(labels)
+    train, held_out = split_indices()
     return images[train], labels[train], images[held_out], labels[held_out]
 
 
-def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 12, batch: int = 64) -> None:
+def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 8, batch: int = 64) -> None:
     """Train in place; between steps, prune the network as far as the schedule says."""
     steps = epochs * (len(images) // batch)
     schedule = optax.cosine_decay_schedule(0.1, steps)

@@ -155,7 +155,7 @@ HEAVY = {
     "grain",
     "cv2",
     "PIL",
-    "tensorboardX",
+    "tensorboard",
     "tensorflow",
     "orbax",
     "rich",
@@ -176,3 +176,10 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not (HEAVY | more) & set(done.stdout.split())
+
+
+def test_training_starts_without_what_it_does_not_need() -> None:
+    """Seconds of every start, on every host, and hundreds of megabytes."""
+    script = "import sys, cdnv2_jax.commands.train; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "tensorflow", "sklearn", "matplotlib"} & set(done.stdout.split())

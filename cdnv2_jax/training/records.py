@@ -12,8 +12,9 @@ from typing import Any, TextIO
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX.proto import event_pb2 as _event_pb2
-from tensorboardX.proto import summary_pb2 as _summary_pb2
+from tensorboard.compat.proto import event_pb2 as _event_pb2
+from tensorboard.compat.proto import summary_pb2 as _summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
@@ -132,21 +133,22 @@ class Scalars:
     """
 
     def __init__(self, directory: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-
         directory.mkdir(parents=True, exist_ok=True)
         # Numbered, because TensorBoard reads files in the order of their names, which otherwise start with a time in
         # seconds that two starts of a run may share.
-        number = len(list(directory.glob("*.tfevents.*")))
-        self._writer = EventsWriter(str(directory / f"events.{number:04d}"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=first_step, session_log=start))
+        number = len(list(directory.glob("*tfevents*")))
+        # Of TensorBoard's own writers the one that never asks for TensorFlow, which takes seconds to import.
+        self._writer = RecordWriter((directory / f"events.{number:04d}.tfevents").open("wb"))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write one event with all values of a step."""
         scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        summary = summary_pb2.Summary(value=scalars)
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(step=step, summary=summary_pb2.Summary(value=scalars))
+
+    def _write(self, **event: Any) -> None:
+        self._writer.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
         self._writer.flush()
 
     def close(self) -> None:

@@ -1,12 +1,10 @@
 """What finished and interrupted runs leave in their work directories."""
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 
 def summary_of(workdir: Path) -> dict[str, Any]:
@@ -26,19 +24,10 @@ def checkpoints_of(workdir: Path) -> set[str]:
 
 
 def scalars_of(workdir: Path) -> dict[tuple[str, int], float]:
-    """{(tag, step): value} of all TensorBoard events, read without TensorBoard; of several the last."""
+    """{(tag, step): value} of all events, as TensorBoard reads them; of several the last."""
     return {
         (value.tag, event.step): value.simple_value
-        for file in sorted((workdir / "tensorboard").glob("*.tfevents.*"))
-        for event in _events(file.read_bytes())
+        for file in sorted((workdir / "tensorboard").glob("*tfevents*"))
+        for event in LegacyEventFileLoader(str(file)).Load()
         for value in event.summary.value
     }
-
-
-def _events(data: bytes) -> Iterator[Any]:
-    """Of a TFRecord file: length and its checksum (12 bytes), an event, its checksum (4 bytes), and so on."""
-    start = 0
-    while start < len(data):
-        (length,) = struct.unpack_from("<Q", data, start)
-        yield Event.FromString(data[start + 12 : start + 12 + length])
-        start += 12 + length + 4
