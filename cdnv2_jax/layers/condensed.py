@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.convolutions import grouped_pointwise, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
-from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
+from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
 
 
 class ConnectionIndex(nnx.Variable):
@@ -47,7 +47,7 @@ class CondensedGroupConv(nnx.Module):
         self.norm = BatchNorm(groups * kept, param_dtype=param_dtype)
         init = kaiming_normal_fan_out(out_channels)
         self.kernel = nnx.Param(init(rngs.params(), (groups, kept, out_channels // groups), param_dtype))
-        self.index = ConnectionIndex(jnp.zeros((groups, kept), jnp.int32))
+        self.index = ConnectionIndex(constant(0, (groups, kept), jnp.int32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         gathered = jnp.take(x, self.index.reshape(-1), axis=-1)
@@ -87,7 +87,7 @@ class CondensedReactivation(nnx.Module):
         self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
         init = kaiming_normal_fan_out(groups * kept)
         self.kernel = nnx.Param(init(rngs.params(), (groups, in_channels // groups, kept), param_dtype))
-        self.index = ConnectionIndex(jnp.zeros((groups, kept), jnp.int32))
+        self.index = ConnectionIndex(constant(0, (groups, kept), jnp.int32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
@@ -126,7 +126,7 @@ class CondensedLinear(nnx.Module):
         self.dtype = dtype
         self.kernel = nnx.Param(torch_linear(kept)(rngs.params(), (kept, out_features), param_dtype))
         self.bias = nnx.Param(jnp.zeros(out_features, param_dtype))
-        self.index = ConnectionIndex(jnp.zeros(kept, jnp.int32))
+        self.index = ConnectionIndex(constant(0, kept, jnp.int32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         read = jnp.take(x, self.index[...], axis=-1)

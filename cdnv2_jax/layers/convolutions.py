@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers import lowering as lowerings
@@ -322,7 +324,9 @@ def _initial(
     # A network has a hundred different shapes, and compiling a random number generator for each takes 20 seconds.
     # Drawing powers of two and cutting them to size needs only about a dozen generators.
     numbers = draw(key, 1 << (math.prod(shape) - 1).bit_length())
-    return _cut_to_size(numbers, scale, shape).astype(dtype)
+    # Cut by NumPy where there are values: JAX would compile a program for each shape here, too.
+    values = numbers if isinstance(numbers, Tracer) else np.asarray(numbers)
+    return jnp.asarray(scale * values[: math.prod(shape)].reshape(shape), dtype)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -333,8 +337,3 @@ def _normal(key: jax.Array, count: int) -> jax.Array:
 @partial(jax.jit, static_argnums=1)
 def _uniform(key: jax.Array, count: int) -> jax.Array:
     return jax.random.uniform(key, (count,), minval=-1.0)
-
-
-@partial(jax.jit, static_argnums=2)
-def _cut_to_size(numbers: jax.Array, scale: float, shape: tuple[int, ...]) -> jax.Array:
-    return scale * numbers[: math.prod(shape)].reshape(shape)

@@ -13,7 +13,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.convolutions import kaiming_normal_fan_out
-from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
+from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
 
 
 class ConnectionMask(nnx.Variable):
@@ -52,7 +52,7 @@ class MaskedConv(nnx.Module):
         self.norm = BatchNorm(in_channels, param_dtype=param_dtype)
         init = kaiming_normal_fan_out(out_channels)
         self.kernel = nnx.Param(init(rngs.params(), (in_channels, out_channels), param_dtype))
-        self.mask = ConnectionMask(jnp.ones((groups, choices), bool))
+        self.mask = ConnectionMask(constant(True, (groups, choices), bool))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))

@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -20,6 +21,11 @@ EPSILON = 1e-5
 MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 
 
+def constant(value: float, shape: int | tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+    """Return an array full of `value`, for which `jnp.full` would compile a program for each shape."""
+    return jax.device_put(np.full(shape, value, dtype))
+
+
 class BatchNorm(nnx.Module):
     """Batch normalisation of the last axis over all others: y = (x − mean) / √(var + 1e-5) · scale + bias.
 
@@ -33,10 +39,10 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, features: int, *, initial_bias: float = 0.0, param_dtype: DTypeLike = jnp.float32):
         self.features = features
-        self.scale = nnx.Param(jnp.ones(features, param_dtype))
-        self.bias = nnx.Param(jnp.full(features, initial_bias, param_dtype))
-        self.mean = nnx.BatchStat(jnp.zeros(features, param_dtype))
-        self.var = nnx.BatchStat(jnp.ones(features, param_dtype))
+        self.scale = nnx.Param(constant(1.0, features, param_dtype))
+        self.bias = nnx.Param(constant(initial_bias, features, param_dtype))
+        self.mean = nnx.BatchStat(constant(0.0, features, param_dtype))
+        self.var = nnx.BatchStat(constant(1.0, features, param_dtype))
         # How many batches the running statistics have seen: PyTorch's num_batches_tracked, kept for exact round trips.
         self.batches = nnx.BatchStat(jnp.zeros((), jnp.int32))
         self.use_running_average = False

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -164,12 +165,12 @@ class Slot:
         if np.issubdtype(tensor.dtype, np.complexfloating):
             raise ValueError("holds complex numbers")
         check_finite(tensor)
-        # jnp.array copies, because the caller may go on training the tensor.
+        # A copy, because the caller may go on training the tensor; NumPy's, because JAX compiles a cast for each shape.
         with np.errstate(over="ignore"):  # an overflow becomes infinity, detected below
-            array = jnp.array(self.layout.from_torch(tensor), self.variable.dtype)
-        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array)).all():
+            array = np.array(self.layout.from_torch(tensor), self.variable.dtype)
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array).all():
             raise ValueError(f"holds values too large for {array.dtype}")
-        self.variable.set_value(array)
+        self.variable.set_value(jax.device_put(array))
 
 
 NamedSlots = Iterator[tuple[str, Slot]]

@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -57,12 +58,12 @@ def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
     twin = empty_twin(conv)
     index = kept_connections(conv, where)
     weights = kept_weights(conv, index)
-    twin.index.set_value(jnp.asarray(index))
+    twin.index.set_value(jax.device_put(index))
     if isinstance(twin, CondensedGroupConv):
-        twin.kernel.set_value(jnp.asarray(weights))
+        twin.kernel.set_value(jax.device_put(weights))
         copy_gathered(conv.norm, twin.norm, index.reshape(-1))
     else:
-        twin.kernel.set_value(jnp.asarray(weights.transpose(0, 2, 1)))
+        twin.kernel.set_value(jax.device_put(weights.transpose(0, 2, 1)))
         copy_gathered(conv.norm, twin.norm, np.arange(conv.norm.features))
     return twin
 
@@ -88,7 +89,7 @@ def kept_weights(conv: MaskedConv, index: np.ndarray) -> np.ndarray:
 def copy_gathered(source: BatchNorm, target: BatchNorm, channels: np.ndarray) -> None:
     """Copy scale, bias, mean and variance of the given channels of `source` to `target`."""
     for name in ("scale", "bias", "mean", "var"):
-        getattr(target, name).set_value(jnp.asarray(np.asarray(getattr(source, name)[...])[channels]))
+        getattr(target, name).set_value(jax.device_put(np.asarray(getattr(source, name)[...])[channels]))
     target.batches.set_value(jnp.zeros((), jnp.int32))  # the official conversion restarts the count
 
 

@@ -56,7 +56,7 @@ def create_state(
         params=params,
         stats=stats,
         masks=masks,
-        opt_state=optimizer.init(params),
+        opt_state=jax.jit(optimizer.init)(params),
         ema_params=_copied(params),
         ema_stats=_copied(stats),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -111,7 +112,7 @@ def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> No
             raise UserError(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
         if jnp.issubdtype(tensor.dtype, jnp.floating) and not np.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds NaN or infinity")
-    fill_state(state, {name: jnp.array(tensor) for name, tensor in tensors.items()})
+    fill_state(state, jax.device_put({name: np.array(tensor) for name, tensor in tensors.items()}))
     nnx.update(network, state)
     _check_indices(path, network)
 
