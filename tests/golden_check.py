@@ -28,7 +28,7 @@ from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from cdnv2_jax.training.pruning import Pruner
-from cdnv2_jax.training.step import create_state, ema_model, live_model, make_train_step
+from cdnv2_jax.training.step import TrainState, create_state, ema_model, live_model, make_train_step
 from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.torch_file import model_from_state_dict, state_dict_slots
 from tests.golden_format import (
@@ -75,21 +75,35 @@ def check_network(golden: GoldenFile) -> Iterator[Check]:
 
 def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
     """A training run through the project's own step: losses, rates, masks, final logits."""
+    arrays = golden.arrays
+    yield check_keys(golden_model(golden), golden.meta)
+    graph, state, checks = train(golden)
+    yield from checks
+    live, averaged = live_model(graph, state), ema_model(graph, state)
+    yield check_masks(live, golden.meta)
+    held_out = trajectory_data()[0][1500:1564]
+    yield compare("logits_final", forward(live, held_out), arrays["logits_final"], 1e-6)
+    yield compare("logits_final_ema", forward(averaged, held_out), arrays["logits_final_ema"], 1e-6)
+    if "logits_converted" in arrays:
+        converted = condense(live)
+        yield compare("logits_converted", forward(converted, held_out), arrays["logits_converted"], 1e-6)
+
+
+def train(golden: GoldenFile, steps: int | None = None) -> tuple[nnx.GraphDef, TrainState, list[Check]]:
+    """The run's first steps (None: all), and whether losses, rates and masks were those of the file."""
     meta, arrays = golden.meta, golden.arrays
-    model = golden_model(golden)
-    yield check_keys(model, meta)
     total = meta["epochs"] * meta["steps_per_epoch"]
     names = ("momentum", "nesterov", "weight_decay")
     config = OptimizerConfig(learning_rate=meta["lr"], **{name: meta[name] for name in names})
     schedule = learning_rate_schedule(config, total, meta["steps_per_epoch"])
     optimizer = make_optimizer(config, schedule)
-    graph, state = create_state(model, optimizer)
+    graph, state = create_state(golden_model(golden), optimizer)
     loss = partial(classification_loss, label_smoothing=meta["label_smoothing"])
     train_step = make_train_step(graph, optimizer, loss, ema_decay=meta["ema_decay"])
     pruner = Pruner(graph, state)
     images, labels = trajectory_data()
     losses, ones = [], []
-    for step in range(total):
+    for step in range(steps or total):
         state, _ = pruner(state, step / total)
         start = step % meta["steps_per_epoch"] * meta["batch_size"]
         batch = slice(start, start + meta["batch_size"])
@@ -97,17 +111,12 @@ def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
         losses.append(float(metrics["loss"]))
         network = nnx.merge(graph, state.params, state.stats, state.masks)
         ones.append(mask_ones(network, (f"{layer}._mask" for layer in arrays["mask_layers"])))
-    yield compare("loss", np.array(losses), arrays["loss"], 1e-6)
-    yield compare("lr", np.array([schedule(step) for step in range(total)]), arrays["lr"], 1e-12)
-    yield {"check": "mask_ones", "ok": bool(np.array_equal(ones, arrays["mask_ones"]))}
-    live, averaged = live_model(graph, state), ema_model(graph, state)
-    yield check_masks(live, meta)
-    held_out = images[1500:1564]
-    yield compare("logits_final", forward(live, held_out), arrays["logits_final"], 1e-6)
-    yield compare("logits_final_ema", forward(averaged, held_out), arrays["logits_final_ema"], 1e-6)
-    if "logits_converted" in arrays:
-        converted = condense(live)
-        yield compare("logits_converted", forward(converted, held_out), arrays["logits_converted"], 1e-6)
+    checks = [
+        compare("loss", np.array(losses), arrays["loss"][:steps], 1e-6),
+        compare("lr", np.array([schedule(step) for step in range(len(ones))]), arrays["lr"][:steps], 1e-12),
+        {"check": "mask_ones", "ok": bool(np.array_equal(ones, arrays["mask_ones"][:steps]))},
+    ]
+    return graph, state, checks
 
 
 def golden_model(golden: GoldenFile) -> CondenseNet:

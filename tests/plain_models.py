@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from flax import nnx
@@ -92,9 +93,9 @@ def plain_network(architecture: Architecture) -> Any:
         if isinstance(module, BatchNorm):
             for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
                 variable = getattr(module, name)
-                variable[...] = random.uniform(low, high, module.features).astype(variable.dtype)
+                variable.set_value(jax.device_put(random.uniform(low, high, module.features).astype(variable.dtype)))
         elif isinstance(module, ConvNorm):
             kernel = module.conv.kernel
             spread = 1.5 / np.prod(kernel.shape[:3]) ** 0.5
-            kernel[...] = (spread * random.standard_normal(kernel.shape)).astype(kernel.dtype)
+            kernel.set_value(jax.device_put((spread * random.standard_normal(kernel.shape)).astype(kernel.dtype)))
     return model

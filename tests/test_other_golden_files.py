@@ -66,9 +66,9 @@ def trajectory_file(config: dict[str, Any]) -> GoldenFile:
     meta: dict[str, Any] = {
         "salt": "another",
         "config": config,
-        "steps_per_epoch": 7,
+        "steps_per_epoch": 4,
         "epochs": 2,
-        "batch_size": 16,
+        "batch_size": 8,
         "lr": 0.1,
         "weight_decay": 1e-3,
         "momentum": 0.8,
@@ -76,7 +76,7 @@ def trajectory_file(config: dict[str, Any]) -> GoldenFile:
         "ema_decay": 0.5,
         "label_smoothing": 0.2,
     }
-    golden = GoldenFile(Path("made.npz"), meta, {"logits_final": np.zeros((64, 10)), "loss": np.zeros(14)})
+    golden = GoldenFile(Path("made.npz"), meta, {"logits_final": np.zeros((64, 10)), "loss": np.zeros(8)})
     twin = build_twin(architecture_config(golden))
     meta["state_dict"] = shapes(twin)
     layers = [key.removesuffix("._mask") for key in mask_entries(twin)]

@@ -25,7 +25,7 @@ from tests.torch_twin.layers import LearnedGroupConvolution, MaskedPointwise, Sp
 ALL_STAGES = 100
 """More condensation stages than any layer has."""
 
-# 10 to 40 s of float64 convolutions each. The same files are soak tests of the JAX model, but for c8g4.
+# 10 to 40 s of float64 convolutions each. The same files are soak tests of the JAX model.
 SOAK = {
     *("digits_trajectory", "digits_trajectory_c8g4"),
     *("imagenet_cdnv2_b", "imagenet_cdnv2_c", "imagenet_condensenet_74_c8"),

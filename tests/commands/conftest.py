@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cdnv2_jax.commands.main import main
-from tests.commands.interrupted import RUN
+from tests.commands.interrupted import RUN, run_until
 from tests.commands.shell import DIGITS, Shell
 
 
@@ -36,3 +37,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(["train", *RUN, "--workdir", str(workdir)]) == 0
     return workdir
+
+
+@pytest.fixture(scope="session")
+def interrupted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of a run of `RUN` that ended after step 5, its only checkpoint after step 3."""
+    workdir = tmp_path_factory.mktemp("runs") / "part"
+    run_until(5, workdir)
+    return workdir
+
+
+@pytest.fixture
+def interrupted(interrupted_once: Path, shell: Shell) -> None:
+    """A copy of it, `run`."""
+    shutil.copytree(interrupted_once, shell.directory / "run")

@@ -1,5 +1,7 @@
 """Runs of nine steps that are interrupted in some way, and what they must end like."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -10,10 +12,11 @@ from typing import Any
 import pytest
 
 from cdnv2_jax import load
+from cdnv2_jax.commands.main import main
 from cdnv2_jax.training.records import RunLog
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.runs import checkpoints_of, records_of, summary_of
-from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
+from tests.commands.shell import DIGITS, REPOSITORY, TINY
 from tests.weights.networks import assert_same_network
 
 STEPS = 9
@@ -67,8 +70,8 @@ def wait_until(process: subprocess.Popen[str], workdir: Path, steps: int, *, che
     raise AssertionError(process.communicate())
 
 
-def run_until(after: int, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run in `run` that Ctrl-C ends once the record of step `after` is written."""
+def run_until(after: int, workdir: Path) -> None:
+    """A run that Ctrl-C ends once the record of step `after` is written."""
     write = RunLog.train
 
     def stop(log: RunLog, **record: Any) -> None:
@@ -76,10 +79,10 @@ def run_until(after: int, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None
         if record["step"] == after:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.setattr(RunLog, "train", stop)
-        assert shell.run("main.py", "train", *RUN, "--workdir", "run").status == 130
-    assert not Path("run/summary.json").exists()
+        assert main(["train", *RUN, "--workdir", str(workdir)]) == 130
+    assert not (workdir / "summary.json").exists()
 
 
 def timeless_records(workdir: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from tests.commands.runs import checkpoints_of, records_of, scalars_of, summary_
 from tests.commands.shell import DIGITS, TINY, Shell
 
 IGNORING_INTERRUPTS = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+WORKERS = "--config.data.workers=2"
 EVALUATION = ("--config", DIGITS, *TINY)
 
 
@@ -49,19 +50,17 @@ def test_best_network(uninterrupted: Path, shell: Shell) -> None:
     assert f"top-1 {best['top1']:.4%}" in printed
 
 
-def test_interrupted_before_the_first_checkpoint(
-    uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_before_the_first_checkpoint(uninterrupted: Path, shell: Shell) -> None:
     """And in the middle of a record, as a loss of power would leave it."""
-    run_until(2, shell, monkeypatch)
+    run_until(2, Path("run"))
     with Path("run/metrics.jsonl").open("a") as metrics:
         metrics.write('{"kind": "train", "st')
     assert "resuming" not in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
 
 
-def test_interrupted_between_checkpoints(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_until(5, shell, monkeypatch)
+@pytest.mark.usefixtures("interrupted")
+def test_interrupted_between_checkpoints(uninterrupted: Path, shell: Shell) -> None:
     shutil.copytree("run", "damaged/run")
     assert "resuming after step 3" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run", "--resume")
     assert_ends_like(Path("run"), uninterrupted)
@@ -97,24 +96,34 @@ def test_interrupted_after_the_last_step(uninterrupted: Path, shell: Shell, monk
 
 
 def test_killed(uninterrupted: Path, shell: Shell) -> None:
-    """By the operating system, without a chance to tidy up, perhaps while a checkpoint is being written."""
-    with in_a_process_of_its_own("--workdir", "run") as process:
+    """By the operating system, without a chance to tidy up, perhaps while a checkpoint is being written.
+
+    Nobody is left to tell the processes that read images: they must notice.
+    """
+    with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:
         wait_until(process, Path("run"), 5, checkpoint=3)
+        assert len(_members(process.pid)) > 2
         process.kill()
+        process.communicate()
+    deadline = time.monotonic() + 20
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _members(process.pid)
     assert "resuming after step" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
 
 
 def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
-    """SIGTERM, as a machine sends that is about to be taken away: nothing is lost, and the exit status is 0.
+    """SIGTERM to the whole job, as a cluster sends it before it takes a machine away: nothing is lost, and the exit
+    status is 0. Processes that read images leave it to the one that trains.
 
     Started as `nohup … &` starts it, with SIGINT ignored: Ctrl-C is meant for other processes, and the run goes on.
     """
-    with in_a_process_of_its_own("--workdir", "run", before=IGNORING_INTERRUPTS) as process:
+    with in_a_process_of_its_own("--workdir", "run", WORKERS, before=IGNORING_INTERRUPTS) as process:
         wait_until(process, Path("run"), 2)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         wait_until(process, Path("run"), 4)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         printed, complaint = process.communicate()
     assert (process.returncode, complaint) == (0, "")
     done = len(records_of(Path("run"), "train"))
@@ -127,31 +136,14 @@ def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
     assert_ends_like(Path("run"), uninterrupted)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_signals_to_the_whole_job(number: signal.Signals, status: int, uninterrupted: Path, shell: Shell) -> None:
-    """Shells and clusters signal all processes of a job: those that read images leave it to the one that trains."""
-    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2") as process:
+def test_interrupted_from_the_keyboard(shell: Shell) -> None:
+    """Shells signal all processes of a job, too."""
+    with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:
         wait_until(process, Path("run"), 4)
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGINT)
         printed, complaint = process.communicate()
-    assert process.returncode == status, complaint
-    assert ("asked to stop: saved after step" in printed) == (number == signal.SIGTERM)
-    assert complaint == ("" if number == signal.SIGTERM else "main.py train: interrupted\n")
-    shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
-    assert_ends_like(Path("run"), uninterrupted)
-
-
-def test_workers_end_with_a_killed_run(shell: Shell) -> None:
-    """Nobody is left to tell those that read images: they must notice."""
-    with in_a_process_of_its_own("--workdir", "run", "--config.data.workers=2") as process:
-        wait_until(process, Path("run"), 2)
-        assert len(_members(process.pid)) > 2
-        process.kill()
-        process.communicate()
-    deadline = time.monotonic() + 20
-    while _members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _members(process.pid)
+    assert (process.returncode, complaint) == (130, "main.py train: interrupted\n")
+    assert "asked to stop" not in printed
 
 
 def _members(group: int) -> list[str]:

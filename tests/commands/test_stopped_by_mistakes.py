@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cdnv2_jax import load
-from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own, run_until
+from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own
 from tests.commands.runs import checkpoints_of, records_of
 from tests.commands.shell import Shell
 from tests.weights.networks import contents
@@ -27,9 +27,9 @@ def _state(workdir: Path, step: int) -> dict[str, np.ndarray]:
         return checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
 
 
-def test_loss_that_is_no_number(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("interrupted")
+def test_loss_that_is_no_number(uninterrupted: Path, shell: Shell) -> None:
     """The rate was raised far too high: with the old one the run goes on as if nothing had happened."""
-    run_until(5, shell, monkeypatch)
     before = contents(Path("run/checkpoints"))
     arguments = ("main.py", "train", *RUN, "--workdir", "run", "--accept-changes")
     outcome = shell.run(*arguments, "--config.optimizer.learning_rate=1e30")
@@ -57,9 +57,9 @@ def test_no_checkpoint_holds_what_is_no_number(rate: str, shell: Shell) -> None:
             assert np.isfinite(array).all(), (step, name)
 
 
+@pytest.mark.usefixtures("interrupted")
 def test_no_room_for_a_checkpoint(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file may grow: a checkpoint fails while it is written in the background, as on a full disk."""
-    run_until(5, shell, monkeypatch)
     before = contents(Path("run/checkpoints/3"))
 
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")  # which needs room too
@@ -74,9 +74,9 @@ def test_no_room_for_a_checkpoint(uninterrupted: Path, shell: Shell, monkeypatch
     assert_ends_like(Path("run"), uninterrupted)
 
 
+@pytest.mark.usefixtures("interrupted")
 def test_disk_that_is_almost_full(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noticed before anything is written, so that no library has anything to add."""
-    run_until(5, shell, monkeypatch)
     before = contents(Path("run/checkpoints"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -88,9 +88,9 @@ def test_disk_that_is_almost_full(uninterrupted: Path, shell: Shell, monkeypatch
     assert_ends_like(Path("run"), uninterrupted)
 
 
-def test_checkpoint_of_another_network(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("interrupted")
+def test_checkpoint_of_another_network(shell: Shell) -> None:
     """Changes may be accepted, but what lacks some of the weights is nothing to go on with."""
-    run_until(4, shell, monkeypatch)
     more_weights = ("--config.model.overrides.squeeze_excite_from=0", "--accept-changes")
     outcome = shell.run("main.py", "train", *RUN, *more_weights, "--workdir", "run")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)

@@ -25,9 +25,9 @@ OVERRIDES = ("--config.batch_norm=replica", "--config.ema_decay=0.0", "--config.
 
 
 @pytest.mark.usefixtures("x64")  # initial weights are drawn otherwise there
-@pytest.mark.slow  # a run of 58 steps in a process of its own, and the same in PyTorch
+@pytest.mark.slow  # a run of 28 steps in a process of its own, and the same in PyTorch
 def test_four_replicas(tmp_path: Path) -> None:
-    """All losses, and every tensor after 58 steps and three pruning stages; parameters are float32 in ours."""
+    """All losses, and every tensor after 28 steps and three pruning stages; parameters are float32 in ours."""
     workdir = finished(tmp_path / "replicas", *OVERRIDES, devices=REPLICAS)
     config = read_config(RUN[1], [*RUN[2:], *OVERRIDES])
     assert isinstance(config, ClassificationConfig)

@@ -20,6 +20,7 @@ from tests.twin_models import assert_near
 pytestmark = pytest.mark.usefixtures("kernels")
 
 ROOT = Path(__file__).parents[2]
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 COMMON = """
 import jax, numpy as np
@@ -56,7 +57,7 @@ def logits_of_a_process(directory: Path, code: str, **environment: str) -> np.nd
     ("code", "environment"),
     [
         pytest.param(ALONE, {"CDNV2_KERNEL_FLAGS": "-march=x86-64-v3"}, id="AVX2", marks=pytest.mark.soak),
-        pytest.param(SHARDED, {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, id="8 devices"),
+        pytest.param(SHARDED, {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {EIGHT_DEVICES}"}, id="8 devices"),
     ],
 )
 def test_the_same_logits(code: str, environment: dict[str, str], tmp_path: Path) -> None:

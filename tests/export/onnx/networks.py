@@ -61,7 +61,7 @@ def randomised(network: Network) -> Network:
                 (module.mean, -0.5, 0.5),
                 (module.var, 0.5, 1.5),
             ):
-                variable[...] = random.uniform(low, high, module.features).astype(variable.dtype)
+                variable.set_value(jax.device_put(random.uniform(low, high, module.features).astype(variable.dtype)))
     return network
 
 
