@@ -113,7 +113,6 @@ def test_networks(meta: dict[str, Any]):
     assert failed_checks(network_file(meta)) == []
 
 
-# A whole training step in float64 is compiled, and run by PyTorch as well.
-@pytest.mark.slow
+@pytest.mark.soak  # compiles a training step in float64, as the first steps of a real file do in tests/test_golden.py
 def test_trajectory():
     assert failed_checks(trajectory_file(TRAJECTORY)) == []

@@ -139,6 +139,7 @@ def test_networks_of_other_families_are_refused() -> None:
         check_models(["cdnv2_a", "mobilenet_v2_x1_0"])
 
 
+@pytest.mark.soak  # draws the 41 million weights of a detector of full size
 def test_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Costs at full size; times of the same are for `make bench-results`."""
     flags = ["--detectors", "faster_rcnn", "--backbones", "cdnv2_a", "--costs-only", "--output", str(tmp_path)]

@@ -39,7 +39,6 @@ def test_changed_config(shell: Shell) -> None:
 def test_bookkeeping_may_change(uninterrupted: Path, shell: Shell) -> None:
     """Nothing of it changes what is trained."""
     bookkeeping = {
-        "data.workers": 1,
         "data.eval_batch_size": 77,
         "data.max_broken_images": 3,
         "data.directory": "elsewhere",

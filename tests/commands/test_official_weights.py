@@ -64,7 +64,7 @@ def _official_file(name: str, form: str) -> tuple[CondenseNetTwin, Path]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("form", ["masked", "converted"])
+@pytest.mark.parametrize("form", ["masked", pytest.param("converted", marks=pytest.mark.soak)])
 def test_there_and_back(name: str, form: str, folder: Path, shell: Shell) -> None:
     twin, path = _official_file(name, form)
     convert = ("convert_torch_weights.py", "--model", name)

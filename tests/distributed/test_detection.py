@@ -21,21 +21,20 @@ def assert_same_losses(ours: list[dict[str, float]], theirs: list[dict[str, floa
             np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=rtol, err_msg=name)
 
 
-@pytest.mark.slow  # a process that compiles the training steps of two small detectors, twice
-def test_steps_on_eight_devices() -> None:
+@pytest.mark.slow  # a process that compiles the training step of a small detector, twice
+@pytest.mark.parametrize(("kind", "parts"), [pytest.param("retinanet", 2, marks=pytest.mark.soak), ("faster_rcnn", 4)])
+def test_steps_on_eight_devices(kind: str, parts: int) -> None:
     """In float64, as training multiplies rounding errors."""
     environment = {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_ENABLE_X64": "1",
     }
-    command = (sys.executable, "-m", "tests.distributed.detector_on_devices")
+    command = (sys.executable, "-m", "tests.distributed.detector_on_devices", kind)
     run = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
-    for kind, parts in (("retinanet", 2), ("faster_rcnn", 4)):
-        one, eight = found[kind]
-        assert len(one) == 4 and len(one[0]) == parts + 1
-        assert_same_losses(eight, one, 1e-10)
+    one, eight = json.loads(run.stdout)
+    assert len(one) == 4 and len(one[0]) == parts + 1
+    assert_same_losses(eight, one, 1e-10)
 
 
 @pytest.mark.soak  # the same for whole runs of a network that is pruned, evaluated and condensed: two minutes
