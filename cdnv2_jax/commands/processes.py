@@ -106,12 +106,12 @@ def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
 
 
 def keep_compiled(directory: Path | None) -> None:
-    """Cache compiled programs in `directory` for later runs; do nothing if it is None."""
+    """Cache compiled programs in `directory` for later runs, unless they compile at once; do nothing if it is None."""
     if directory is not None:
         if directory.exists() and not directory.is_dir():  # JAX would not complain
             raise UserError(f"--compilation-cache {directory} is not a directory")
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def one_of_several(action: Callable[[], int]) -> int:

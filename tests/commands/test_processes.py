@@ -14,7 +14,7 @@ TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
 
 def test_profile_and_compilation_cache(shell: Shell) -> None:
     """In a process of its own: JAX decides once where it keeps what it has compiled."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     arguments = ("--profile", "2:4", "--compilation-cache", "cache", "--config.data.batch_size=239")
     finished = subprocess.run(
         [sys.executable, REPOSITORY / TRAIN[0], *TRAIN[1:], *arguments],
@@ -26,7 +26,7 @@ def test_profile_and_compilation_cache(shell: Shell) -> None:
     )
     assert (finished.returncode, finished.stderr) == (0, "")
     assert any(file.stat().st_size for file in Path("run/profile").rglob("*.xplane.pb"))
-    assert list(Path("cache").iterdir())  # the step takes more than the second from which programs are kept
+    assert list(Path("cache").iterdir())  # the step takes more than the tenth of a second from which programs are kept
 
 
 def test_no_profile_unasked(smoke_run: Path) -> None:

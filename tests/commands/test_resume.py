@@ -136,6 +136,7 @@ def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
     assert_ends_like(Path("run"), uninterrupted)
 
 
+@pytest.mark.soak  # another process; what it prints and its status are seen above, that signals reach no worker too
 def test_interrupted_from_the_keyboard(shell: Shell) -> None:
     """Shells signal all processes of a job, too."""
     with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax import load
-from tests.distributed.runs import STEPS, Processes, finished, losses, start, start_command
+from tests.distributed.runs import STEPS, finished, losses, start, start_command
 from tests.weights.networks import assert_same_network
 
 # Each run is a process, or several that find one another, in which JAX starts and compiles: ten seconds and more.
@@ -30,7 +30,27 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("processes") / "two", processes=2)
 
 
-@pytest.mark.soak  # two more runs; on four devices and then on two is below
+@pytest.fixture(scope="module")
+def moved(alone: Path) -> Path:
+    """A run that was interrupted on four devices of one process, and ended by two processes with one each."""
+    workdir = alone.parent / "moved"
+    run = start(workdir, devices=4)
+    run.signal_at(10, 0, signal.SIGTERM)
+    run.succeed()
+    resumed = start(workdir, processes=2)
+    resumed.succeed()
+    assert "resuming after step" in resumed.log(0)
+    return workdir
+
+
+def test_splitting_the_batch_changes_nothing(moved: Path, alone: Path) -> None:
+    """Among devices, among processes, and from one to the other."""
+    assert len(losses(alone)) == STEPS
+    np.testing.assert_allclose(losses(moved), losses(alone), rtol=1e-10)
+    assert_same_masks(moved, alone)
+
+
+@pytest.mark.soak  # two more runs; one on four devices and then in two processes is above
 @pytest.mark.parametrize("devices", [2, 8])
 def test_splitting_the_batch_among_devices_changes_nothing(devices: int, alone: Path) -> None:
     """All losses, three pruning stages among them, and every mask."""
@@ -55,6 +75,7 @@ def test_accumulating_parts_is_a_batch_normalisation_of_parts(alone: Path) -> No
     np.testing.assert_allclose(losses(split), losses(parts), rtol=1e-10)
 
 
+@pytest.mark.soak  # two more processes
 def test_splitting_the_batch_among_processes_changes_nothing(two: Path, alone: Path) -> None:
     np.testing.assert_allclose(losses(two), losses(alone), rtol=1e-10)
     assert_same_masks(two, alone)
@@ -106,35 +127,23 @@ def test_asked_to_stop(two: Path) -> None:
     _assert_ends_like(workdir, two)
 
 
-def test_interrupted_on_four_devices_resumed_on_two(alone: Path) -> None:
-    workdir = alone.parent / "fewer"
-    run = start(workdir, devices=4)
-    run.signal_at(10, 0, signal.SIGTERM)
-    run.succeed()
-    resumed: Processes = start(workdir, devices=2)
-    resumed.succeed()
-    assert "resuming after step" in resumed.log(0)
-    np.testing.assert_allclose(losses(workdir), losses(alone), rtol=1e-10)
-    assert_same_masks(workdir, alone)
-
-
 def _assert_ends_like(workdir: Path, two: Path) -> None:
     np.testing.assert_array_equal(losses(workdir), losses(two))
     for form in ("masked", "condensed"):
         assert_same_network(load(workdir / form), load(two / form))
 
 
-def test_evaluation(two: Path) -> None:
+def test_evaluation(moved: Path) -> None:
     """Each process reads half of the 360 images; figures are those of all, printed once."""
-    run = start_command(two, "eval", "--checkpoint", str(two / "condensed"), processes=2)
+    run = start_command(moved, "eval", "--checkpoint", str(moved / "condensed"), processes=2)
     run.succeed()
-    accuracy = json.loads((two / "summary.json").read_text())["condensed"]["accuracy"]
+    accuracy = json.loads((moved / "summary.json").read_text())["condensed"]["accuracy"]
     assert "360 images of digits" in run.log(0) and f"top-1 {accuracy:.4%}" in run.log(0)
     assert "top-1" not in run.log(1)
 
 
-def test_processes_that_fail_do_not_wait_for_the_others(two: Path) -> None:
+def test_processes_that_fail_do_not_wait_for_the_others(moved: Path) -> None:
     """The same run started again, which is refused as finished: every process must end, not only the first."""
-    run = start(two, processes=2)
+    run = start(moved, processes=2)
     assert run.wait()[0] == 2
     assert "finished" in run.log(0)

@@ -96,7 +96,7 @@ def test_random_networks(seed: int) -> None:
     assert_as_exact_as_layers(model, random_images(3, 16, 12, seed=seed))
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.soak), 3])
 def test_all_parts_at_every_stage(stage: int) -> None:
     """Dense kernels, and kernels of which blocks are left."""
     assert_as_exact_as_layers(network(V2, stage), random_images(5, 20, 24))
@@ -159,7 +159,7 @@ def derivatives(function: Any, *arguments: Any) -> Any:
     return jax.tree.map(np.asarray, jax.jit(both)(*arguments))
 
 
-@table("batch, height, width", [(3, 1, 1), (2, 1, 7), (2, 2, 3), (3, 7, 1), (1, 7, 7), (3, 10, 33), (40, 3, 3)])
+@table("batch, height, width", [(3, 1, 1), (2, 1, 7), (3, 7, 1), (3, 10, 33), (40, 3, 3)])
 def test_odd_maps(batch: int, height: int, width: int) -> None:
     x, parameters, masks = layer_inputs(batch, height, width)
     cotangent = np.random.default_rng(1).normal(size=(batch, height, width, 18))
