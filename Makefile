@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
-.PHONY: quickstart test soak check bench bench-results docs clean
+.PHONY: quickstart test pytest soak check bench bench-results docs clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
 	$(BIN)/python main.py report --workdir runs/digits
 
-test: $(VENV)/.dev check  ## style, types and the tests
+test: $(VENV)/.dev  ## style and types, and beside them the tests
+	$(MAKE) --jobs=2 check pytest
+
+pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"
 
 soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, more networks, a run killed again and again

@@ -38,12 +38,12 @@ write = RunLog.train
 
 def slowly(log, **record):
     write(log, **record)
-    time.sleep(0.5)
+    time.sleep(0.3)
 
 RunLog.train = slowly
 sys.exit(main(sys.argv[1:]))
 """
-"""`main.py`, but with half a second to each step: time enough for others to do something to it."""
+"""`main.py`, but with a third of a second to each step: time enough for others to do something to it."""
 
 
 def in_a_process_of_its_own(*arguments: str | Path, before: str = "") -> subprocess.Popen[str]:

@@ -29,10 +29,11 @@ TRAINED = (
     *("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:condensenet_182,cifar100,smoke"),
     "cifar.py:cdnv2_cifar_110,cifar10,smoke",
 )
-QUICK = ("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:cdnv2_cifar_110,cifar10,smoke")
+QUICK = ("cifar.py:cdnv2_cifar_110,cifar10,smoke",)
 LONG = (
     *(f"imagenet.py:{model},smoke" for model in ("cdnv2_b", "cdnv2_c", *V1)),
-    "cifar.py:condensenet_182,cifar100,smoke",
+    "finetune.py:cdnv2_a,smoke",  # tests/commands/test_finetune.py has more of its kind
+    *("cifar.py:condensenet_50,cifar10,smoke", "cifar.py:condensenet_182,cifar100,smoke"),
 )
 SAME = {
     **{f"cifar.py:condensenet_{n},cifar10,smoke": TRAINED[6] for n in (74, 86, 98, 110, 122)},
