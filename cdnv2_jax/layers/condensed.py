@@ -125,7 +125,7 @@ class CondensedLinear(nnx.Module):
         self.in_features = in_features
         self.dtype = dtype
         self.kernel = nnx.Param(torch_linear(kept)(rngs.params(), (kept, out_features), param_dtype))
-        self.bias = nnx.Param(jnp.zeros(out_features, param_dtype))
+        self.bias = nnx.Param(constant(0.0, out_features, param_dtype))
         self.index = ConnectionIndex(constant(0, kept, jnp.int32))
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -324,9 +324,9 @@ def _initial(
     # A network has a hundred different shapes, and compiling a random number generator for each takes 20 seconds.
     # Drawing powers of two and cutting them to size needs only about a dozen generators.
     numbers = draw(key, 1 << (math.prod(shape) - 1).bit_length())
-    # Cut by NumPy where there are values: JAX would compile a program for each shape here, too.
+    # Cut and cast by NumPy where there are values: JAX would compile programs for each shape here, too.
     values = numbers if isinstance(numbers, Tracer) else np.asarray(numbers)
-    return jnp.asarray(scale * values[: math.prod(shape)].reshape(shape), dtype)
+    return jax.device_put((scale * values[: math.prod(shape)].reshape(shape)).astype(dtype))
 
 
 @partial(jax.jit, static_argnums=1)

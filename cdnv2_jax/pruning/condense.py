@@ -108,7 +108,7 @@ def halved(linear: nnx.Linear) -> CondensedLinear:
     small = CondensedLinear(inputs, outputs, dtype=linear.dtype, param_dtype=kernel.dtype, rngs=nnx.Rngs(0))
     kept = small.index.shape[0]
     index = np.argsort(np.abs(kernel).sum(1), kind="stable")[inputs - kept :]
-    small.index.set_value(jnp.asarray(index, jnp.int32))
-    small.kernel.set_value(jnp.asarray(kernel[index]))
+    small.index.set_value(jax.device_put(index.astype(np.int32)))
+    small.kernel.set_value(jax.device_put(kernel[index]))
     small.bias.set_value(linear.bias[...])
     return small
