@@ -76,8 +76,9 @@ def check_network(golden: GoldenFile) -> Iterator[Check]:
 def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
     """A training run through the project's own step: losses, rates, masks, final logits."""
     arrays = golden.arrays
-    yield check_keys(golden_model(golden), golden.meta)
-    graph, state, checks = train(golden)
+    model = golden_model(golden)
+    yield check_keys(model, golden.meta)
+    graph, state, checks = train(model, golden)
     yield from checks
     live, averaged = live_model(graph, state), ema_model(graph, state)
     yield check_masks(live, golden.meta)
@@ -89,7 +90,9 @@ def check_trajectory(golden: GoldenFile) -> Iterator[Check]:
         yield compare("logits_converted", forward(converted, held_out), arrays["logits_converted"], 1e-6)
 
 
-def train(golden: GoldenFile, steps: int | None = None) -> tuple[nnx.GraphDef, TrainState, list[Check]]:
+def train(
+    model: CondenseNet, golden: GoldenFile, steps: int | None = None
+) -> tuple[nnx.GraphDef, TrainState, list[Check]]:
     """The run's first steps (None: all), and whether losses, rates and masks were those of the file."""
     meta, arrays = golden.meta, golden.arrays
     total = meta["epochs"] * meta["steps_per_epoch"]
@@ -97,7 +100,7 @@ def train(golden: GoldenFile, steps: int | None = None) -> tuple[nnx.GraphDef, T
     config = OptimizerConfig(learning_rate=meta["lr"], **{name: meta[name] for name in names})
     schedule = learning_rate_schedule(config, total, meta["steps_per_epoch"])
     optimizer = make_optimizer(config, schedule)
-    graph, state = create_state(golden_model(golden), optimizer)
+    graph, state = create_state(model, optimizer)
     loss = partial(classification_loss, label_smoothing=meta["label_smoothing"])
     train_step = make_train_step(graph, optimizer, loss, ema_decay=meta["ema_decay"])
     pruner = Pruner(graph, state)

@@ -14,6 +14,7 @@ from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2Architecture
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.shufflenet_v2 import ShuffleNetV2Architecture
+from tests.layers.random_norm import draw_norm
 from tests.torch_twin.plain import MegviiShuffleNetV2, TorchvisionMobileNetV2, TorchvisionShuffleNetV2
 
 SMALL_SHUFFLENET = ShuffleNetV2Architecture(
@@ -91,9 +92,7 @@ def plain_network(architecture: Architecture) -> Any:
     random = np.random.default_rng(0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, BatchNorm):
-            for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
-                variable = getattr(module, name)
-                variable.set_value(jax.device_put(random.uniform(low, high, module.features).astype(variable.dtype)))
+            draw_norm(module, random)
         elif isinstance(module, ConvNorm):
             kernel = module.conv.kernel
             spread = 1.5 / np.prod(kernel.shape[:3]) ** 0.5

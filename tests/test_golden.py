@@ -23,10 +23,7 @@ SOAK = (
 
 
 def files_with_marks() -> list:
-    def marks(name: str) -> list:
-        return [pytest.mark.soak] if name in SOAK else []
-
-    return [pytest.param(file, id=file.stem, marks=marks(file.stem)) for file in FILES]
+    return [pytest.param(file, id=file.stem, marks=pytest.mark.soak if file.stem in SOAK else ()) for file in FILES]
 
 
 def test_there_are_golden_files():
@@ -46,7 +43,7 @@ def test_the_first_steps_of_a_training_run():
     """Enough to prune three times; `make soak` takes the other 64, and the final networks."""
     golden = read_golden(FILES[0].with_name("digits_trajectory_c8g4.npz"))
     with jax.enable_x64(True):
-        _, _, checks = golden_check.train(golden, steps=16)
+        _, _, checks = golden_check.train(golden_check.golden_model(golden), golden, steps=16)
     assert len(set(golden.arrays["mask_ones"][:16].sum(axis=1))) == 4
     assert [check for check in checks if not check["ok"]] == []
 

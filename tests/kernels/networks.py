@@ -16,6 +16,7 @@ from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import prune
+from tests.layers.random_norm import draw_norm
 
 V2 = CondenseNetArchitecture(
     stages=(2, 1, 2),
@@ -73,8 +74,7 @@ def masked_network(architecture: CondenseNetArchitecture, seed: int = 0, *, stag
     random = np.random.default_rng(seed)
     for _, norm in nnx.iter_modules(model):
         if isinstance(norm, BatchNorm):
-            for name, low, high in (("scale", 0.5, 1.5), ("bias", -0.5, 0.5), ("mean", -0.5, 0.5), ("var", 0.5, 1.5)):
-                getattr(norm, name)[...] = jnp.asarray(random.uniform(low, high, norm.features), jnp.float32)
+            draw_norm(norm, random)
     prune(model, architecture.condensation_stages if stages is None else stages)
     return model
 

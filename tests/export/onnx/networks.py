@@ -14,6 +14,7 @@ from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Network
+from tests.layers.random_norm import draw_norm
 from tests.plain_models import SMALL_MOBILENET, SMALL_SHUFFLENET
 
 V2 = ("cdnv2_a", "cdnv2_b", "cdnv2_c")
@@ -55,13 +56,7 @@ def randomised(network: Network) -> Network:
     network.eval()
     for _, module in nnx.iter_modules(network):
         if isinstance(module, BatchNorm):
-            for variable, low, high in (
-                (module.scale, 0.5, 1.5),
-                (module.bias, -0.5, 0.5),
-                (module.mean, -0.5, 0.5),
-                (module.var, 0.5, 1.5),
-            ):
-                variable.set_value(jax.device_put(random.uniform(low, high, module.features).astype(variable.dtype)))
+            draw_norm(module, random)
     return network
 
 
