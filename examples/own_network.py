@@ -211,12 +211,13 @@ def detector_step(backbone: Network) -> tuple[float, float]:
     graph, params, rest = nnx.split(detector, nnx.Param, ...)
 
     @jax.jit
+    @jax.value_and_grad
     def loss(params: nnx.State) -> jax.Array:
         losses = nnx.merge(graph, params, rest).losses(images, jnp.array([[64, 96]]), targets, jax.random.key(0))
         return jnp.stack(list(losses.values())).sum()
 
-    before, gradients = jax.value_and_grad(loss)(params)
-    after = loss(jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients))
+    before, gradients = loss(params)
+    after, _ = loss(jax.tree.map(lambda p, g: p - 1e-3 * g, params, gradients))
     return float(before), float(after)
 
 

@@ -113,6 +113,7 @@ def test_killed(uninterrupted: Path, shell: Shell) -> None:
     assert_ends_like(Path("run"), uninterrupted)
 
 
+@pytest.mark.soak  # another process; that SIGTERM saves and the run goes on the same is seen on several devices, too
 def test_asked_to_stop(uninterrupted: Path, shell: Shell) -> None:
     """SIGTERM to the whole job, as a cluster sends it before it takes a machine away: nothing is lost, and the exit
     status is 0. Processes that read images leave it to the one that trains.

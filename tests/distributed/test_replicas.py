@@ -16,18 +16,22 @@ from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.data.batches import HostBatch, host_batches
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.training.config import OptimizerConfig
-from tests.distributed.runs import RUN, STEPS, finished, losses
+from tests.distributed.runs import RUN, finished, losses
 from tests.torch_twin import CondenseNetTwin, build_twin, prune_to_progress
 from tests.twin_models import twin_config
 
 REPLICAS = 4
-OVERRIDES = ("--config.batch_norm=replica", "--config.ema_decay=0.0", "--config.optimizer.warmup_epochs=0.0")
+STEPS = 14
+OVERRIDES = (
+    *("--config.epochs=1", "--config.batch_norm=replica"),
+    *("--config.ema_decay=0.0", "--config.optimizer.warmup_epochs=0.0"),
+)
 
 
 @pytest.mark.usefixtures("x64")  # initial weights are drawn otherwise there
-@pytest.mark.slow  # a run of 28 steps in a process of its own, and the same in PyTorch
+@pytest.mark.slow  # a run of 14 steps in a process of its own, and the same in PyTorch
 def test_four_replicas(tmp_path: Path) -> None:
-    """All losses, and every tensor after 28 steps and three pruning stages; parameters are float32 in ours."""
+    """All losses, and every tensor after 14 steps and three pruning stages; parameters are float32 in ours."""
     workdir = finished(tmp_path / "replicas", *OVERRIDES, devices=REPLICAS)
     config = read_config(RUN[1], [*RUN[2:], *OVERRIDES])
     assert isinstance(config, ClassificationConfig)

@@ -24,9 +24,8 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return noise, sizes
 
 
-# Compiled three times: the detector, its program, and that in its process.
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["retinanet", pytest.param("faster_rcnn", marks=pytest.mark.soak)])
+@pytest.mark.soak  # compiled three times: the detector, its program, and that in its process; a classifier's is one
+@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
 def test_stablehlo(kind: Kind, tmp_path: Path) -> None:
     """By JAX alone, in batches of other sizes than that it was verified with."""
     path = tmp_path / "detector.stablehlo"

@@ -103,11 +103,8 @@ def test_features_of_images_on_a_larger_canvas_are_by_layers() -> None:
             assert ("cdnv2." in function.lower(state, *arguments).as_text()) == by_kernel
 
 
-# Compiling the layers takes ten to forty seconds each; smaller networks without reactivation are above.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["cdnv2_a", *(pytest.param(n, marks=pytest.mark.soak) for n in ("condensenet_50", "cdnv2_b", "cdnv2_c"))]
-)
+@pytest.mark.soak  # compiling the layers takes ten to forty seconds each; smaller networks are above
+@pytest.mark.parametrize("name", ["cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_50"])
 def test_networks_of_the_registry(name: str) -> None:
     model = create_model(name, rngs=nnx.Rngs(0))
     model.eval()
