@@ -6,14 +6,19 @@ that channel and the group's m channels. One [G, n] mask therefore describes eit
 between the channels of a group.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.convolutions import kaiming_normal_fan_out
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
 class ConnectionMask(nnx.Variable):
@@ -134,3 +139,9 @@ def stage_of(mask: jax.Array, condensation_factor: int) -> jax.Array:
 def masked_convs(module: nnx.Module) -> list[MaskedConv]:
     """Return all learned convolutions in a module, at any depth, in the order of their paths."""
     return [part for _, part in nnx.iter_modules(module) if isinstance(part, MaskedConv)]
+
+
+def on_host(module: ModuleT) -> ModuleT:
+    """Copy a module to NumPy arrays to read it; of JAX arrays, a program would be compiled for every shape."""
+    graph, state = nnx.split(module)
+    return nnx.merge(graph, jax.tree.map(np.asarray, state))

@@ -16,7 +16,7 @@ from cdnv2_jax.layers.condensed import (
     empty_twin,
     replace_masked_convs,
 )
-from cdnv2_jax.layers.learned import MaskedConv, masked_convs
+from cdnv2_jax.layers.learned import MaskedConv, masked_convs, on_host
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.pruning.prune import name_of
@@ -55,6 +55,7 @@ def condense(model: Model, *, halve_classifier: bool = False) -> Model:
 
 
 def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
+    conv = on_host(conv)
     twin = empty_twin(conv)
     index = kept_connections(conv, where)
     weights = kept_weights(conv, index)

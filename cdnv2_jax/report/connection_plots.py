@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cdnv2_jax.layers.learned import on_host
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import sparsity, stages_passed
 from cdnv2_jax.report.connections import (
@@ -13,7 +14,6 @@ from cdnv2_jax.report.connections import (
     connections_by_kind,
     layer_map,
     learned_layers,
-    on_host,
     rescaled_columns,
     shares_by_readers,
 )

@@ -6,18 +6,16 @@ Only the remaining connections are used, so a masked network and its condensed f
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
+from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, on_host
 
 LearnedLayer = MaskedConv | CondensedGroupConv | CondensedReactivation
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +81,6 @@ def _spread(index: Any, importance: np.ndarray, channels: int, where: str) -> Co
     kept[groups, index] = True
     np.add.at(spread, (groups, index), importance)
     return Connections(kept, spread)
-
-
-def on_host(network: Model) -> Model:
-    """Copy a network to NumPy arrays for inspection; with JAX arrays, a hundred small operations would be compiled."""
-    graph, state = nnx.split(network)
-    return nnx.merge(graph, jax.tree.map(np.asarray, state))
 
 
 def layer_map(per_channel: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers.learned import on_host
 from cdnv2_jax.layers.torch_layout import COUNTER, Slot
 from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
 from cdnv2_jax.networks.network import Architecture, Network
@@ -112,7 +113,7 @@ def to_torch_state_dict(model: Network) -> dict[str, np.ndarray]:
       UserError: the official code has no such form, such as a condensed CondenseNet (v1) with its whole classifier.
     """
     torch_format(model.architecture).check(model)
-    return {key: slot.read() for key, slot in state_dict_slots(model).items()}
+    return {key: slot.read() for key, slot in state_dict_slots(on_host(model)).items()}
 
 
 def state_dict_slots(model: Network) -> dict[str, Slot]:

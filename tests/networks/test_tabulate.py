@@ -33,10 +33,10 @@ def test_tabulate(name: str) -> None:
     model = condensed() if name == "condensed" else create_model(name, rngs=nnx.Rngs(0), **SIZES[name])
     model.eval()
     images = jnp.ones((2, 32, 32, 3))
-    before = model(images)
+    before = nnx.jit(model)(images)
     with override(**LAYERS):
         table = nnx.tabulate(model, images, console_kwargs={"width": 200})
     for row in ("classifier", "stem"):
         assert row in table
     assert f"{2},{model.architecture.num_classes}" in table
-    np.testing.assert_array_equal(model(images), before)
+    np.testing.assert_array_equal(nnx.jit(model)(images), before)
