@@ -56,7 +56,7 @@ def condense(model: Model, *, halve_classifier: bool = False) -> Model:
 
 def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
     conv = on_host(conv)
-    twin = empty_twin(conv)
+    twin = nnx.eval_shape(lambda: empty_twin(conv))
     index = kept_connections(conv, where)
     weights = kept_weights(conv, index)
     twin.index.set_value(jax.device_put(index))
