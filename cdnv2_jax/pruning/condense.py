@@ -55,8 +55,7 @@ def condense(model: Model, *, halve_classifier: bool = False) -> Model:
 
 
 def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
-    conv = on_host(conv)
-    twin = nnx.eval_shape(lambda: empty_twin(conv))
+    twin = nnx.eval_shape(lambda: empty_twin(conv))  # shapes alone: all values are set below
     index = kept_connections(conv, where)
     weights = kept_weights(conv, index)
     twin.index.set_value(jax.device_put(index))
@@ -84,7 +83,7 @@ def kept_connections(conv: MaskedConv, where: str) -> np.ndarray:
 
 def kept_weights(conv: MaskedConv, index: np.ndarray) -> np.ndarray:
     """Return the weights of the kept connections, [G, n / C, m]."""
-    return np.take_along_axis(np.asarray(conv.connection_weights()), index[..., None], axis=1)
+    return np.take_along_axis(np.asarray(on_host(conv).connection_weights()), index[..., None], axis=1)
 
 
 def copy_gathered(source: BatchNorm, target: BatchNorm, channels: np.ndarray) -> None:
@@ -106,7 +105,9 @@ def halved(linear: nnx.Linear) -> CondensedLinear:
     assert linear.bias is not None
     kernel = np.asarray(linear.kernel[...])
     inputs, outputs = kernel.shape
-    small = CondensedLinear(inputs, outputs, dtype=linear.dtype, param_dtype=kernel.dtype, rngs=nnx.Rngs(0))
+    small = nnx.eval_shape(
+        lambda: CondensedLinear(inputs, outputs, dtype=linear.dtype, param_dtype=kernel.dtype, rngs=nnx.Rngs(0))
+    )
     kept = small.index.shape[0]
     index = np.argsort(np.abs(kernel).sum(1), kind="stable")[inputs - kept :]
     small.index.set_value(jax.device_put(index.astype(np.int32)))
