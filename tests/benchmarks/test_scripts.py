@@ -31,12 +31,18 @@ def written(directory: Path, script: str) -> dict[str, Any]:
 
 
 def test_inference(tiny: str, quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--models", tiny, "--batches", "2", "--peers", "torch", "onnx_folded"]
+    flags = ["--models", tiny, "--batches", "1", "2", "--peers", "torch", "onnx_folded"]
     assert inference.main([*flags, *quick]) == 0
     record = written(tmp_path, "inference")
     assert {"machine", "rates", "entries"} < set(record)
     whose = {(e["form"], e["batch"]): set(e["ratios"]) for e in record["entries"]}
-    assert whose == {("condensed", 2): {"ours_masked", "torch", "onnx_folded"}, ("masked", 2): {"torch"}}
+    condensed, masked = {"ours_masked", "torch", "onnx_folded"}, {"torch"}
+    assert whose == {
+        ("condensed", 1): condensed,
+        ("condensed", 2): condensed,
+        ("masked", 1): masked,
+        ("masked", 2): masked,
+    }
     assert not any(e["refused"] for e in record["entries"])
     assert "ONNX Runtime, index folded" in capsys.readouterr().out
 

@@ -59,7 +59,7 @@ def test_masked_networks_with_more_outputs_than_are_computed_together() -> None:
 
 @table(
     "batch, height, width",
-    [(1, 4, 4), (0, 8, 8), (2, 7, 11), (1, 33, 12), (5, 9, 4)],
+    [(1, 4, 4), (1, 5, 4), (0, 8, 8), (2, 7, 11), (3, 10, 10), (1, 33, 12), (2, 4, 61), (5, 9, 4)],
 )
 def test_odd_maps(batch: int, height: int, width: int) -> None:
     """Down to maps of 1 × 1 after two average pools, and batches that do not divide among threads."""

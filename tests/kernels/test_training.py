@@ -159,7 +159,7 @@ def derivatives(function: Any, *arguments: Any) -> Any:
     return jax.tree.map(np.asarray, jax.jit(both)(*arguments))
 
 
-@table("batch, height, width", [(3, 1, 1), (2, 1, 7), (3, 7, 1), (3, 10, 33), (40, 3, 3)])
+@table("batch, height, width", [(3, 1, 1), (2, 1, 7), (2, 2, 3), (3, 7, 1), (1, 7, 7), (3, 10, 33), (40, 3, 3)])
 def test_odd_maps(batch: int, height: int, width: int) -> None:
     x, parameters, masks = layer_inputs(batch, height, width)
     cotangent = np.random.default_rng(1).normal(size=(batch, height, width, 18))

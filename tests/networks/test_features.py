@@ -15,6 +15,13 @@ from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, 
 
 
 @table(
+    "form",
+    {
+        "masked": Form(),
+        "condensed": Form(condensed=True),
+    },
+)
+@table(
     "name, channels",
     [
         ("cdnv2_a", [32, 96, 288, 800]),
@@ -22,8 +29,8 @@ from tests.twin_models import SMALL_V1, SMALL_V2, assert_near, call, jax_model, 
         ("cdnv2_c", [144, 400, 1040, 2064]),
     ],
 )
-def test_strides_and_channels(name: str, channels: list[int]) -> None:
-    graph, state = nnx.split(blank_network(architecture_of(name), Form(condensed=True), name=name))
+def test_strides_and_channels(name: str, channels: list[int], form: Form) -> None:
+    graph, state = nnx.split(blank_network(architecture_of(name), form, name=name))
     images = jax.ShapeDtypeStruct((2, 96, 160, 3), jnp.float32)
     maps = jax.eval_shape(lambda state, images: nnx.merge(graph, state).features(images), state, images)
     expected = {
