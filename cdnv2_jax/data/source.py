@@ -51,15 +51,21 @@ class Source(abc.ABC, Generic[AnyPicture]):
 
     Attributes:
       class_names: names of all classes, in the order of their labels.
+      remarks: what was skipped or decided while opening it, one phrase each: "2 empty files skipped: a.jpg, b.jpg".
     """
 
     class_names: Sequence[str]
+    remarks: Sequence[str] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> AnyPicture: ...
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names, sizes and labels of all samples, wherever they are stored; reads no image."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
