@@ -8,7 +8,7 @@ import numpy as np
 
 from cdnv2_jax.detectors.ops.boxes import area, clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detectors.ops.nms import nms
-from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_levels
+from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_levels
 from tests.detection.ops import oracles
 from tests.tables import table
 
@@ -30,14 +30,13 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "encoding, of a box without width too": lambda boxes: encode(boxes[::-1], boxes),
     "decoding, stretched": lambda boxes: decode(boxes, boxes / 256),
     "pooling": lambda boxes: roi_align([MAP], (16,), boxes, jnp.zeros(6, int), output_size=2),
-    "exact pooling": lambda boxes: roi_align_exact(MAP, boxes, 16, output_size=2, most_samples=40),
 }
 MAP = jnp.asarray(np.random.default_rng(0).normal(size=(50, 84, 1)), jnp.float32)
 
 
 @table("name", list(OPERATIONS))
 def test_same_as_float32(name: str) -> None:
-    for half in (jnp.float16, jnp.bfloat16):
+    for half in (jnp.float16, jnp.bfloat16)[: 1 if name == "pooling" else 2]:  # it takes a second to compile
         boxes = jnp.asarray(BOXES, half)
         found, expected = OPERATIONS[name](boxes), OPERATIONS[name](boxes.astype(jnp.float32))
         assert found.dtype == expected.dtype and np.isfinite(expected).all()
