@@ -123,12 +123,14 @@ class TrainingRow(RowMaker):
       seed: seed of order and augmentation.
       augmentation: augmentation of the images.
       normalise_with: (mean, std) to finish images on the host; None leaves normalising and erasing to the device.
+      upright: turn images as their EXIF orientation says.
     """
 
     source: Source[Sample]
     seed: int
     augmentation: Augmentation
     normalise_with: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    upright: bool = True
 
     def sample_index(self, row: int) -> int:
         return shuffled_index(self.share.position(row), len(self.source), self.seed)
@@ -140,7 +142,7 @@ class TrainingRow(RowMaker):
 
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
-        image, rectangle = training_image(sample.pixels(), sample.name, random, self.augmentation)
+        image, rectangle = training_image(sample.pixels(self.upright), sample.name, random, self.augmentation)
         made: dict[str, Any] = {"label": np.int32(sample.label)}
         if self.normalise_with is not None:
             return made | {"image": erase(normalise(image, *self.normalise_with), rectangle, random)}
@@ -158,10 +160,12 @@ class EvaluationRow(RowMaker):
 
     Attributes:
       preparation: preprocessing of the images.
+      upright: turn images as their EXIF orientation says.
     """
 
     source: Source[Sample]
     preparation: ImagePreparation
+    upright: bool = True
 
     def sample_index(self, row: int) -> int:
         return self.share.position(row)
@@ -172,7 +176,7 @@ class EvaluationRow(RowMaker):
             return self._padding(NOT_BROKEN)
         sample = self.source[index]
         try:
-            image = self.preparation.resized(sample.pixels())
+            image = self.preparation.resized(sample.pixels(self.upright))
         except BrokenImage:
             return self._padding(index)
         real = {"label": np.int32(sample.label), "real": np.bool_(True), "broken": np.int64(NOT_BROKEN)}

@@ -1,13 +1,16 @@
 """Decode image files to pixels."""
 
+import contextlib
 import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cdnv2_jax.errors import UserError, one_line
 
@@ -15,6 +18,21 @@ MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 """Ends the compressed data of a JPEG scan: 0xFF, except stuffed bytes and restart markers (ITU-T T.81, B.1.1)."""
 
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+
+AS_STORED = (False, False, False)
+TURNS: dict[Any, tuple[bool, bool, bool]] = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""For each EXIF orientation except 1, whether to transpose an image, then to reverse its rows, its columns."""
+
+LATE_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+"""What a PNG file contains if it states an orientation, perhaps only after its pixels."""
 
 _WARNING_FILTERS = threading.Lock()
 
@@ -32,40 +50,70 @@ class BrokenImage(UserError):
         return BrokenImage, self._arguments  # worker processes pickle it
 
 
-def decode(encoded: bytes, name: str) -> np.ndarray:
+def decode(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarray:
     """Decode an image to RGB, uint8 [h, w, 3], bit for bit as Pillow's `Image.open(…).convert("RGB")`. Thread-safe.
 
-    As in the official code, transparency is dropped and the EXIF orientation ignored. Images of 16 bits per channel
-    keep the upper 8, greyscale ones too, which some versions of Pillow would clip.
+    As in the official code, transparency is dropped. Images of 16 bits per channel keep the upper 8, greyscale ones
+    too, which some versions of Pillow would clip.
 
     Ordinary JPEG files are decoded by OpenCV to the same pixels, at least a fifth faster. OpenCV silently fills missing
     parts of a damaged file with grey, so it is only given complete files of one scan. Anything else (progressive files,
     CMYK, trailing bytes) is decoded or refused by Pillow.
+
+    Args:
+      encoded: an image file.
+      name: its name in messages.
+      upright: turn the image as its EXIF orientation says, as Pillow's `exif_transpose` and every viewer do; damaged
+        EXIF data say nothing. False leaves it as stored, except TIFF files, which Pillow always turns.
 
     Raises:
       BrokenImage: the image cannot be decoded; the message contains `name`.
     """
     try:
         image = _open(encoded)
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_one_complete_scan(encoded):
-            pixels = _decode_jpeg(encoded)
-            if pixels is not None and pixels.shape[:2] == (image.height, image.width):
-                return pixels
-        if image.mode.startswith("I"):
-            return _upper_bits(np.asarray(image))
-        image.info.pop("transparency", None)  # of palette colours; Pillow would warn that it is lost
-        return np.array(image.convert("RGB"))
+        pixels = _stored_pixels(image, encoded)
+        return _turned(pixels, *_turns(image, encoded)) if upright else pixels
     except Exception as error:  # Pillow raises many types for damaged files: struct.error, IndexError, …
         raise BrokenImage(name, one_line(error)) from error
 
 
-def encoded_size(encoded: bytes, name: str) -> tuple[int, int]:
-    """Return (height, width) in pixels, from an image file's header alone; raise BrokenImage as `decode` does."""
+def encoded_size(encoded: bytes, name: str, *, upright: bool = True) -> tuple[int, int]:
+    """Return the (height, width) that `decode` would, from an image file's header alone; raise BrokenImage likewise."""
     try:
         image = _open(encoded)
     except Exception as error:
         raise BrokenImage(name, one_line(error)) from error
-    return image.height, image.width
+    height, width = image.height, image.width
+    transposed, _, _ = _turns(image, encoded) if upright else AS_STORED
+    return (width, height) if transposed else (height, width)
+
+
+def _stored_pixels(image: Image.Image, encoded: bytes) -> np.ndarray:
+    if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_one_complete_scan(encoded):
+        pixels = _decode_jpeg(encoded)
+        if pixels is not None and pixels.shape[:2] == (image.height, image.width):
+            return pixels
+    if image.mode.startswith("I"):
+        return _upper_bits(np.asarray(image))
+    image.info.pop("transparency", None)  # of palette colours; Pillow would warn that it is lost
+    return np.array(image.convert("RGB"))
+
+
+def _turns(image: Image.Image, encoded: bytes) -> tuple[bool, bool, bool]:
+    """Return what is left to do, one of `TURNS`, for an image as stored; files may hold anything as orientation."""
+    if image.format == "TIFF":
+        return AS_STORED  # Pillow has turned it
+    if image.format == "PNG" and not any(mark in encoded for mark in LATE_ORIENTATION):
+        return AS_STORED  # Pillow would decode the pixels to be sure
+    with contextlib.suppress(Exception), _warnings_ignored():  # damaged EXIF data raise many types
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation), AS_STORED)
+    return AS_STORED
+
+
+def _turned(pixels: np.ndarray, transposed: bool, rows: bool, columns: bool) -> np.ndarray:
+    """Transpose an image, then reverse its rows, its columns."""
+    pixels = pixels.swapaxes(0, 1) if transposed else pixels
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
@@ -88,10 +136,16 @@ def _is_one_complete_scan(encoded: bytes) -> bool:
 
 def _open(encoded: bytes) -> Image.Image:
     """Read the header only; refuse decompression bombs, for which Pillow only warns up to a size."""
-    with _WARNING_FILTERS, warnings.catch_warnings():  # warning filters are shared by all threads
-        warnings.simplefilter("ignore")
+    with _warnings_ignored():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(encoded))
+
+
+@contextlib.contextmanager
+def _warnings_ignored() -> Iterator[None]:
+    with _WARNING_FILTERS, warnings.catch_warnings():  # warning filters are shared by all threads
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _upper_bits(levels: np.ndarray) -> np.ndarray:

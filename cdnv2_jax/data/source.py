@@ -23,9 +23,13 @@ class Picture:
     image: bytes | np.ndarray
     name: str
 
-    def pixels(self) -> np.ndarray:
-        """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded."""
-        return decode(self.image, self.name) if isinstance(self.image, bytes) else self.image
+    def pixels(self, upright: bool = True) -> np.ndarray:
+        """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded.
+
+        Args:
+          upright: turn an encoded image as its EXIF orientation says; see `decode`.
+        """
+        return decode(self.image, self.name, upright=upright) if isinstance(self.image, bytes) else self.image
 
 
 @dataclasses.dataclass(frozen=True)

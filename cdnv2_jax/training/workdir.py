@@ -35,6 +35,9 @@ BOOKKEEPING = (
 )
 """Fields that may change when a run is resumed, because they do not affect its result."""
 
+EARLIER = {"data.exif_orientation": False}
+"""Fields that the `config.json` of an older run lacks, and what those runs did."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -79,7 +82,8 @@ class Workdir:
 
     def _refuse_other_run(self, ours: dict[str, Any]) -> None:
         """Raise UserError if the directory holds a finished run or one of another config."""
-        old, new = flat_fields(self._read_config()), flat_fields(ours)
+        new = flat_fields(ours)
+        old = {key: EARLIER[key] for key in EARLIER.keys() & new} | flat_fields(self._read_config())
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
         if changed and not self.accept_changes:
             raise UserError(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.decode import BrokenImage, decode, encoded_size
@@ -25,10 +25,23 @@ def _palette(transparency: object = None) -> bytes:
     return encoded(_picture().quantize(50), "PNG", **options)
 
 
-def _rotated() -> bytes:
+def _exif(orientation: object) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    return encoded(_picture(), exif=exif)
+    exif[0x0112] = orientation
+    return exif
+
+
+def _chunk_moved_to_the_end(png: bytes, kind: bytes) -> bytes:
+    start = png.index(kind) - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    return png[:start] + png[end:-12] + png[start:end] + png[-12:]
+
+
+def _described(orientation: int) -> PngImagePlugin.PngInfo:
+    """XMP, as some programs write it instead of EXIF data."""
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", f'<rdf:Description tiff:Orientation="{orientation}"/>')
+    return text
 
 
 READABLE = {
@@ -39,7 +52,13 @@ READABLE = {
     "jpeg, progressive": lambda: encoded(_picture(), progressive=True),
     "jpeg, restart markers": lambda: encoded(_picture(), restart_marker_blocks=2),
     "jpeg, RGB inside": lambda: encoded(_picture(), keep_rgb=True),
-    "jpeg, EXIF says turned": _rotated,
+    "jpeg, turned": lambda: encoded(_picture(), exif=_exif(6)),
+    "jpeg, grey, turned": lambda: encoded(_picture().convert("L"), exif=_exif(7)),
+    "jpeg, CMYK, turned": lambda: encoded(_picture().convert("CMYK"), exif=_exif(5)),
+    "jpeg, an orientation that does not exist": lambda: encoded(_picture(), exif=_exif(9)),
+    "jpeg, a text as orientation": lambda: encoded(
+        _picture(), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x026\0\0\0\0\0\0\0"
+    ),
     "jpeg, bytes behind it": lambda: encoded(_picture()) + b"more",
     "jpeg, another behind it": lambda: encoded(_picture()) + encoded(_picture().rotate(90)),
     "jpeg, a comment with markers in it": lambda: encoded(_picture(), comment=b"\xff\xda\xff\xd9\xff\xc0"),
@@ -52,6 +71,12 @@ READABLE = {
     "png, palette": _palette,
     "png, palette, one transparent": lambda: _palette(3),
     "png, palette, transparency of each": lambda: _palette(bytes(range(50))),
+    "png, turned": lambda: encoded(_picture(), "PNG", exif=_exif(8)),
+    "png, turned, EXIF after the pixels": lambda: _chunk_moved_to_the_end(
+        encoded(_picture(), "PNG", exif=_exif(5)), b"eXIf"
+    ),
+    "png, turned by XMP": lambda: encoded(_picture(), "PNG", pnginfo=_described(6)),
+    "png, palette, turned": lambda: encoded(_picture().quantize(50), "PNG", exif=_exif(3)),
     "png, 1x1": lambda: encoded(Image.new("L", (1, 1), 9), "PNG"),
     "bmp": lambda: encoded(_picture(), "BMP"),
     "webp": lambda: encoded(_picture(), "WEBP"),
@@ -60,21 +85,50 @@ READABLE = {
 }
 
 
-def _as_pillow_reads(data: bytes) -> np.ndarray:
+def _as_pillow_reads(data: bytes, upright: bool = False) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        image = Image.open(io.BytesIO(data))
+        return np.asarray((ImageOps.exif_transpose(image) if upright else image).convert("RGB"))
+
+
+def _assert_as_pillow(data: bytes) -> None:
+    for upright in (True, False):
+        expected = _as_pillow_reads(data, upright)
+        found = decode(data, "x", upright=upright)
+        assert found.dtype == np.uint8 and found.flags.writeable and found.flags.c_contiguous
+        np.testing.assert_array_equal(found, expected)
+        assert encoded_size(data, "x", upright=upright) == expected.shape[:2]
 
 
 @pytest.mark.parametrize("file", READABLE.values(), ids=READABLE)
 def test_as_pillow(file: Callable[[], bytes]) -> None:
     """Bit for bit, and without a warning where Pillow has one."""
-    data = file()
-    expected = _as_pillow_reads(data)
-    found = decode(data, "x")
-    assert found.dtype == np.uint8 and found.flags.writeable and found.flags.c_contiguous
-    np.testing.assert_array_equal(found, expected)
+    _assert_as_pillow(file())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_every_orientation(kind: str) -> None:
+    """The corners, named by hand, are where the EXIF standard puts them, and all pixels where Pillow does."""
+    stored = [[(255, 0, 0)] * 20 + [(0, 255, 0)] * 20] * 10 + [[(0, 0, 255)] * 20 + [(255, 255, 0)] * 20] * 10
+    shown = {1: "rgby", 2: "gryb", 3: "ybgr", 4: "byrg", 5: "rbgy", 6: "bryg", 7: "ygbr", 8: "gyrb"}
+    for orientation, expected in shown.items():
+        data = encoded(np.array(stored, np.uint8), kind, exif=_exif(orientation))
+        _assert_as_pillow(data)
+        pixels = decode(data, "x")
+        corners = [pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]]
+        names = {(1, 0, 0): "r", (0, 1, 0): "g", (0, 0, 1): "b", (1, 1, 0): "y"}
+        assert "".join(names[tuple((corner > 100).astype(int))] for corner in corners) == expected
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_data_say_nothing(kind: str) -> None:
+    """Where Pillow's own `exif_transpose` may raise."""
+    for damage in (b"Exif\0\0MM\0*\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"", bytes(40)):
+        data = encoded(_picture(), kind, exif=damage)
+        np.testing.assert_array_equal(decode(data, "x"), _as_pillow_reads(data))
+        assert encoded_size(data, "x") == (43, 61)
 
 
 def test_photographs() -> None:
@@ -88,8 +142,10 @@ def test_photographs() -> None:
 def test_16_bits_are_scaled(kind: str) -> None:
     levels = np.array([[0, 255, 256, 511, 512, 32767, 32768, 65535]], np.uint16)
     found = decode(encoded(Image.fromarray(levels), kind), "x")
-    expected = np.array([[0, 0, 1, 1, 2, 127, 128, 255]], np.uint8)
-    np.testing.assert_array_equal(found, np.repeat(expected[:, :, None], 3, axis=2))
+    expected = np.repeat(np.array([[0, 0, 1, 1, 2, 127, 128, 255]], np.uint8)[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(found, expected)
+    found = decode(encoded(Image.fromarray(levels), kind, exif=_exif(6)), "x")
+    np.testing.assert_array_equal(found, expected.swapaxes(0, 1))
 
 
 def _halved(data: bytes) -> bytes:
