@@ -169,7 +169,7 @@ def test_report_without_the_images(beside: Shell, runs: Path) -> None:
     beside.succeeds("main.py", "report", "--workdir", "run")
     page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
     assert page.faults == [] and "The held-out images are not available: gone" in page.text
-    assert "Compared with published networks on COCO" in page.text and "31.7" in page.text
+    assert "Compared with published" not in page.text  # that these images are COCO's is not known
 
 
 @pytest.mark.soak  # a third run, half a minute

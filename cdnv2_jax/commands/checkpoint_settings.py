@@ -1,0 +1,113 @@
+"""What a detector is evaluated with: its checkpoint's settings and preprocessing, except for flags of the command line.
+
+A config file describes how to train, and may be another one than the checkpoint was trained with.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cdnv2_jax.detection.config import DetectionConfig
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.schema import naming
+from cdnv2_jax.weights.metadata import USAGE_KEY
+from cdnv2_jax.weights.open import OpenedDetector
+
+INFERENCE = (
+    *("proposals_per_level", "proposals", "proposal_nms_threshold", "sampling_ratio", "exact_roi_align"),
+    *("candidates_per_level", "nms_candidates", "score_threshold", "nms_threshold", "most_detections"),
+)
+"""Settings of a detector that evaluation may change; the others are part of what was trained."""
+
+PREPROCESSING = ("short_side", "long_side", "mean", "std")
+FILE, FLAG = "config file", "command line"
+
+
+def evaluated_config(
+    config: DetectionConfig, origins: Mapping[str, str], opened: OpenedDetector
+) -> tuple[DetectionConfig, list[str]]:
+    """Return the config with the settings and the preprocessing to evaluate with, and a line on each one in dispute.
+
+    Args:
+      config: as read.
+      origins: where its values come from, see `read_with_origins`.
+      opened: the checkpoint.
+
+    Raises:
+      UserError: the checkpoint holds another detector, or a flag asks for another one.
+    """
+    settings, path = opened.detector.settings, opened.path
+    name = f"{settings.kind} on {opened.detector.backbone.name}"
+    wanted = f"{config.model.detector} on {config.model.backbone}"
+    if name != wanted:
+        raise UserError(f"{path} holds a {name}, the config is for a {wanted}")
+    _refuse_other_architecture(config, origins, opened)
+    own = dataclasses.asdict(settings)
+    given = {key: getattr(config.model.detector_settings, key) for key in config.model.settings}
+    kept, lines = _settled(own, given, lambda key: _origin(origins, "model.settings", key))
+    merged = {key: own[key] for key in own if key not in ("kind", "num_classes")} | kept
+    prepared, more = _preprocessing(config, origins, opened)
+    stored = str(np.dtype(opened.detector.backbone.param_dtype))
+    dtype = config.model.dtype if origins.get("model.dtype") == FLAG else stored
+    if dtype != stored:
+        lines.append(f"dtype {dtype} ({FLAG}) instead of {stored} (checkpoint)")
+    with naming("config.model"):
+        model = dataclasses.replace(
+            config.model, num_classes=settings.num_classes, dtype=dtype, settings=trained | kept
+        )
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **prepared)), [*lines, *more]
+
+
+def _origin(origins: Mapping[str, str], part: str, key: str) -> str:
+    """Return where a field's value comes from; a flag may also give the whole mapping that it is in."""
+    return FLAG if origins.get(part) == FLAG else origins.get(f"{part}.{key}", "")
+
+
+def _settled(own: Mapping[str, Any], given: Mapping[str, Any], origin_of: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the values to use instead of a checkpoint's own ones, and a line on each difference."""
+    used, lines = {}, []
+    for key, value in given.items():
+        origin = origin_of(key)
+        if value == own[key] or not origin:
+            continue
+        if origin == FLAG:
+            used[key] = value
+            lines.append(f"{key} {value} ({FLAG}) instead of {own[key]} (checkpoint)")
+        else:
+            lines.append(f"{key} {own[key]} (checkpoint) instead of {value} ({FILE})")
+    return used, lines
+
+
+def _preprocessing(
+    config: DetectionConfig, origins: Mapping[str, str], opened: OpenedDetector
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of `config.data` about preprocessing to evaluate with, and lines on them."""
+    given = {key: getattr(config.data, key) for key in PREPROCESSING}
+    if USAGE_KEY not in opened.metadata:
+        return given, [f"{opened.path} stores no preprocessing: the config's is used"]
+    own = {key: getattr(opened.preparation, key) for key in PREPROCESSING}
+    used, lines = _settled(own, given, lambda key: _origin(origins, "data", key) or FILE)
+    return own | used, lines
+
+
+def _refuse_other_architecture(config: DetectionConfig, origins: Mapping[str, str], opened: OpenedDetector) -> None:
+    """Raise UserError for a flag that asks for another detector than the checkpoint holds."""
+    settings, architecture = opened.detector.settings, opened.detector.backbone.architecture
+    given: dict[str, tuple[Any, Any]] = {"model.num_classes": (config.model.num_classes, settings.num_classes)}
+    for key in config.model.settings:
+        if key not in INFERENCE:
+            given[f"model.settings.{key}"] = getattr(config.model.detector_settings, key), getattr(settings, key)
+    for key in config.model.overrides:
+        for field in architecture.SHORTHANDS.get(key, (key,)):
+            wanted, own = (getattr(each, field, None) for each in (config.model.architecture, architecture))
+            if wanted != own:
+                given[f"model.overrides.{key}"] = wanted, own
+    for name, (wanted, own) in given.items():
+        part, _, key = name.rpartition(".")
+        if wanted != own and _origin(origins, part, key) == FLAG:
+            raise UserError(
+                f"--config.{name}={wanted} asks for another detector than {opened.path} holds, trained with {own}: "
+                "remove the flag, or train with it"
+            )
