@@ -54,9 +54,7 @@ def evaluated_config(
     if dtype != stored:
         lines.append(f"dtype {dtype} ({FLAG}) instead of {stored} (checkpoint)")
     with naming("config.model"):
-        model = dataclasses.replace(
-            config.model, num_classes=settings.num_classes, dtype=dtype, settings=merged
-        )
+        model = dataclasses.replace(config.model, num_classes=settings.num_classes, dtype=dtype, settings=merged)
     return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **prepared)), [*lines, *more]
 
 

@@ -30,6 +30,9 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     devices.wait_for_all("work directory")
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
+    for split, images in (("train", experiment.train_images), ("val", experiment.held_out)):
+        for remark in images.remarks:
+            console.print(f"{split}: {remark}", markup=False, highlight=False)
     console.print(f"{_description_of(experiment)} → {path}")
     training = Training(experiment, path, console, Profile(path, *profile))
     try:

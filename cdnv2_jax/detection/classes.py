@@ -63,5 +63,5 @@ def by_name(names: Sequence[str], images: DetectionSource) -> tuple[list[Id | No
 
 
 def _listed(classes: Sequence[object]) -> str:
-    names = [" ".join(map(repr, one)) if isinstance(one, tuple) else repr(one) for one in classes]
-    return shorten(names, LISTED)
+    """Return names, or ids with names, for a message."""
+    return shorten([f"{one[0]} {one[1]!r}" if isinstance(one, tuple) else repr(one) for one in classes], LISTED)

@@ -219,7 +219,9 @@ def _annotation_ids(ids: Sequence[Id | None]) -> tuple[np.ndarray, list[str]]:
     """Return ids, int64 [m], and remarks: those of the file or, if they are not distinct numbers, 1, 2, 3, …"""
     known = [one for one in ids if one is not None]
     repeated = len(known) - len(set(known))
-    remarks = [f"{repeated} annotations have the id of another one, as in merged files: all count"] if repeated else []
+    remarks = (
+        [f"annotation ids that are used before, as in merged files: {repeated}; all boxes count"] if repeated else []
+    )
     if repeated or not all(isinstance(one, int) for one in ids):
         return np.arange(1, len(ids) + 1), remarks
     return np.array(ids, np.int64), remarks

@@ -215,7 +215,7 @@ def test_without_annotations(tmp_path: Path) -> None:
     del made["annotations"]
     coco_files.write(tmp_path, made, split="val2017")
     held_out = open_source("coco", directory=str(tmp_path), split="val")
-    assert not held_out.is_annotated and held_out.remarks == ["there are no annotations: nothing can be scored"]
+    assert not held_out.is_annotated and held_out.remarks == ["no annotations: nothing can be scored"]
     assert len(held_out) == 3 and held_out[1].boxes.shape == (0, 4)
     coco_files.write(tmp_path, made, split="train2017")
     with pytest.raises(UserError, match=r"instances_train2017\.json has no list 'annotations'"):
@@ -233,22 +233,22 @@ def test_remarks(tmp_path: Path) -> None:
     for split in ("train2017", "val2017"):
         coco_files.write(tmp_path, made, split=split)
     train = open_source("coco", directory=str(tmp_path), split="train")
-    same_id = "1 annotations have the id of another one, as in merged files: all count"
+    same_id = "annotation ids that are used before, as in merged files: 1; all boxes count"
     assert train.remarks == [
         same_id,
-        "1 images without objects are not trained on (config.data.empty_images=drop)",
-        "1 images with nothing but crowds or unusable boxes are not trained on",
-        "1 images with a side below 32 pixels are not trained on",
-        "3 boxes are marked as crowds or to be ignored, and not trained on",
-        "3 boxes are outside their image, below one pixel or without area, and not trained on",
-        "1 images have more than 100 boxes: a random 100 are used at a time",
+        "1 image without objects: not trained on (config.data.empty_images=drop)",
+        "1 image with crowds or unusable boxes alone: not trained on",
+        "1 image with a side below 32 pixels: not trained on",
+        "3 boxes marked as crowd or to be ignored: not trained on",
+        "3 boxes outside the image, below one pixel or without area: not trained on",
+        "1 image with more than 100 boxes: a random 100 at a time",
     ]
     kept = open_source("coco", directory=str(tmp_path), split="train", keep_empty=True)
-    assert "1 images without objects are background to train on" in kept.remarks
+    assert "1 image without objects: background to train on" in kept.remarks
     assert open_source("coco", directory=str(tmp_path), split="val").remarks == [
         same_id,
-        "1 images are without objects",
-        "2 boxes are marked as crowds: detections in them count neither way",
+        "1 image without objects",
+        "2 boxes marked as crowd: detections in it count neither way",
     ]
     # 42, 7, 9 (empty), 1, 2 (crowd), 3 (small)
     assert train.arrays.training_indices().tolist() == [0, 1, 3]
