@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal
 
+from cdnv2_jax.data.preparation import LARGEST_SIDE
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, setting, settings
@@ -42,11 +43,22 @@ class DataConfig(SourceConfig):
 
     image_size: int = setting("side of the square images, in pixels", least=1)
     crop: Literal["none", "shift", "random_resized"] = setting(
-        "for training; evaluation crops the centre with random_resized, else takes the whole image", default="none"
+        "for training; eval_crop is the one of evaluation", default="none"
     )
     shift: int = setting("largest shift in each direction, in pixels, filled with black", default=0, least=0)
     interpolation: Literal["random", "bilinear", "bicubic"] = setting(
-        "for random_resized; random: bilinear or bicubic, equally likely", default="random"
+        "of every resize; random: in training either, equally likely, and in evaluation the network's usual one",
+        default="random",
+    )
+    eval_crop: Literal["auto", "centre", "whole"] = setting(
+        "in evaluation the centre, or the whole image squeezed; auto: centre if crop is random_resized, else whole",
+        default="auto",
+    )
+    resize: int = setting(
+        "shorter side before the centre crop of evaluation, in pixels; 0 for image_size × 256 / 224",
+        default=0,
+        least=0,
+        most=LARGEST_SIDE,
     )
     rand_augment: str = setting('policy in timm\'s notation, such as "rand-m9-mstd0.5"; "" for none', default="")
     erase_probability: float = setting("probability of random erasing", default=0.0, least=0, most=1)

@@ -75,7 +75,7 @@ def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
     if source.image_size is None:
         return usual
     try:
-        return dataclasses.replace(usual, preparation=dataclasses.replace(usual.preparation, size=source.image_size))
+        return dataclasses.replace(usual, preparation=usual.preparation.at_size(source.image_size))
     except ValueError as error:
         raise UserError(f"--image-size {source.image_size}: must be from 1 to 4096 pixels") from error
 

@@ -161,7 +161,7 @@ def _config(verb: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE[:variant]",
-        help="config file; change its fields with --config.key=value",
+        help="config file, or a run's config.json; change its fields with --config.key=value",
     )
 
 

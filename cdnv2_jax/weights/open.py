@@ -10,18 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-from jax.typing import DTypeLike
-
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import MODELS, build_network
+from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
 from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
-from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_preparation
+from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_usage
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.torch_file import (
     Weights,
@@ -54,23 +51,36 @@ class OpenedNetwork:
     metadata: Mapping[str, Any]
 
     @cached_property
-    def usage(self) -> Usage:
-        """Preprocessing and class names.
+    def stored_usage(self) -> Usage | None:
+        """Preprocessing and class names that our own runs store with a network; None if there are none.
 
-        Networks from our own runs store them. Others use the preprocessing of their registry entry and of the official
-        code, without class names.
+        Raises:
+          UserError: the stored values are invalid.
+        """
+        if USAGE_KEY not in self.metadata:
+            return None
+        try:
+            return Usage.from_json(self.metadata[USAGE_KEY], self.network.architecture.num_classes)
+        except ValueError as error:
+            raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
+
+    @property
+    def usage(self) -> Usage:
+        """The stored usage, else the official code's: preprocessing of the registry entry, and ImageNet's class names.
 
         Raises:
           UserError: the stored values are invalid, or there are none and the network is not in the registry.
         """
-        if USAGE_KEY in self.metadata:
-            try:
-                return Usage.from_json(self.metadata[USAGE_KEY], self.network.architecture.num_classes)
-            except ValueError as error:
-                raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
+        if self.stored_usage is not None:
+            return self.stored_usage
         if self.network.name not in MODELS:
             raise UserError(f"{self.path}: no preprocessing metadata, and {self.network.name!r} is not in the registry")
-        return Usage(usual_preparation(self.network))
+        return usual_usage(self.network)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """One name for each logit; empty if unknown."""
+        return self.usage.class_names if self.stored_usage or self.network.name in MODELS else ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,6 +188,13 @@ def _name_in(checkpoint: Mapping[str, Any], path: Path) -> str:
     return name
 
 
+def stored_metadata(path: Path) -> Mapping[str, Any]:
+    """Return the metadata of a checkpoint or safetensors file of ours, without its arrays; empty for other files."""
+    if path.is_dir():
+        return read_description(path).get("metadata", {})
+    return safetensors.read_metadata(path) if path.suffix == safetensors.SUFFIX else {}
+
+
 def open_network(path: Path, **official: Any) -> OpenedNetwork:
     """Open a classifier as `open_weights` does; UserError for a detector."""
     opened = open_weights(path, **official)
@@ -223,51 +240,3 @@ def _open_program(path: Path) -> Classifier:
         raise UserError(f"{path}: no such file")
     read, run = PROGRAMS[path.suffix]
     return Classifier(described(parse_metadata(read(path), str(path)), str(path)), run(path))
-
-
-def network_from(
-    path: Path,
-    *,
-    name: str,
-    num_classes: int | None,
-    overrides: Mapping[str, Any],
-    dtype: DTypeLike,
-    seed: int,
-    fields: tuple[str, str] = ("config.model.checkpoint", "config.model.name"),
-) -> Network:
-    """Load the network at `path` as a starting point for training, with `num_classes` logits.
-
-    The classifier is re-initialised if the checkpoint has another number of classes.
-
-    Args:
-      path: checkpoint, ours (of any architecture with that `name`) or official, masked or condensed.
-      name: name of the model in an official file; our own checkpoints must store this name.
-      num_classes: number of classes; None to keep the checkpoint's.
-      overrides: changes to the architecture of an official file; our own checkpoints store theirs.
-      dtype: dtype of the computation.
-      seed: seed of a re-initialised classifier.
-      fields: what messages call `path` and `name`.
-
-    Raises:
-      UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
-    """
-    found = open_network(path, model=name, overrides=overrides).network
-    where, called = fields
-    if found.name != name:
-        raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
-    a = found.architecture
-    if num_classes is None:
-        num_classes = a.num_classes
-    if a.num_classes != num_classes and found.form.halved_classifier:
-        raise UserError(
-            f"{where} {path} has a halved classifier, which cannot be replaced: "
-            f"use the masked network, or config.model.num_classes {a.num_classes}"
-        )
-    model = build_network(
-        a.override({"num_classes": num_classes}), found.form, name=name, dtype=dtype, rngs=nnx.Rngs(seed)
-    )
-    kept = nnx.to_flat_state(nnx.state(found))
-    if a.num_classes != num_classes:
-        kept = [(place, variable) for place, variable in kept if place[0] != "classifier"]
-    nnx.update(model, nnx.from_flat_state(kept))
-    return model

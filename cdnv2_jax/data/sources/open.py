@@ -47,23 +47,16 @@ def open_source(
       directory: directory of its files; not used for digits and synthetic images.
       split: "train" or, held out, "val".
       image_size: side of digits and synthetic images; all others keep the size of their files.
-      num_classes: number of classes of the network.
+      num_classes: number of classes of synthetic images; all others have their own.
       count: number of synthetic images; None for the default of `SyntheticSource`.
 
     Raises:
-      UserError: the source is unknown, its files are missing or damaged, or it has another number of classes.
+      UserError: the source is unknown, or its files are missing or damaged.
     """
     check_name(name, SOURCES)
     if name == "synthetic":
         return SyntheticSource(split, image_size, num_classes, count)
-    source = read_digits(split, image_size) if name == "digits" else open_directory(name, directory, split)
-    classes = len(source.class_names)
-    if classes != num_classes:
-        where = name if name == "digits" else str(directory)
-        raise UserError(
-            f"{where} has {classes} classes, the network {num_classes}: set config.model.num_classes to {classes}"
-        )
-    return source
+    return read_digits(split, image_size) if name == "digits" else open_directory(name, directory, split)
 
 
 def open_directory(name: str, directory: str | Path, split: Split) -> Source[Sample]:

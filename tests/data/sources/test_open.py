@@ -89,14 +89,6 @@ def test_worker_processes(directories: dict[str, str]) -> None:
     assert all(_same(one, other) for one, other in zip(here, there, strict=True))
 
 
-@pytest.mark.parametrize("classes", [3, 5, 1000])
-@pytest.mark.parametrize("name", ["digits", "image_folder", "tfds"])
-def test_another_number_of_classes(name: str, classes: int, directories: dict[str, str]) -> None:
-    complaint = f"has {CLASSES[name]} classes, the network {classes}: set config.model.num_classes to"
-    with pytest.raises(UserError, match=complaint):
-        _open(name, directories[name], "val", classes)
-
-
 @pytest.mark.parametrize("name", READERS)
 def test_no_directory(name: str) -> None:
     with pytest.raises(UserError, match=r"config\.data\.directory is empty: (put|let) .*DIRECTORY"):
