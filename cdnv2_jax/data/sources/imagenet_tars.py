@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
 from cdnv2_jax.data.sources.tar_members import TarFile
@@ -38,6 +39,10 @@ class TarSource(Source[Sample]):
         """Return a sample; raise UserError if the tar cannot be read."""
         name, image = self._tar.member(int(self._offsets[index]), int(self._sizes[index]))
         return Sample(image, int(self._labels[index]), f"{self._tar.path}/{name}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the classes, the labels, and the images' places in the tar."""
+        return fingerprint(self._tar.path.name, self.class_names, self._labels, self._offsets, self._sizes)
 
 
 def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
