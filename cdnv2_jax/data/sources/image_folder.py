@@ -13,7 +13,7 @@ from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import find_folders
 from cdnv2_jax.errors import UserError, shorten
 
-HOLD_OUT = "set config.data.held_out_fraction=0.1 to hold out a tenth of every class"
+HOLD_OUT = "set config.data.held_out_fraction=0.1 (prepare: --held-out-fraction) to hold out a tenth of every class"
 
 
 class ImageFolderSource(Source[Sample]):
