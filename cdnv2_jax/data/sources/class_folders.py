@@ -126,7 +126,7 @@ def list_images(folder: Path, name: str, skipped: Skipped) -> tuple[list[str], l
         if here in above:
             skipped.add("circular links", os.path.join(name, below))
             continue
-        found[below], folders = _scan(top, below, name, skipped)
+        found[below], folders = scan_folder(top, below, name, skipped)
         pending += [(os.path.join(below, inner), above | {here}) for inner in folders]
     paths, sizes = [], []
     for below in sorted(found):
@@ -137,8 +137,8 @@ def list_images(folder: Path, name: str, skipped: Skipped) -> tuple[list[str], l
     return paths, sizes
 
 
-def _scan(top: Path, below: str, name: str, skipped: Skipped) -> tuple[list[tuple[str, int]], list[str]]:
-    """Return (name, size) of the images directly in TOP/BELOW, and the names of its folders."""
+def scan_folder(top: Path, below: str, name: str, skipped: Skipped) -> tuple[list[tuple[str, int]], list[str]]:
+    """Return (name, size) of the images directly in TOP/BELOW, called NAME/BELOW in remarks, and its folders' names."""
     images, folders = [], []
     with os.scandir(os.path.join(top, below)) as entries:
         for entry in entries:

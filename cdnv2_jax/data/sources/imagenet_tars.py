@@ -94,12 +94,17 @@ def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
       UserError: the devkit is damaged, or has other contents.
     """
     files = read_from_archive(path, {META: MOST_BYTES, TRUTH: MOST_BYTES})
+    return parse_devkit(files[META], files[TRUTH], str(path))
+
+
+def parse_devkit(meta: bytes, truth: bytes, where: str) -> tuple[list[str], np.ndarray]:
+    """Like `read_devkit`, from the contents of its two files; `where` is their place in messages."""
     try:
-        classes, labels = _classes(files[META])
-        truth = [labels[int(line)] for line in files[TRUTH].split()]
+        classes, labels = _classes(meta)
+        of_images = [labels[int(line)] for line in truth.split()]
     except Exception as error:  # SciPy raises errors of many kinds for a malformed file
-        raise UserError(f"{path} has invalid contents ({one_line(error)}): download it again") from error
-    return classes, np.array(truth, np.int32)
+        raise UserError(f"{where} has invalid contents ({one_line(error)}): download it again") from error
+    return classes, np.array(of_images, np.int32)
 
 
 def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
