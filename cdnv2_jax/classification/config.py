@@ -66,6 +66,12 @@ class DataConfig(SourceConfig):
         "where random erasing generates noise; auto: on the host for a CPU, else on the device", default="auto"
     )
     mixup: float = setting("α of mixup's Beta(α, α); 0 for no mixup", default=0.0, least=0)
+    held_out_fraction: float = setting(
+        "share of every class that is held out of a directory without a split of its own; 0 to evaluate all of it",
+        default=0.0,
+        least=0,
+        most=0.9,
+    )
     synthetic_images: int = setting('images in the "synthetic" source; 0 for its default', default=0, least=0)
 
 

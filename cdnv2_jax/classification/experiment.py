@@ -182,6 +182,7 @@ def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
         image_size=data.image_size,
         num_classes=config.model.num_classes,
         count=data.synthetic_images or None,
+        held_out_fraction=data.held_out_fraction,
     )
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.decode import BrokenImage, decode
+from cdnv2_jax.data.decode import EXTENSIONS, BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.data.sources.image_folder import EXTENSIONS
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.weights.open import Classifier
 

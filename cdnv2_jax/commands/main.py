@@ -140,6 +140,13 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="creates DIR/NAME/1.0.0")
     verb.add_argument("--name", metavar="NAME", help="name of the data set (default: the source's)")
     verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a shard (default: 256)")
+    verb.add_argument(
+        "--held-out-fraction",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of every class to hold out of a directory that has no split (default: 0, which needs a split)",
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 
 
@@ -283,6 +290,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name,
         shard_mib=options.shard_mib,
+        held_out_fraction=options.held_out_fraction,
         overwrite=options.overwrite,
     )
 

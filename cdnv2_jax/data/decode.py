@@ -11,6 +11,8 @@ from PIL import Image
 
 from cdnv2_jax.errors import UserError, one_line
 
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 """Ends the compressed data of a JPEG scan: 0xFF, except stuffed bytes and restart markers (ITU-T T.81, B.1.1)."""
 

@@ -41,7 +41,7 @@ def test_uninterrupted_run(uninterrupted: Path) -> None:
 
 
 def test_best_network(uninterrupted: Path, shell: Shell) -> None:
-    """That of the fully pruned network whose evaluation was the first with the highest accuracy. It can be condensed."""
+    """The first fully pruned network with the highest accuracy, which can be condensed."""
     evaluations = records_of(uninterrupted, "eval")
     assert [record["step"] for record in evaluations] == [3, 6, 9]
     last_stage = max(record["step"] for record in records_of(uninterrupted, "stage"))

@@ -3,6 +3,7 @@
 import multiprocessing
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import cast
 
@@ -72,6 +73,18 @@ def test_open(name: str, split: Split, directories: dict[str, str]) -> None:
         assert _same(copy[index], sample)
     with pytest.raises(IndexError):
         source[len(source)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_fingerprint(name: str, directories: dict[str, str], tmp_path: Path) -> None:
+    """Of 64 digits; the same wherever the files are, another for the other split."""
+    first = _open(name, directories[name], "train").fingerprint()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    if directories[name]:
+        shutil.copytree(directories[name], tmp_path / "copy")
+    copy = _open(name, directories[name] and str(tmp_path / "copy"), "train")
+    assert copy.fingerprint() == pickle.loads(pickle.dumps(copy)).fingerprint() == first
+    assert _open(name, directories[name], "val").fingerprint() != first
 
 
 def _last(source: Source) -> Sample:
