@@ -30,8 +30,8 @@ RESULTS = (
 """Everything that runs of any kind write besides `config.json`; `--overwrite` removes it."""
 
 BOOKKEEPING = (
-    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
-    *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "data.max_megapixels"),
+    *("log_every_steps", "eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
 )
 """Fields that may change when a run is resumed, because they do not affect its result."""
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.errors import UserError, shorten
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
 
