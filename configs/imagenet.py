@@ -40,6 +40,7 @@ def get_config(variant: str = "cdnv2_a") -> ConfigDict:
     config.data.directory = "imagenet"
     config.data.image_size = 224
     config.data.eval_batch_size = 256
+    config.data.exif_orientation = False
     config.data.crop = "random_resized"
     config.data.flip = True
     config.data.mean = (0.485, 0.456, 0.406)

@@ -42,6 +42,10 @@ class DataConfig(SourceConfig):
     """Source, preprocessing and augmentation of the images."""
 
     image_size: int = setting("side of the square images, in pixels", least=1)
+    exif_orientation: bool = setting(
+        "turn photographs as their EXIF orientation says, as every viewer does; the official code does not",
+        default=True,
+    )
     crop: Literal["none", "shift", "random_resized"] = setting(
         "for training; eval_crop is the one of evaluation", default="none"
     )

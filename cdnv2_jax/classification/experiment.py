@@ -69,11 +69,19 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
             # The config has fields of the same names.
             Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
             normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
+            upright=data.exif_orientation,
+            max_megapixels=data.max_megapixels,
         )
         return row, steps
 
     def evaluation_row(self) -> tuple[EvaluationRow, int]:
-        row = EvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.preparation)
+        row = EvaluationRow(
+            self.held_out,
+            self.shard(self.eval_batch_size),
+            self.preparation,
+            upright=self.config.data.exif_orientation,
+            max_megapixels=self.config.data.max_megapixels,
+        )
         return row, -(-len(self.held_out) // self.eval_batch_size)
 
     def build_model(self) -> Network:

@@ -24,6 +24,9 @@ RESIZE_RATIO = 256 / 224
 LARGEST_SIDE = 4096
 """Largest side of a prepared or a resized image, in pixels."""
 
+MOST_PIXELS = 2**24
+"""Larger intermediate images are avoided; only images hundreds of times longer than wide have them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ImagePreparation:
@@ -78,7 +81,7 @@ class ImagePreparation:
             return _resize_and_crop(image, shorter, self.size, self.interpolation)
         if image.shape[:2] == (self.size, self.size):
             return image
-        return np.array(Image.fromarray(image).resize((self.size, self.size), PILLOW[self.interpolation]))
+        return resize_whole(image, self.size, self.interpolation)
 
 
 def check_statistics(preparation: object) -> None:
@@ -103,9 +106,40 @@ def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: 
     """
     height, width = image.shape[:2]
     scaled = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
-    resized = Image.fromarray(image).resize(scaled, PILLOW[interpolation])
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    if scaled[0] * scaled[1] > MOST_PIXELS:
+        return _crop_of_resized(image, scaled, (left, top), size, interpolation)
+    resized = Image.fromarray(image).resize(scaled, PILLOW[interpolation])
     return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def _crop_of_resized(
+    image: np.ndarray, scaled: tuple[int, int], corner: tuple[int, int], size: int, interpolation: Interpolation
+) -> np.ndarray:
+    """Resize only what the crop shows.
+
+    The result is within a level of resizing the whole image first, or more where the filter overshoots black or white,
+    because Pillow clips after each axis and chooses which comes first.
+    """
+    box: list[float] = []
+    for side, longer, first in zip(image.shape[1::-1], scaled, corner, strict=True):
+        scale = side / longer
+        reach = 2 * max(scale, 1) + 1  # of a bicubic filter
+        start = max(int(first * scale - reach), 0)
+        image = image[:, start : int((first + size) * scale + reach) + 1].swapaxes(0, 1)
+        box += [first * scale - start, (first + size) * scale - start]
+    left, right, top, bottom = box
+    part = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(part.resize((size, size), PILLOW[interpolation], (left, top, right, bottom)))
+
+
+def resize_whole(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
+    """Resize an image as Pillow does: uint8 [h, w, 3] → uint8 [size, size, 3]."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    if height * size > MOST_PIXELS:  # older Pillows would start by making all rows `size` wide
+        picture = picture.resize((width, size), PILLOW[interpolation])
+    return np.array(picture.resize((size, size), PILLOW[interpolation]))
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from cdnv2_jax.data.decode import decode
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS, decode
 from cdnv2_jax.data.fingerprint import fingerprint
 
 Split = Literal["train", "val"]
@@ -24,9 +24,16 @@ class Picture:
     image: bytes | np.ndarray
     name: str
 
-    def pixels(self) -> np.ndarray:
-        """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded."""
-        return decode(self.image, self.name) if isinstance(self.image, bytes) else self.image
+    def pixels(self, upright: bool = True, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+        """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded.
+
+        Args:
+          upright: turn an encoded image as its EXIF orientation says; see `decode`.
+          max_megapixels: limit of an encoded image's size, in million pixels.
+        """
+        if not isinstance(self.image, bytes):
+            return self.image
+        return decode(self.image, self.name, upright=upright, max_megapixels=max_megapixels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,12 +68,20 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
                 f"{self.config.model.num_classes}: set config.model.num_classes to {found}"
             )
         row = DetectionTrainingRow(
-            self.train_images, self.shard(data.batch_size), self.config.seed, data.preparation, flips=data.flip
+            self.train_images,
+            self.shard(data.batch_size),
+            self.config.seed,
+            data.preparation,
+            flips=data.flip,
+            max_megapixels=data.max_megapixels,
         )
         return row, row.steps_per_epoch
 
     def evaluation_row(self) -> tuple[DetectionEvaluationRow, int]:
-        row = DetectionEvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.config.data.preparation)
+        data = self.config.data
+        row = DetectionEvaluationRow(
+            self.held_out, self.shard(self.eval_batch_size), data.preparation, max_megapixels=data.max_megapixels
+        )
         return row, row.batches
 
     def build_model(self) -> PyramidDetector:

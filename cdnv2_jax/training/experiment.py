@@ -101,7 +101,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         self.normalisation = Normalisation(config.data.mean, config.data.std)
         self.remarks: list[str] = []
         self.held_out = self.open_source("val")
-        self.broken = BrokenImages(self.held_out, config.data.max_broken_images)
+        self.broken = BrokenImages(self.held_out, config.data.max_broken_images, config.data.max_megapixels)
 
     def prepare_training(self) -> None:
         """Open the training images and build network and optimizer.

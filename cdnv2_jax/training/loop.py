@@ -44,7 +44,8 @@ class Training:
         self.experiment, self.workdir, self.console = experiment, workdir, console
         self.profile = profile or Profile(workdir)
         self.best = BestNetwork(workdir / BEST)
-        self.broken = BrokenImages(experiment.train_images, experiment.config.data.max_broken_images)
+        data = experiment.config.data
+        self.broken = BrokenImages(experiment.train_images, data.max_broken_images, data.max_megapixels)
         self.pending: list[tuple[int, jax.Array]] = []
 
     def run(self) -> TrainState:

@@ -32,10 +32,19 @@ RESULTS = (
 """Everything that runs of any kind write besides `config.json`; `--overwrite` removes it."""
 
 BOOKKEEPING = (
-    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
-    *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "data.max_megapixels"),
+    *("log_every_steps", "eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
 )
 """Fields that may change when a run is resumed, because they do not affect its result."""
+
+EARLIER = {
+    "data.exif_orientation": False,
+    "data.max_megapixels": 89,
+    "data.eval_crop": "auto",
+    "data.resize": 0,
+    "data.held_out_fraction": 0.0,
+}
+"""Fields that the `config.json` of an older run lacks, and what those runs did."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Workdir:
 
     def _refuse_other_run(self, ours: dict[str, Any]) -> None:
         """Raise UserError if the directory holds a finished run or one of another config."""
-        old, new = flat_fields(self._read_json(CONFIG_FILE)), flat_fields(ours)
+        new = flat_fields(ours)
+        old = {key: EARLIER[key] for key in EARLIER.keys() & new} | flat_fields(self._read_json(CONFIG_FILE))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
         if changed and not self.accept_changes:
             raise UserError(

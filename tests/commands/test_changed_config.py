@@ -59,8 +59,12 @@ def _assert_same_networks(uninterrupted: Path) -> None:
 
 @pytest.mark.usefixtures("interrupted")
 def test_settings_added_to_the_schema_count_with_their_defaults(shell: Shell) -> None:
-    """A run begun before a field existed lacks it in its config.json: that is a change like any other."""
+    """A run begun before a field existed lacks it in its config.json: that is a change like any other.
+
+    Unless it is known what such a run did: it did not turn photographs.
+    """
     config = json.loads(Path("run/config.json").read_text())
-    del config["accumulate"]
+    del config["accumulate"], config["data"]["exif_orientation"]
     Path("run/config.json").write_text(json.dumps(config))
-    assert "(accumulate differ)" in shell.refuses(*TRAIN)
+    assert "(data.exif_orientation, accumulate differ)" in shell.refuses(*TRAIN)
+    assert "(accumulate differ)" in shell.refuses(*TRAIN, "--config.data.exif_orientation=False")

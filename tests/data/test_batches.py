@@ -24,6 +24,7 @@ from cdnv2_jax.data.batches import (
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.data.source import Sample, Source
+from tests.data.photographs import encoded, photographs
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,32 @@ def test_evaluation_on_the_device_gives_what_prediction_does_on_the_host(
     on_device = Normalisation(preparation.mean, preparation.std)(jnp.asarray(batch["image"]))
     on_host = np.stack([preparation(source[index].pixels()) for index in range(5)])
     np.testing.assert_allclose(on_device, on_host, rtol=1e-6, atol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turned(Source[Sample]):
+    """One JPEG photograph whose EXIF orientation says a half turn."""
+
+    class_names: Sequence[str] = ("a", "b")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        return Sample(encoded(photographs(SIZE, SIZE)[0], exif=exif), index, "photograph")
+
+
+def test_rows_are_upright_or_as_stored() -> None:
+    file = Turned()[0].image
+    assert isinstance(file, bytes)
+    for upright in (True, False):
+        stored = Image.open(io.BytesIO(file))
+        expected = np.asarray(stored.rotate(180) if upright else stored)
+        training = TrainingRow(Turned(), Share(1), 0, Augmentation(SIZE), upright=upright)
+        for row in (training, EvaluationRow(Turned(), Share(1), WHOLE, upright)):
+            np.testing.assert_array_equal(row(0)["image"], expected)
 
 
 def test_a_broken_image_gives_its_place_to_the_next() -> None:

@@ -106,6 +106,33 @@ def test_tiny_images(height: int, width: int, method: Interpolation) -> None:
     np.testing.assert_array_equal(evaluation_image(image, 32, method), np.broadcast_to((9, 0, 255), (32, 32, 3)))
 
 
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_images_that_would_be_huge_when_scaled(method: Interpolation) -> None:
+    """60,000 pixels to the pixel: as the 20 in their middle, of which the crop shows one."""
+    for short in (1, 2):
+        image = np.random.default_rng(short).integers(0, 256, (60_000, short, 3), np.uint8)
+        for turned in (image, image.swapaxes(0, 1)):
+            middle = turned[29_990:30_010] if turned is image else turned[:, 29_990:30_010]
+            found, expected = (evaluation_image(one, 224, method).astype(int) for one in (turned, middle))
+            assert abs(found - expected).max() <= 1
+        whole = ImagePreparation(300, "whole", method, *IMAGENET).resized(image)
+        expected = np.asarray(Image.fromarray(image).resize((300, 300), Image.Resampling[method.upper()]))
+        np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(1, 300), (90, 2), (40, 30), (600, 500), (20, 1000)])
+def test_resizing_only_the_crop_is_within_a_level(
+    shape: tuple[int, int], method: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of resizing the whole image, as long as bicubic interpolation stays between black and white."""
+    noise = np.random.default_rng(0).integers(60, 196, (*shape, 3), np.uint8)
+    expected = [evaluation_image(noise, size, method).astype(int) for size in (7, 64)]
+    monkeypatch.setattr("cdnv2_jax.data.preparation.MOST_PIXELS", 0)
+    for size, whole in zip((7, 64), expected, strict=True):
+        assert abs(evaluation_image(noise, size, method) - whole).max() <= 1
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (5, 9)])
 def test_as_arithmetic(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)

@@ -138,7 +138,7 @@ class DetectionTrainingRow(RowMaker):
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
-        image, scale = self.preparation.resized(_pixels(sample), canvas)
+        image, scale = self.preparation.resized(_pixels(sample, self.max_megapixels), canvas)
         height, width = image.shape[:2]
         boxes = scale_boxes(sample.boxes, scale, (height, width))
         if self.flips and draw_flip(random):
@@ -187,7 +187,7 @@ class DetectionEvaluationRow(RowMaker):
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
         try:
-            image, scale = self.preparation.resized(_pixels(sample), canvas)
+            image, scale = self.preparation.resized(_pixels(sample, self.max_megapixels), canvas)
         except BrokenImage:
             return self._padding(int(row), index)
         return {
@@ -232,9 +232,9 @@ def _landscape(source: DetectionSource) -> np.ndarray:
     return np.array([is_landscape(height, width) for height, width in source.sizes.tolist()], bool)
 
 
-def _pixels(sample: DetectionSample) -> np.ndarray:
+def _pixels(sample: DetectionSample, max_megapixels: float) -> np.ndarray:
     """Decode to uint8 [h, w, 3]; raise BrokenImage, or UserError if the size differs from the annotations."""
-    pixels = sample.pixels()
+    pixels = sample.pixels(max_megapixels=max_megapixels)
     height, width = pixels.shape[:2]
     if (height, width) != (sample.height, sample.width):
         raise UserError(
