@@ -95,7 +95,7 @@ def _evaluate_classifier(
     console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")
     _print_skipped(console, experiment.broken.found.values())
-    _print_cost_and_published(console, network, config.data)
+    _print_cost_and_published(console, network, config.data, experiment.held_out.class_names)
     if output is not None:
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=found.logits, labels=found.labels)
@@ -129,11 +129,11 @@ def _print_skipped(console: Console, names: Iterable[str]) -> None:
         console.print(f"skipped, unreadable: {skipped}")
 
 
-def _print_cost_and_published(console: Console, network: Network, data: DataConfig) -> None:
+def _print_cost_and_published(console: Console, network: Network, data: DataConfig, class_names: Sequence[str]) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
-    dataset = published_data_set(data.source, network.architecture.num_classes)
+    dataset = published_data_set(data.source, class_names)
     same = data_set_of_published(network.name, network.architecture)
     if published is not None and dataset is not None and dataset == same:
         error = published.top1_error[dataset]
