@@ -2,8 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from cdnv2_jax.commands import arguments as flags
 from cdnv2_jax.commands.arguments import OneLineParser, guarded, program_name
 from cdnv2_jax.errors import UserError
 
@@ -24,9 +24,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. cdnv2_a")
     parser.add_argument(
-        "--input", type=Path, required=True, metavar="PATH", help="official file, or ours with --to-torch"
+        "--input", type=flags.path, required=True, metavar="PATH", help="official file, or ours with --to-torch"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory, or file with --to-torch")
+    parser.add_argument(
+        "--output", type=flags.path, required=True, metavar="PATH", help="directory, or file with --to-torch"
+    )
     parser.add_argument("--condense", action="store_true", help="condense the masked network first")
     parser.add_argument(
         "--halve-classifier",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import runpy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ CONFIGS: Mapping[str, type[RunConfig]] = {
 FLAG = "--config."
 CONFIG_FILE, COMMAND_LINE = "config file", "command line"
 """Where a value comes from."""
+
+PATHS = (("data", "directory"), ("model", "checkpoint"))
+"""Fields that are paths on this machine."""
 
 
 def check_config(values: Any) -> RunConfig:
@@ -63,6 +67,7 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
 
 def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
     """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
+    spec = os.path.expanduser(spec)
     path = Path(spec.split(":", 1)[0])
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
@@ -77,6 +82,8 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
                 raise UserError(f"{argument} gives no value: write {argument}=VALUE")
             _replace(values, name.split("."), Text(text))
             origins[name] = COMMAND_LINE
+            origins[name] = "command line"
+        _expand_home(values)
         return check_config(values), origins
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
@@ -125,6 +132,14 @@ def _load(spec: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"get_config must return a ConfigDict or a dict, got {values!r}")
     return values
+
+
+def _expand_home(values: dict[str, Any]) -> None:
+    """Replace a leading ~ of the paths in a config by the home directory."""
+    for part, name in PATHS:
+        fields = values.get(part)
+        if isinstance(fields, dict) and isinstance(fields.get(name), str):
+            fields[name] = os.path.expanduser(fields[name])
 
 
 def _plain(values: Any) -> Any:

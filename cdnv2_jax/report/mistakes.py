@@ -108,7 +108,8 @@ def write_per_class(file: Path, names: Sequence[str], figures: Sequence[tuple[in
       names: class names, by label.
       figures: (images, top-1, top-5) of each class, as `Evaluation.per_class` gives them.
     """
-    with file.open("w", newline="", encoding="utf-8") as table:
+    # Names of folders may hold bytes that are not UTF-8.
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
         writer = csv.writer(table)
         writer.writerow(["class", "images", "top1", "top5"])
         for name, (images, top1, top5) in zip(names, figures, strict=True):
