@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
+from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.evaluation import FIGURES, write_results
@@ -66,13 +67,14 @@ def _evaluate_classifier(
     per_class: Path | None,
 ) -> None:
     experiment = ClassificationExperiment(config, Devices.all())
-    network = open_network(
+    opened = open_network(
         checkpoint,
         model=config.model.name,
         weights=weights,
         num_classes=config.model.num_classes,
         overrides=config.model.overrides,
-    ).network
+    )
+    network = opened.network
     if network.name != config.model.name:
         raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
     if network.architecture.num_classes != config.model.num_classes:
@@ -82,6 +84,7 @@ def _evaluate_classifier(
     found = experiment.evaluate(network)
     if not is_first_process():
         return
+    print_taken(opened.taken)
     console = Console()
     console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")

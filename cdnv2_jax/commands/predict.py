@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TextIO
 
 from cdnv2_jax.classification.predict import Prediction, image_files, predict
-from cdnv2_jax.commands.arguments import read_class_names
+from cdnv2_jax.commands.arguments import print_taken, read_class_names
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.weights.open import open_classifier
+from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
 
@@ -19,17 +20,20 @@ def predict_images(
     images: Sequence[str],
     *,
     model: str | None,
+    weights: Weights,
     class_names: Path | None,
     as_json: bool,
     top: int,
     batch_size: int,
 ) -> None:
-    """Print the top classes of every image.
+    """Print the top classes of every image; which weights were taken goes to standard error.
 
     Raises:
       ExceptionGroup: a BrokenImage for each unreadable image, raised after all others have been printed.
     """
-    classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
+    names = read_class_names(class_names)
+    classifier = open_classifier(checkpoint, model=model, weights=weights, class_names=names)
+    print_taken(classifier.taken, sys.stderr)
     paths = image_files(_given(images, sys.stdin))
     broken: list[BrokenImage] = []
     for result in predict(classifier, paths, top=top, batch_size=batch_size):
