@@ -12,6 +12,7 @@ from rich.table import Table
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.classification.preprocessing import data_fields, data_fields_in_effect
+from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.commands.read_config import COMMAND_LINE, as_trained, read_with_origins
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.evaluation import FIGURES, write_results
@@ -92,6 +93,7 @@ def _evaluate_classifier(
     found = experiment.evaluate(network)
     if not is_first_process():
         return
+    print_taken(opened.taken)
     console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")
     _print_skipped(console, experiment.broken.found.values())

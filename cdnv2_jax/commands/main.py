@@ -113,6 +113,7 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
         help="directory (ours), file (official), or an exported .stablehlo, .onnx or .safetensors",
     )
     verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
+    flags.weights(verb)
     flags.class_names(verb)
     verb.add_argument("--json", action="store_true", help="print a JSON object per image, one per line")
     verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
@@ -258,6 +259,7 @@ def _run_predict(options: argparse.Namespace) -> None:
         options.checkpoint,
         options.images,
         model=options.model,
+        weights=options.weights,
         class_names=options.class_names,
         as_json=options.json,
         top=options.top,

@@ -11,6 +11,7 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
+from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.commands.read_config import check_config
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.sources import open_source
@@ -52,7 +53,7 @@ from cdnv2_jax.training.workdir import (
 )
 from cdnv2_jax.weights.checkpoint import is_checkpoint
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
-from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.state_dicts import Weights
 
 Picture = Callable[[int], np.ndarray | None]
 
@@ -199,6 +200,7 @@ def report_network(
         size = model_entry(network.name).image_size
     else:
         network, size = opened.network, opened.usage.preparation.size
+        print_taken(opened.taken)
     cost = count_flops(network, size)
     sections = [
         figures_section(

@@ -55,13 +55,15 @@ def network_from(
     Raises:
       UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
     """
-    opened = open_network(path, model=name, overrides=overrides)
+    opened = open_network(path, model=name, overrides=overrides, classifier_required=False)
     found, (where, called) = opened.network, fields
     if found.name != name:
         raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
     labels: list[int] | None = list(range(found.architecture.num_classes))
     remark = ""
-    if class_names is not None and list(class_names) != list(opened.class_names):
+    if not opened.has_classifier:
+        labels, remark = None, f"the classifier is re-initialised: {path} has none"
+    elif class_names is not None and list(class_names) != list(opened.class_names):
         labels, remark = _outputs_of(class_names, opened.class_names, len(labels))
     same = labels == list(range(found.architecture.num_classes))
     if not same and found.form.halved_classifier:
