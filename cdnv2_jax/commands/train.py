@@ -29,7 +29,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     keep_freed_memory()
     config, origins = read_with_origins(spec, overrides)
     given = [name for name, origin in origins.items() if origin == COMMAND_LINE]
-    config, lines = _as_checkpoint(config, given)
+    config, lines = as_checkpoint(config, given)
     path = workdir.path
     devices = Devices.all()
     experiment = make_experiment(config, devices)
@@ -61,10 +61,14 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
 
 
-def _as_checkpoint(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
+def as_checkpoint(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
     """Return the config with the preprocessing of the checkpoint that training starts from, and lines on what changed.
 
-    A classifier takes over all of it, a detector the statistics of the images.
+    A classifier takes over all of it, a detector the mean and standard deviation.
+
+    Args:
+      config: the settings.
+      given: dotted names of the fields that the command line sets; these win over the checkpoint.
     """
     path = Path(getattr(config.model, "checkpoint", ""))
     stored = stored_metadata(path).get(USAGE_KEY, {}).get("preparation") if path.name and path.exists() else None
