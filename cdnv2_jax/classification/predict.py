@@ -64,7 +64,7 @@ def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(directory, name)
-            if name.lower().endswith(EXTENSIONS) and (path.is_file() or not path.exists()):
+            if name.lower().endswith(EXTENSIONS) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield path
             else:
                 others[path.suffix.lower() or "without an ending"] += 1

@@ -183,11 +183,10 @@ def _warnings_ignored() -> Iterator[None]:
 
 def _upper_bits(image: Image.Image) -> np.ndarray:
     """Convert greyscale of 12 or 16 bits to uint8 [h, w, 3]; ValueError if it is unknown which level is white."""
-    bits, is_inverted = 16, False
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        (bits, *_), is_inverted = tags.get(BITS_PER_SAMPLE, (0,)), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-    if bits not in (12, 16) or is_inverted or image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+    tags = getattr(image, "tag_v2", {})  # of TIFF files
+    (bits, *_), is_inverted = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    is_deeper = image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
+    if is_deeper or is_inverted:
         raise ValueError("its levels have no known scale: save it with 8 or 16 bits")
     grey = (np.clip(np.asarray(image), 0, 65535) >> (bits - 8)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
