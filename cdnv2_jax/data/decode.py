@@ -149,17 +149,17 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     most = round(1e6 * max_megapixels)
     if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most
+    advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
+    too_large = BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
     try:
         with _warnings_ignored():
             image = Image.open(io.BytesIO(encoded))
-        too_large = image.width * image.height > most
-    except Image.DecompressionBombError:
-        too_large = True
+    except Image.DecompressionBombError as error:
+        raise too_large from error
     except Exception as error:
         raise BrokenImage(name, _unknown(encoded, error)) from error
-    if too_large:
-        advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
-        raise BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
+    if image.width * image.height > most:
+        raise too_large
     if image.format == "EPS":
         raise BrokenImage(name, "it is an EPS file, a program to run")  # by Ghostscript, if that is installed
     return image
