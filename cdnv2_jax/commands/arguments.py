@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from cdnv2_jax.errors import LostProcess, UserError
+from cdnv2_jax.errors import LostProcess, UserError, cut
 
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
+LONGEST = 398  # characters of an error, whatever names and messages of others it quotes
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -58,8 +59,15 @@ def guarded(action: Callable[[], None], program: str) -> int:
 
 
 def _complain(program: str, error: Exception) -> None:
-    message = " ".join(str(error).split())
-    print(f"{program}: {message}", file=sys.stderr)
+    message = f"{program}: {' '.join(str(error).split())}"
+    # What to do comes last, so the middle is left out; quoted names may hold control characters.
+    print("".join(c if c.isprintable() else "\ufffd" for c in cut(message, LONGEST)), file=sys.stderr)
+
+
+def print_taken(taken: str, file: TextIO | None = None) -> None:
+    """Print which of a file's weights were taken, if there was a choice, on standard output or in `file`."""
+    if taken:
+        print(f"weights: {taken}", file=file)
 
 
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:

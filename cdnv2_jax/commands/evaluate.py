@@ -1,6 +1,7 @@
 """The verb `eval`: evaluate a checkpoint on the held-out images of a config."""
 
 import csv
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from rich.table import Table
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
-from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.classification.preprocessing import data_fields, data_fields_in_effect
+from cdnv2_jax.commands.arguments import print_taken
+from cdnv2_jax.commands.read_config import COMMAND_LINE, as_trained, read_with_origins
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.evaluation import FIGURES, write_results
 from cdnv2_jax.detection.experiment import DetectionExperiment
@@ -22,7 +25,8 @@ from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.report.mistakes import write_per_class
 from cdnv2_jax.report.published import NAMES, data_set_of_published, published_data_set, published_map
-from cdnv2_jax.weights.open import open_detector, open_network
+from cdnv2_jax.weights.metadata import usual_preparation
+from cdnv2_jax.weights.open import OpenedNetwork, open_detector, open_network
 from cdnv2_jax.weights.torch_file import Weights
 
 
@@ -46,7 +50,8 @@ def evaluate_checkpoint(
       per_class: file for a table of metrics per class; None to write none.
       overwrite: replace these two files if they exist.
     """
-    config = read_config(spec, overrides)
+    config, origins = read_with_origins(spec, overrides)
+    given = [name for name, origin in origins.items() if origin == COMMAND_LINE]
     for file in (output, per_class):
         if file is not None:
             refuse_existing(file, overwrite, file=True)
@@ -54,39 +59,45 @@ def evaluate_checkpoint(
         _evaluate_detector(spec, config, checkpoint, output, per_class)
         return
     assert isinstance(config, ClassificationConfig)
-    _evaluate_classifier(spec, config, checkpoint, weights, output, per_class)
+    _evaluate_classifier(spec, config, given, checkpoint, weights, output, per_class)
 
 
 def _evaluate_classifier(
     spec: str,
     config: ClassificationConfig,
+    given: Sequence[str],
     checkpoint: Path,
     weights: Weights,
     output: Path | None,
     per_class: Path | None,
 ) -> None:
-    experiment = ClassificationExperiment(config, Devices.all())
-    network = open_network(
+    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    opened = open_network(
         checkpoint,
         model=config.model.name,
         weights=weights,
         num_classes=config.model.num_classes,
         overrides=config.model.overrides,
-    ).network
+    )
+    network = opened.network
     if network.name != config.model.name:
         raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
-    if network.architecture.num_classes != config.model.num_classes:
-        raise UserError(
-            f"{checkpoint} has {network.architecture.num_classes} classes, {spec} has {config.model.num_classes}"
-        )
+    config, lines = _as_trained(config, opened, given)
+    experiment = ClassificationExperiment(config, Devices.all())
+    try:
+        experiment.match_classes(opened.class_names, network.architecture.num_classes)
+    except UserError as error:
+        raise UserError(f"{checkpoint} on {config.data.directory or config.data.source}: {error}") from error
+    for line in (*experiment.data_lines(), *lines, *experiment.remarks):
+        console.print(line)
     found = experiment.evaluate(network)
     if not is_first_process():
         return
-    console = Console()
+    print_taken(opened.taken)
     console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")
     _print_skipped(console, experiment.broken.found.values())
-    _print_cost_and_published(console, network, config.data)
+    _print_cost_and_published(console, network, config.data, experiment.held_out.class_names)
     if output is not None:
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=found.logits, labels=found.labels)
@@ -95,16 +106,36 @@ def _evaluate_classifier(
             write_per_class(temporary, experiment.held_out.class_names, found.per_class())
 
 
+def _as_trained(
+    config: ClassificationConfig, opened: OpenedNetwork, given: Sequence[str]
+) -> tuple[ClassificationConfig, list[str]]:
+    """Return the config with the checkpoint's preprocessing and number of classes, and lines on what that changes.
+
+    A checkpoint that stores no preprocessing has the config's; a line tells where this is not the official code's.
+    """
+    classes = opened.network.architecture.num_classes
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))
+    ours = data_fields_in_effect(config)
+    if opened.stored_usage is not None:
+        return as_trained(config, ours, data_fields(opened.stored_usage.preparation), given)
+    usual = data_fields(usual_preparation(opened.network))
+    return config, [
+        f"data.{name} is {ours[name]}, as the config says; the official code has {usual[name]} for {config.model.name}"
+        for name in ours
+        if ours[name] != usual[name]
+    ]
+
+
 def _print_skipped(console: Console, names: Iterable[str]) -> None:
     if skipped := ", ".join(names):
         console.print(f"skipped, unreadable: {skipped}")
 
 
-def _print_cost_and_published(console: Console, network: Network, data: DataConfig) -> None:
+def _print_cost_and_published(console: Console, network: Network, data: DataConfig, class_names: Sequence[str]) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
-    dataset = published_data_set(data.source, network.architecture.num_classes)
+    dataset = published_data_set(data.source, class_names)
     same = data_set_of_published(network.name, network.architecture)
     if published is not None and dataset is not None and dataset == same:
         error = published.top1_error[dataset]

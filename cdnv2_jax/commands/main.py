@@ -113,6 +113,7 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
         help="directory (ours), file (official), or an exported .stablehlo, .onnx or .safetensors",
     )
     verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
+    flags.weights(verb)
     flags.class_names(verb)
     verb.add_argument("--json", action="store_true", help="print a JSON object per image, one per line")
     verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
@@ -146,6 +147,13 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument("--output", type=flags.path, required=True, metavar="DIR", help="creates DIR/NAME/1.0.0")
     verb.add_argument("--name", metavar="NAME", help="name of the data set (default: the source's)")
     verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a shard (default: 256)")
+    verb.add_argument(
+        "--held-out-fraction",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of every class to hold out of a directory that has no split (default: 0, which needs a split)",
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 
 
@@ -167,7 +175,7 @@ def _config(verb: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE[:variant]",
-        help="config file; change its fields with --config.key=value",
+        help="config file, or a run's config.json; change its fields with --config.key=value",
     )
 
 
@@ -251,6 +259,7 @@ def _run_predict(options: argparse.Namespace) -> None:
         options.checkpoint,
         options.images,
         model=options.model,
+        weights=options.weights,
         class_names=options.class_names,
         as_json=options.json,
         top=options.top,
@@ -290,6 +299,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name,
         shard_mib=options.shard_mib,
+        held_out_fraction=options.held_out_fraction,
         overwrite=options.overwrite,
     )
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
-from cdnv2_jax.commands.arguments import path, read_class_names
+from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.weights.open import open_classifier
+from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
 CLOSED_PIPE = 141  # what shells report for SIGPIPE
@@ -24,6 +25,7 @@ def predict_images(
     images: Sequence[str],
     *,
     model: str | None,
+    weights: Weights,
     class_names: Path | None,
     as_json: bool,
     top: int,
@@ -35,7 +37,9 @@ def predict_images(
     Raises:
       ExceptionGroup: a BrokenImage for each unreadable image, raised after all others have been printed.
     """
-    classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
+    names = read_class_names(class_names)
+    classifier = open_classifier(checkpoint, model=model, weights=weights, class_names=names)
+    print_taken(classifier.taken, sys.stderr)
     skipped: Counter[str] = Counter()
     paths = image_files(_given(images, sys.stdin), skipped)
     broken: list[BrokenImage] = []
@@ -48,8 +52,8 @@ def predict_images(
             broken.append(result)
     if read:
         skipped["unreadable"] = len(broken)
-        names = str(class_names or checkpoint) if classifier.described.usage.class_names else ""
-        print(_summary(read, +skipped, names, classifier.described.usage.preparation), file=sys.stderr)
+        origin = str(class_names or checkpoint) if classifier.described.usage.class_names else ""
+        print(_summary(read, +skipped, origin, classifier.described.usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
 

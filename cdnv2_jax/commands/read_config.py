@@ -1,10 +1,12 @@
 """Read the settings of an experiment from a config file and the command line; `config.task` selects its kind."""
 
+import dataclasses
+import json
 import os
 import runpy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
@@ -16,11 +18,15 @@ from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
 
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
 CONFIGS: Mapping[str, type[RunConfig]] = {
     "classification": ClassificationConfig,
     "detection": DetectionConfig,
 }
 FLAG = "--config."
+CONFIG_FILE, COMMAND_LINE = "config file", "command line"
+"""Where a value comes from."""
 
 PATHS = (("data", "directory"), ("model", "checkpoint"))
 """Fields that are paths on this machine."""
@@ -49,7 +55,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
     """Read a config file, apply the overrides of the command line, and check every field.
 
     Args:
-      spec: path of a Python file with `get_config`, optionally followed by `:variant`.
+      spec: path of a Python file with `get_config`, optionally followed by `:variant`; or of the config.json that a run
+        wrote.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
@@ -68,12 +75,13 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         raise UserError(f"--config {path}: no such file{hint}")
     try:
         values = _load(spec)
-        origins = dict.fromkeys(flat_fields(values), "config file")
+        origins = dict.fromkeys(flat_fields(values), CONFIG_FILE)
         for argument in overrides:
             name, given, text = argument.removeprefix(FLAG).partition("=")
             if not given:
                 raise UserError(f"{argument} gives no value: write {argument}=VALUE")
             _replace(values, name.split("."), Text(text))
+            origins[name] = COMMAND_LINE
             origins[name] = "command line"
         _expand_home(values)
         return check_config(values), origins
@@ -83,9 +91,40 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         raise UserError(f"{spec}: {one_line(error)}") from error
 
 
+def as_trained(
+    config: AnyConfig, ours: Mapping[str, Any], stored: Mapping[str, Any], given: Collection[str]
+) -> tuple[AnyConfig, list[str]]:
+    """Return the config with the data settings that a checkpoint was trained with, and a line for each difference.
+
+    Args:
+      config: the settings.
+      ours: fields of `config.data` → the values in effect.
+      stored: the same fields → the checkpoint's values.
+      given: dotted names of the fields that the command line sets; these win over the checkpoint.
+    """
+    changes, lines = {}, []
+    for name, theirs in stored.items():
+        if ours[name] == theirs:
+            continue
+        field = f"data.{name}"
+        if field in given:
+            lines.append(f"{field} is {ours[name]}, as the command line says; the checkpoint has {theirs}")
+        else:
+            changes[name] = theirs
+            lines.append(f"{field} is {theirs}, as in the checkpoint, not {ours[name]} ({FLAG}{field} would change it)")
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)), lines
+
+
 def _load(spec: str) -> dict[str, Any]:
-    """Call the file's `get_config` and return its result as nested dicts."""
+    """Call the file's `get_config` and return its result as nested dicts; a JSON file holds them already."""
     path, *variant = spec.split(":", 1)
+    if path.endswith(".json"):
+        if variant:
+            raise UserError(f"{path} is the config of a run and has no variant {variant[0]!r}")
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not the config of a run: it must hold a JSON object")
+        return values
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")

@@ -8,6 +8,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, decode
+from cdnv2_jax.data.fingerprint import fingerprint
 
 Split = Literal["train", "val"]
 
@@ -96,3 +97,7 @@ class PixelSource(Source[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self.images[index], int(self.labels[index]), f"{self.kind} {index}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of all pixels, labels and class names."""
+        return fingerprint(self.class_names, self.labels, self.images)

@@ -44,7 +44,7 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
 from cdnv2_jax.weights.checkpoint import save_detector
-from cdnv2_jax.weights.open import network_from
+from cdnv2_jax.weights.starting_point import network_from
 
 
 class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDetector, DetectionEvaluation]):
@@ -162,12 +162,12 @@ def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
         backbone = network_from(
             Path(model.checkpoint),
             name=model.backbone,
-            num_classes=None,
+            class_names=None,
             overrides=model.overrides,
             dtype=dtype,
             seed=seed,
             fields=("config.model.checkpoint", "config.model.backbone"),
-        )
+        ).network
     else:
         # The classifier is not used; a single class makes it as small as possible.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)

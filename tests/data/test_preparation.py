@@ -1,5 +1,6 @@
 """Evaluation preprocessing against figures worked out by hand, normalising beside its arithmetic."""
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -145,3 +146,15 @@ def test_by_hand() -> None:
     found = normalise(np.array([[[0, 51, 255]]], np.uint8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     np.testing.assert_allclose(found, [[expected]], rtol=1e-6)
+
+
+def test_shorter_side_of_choice() -> None:
+    """As Pillow resizes and crops; another size keeps the proportion."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    preparation = ImagePreparation(32, "centre", "bicubic", *IMAGENET, shorter_side=40)
+    expected = Image.fromarray(image).resize((60, 40), Image.Resampling.BICUBIC).crop((14, 4, 46, 36))
+    np.testing.assert_array_equal(preparation.resized(image), np.asarray(expected))
+    assert preparation.at_size(64).shorter_side == 80
+    for wrong in ({"shorter_side": 31}, {"shorter_side": 4097}, {"shorter_side": 40, "resize": "whole"}):
+        with pytest.raises(ValueError, match="invalid shorter_side"):
+            dataclasses.replace(preparation, **wrong)

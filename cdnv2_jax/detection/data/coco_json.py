@@ -10,7 +10,7 @@ import numpy as np
 
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.files import progress_bar
-from cdnv2_jax.data.sources.image_folder import read_image_file
+from cdnv2_jax.data.sources.image_files import read_image_file
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line, shorten
 
