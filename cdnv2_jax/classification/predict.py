@@ -13,11 +13,9 @@ import numpy as np
 
 from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.sources.class_folders import is_hidden
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.weights.open import Classifier
-
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found")
-"""Not albums: resource forks in archives made by macOS, thumbnails of Synology's disks, the root of a Linux disk."""
 
 
 def image_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[Path]:
@@ -61,10 +59,10 @@ def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
             folders.clear()
             continue
         searched.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(directory, name)
-            if name.lower().endswith(EXTENSIONS) and (path.is_file() or not path.exists()):
+            if name.lower().endswith(EXTENSIONS) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield path
             else:
                 others[path.suffix.lower() or "without an ending"] += 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
+CLOSED_PIPE = 141  # what shells report for SIGPIPE
 
 
 def predict_images(
@@ -44,7 +46,7 @@ def predict_images(
     read = 0
     for result in predict(classifier, paths, top=top, batch_size=batch_size, max_megapixels=max_megapixels):
         if isinstance(result, Prediction):
-            print(_as_json(result) if as_json else _as_text(result), flush=True)
+            _print(_as_json(result) if as_json else _as_text(result))
             read += 1
         else:
             broken.append(result)
@@ -54,6 +56,14 @@ def predict_images(
         print(_summary(read, +skipped, origin, classifier.described.usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains when it ends
+        sys.exit(CLOSED_PIPE)
 
 
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:

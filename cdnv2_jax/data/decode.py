@@ -149,17 +149,17 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     most = round(1e6 * max_megapixels)
     if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most
+    advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
+    too_large = BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
     try:
         with _warnings_ignored():
             image = Image.open(io.BytesIO(encoded))
-        too_large = image.width * image.height > most
-    except Image.DecompressionBombError:
-        too_large = True
+    except Image.DecompressionBombError as error:
+        raise too_large from error
     except Exception as error:
         raise BrokenImage(name, _unknown(encoded, error)) from error
-    if too_large:
-        advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
-        raise BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
+    if image.width * image.height > most:
+        raise too_large
     if image.format == "EPS":
         raise BrokenImage(name, "it is an EPS file, a program to run")  # by Ghostscript, if that is installed
     return image
@@ -183,11 +183,10 @@ def _warnings_ignored() -> Iterator[None]:
 
 def _upper_bits(image: Image.Image) -> np.ndarray:
     """Convert greyscale of 12 or 16 bits to uint8 [h, w, 3]; ValueError if it is unknown which level is white."""
-    bits, is_inverted = 16, False
-    if image.format == "TIFF":
-        tags = getattr(image, "tag_v2", {})
-        (bits, *_), is_inverted = tags.get(BITS_PER_SAMPLE, (0,)), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-    if bits not in (12, 16) or is_inverted or image.mode == "F" or (image.format == "TIFF" and image.mode == "I"):
+    tags = getattr(image, "tag_v2", {})  # of TIFF files
+    (bits, *_), is_inverted = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    is_deeper = image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
+    if is_deeper or is_inverted:
         raise ValueError("its levels have no known scale: save it with 8 or 16 bits")
     grey = (np.clip(np.asarray(image), 0, 65535) >> (bits - 8)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)

@@ -96,7 +96,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
 
 def short_name(name: str) -> str:
     """Shorten a class name to one line that fits an axis."""
-    line = " ".join(name.split())
+    line = " ".join(name.split()).encode(errors="replace").decode()  # Matplotlib cannot draw lone surrogates
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 

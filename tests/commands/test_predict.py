@@ -103,6 +103,16 @@ def test_names_that_are_not_utf_8(here: Shell) -> None:
     assert predicts(here, odd).startswith("album/caf\\udce9.png\n")
 
 
+def test_a_reader_that_leaves(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `head` does, without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as closed, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", closed)
+        outcome = here.run("main.py", "predict", "--checkpoint", "network", "album")
+    assert (outcome.status, outcome.err) == (141, "")
+
+
 def test_home(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a value such as --checkpoint=~/network the shell leaves the ~ to the program."""
     monkeypatch.setenv("HOME", str(here.directory))
