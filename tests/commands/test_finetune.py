@@ -10,8 +10,8 @@ from flax import nnx
 from cdnv2_jax import load, save
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.preprocessing import preparation_of
-from cdnv2_jax.commands.read_config import read_config
-from cdnv2_jax.commands.train import as_checkpoint
+from cdnv2_jax.commands.checkpoint_settings import config_to_train
+from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
@@ -142,14 +142,14 @@ def test_own_preprocessing(tmp_path: Path) -> None:
     preparation = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
     save(tmp_path / "network", network("pruned"), metadata={USAGE_KEY: Usage(preparation).to_json()})
     flags = [f"--config.model.checkpoint={tmp_path / 'network'}", "--config.data.resize=24"]
-    config = read_config(DIGITS, flags)
+    config, origins = read_with_origins(DIGITS, flags)
     assert isinstance(config, ClassificationConfig)
-    started, lines = as_checkpoint(config, ["model.checkpoint", "data.resize"])
+    started, lines = config_to_train(config, origins)
     assert isinstance(started, ClassificationConfig)
     assert preparation_of(started) == dataclasses.replace(preparation, shorter_side=24)
-    assert "data.resize is 24, as the command line says; the checkpoint has 20" in lines
-    assert any(line.startswith("data.mean is (0.2, 0.3, 0.4), as in the checkpoint, not (0.5, ") for line in lines)
+    assert "data.resize 24 (command line) instead of 20 (checkpoint)" in lines
+    assert any(line.startswith("data.mean (0.2, 0.3, 0.4) (checkpoint) instead of (0.5, ") for line in lines)
     # A detector takes over the statistics of the images.
-    shapes = read_config(f"{REPOSITORY}/configs/shapes.py", flags[:1])
-    started, lines = as_checkpoint(shapes, [])
+    shapes, origins = read_with_origins(f"{REPOSITORY}/configs/shapes.py", flags[:1])
+    started, lines = config_to_train(shapes, origins)
     assert (started.data.mean, started.data.std, len(lines)) == (preparation.mean, preparation.std, 2)
