@@ -15,10 +15,30 @@ class LostProcess(RuntimeError):
     """Another process of the same run has stopped; this one is not at fault. Its message is one line."""
 
 
-def shorten(items: list[str], most: int = 8) -> str:
-    """Join items with commas; after the first `most`, only count the rest."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def shorten(items: list[str], most: int = 8, longest: int = 200) -> str:
+    """Join items with commas: the first, each cut in its middle, as long as they are few and fit; the rest is counted.
+
+    Args:
+      items: what to list; the first is always named.
+      most: how many to name.
+      longest: length of the named ones together.
+    """
+    named: list[str] = []
+    for item in items[:most]:
+        item = cut(item, 80)
+        if named and len(", ".join([*named, item])) > longest:
+            break
+        named.append(item)
+    more = f" and {len(items) - len(named)} more" if len(items) > len(named) else ""
+    return ", ".join(named) + more
+
+
+def cut(text: str, longest: int) -> str:
+    """Return a text of at most `longest` characters, its middle left out if necessary; both ends say more."""
+    if len(text) <= longest:
+        return text
+    end = longest // 2
+    return f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

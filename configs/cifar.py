@@ -3,7 +3,7 @@
     python main.py train --config configs/cifar.py:condensenet_86,cifar10 --workdir runs/86 \
         --config.data.directory=/data/cifar
 
-Data: cifar-10-binary.tar.gz or cifar-100-binary.tar.gz under `config.data.directory`, see docs/data.md.
+Data: cifar-10-binary.tar.gz or cifar-100-binary.tar.gz (or -python) under `config.data.directory`, see docs/data.md.
 Expected error in per cent (published, not reproduced here):
 
     model             CIFAR-10  CIFAR-100  source

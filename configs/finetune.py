@@ -4,7 +4,8 @@
         --config.data.directory=/data/flowers --config.model.num_classes=102 \
         --config.model.checkpoint=cdnv2_a.pth.tar
 
-Data: `train` and `val` under `config.data.directory`, a folder per class in each; or another source of docs/data.md.
+Data: `train` and `val` under `config.data.directory`, a folder per class in each; or only a folder per class, of which
+a tenth is held out (`config.data.held_out_fraction`); or another source of docs/data.md.
 Checkpoint: ours or official, masked or condensed; a condensed one stays condensed. Its classifier is replaced when the
 number of classes differs. A masked network that is not fully pruned is pruned further in the first half of the run.
 Expected: nothing is published; the figures depend on your data.
@@ -38,6 +39,7 @@ def get_config(variant: str = "cdnv2_a") -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = "image_folder"
     config.data.directory = "images"
+    config.data.held_out_fraction = 0.1
     config.data.image_size = 224
     config.data.batch_size = 64
     config.data.eval_batch_size = 64

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal
 
+from cdnv2_jax.data.preparation import LARGEST_SIDE
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, setting, settings
@@ -46,11 +47,22 @@ class DataConfig(SourceConfig):
         default=True,
     )
     crop: Literal["none", "shift", "random_resized"] = setting(
-        "for training; evaluation crops the centre with random_resized, else takes the whole image", default="none"
+        "for training; eval_crop is the one of evaluation", default="none"
     )
     shift: int = setting("largest shift in each direction, in pixels, filled with black", default=0, least=0)
     interpolation: Literal["random", "bilinear", "bicubic"] = setting(
-        "for random_resized; random: bilinear or bicubic, equally likely", default="random"
+        "of every resize; random: in training either, equally likely, and in evaluation the network's usual one",
+        default="random",
+    )
+    eval_crop: Literal["auto", "centre", "whole"] = setting(
+        "in evaluation the centre, or the whole image squeezed; auto: centre if crop is random_resized, else whole",
+        default="auto",
+    )
+    resize: int = setting(
+        "shorter side before the centre crop of evaluation, in pixels; 0 for image_size × 256 / 224",
+        default=0,
+        least=0,
+        most=LARGEST_SIDE,
     )
     rand_augment: str = setting('policy in timm\'s notation, such as "rand-m9-mstd0.5"; "" for none', default="")
     erase_probability: float = setting("probability of random erasing", default=0.0, least=0, most=1)
@@ -58,6 +70,12 @@ class DataConfig(SourceConfig):
         "where random erasing generates noise; auto: on the host for a CPU, else on the device", default="auto"
     )
     mixup: float = setting("α of mixup's Beta(α, α); 0 for no mixup", default=0.0, least=0)
+    held_out_fraction: float = setting(
+        "share of every class that is held out of a directory without a split of its own; 0 to evaluate all of it",
+        default=0.0,
+        least=0,
+        most=0.9,
+    )
     synthetic_images: int = setting('images in the "synthetic" source; 0 for its default', default=0, least=0)
 
 

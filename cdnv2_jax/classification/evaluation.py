@@ -1,7 +1,7 @@
 """Exact evaluation of a classifier: every sample once, whatever the batch size."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import jax
@@ -69,7 +69,11 @@ class ClassificationEvaluation(Evaluation):
 
 
 def evaluate(
-    model: Network, batches: Iterable[HostBatch], normalisation: Normalisation, devices: Devices | None = None
+    model: Network,
+    batches: Iterable[HostBatch],
+    normalisation: Normalisation,
+    devices: Devices | None = None,
+    columns: Sequence[int] | None = None,
 ) -> ClassificationEvaluation:
     """Run all batches on all devices; every process gets the metrics of the whole data set.
 
@@ -78,6 +82,7 @@ def evaluate(
       batches: this process's rows: "image", "label" and "real"; rows that are not real are computed and dropped.
       normalisation: normalisation of the images, computed on the devices.
       devices: devices to run on, None for all; they must divide the batches evenly.
+      columns: the network's label for each label of the batches; only their logits compete. None for all of them.
     """
     devices = devices or Devices.all()
     graph, state = nnx.split(model)
@@ -90,7 +95,8 @@ def evaluate(
         labels.append(batch_labels[real])
         images.append(passed + np.flatnonzero(real))
         passed += len(real)
-    return score(np.concatenate(logits), np.concatenate(labels), np.concatenate(images))
+    together = np.concatenate(logits)
+    return score(together if columns is None else together[:, columns], np.concatenate(labels), np.concatenate(images))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,16 @@ from flax import nnx
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate
+from cdnv2_jax.classification.preprocessing import preparation_of
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, HostBatch, TrainingRow
+from cdnv2_jax.data.class_names import describe_match, labels_to_evaluate
 from cdnv2_jax.data.on_device import TrainingPreprocessing
-from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import count_flops, model_entry
+from cdnv2_jax.networks.family import count_flops
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.pruning.prune import total_group_lasso
@@ -31,8 +32,8 @@ from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import PER_CLASS_FILE, PREDICTIONS_FILE
 from cdnv2_jax.weights.checkpoint import save
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
-from cdnv2_jax.weights.open import network_from
 from cdnv2_jax.weights.programs import compiled_forward
+from cdnv2_jax.weights.starting_point import StartingPoint, network_from
 
 
 class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], Network, ClassificationEvaluation]):
@@ -45,6 +46,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         super().__init__(config, devices)
         self.per_replica = config.batch_norm == "replica"
         self.preparation = preparation_of(config)
+        self.columns: Sequence[int] | None = None  # the logits of the held-out images' classes; None for all
 
     @property
     def title(self) -> str:
@@ -68,17 +70,25 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
             Augmentation(**{field.name: getattr(data, field.name) for field in dataclasses.fields(Augmentation)}),
             normalise_with=(data.mean, data.std) if data.erase_probability and on_host else None,
             upright=data.exif_orientation,
+            max_megapixels=data.max_megapixels,
         )
         return row, steps
 
     def evaluation_row(self) -> tuple[EvaluationRow, int]:
-        upright = self.config.data.exif_orientation
-        row = EvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.preparation, upright)
+        row = EvaluationRow(
+            self.held_out,
+            self.shard(self.eval_batch_size),
+            self.preparation,
+            upright=self.config.data.exif_orientation,
+            max_megapixels=self.config.data.max_megapixels,
+        )
         return row, -(-len(self.held_out) // self.eval_batch_size)
 
     def build_model(self) -> Network:
         config, size = self.config, self.config.data.image_size
-        model = starting_network(config)
+        self._check_classes()
+        model, remark = starting_network(config, self.train_images.class_names)
+        self.remarks += [remark] if remark else []
         model.architecture.check_image(size, size)
         replicas = self.devices.count if self.per_replica else 1
         images = config.data.batch_size // config.accumulate // replicas
@@ -89,6 +99,33 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
             )
         return model
 
+    def _check_classes(self) -> None:
+        """Raise UserError unless the network has the classes of the training images, and these the held-out ones."""
+        data, names = self.config.data, self.train_images.class_names
+        if len(names) != self.config.model.num_classes:
+            raise UserError(
+                f"{data.directory or data.source} has {len(names)} classes, the network "
+                f"{self.config.model.num_classes}: set config.model.num_classes to {len(names)}"
+            )
+        self.match_classes(names, len(names))
+
+    def match_classes(self, class_names: Sequence[str], num_classes: int) -> None:
+        """Match the held-out images' classes with those of a network; see `labels_to_evaluate`.
+
+        Args:
+          class_names: the network's, one for each logit; empty if unknown.
+          num_classes: number of logits.
+
+        Raises:
+          UserError: the network does not have every class of the images.
+        """
+        names = self.held_out.class_names
+        if list(names) == list(class_names):
+            return
+        self.columns = labels_to_evaluate(names, class_names, num_classes)
+        if remark := describe_match(names, class_names, self.columns, num_classes):
+            self.remarks.append(remark)
+
     def loss(self, model: Network, batch: Batch) -> tuple[jax.Array, Metrics]:
         return classification_loss(
             model, batch, label_smoothing=self.config.label_smoothing, group_lasso=self.config.group_lasso
@@ -98,7 +135,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         return TrainingPreprocessing(self.normalisation, self.config.seed, self.config.data.mixup)
 
     def evaluate_batches(self, model: Network, batches: Iterator[HostBatch]) -> ClassificationEvaluation:
-        return evaluate(model, batches, self.normalisation, self.devices)
+        return evaluate(model, batches, self.normalisation, self.devices, self.columns)
 
     def inference(self, model: Network, batch: HostBatch) -> Callable[[], jax.Array]:
         forward, images = compiled_forward(model), self.normalisation(jnp.asarray(batch["image"]))
@@ -153,39 +190,25 @@ def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:
         image_size=data.image_size,
         num_classes=config.model.num_classes,
         count=data.synthetic_images or None,
+        held_out_fraction=data.held_out_fraction,
     )
 
 
-def preparation_of(config: ClassificationConfig) -> ImagePreparation:
-    """Return the preprocessing for evaluation and for the trained network; UserError if the settings are unusable."""
-    data = config.data
-    resize = "centre" if data.crop == "random_resized" else "whole"
-    interpolation = model_entry(config.model.name).interpolation
-    try:
-        return ImagePreparation(data.image_size, resize, interpolation, data.mean, data.std)
-    except ValueError as error:
-        raise UserError(f"config.data cannot be used: {error}") from error
-
-
-def starting_network(config: ClassificationConfig) -> Network:
+def starting_network(config: ClassificationConfig, class_names: Sequence[str]) -> StartingPoint:
     """Build the network that training starts from: randomly initialised, or loaded from `config.model.checkpoint`."""
     model = config.model
     if model.checkpoint:
         return network_from(
             Path(model.checkpoint),
             name=model.name,
-            num_classes=model.num_classes,
+            class_names=class_names,
             overrides=model.overrides,
             dtype=jnp.dtype(model.dtype),
             seed=config.seed,
         )
-    return create_model(
-        model.name,
-        num_classes=model.num_classes,
-        rngs=nnx.Rngs(config.seed),
-        dtype=jnp.dtype(model.dtype),
-        **model.overrides,
-    )
+    rngs, dtype = nnx.Rngs(config.seed), jnp.dtype(model.dtype)
+    network = create_model(model.name, num_classes=model.num_classes, rngs=rngs, dtype=dtype, **model.overrides)
+    return StartingPoint(network, "")
 
 
 def classification_loss(

@@ -3,44 +3,73 @@
 import dataclasses
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from cdnv2_jax.data.decode import BrokenImage, decode
+from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.data.sources.image_folder import EXTENSIONS
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.data.sources.class_folders import is_hidden
+from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.weights.open import Classifier
 
 
-def image_files(paths: Iterable[Path]) -> Iterator[Path]:
+def image_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[Path]:
     """Yield files as given, whatever their names, and all images in the given folders and their subfolders.
 
-    Within a folder, files are sorted by name; hidden files and folders are skipped.
+    Within a folder, files are sorted by name; hidden files and folders are ignored. Links are followed, but no folder
+    is searched twice. A link without a target counts as an image, to be reported when it is read.
+
+    Args:
+      paths: files and folders.
+      skipped: is increased by the files in folders that are no images, by the ending of their names.
 
     Raises:
-      UserError: a folder has no images.
+      UserError: a folder has no images, or cannot be read.
     """
+    skipped = Counter() if skipped is None else skipped
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path
             continue
-        found = list(_below(path))
+        others: Counter[str] = Counter()
+        found = list(_below(path, others))
         if not found:
-            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+            only = f", only {counts(others)}" if others else ""
+            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)}){only}")
+        skipped.update(others)
         yield from found
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for directory, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield Path(directory, name)
+def counts(kinds: Counter[str]) -> str:
+    """Return "12 .heic, 1 .txt", the most frequent first."""
+    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    return shorten([f"{count:,} {kind}" for kind, count in ordered])
+
+
+def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    searched = set()
+    for directory, folders, files in os.walk(folder, onerror=_complain, followlinks=True):
+        here = os.path.realpath(directory)
+        if here in searched:
+            folders.clear()
+            continue
+        searched.add(here)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = Path(directory, name)
+            if name.lower().endswith(EXTENSIONS) and (os.path.isfile(path) or not os.path.exists(path)):
+                yield path
+            else:
+                others[path.suffix.lower() or "without an ending"] += 1
+
+
+def _complain(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +105,12 @@ class Prediction:
 
 
 def predict(
-    classifier: Classifier, paths: Iterable[Path], *, top: int = 5, batch_size: int = 32
+    classifier: Classifier,
+    paths: Iterable[Path],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[Prediction | BrokenImage]:
     """Yield a prediction for each image, in order, or the error if it cannot be read.
 
@@ -88,6 +122,7 @@ def predict(
       paths: paths of the image files.
       top: classes per prediction.
       batch_size: images per batch.
+      max_megapixels: limit of the images' size, in million pixels.
 
     Raises:
       UserError: the classifier does not give one logit per class.
@@ -98,7 +133,7 @@ def predict(
     with ThreadPoolExecutor() as threads:
         while batch := list(itertools.islice(remaining, batch_size)):
             rows = rows or len(batch)
-            images = list(threads.map(lambda path: _read(path, preparation), batch))
+            images = list(threads.map(lambda path: _read(path, preparation, max_megapixels), batch))
             readable = [image for image in images if isinstance(image, np.ndarray)]
             found = iter(_probabilities(classifier, readable, rows))
             for path, image in zip(batch, images, strict=True):
@@ -108,12 +143,16 @@ def predict(
                     yield Prediction(path, _likeliest(classifier, next(found), top))
 
 
-def _read(path: Path, preparation: ImagePreparation) -> np.ndarray | BrokenImage:
+def _read(path: Path, preparation: ImagePreparation, max_megapixels: float) -> np.ndarray | BrokenImage:
     """Return the preprocessed image, or the error if it cannot be read."""
     try:
-        return preparation(decode(path.read_bytes(), str(path)))
+        encoded = path.read_bytes()
     except OSError as error:
         return BrokenImage(str(path), error.strerror or str(error))
+    except ValueError as error:  # a path with a zero byte
+        return BrokenImage(str(path), str(error))
+    try:
+        return preparation(decode(encoded, str(path), max_megapixels=max_megapixels))
     except BrokenImage as error:
         return error
 

@@ -1,16 +1,19 @@
 """Command-line arguments shared by several verbs, and the exit statuses of a command."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from cdnv2_jax.errors import LostProcess, UserError
+from cdnv2_jax.errors import LostProcess, UserError, cut
 
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
+LONGEST = 398  # characters of an error, whatever names and messages of others it quotes
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -28,8 +31,12 @@ def program_name(script: str, command: str) -> str:
 def guarded(action: Callable[[], None], program: str) -> int:
     """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
 
-    Errors are printed on standard error, one line each, including each one of a group of UserErrors.
+    Errors are printed on standard error, one line each, including each one of a group of UserErrors. Characters that
+    the output's encoding lacks, such as the bytes of a file's name that are not UTF-8, are printed as escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         action()
     except UserError as error:
@@ -52,8 +59,15 @@ def guarded(action: Callable[[], None], program: str) -> int:
 
 
 def _complain(program: str, error: Exception) -> None:
-    message = " ".join(str(error).split())
-    print(f"{program}: {message}", file=sys.stderr)
+    message = f"{program}: {' '.join(str(error).split())}"
+    # What to do comes last, so the middle is left out; quoted names may hold control characters.
+    print("".join(c if c.isprintable() else "\ufffd" for c in cut(message, LONGEST)), file=sys.stderr)
+
+
+def print_taken(taken: str, file: TextIO | None = None) -> None:
+    """Print which of a file's weights were taken, if there was a choice, on standard output or in `file`."""
+    if taken:
+        print(f"weights: {taken}", file=file)
 
 
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
@@ -69,7 +83,7 @@ def checkpoint(verb: argparse.ArgumentParser) -> None:
     """Add `--checkpoint`, a network of any kind."""
     verb.add_argument(
         "--checkpoint",
-        type=Path,
+        type=path,
         required=True,
         metavar="PATH",
         help="directory (ours), file (official), or .safetensors",
@@ -101,7 +115,7 @@ def halve_classifier(verb: argparse.ArgumentParser, only: str = "") -> None:
 
 def class_names(verb: argparse.ArgumentParser) -> None:
     """Add `--class-names`, to replace the names stored with a network."""
-    verb.add_argument("--class-names", type=Path, metavar="FILE", help="names of the classes, one per line")
+    verb.add_argument("--class-names", type=path, metavar="FILE", help="names of the classes, one per line")
 
 
 def processes(verb: argparse.ArgumentParser) -> None:
@@ -115,8 +129,15 @@ def processes(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--processes", type=int, metavar="N", help="how many processes there are")
     verb.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
     verb.add_argument(
-        "--compilation-cache", type=Path, metavar="DIR", help="cache compiled programs (JAX_COMPILATION_CACHE_DIR)"
+        "--compilation-cache", type=path, metavar="DIR", help="cache compiled programs (JAX_COMPILATION_CACHE_DIR)"
     )
+
+
+def path(text: str) -> Path:
+    """Parse a path, with a leading ~ or ~USER replaced by a home directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return Path(os.path.expanduser(text))
 
 
 def positive(text: str) -> int:
@@ -142,12 +163,23 @@ def canvas(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def read_class_names(path: Path | None) -> list[str]:
-    """Return a text file's lines, class names in the order of the labels; [] if None; UserError if unreadable."""
-    if path is None:
+def read_class_names(file: Path | None) -> list[str]:
+    """Return the lines of a UTF-8 file, class names in the order of the labels; [] if None.
+
+    Raises:
+      UserError: the file cannot be read, is not UTF-8, or holds no names.
+    """
+    if file is None:
         return []
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names {path} cannot be read as text ({error}): one name per line") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"--class-names {file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as in UTF-16
+        raise UserError(f"--class-names {file} is not a text file in UTF-8: save it as UTF-8, one name per line")
+    names = [line.strip() for line in text.split("\n") if line.strip()]
+    if not names:
+        raise UserError(f"--class-names {file} is empty: write one name per line, in the order of the labels")
+    return names

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.weights.checkpoint import save
 from cdnv2_jax.weights.metadata import USAGE_KEY
 from cdnv2_jax.weights.open import open_network
-from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.state_dicts import Weights
 
 
 def condense_checkpoint(
@@ -26,4 +27,5 @@ def condense_checkpoint(
     condensed = condense(masked.network, halve_classifier=halve_classifier)
     metadata = {"condensed_from": str(checkpoint), USAGE_KEY: masked.usage.to_json()}
     save(output, condensed, metadata=metadata, overwrite=overwrite)
+    print_taken(masked.taken)
     print(f"{condensed.name} condensed: {output}")

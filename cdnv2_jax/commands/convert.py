@@ -2,9 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from cdnv2_jax.commands.arguments import OneLineParser, guarded, program_name
+from cdnv2_jax.commands import arguments as flags
+from cdnv2_jax.commands.arguments import OneLineParser, guarded, print_taken, program_name
 from cdnv2_jax.errors import UserError
 
 
@@ -24,9 +24,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. cdnv2_a")
     parser.add_argument(
-        "--input", type=Path, required=True, metavar="PATH", help="official file, or ours with --to-torch"
+        "--input",
+        type=flags.path,
+        required=True,
+        metavar="PATH",
+        help="official file or .safetensors; with --to-torch, a directory of ours",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory, or file with --to-torch")
+    parser.add_argument(
+        "--output", type=flags.path, required=True, metavar="PATH", help="directory, or file with --to-torch"
+    )
     parser.add_argument("--condense", action="store_true", help="condense the masked network first")
     parser.add_argument(
         "--halve-classifier",
@@ -41,23 +47,40 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="which weights of a file (auto: EMA if any)",
     )
-    parser.add_argument("--num-classes", type=int, metavar="N", help="classes (default: the model's usual number)")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="classes (default: as in the file)")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
     return parser
 
 
 def _from_torch(options: argparse.Namespace) -> None:
-    from cdnv2_jax import condense, load_torch_checkpoint, save
+    from cdnv2_jax import condense, save
     from cdnv2_jax.files import refuse_existing
+    from cdnv2_jax.networks.family import model_entry
+    from cdnv2_jax.weights.checkpoint import is_checkpoint
+    from cdnv2_jax.weights.file_kinds import check_file
+    from cdnv2_jax.weights.metadata import USAGE_KEY
+    from cdnv2_jax.weights.open import open_network
 
     refuse_existing(options.output, options.overwrite)
-    model = load_torch_checkpoint(
-        options.input, options.model, weights=options.weights, num_classes=options.num_classes
-    )
+    usual = model_entry(options.model).architecture.num_classes
+    if is_checkpoint(options.input):
+        raise UserError(f"{options.input} is a directory, a checkpoint of ours already: use it, or add --to-torch")
+    if options.input.is_dir():
+        check_file(options.input)
+    opened = open_network(options.input, model=options.model, weights=options.weights, num_classes=options.num_classes)
+    model, classes = opened.network, opened.network.architecture.num_classes
+    if model.name != options.model:
+        raise UserError(f"{options.input} holds a {model.name}: give --model {model.name}")
+    if options.num_classes not in (None, classes):
+        raise UserError(f"{options.input} has {classes} classes: leave out --num-classes {options.num_classes}")
     if options.condense:
         model = condense(model, halve_classifier=options.halve_classifier)
     metadata = {"converted_from": str(options.input), "weights": options.weights}
+    metadata |= {key: opened.metadata[key] for key in (USAGE_KEY,) if key in opened.metadata}
     save(options.output, model, metadata=metadata, overwrite=options.overwrite)
+    print_taken(opened.taken)
+    if classes != usual:
+        print(f"classes: {classes}, as in the file (a {model.name} usually has {usual})")
     print(f"{model.name} ({model.form_name}): {options.output}")
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
-from cdnv2_jax.commands.checkpoint_settings import evaluated_config
+from cdnv2_jax.commands.arguments import print_taken
+from cdnv2_jax.commands.checkpoint_settings import evaluated_classifier, evaluated_detector
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.detection.classes import match_checkpoint
 from cdnv2_jax.detection.config import DetectionConfig, DetectionData
@@ -59,39 +60,42 @@ def evaluate_checkpoint(
         _evaluate_detector(config, origins, checkpoint, output, per_class)
         return
     assert isinstance(config, ClassificationConfig)
-    _evaluate_classifier(spec, config, checkpoint, weights, output, per_class)
+    _evaluate_classifier(config, origins, checkpoint, weights, output, per_class)
 
 
 def _evaluate_classifier(
-    spec: str,
     config: ClassificationConfig,
+    origins: Mapping[str, str],
     checkpoint: Path,
     weights: Weights,
     output: Path | None,
     per_class: Path | None,
 ) -> None:
-    experiment = ClassificationExperiment(config, Devices.all())
-    network = open_network(
+    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    opened = open_network(
         checkpoint,
         model=config.model.name,
         weights=weights,
         num_classes=config.model.num_classes,
         overrides=config.model.overrides,
-    ).network
-    if network.name != config.model.name:
-        raise UserError(f"{checkpoint} holds a {network.name}, {spec} is for a {config.model.name}")
-    if network.architecture.num_classes != config.model.num_classes:
-        raise UserError(
-            f"{checkpoint} has {network.architecture.num_classes} classes, {spec} has {config.model.num_classes}"
-        )
+    )
+    network = opened.network
+    config, lines = evaluated_classifier(config, origins, opened)
+    experiment = ClassificationExperiment(config, Devices.all())
+    try:
+        experiment.match_classes(opened.class_names, network.architecture.num_classes)
+    except UserError as error:
+        raise UserError(f"{checkpoint} on {config.data.directory or config.data.source}: {error}") from error
+    for line in (*experiment.data_lines(), *lines, *experiment.remarks):
+        console.print(line, markup=False, highlight=False)
     found = experiment.evaluate(network)
     if not is_first_process():
         return
-    console = Console()
+    print_taken(opened.taken)
     console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")
     _print_skipped(console, experiment.broken.found.values())
-    _print_cost_and_published(console, network, config.data)
+    _print_cost_and_published(console, network, config.data, experiment.held_out.class_names)
     if output is not None:
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=found.logits, labels=found.labels)
@@ -105,11 +109,11 @@ def _print_skipped(console: Console, names: Iterable[str]) -> None:
         console.print(f"skipped, unreadable: {skipped}")
 
 
-def _print_cost_and_published(console: Console, network: Network, data: DataConfig) -> None:
+def _print_cost_and_published(console: Console, network: Network, data: DataConfig, class_names: Sequence[str]) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
-    dataset = published_data_set(data.source, network.architecture.num_classes)
+    dataset = published_data_set(data.source, class_names)
     same = data_set_of_published(network.name, network.architecture)
     if published is not None and dataset is not None and dataset == same:
         error = published.top1_error[dataset]
@@ -120,7 +124,7 @@ def _evaluate_detector(
     config: DetectionConfig, origins: Mapping[str, str], checkpoint: Path, output: Path | None, per_class: Path | None
 ) -> None:
     opened = open_detector(checkpoint)
-    config, lines = evaluated_config(config, origins, opened)
+    config, lines = evaluated_detector(config, origins, opened)
     experiment, detector = DetectionExperiment(config, Devices.all()), opened.detector
     images = experiment.held_out
     experiment.category_ids, unmatched = match_checkpoint(opened.classes, images, checkpoint)
@@ -133,7 +137,7 @@ def _evaluate_detector(
         detector = load_detector(checkpoint, dtype=config.model.dtype)[0]
     detector.settings = config.model.detector_settings
     console = Console(quiet=not is_first_process(), soft_wrap=True)
-    for line in (*lines, *images.remarks, *unmatched):
+    for line in (*experiment.data_lines(), *lines, *unmatched):
         console.print(line, markup=False, highlight=False)
     found = experiment.evaluate(detector)
     if not is_first_process():

@@ -3,14 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from cdnv2_jax.commands.arguments import read_class_names
+from cdnv2_jax.commands.arguments import print_taken, read_class_names
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.weights.metadata import Usage
 from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, open_weights
-from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.state_dicts import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ def _export_classifier(
     if source.canvas is not None:
         raise UserError(f"--canvas is for detectors, {source.checkpoint} holds a classifier: use --image-size")
     network = opened.network
+    print_taken(opened.taken)
     usage = _usage(source, opened.usage, network.architecture.num_classes)
     if source.condense:
         network = condense(network, halve_classifier=source.halve_classifier)
@@ -75,7 +76,7 @@ def _usage(source: Source, usual: Usage, num_classes: int) -> Usage:
     if source.image_size is None:
         return usual
     try:
-        return dataclasses.replace(usual, preparation=dataclasses.replace(usual.preparation, size=source.image_size))
+        return dataclasses.replace(usual, preparation=usual.preparation.at_size(source.image_size))
     except ValueError as error:
         raise UserError(f"--image-size {source.image_size}: must be from 1 to 4096 pixels") from error
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import cdnv2_jax
 from cdnv2_jax.commands import arguments as flags
@@ -52,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "train", "train, prune and condense the network of a config", _run_train)
     _config(verb)
-    verb.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="directory for all results")
+    verb.add_argument("--workdir", type=flags.path, required=True, metavar="DIR", help="directory for all results")
     verb.add_argument("--overwrite", action="store_true", help="remove the run's results and start over")
     verb.add_argument(
         "--resume", action="store_true", help="only resume, never start a run (a run in --workdir is resumed anyway)"
@@ -69,8 +68,10 @@ def _eval(verbs: argparse._SubParsersAction) -> None:
     _config(verb)
     flags.checkpoint(verb)
     flags.weights(verb)
-    verb.add_argument("--output", type=Path, metavar="FILE.npz", help="also write logits and labels there")
-    verb.add_argument("--per-class", type=Path, metavar="FILE.csv", help="also write a table of all classes there")
+    verb.add_argument("--output", type=flags.path, metavar="FILE.npz", help="also write logits and labels there")
+    verb.add_argument(
+        "--per-class", type=flags.path, metavar="FILE.csv", help="also write a table of all classes there"
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace --output and --per-class if they exist")
     flags.processes(verb)
 
@@ -78,7 +79,7 @@ def _eval(verbs: argparse._SubParsersAction) -> None:
 def _condense(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "condense", "turn a masked checkpoint, ours or official, into a condensed one", _run_condense)
     flags.checkpoint(verb)
-    verb.add_argument("--output", type=Path, required=True, metavar="PATH", help="directory to create")
+    verb.add_argument("--output", type=flags.path, required=True, metavar="PATH", help="directory to create")
     flags.official_file(verb)
     flags.halve_classifier(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
@@ -88,7 +89,9 @@ def _export(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "export", "write a network to a file that runs without this package", _run_export)
     flags.checkpoint(verb)
     verb.add_argument("--format", choices=EXPORTED, required=True, help="what to write (docs/export.md says for whom)")
-    verb.add_argument("--output", type=Path, required=True, metavar="FILE", help="FILE.stablehlo, .onnx, .safetensors")
+    verb.add_argument(
+        "--output", type=flags.path, required=True, metavar="FILE", help="FILE.stablehlo, .onnx, .safetensors"
+    )
     verb.add_argument("--image-size", type=flags.positive, metavar="N", help="pixels (default: the network's usual)")
     verb.add_argument(
         "--canvas", type=flags.canvas, metavar="HxW", help="for a detector, pixels (default: landscape as in training)"
@@ -104,16 +107,20 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "predict", "print the top classes of images", _run_predict)
     verb.add_argument(
         "--checkpoint",
-        type=Path,
+        type=flags.path,
         required=True,
         metavar="PATH",
         help="directory (ours), file (official), or an exported .stablehlo, .onnx or .safetensors",
     )
     verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
+    flags.weights(verb)
     flags.class_names(verb)
     verb.add_argument("--json", action="store_true", help="print a JSON object per image, one per line")
     verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
     verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images a batch (default: 32)")
+    verb.add_argument(
+        "--max-megapixels", type=flags.positive, default=89, metavar="N", help="largest image to read (default: 89)"
+    )
     verb.add_argument(
         "images", nargs="+", metavar="IMAGE", help="file; folder, searched recursively; - for paths on standard input"
     )
@@ -122,11 +129,11 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
 def _report(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "report", "show what a run or a network learnt, as plots and one HTML page", _run_report)
     what = verb.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", type=Path, metavar="DIR", help="directory of a run, finished or in progress")
+    what.add_argument("--workdir", type=flags.path, metavar="DIR", help="directory of a run, finished or in progress")
     what.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="a network alone: directory (ours) or file (official)"
+        "--checkpoint", type=flags.path, metavar="PATH", help="a network alone: directory (ours) or file (official)"
     )
-    verb.add_argument("--output", type=Path, metavar="FILE.html", help="with --checkpoint: where the page goes")
+    verb.add_argument("--output", type=flags.path, metavar="FILE.html", help="with --checkpoint: where the page goes")
     flags.official_file(verb)
     verb.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
 
@@ -136,10 +143,17 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument(
         "--source", choices=PREPARED, required=True, help="format of the images (docs/data.md describes each)"
     )
-    verb.add_argument("--directory", type=Path, required=True, metavar="DIR", help="directory of the images")
-    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="creates DIR/NAME/1.0.0")
+    verb.add_argument("--directory", type=flags.path, required=True, metavar="DIR", help="directory of the images")
+    verb.add_argument("--output", type=flags.path, required=True, metavar="DIR", help="creates DIR/NAME/1.0.0")
     verb.add_argument("--name", metavar="NAME", help="name of the data set (default: the source's)")
     verb.add_argument("--shard-mib", type=int, default=256, metavar="N", help="size of a shard (default: 256)")
+    verb.add_argument(
+        "--held-out-fraction",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of every class to hold out of a directory that has no split (default: 0, which needs a split)",
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 
 
@@ -161,7 +175,7 @@ def _config(verb: argparse.ArgumentParser) -> None:
         "--config",
         required=True,
         metavar="FILE[:variant]",
-        help="config file; change its fields with --config.key=value",
+        help="config file, or a run's config.json; change its fields with --config.key=value",
     )
 
 
@@ -245,10 +259,12 @@ def _run_predict(options: argparse.Namespace) -> None:
         options.checkpoint,
         options.images,
         model=options.model,
+        weights=options.weights,
         class_names=options.class_names,
         as_json=options.json,
         top=options.top,
         batch_size=options.batch_size,
+        max_megapixels=options.max_megapixels,
     )
 
 
@@ -283,6 +299,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         options.output,
         name=options.name,
         shard_mib=options.shard_mib,
+        held_out_fraction=options.held_out_fraction,
         overwrite=options.overwrite,
     )
 

@@ -1,17 +1,23 @@
 """The verb `predict`: print the top classes of images."""
 
+import io
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cdnv2_jax.classification.predict import Prediction, image_files, predict
-from cdnv2_jax.commands.arguments import read_class_names
+from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
+from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
 from cdnv2_jax.data.decode import BrokenImage
+from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.weights.open import open_classifier
+from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
+CLOSED_PIPE = 141  # what shells report for SIGPIPE
 
 
 def predict_images(
@@ -19,35 +25,71 @@ def predict_images(
     images: Sequence[str],
     *,
     model: str | None,
+    weights: Weights,
     class_names: Path | None,
     as_json: bool,
     top: int,
     batch_size: int,
+    max_megapixels: float,
 ) -> None:
-    """Print the top classes of every image.
+    """Print the top classes of every image, and on standard error what was done.
 
     Raises:
       ExceptionGroup: a BrokenImage for each unreadable image, raised after all others have been printed.
     """
-    classifier = open_classifier(checkpoint, model=model, class_names=read_class_names(class_names))
-    paths = image_files(_given(images, sys.stdin))
+    names = read_class_names(class_names)
+    classifier = open_classifier(checkpoint, model=model, weights=weights, class_names=names)
+    print_taken(classifier.taken, sys.stderr)
+    skipped: Counter[str] = Counter()
+    paths = image_files(_given(images, sys.stdin), skipped)
     broken: list[BrokenImage] = []
-    for result in predict(classifier, paths, top=top, batch_size=batch_size):
+    read = 0
+    for result in predict(classifier, paths, top=top, batch_size=batch_size, max_megapixels=max_megapixels):
         if isinstance(result, Prediction):
-            print(json.dumps(result.to_json(), ensure_ascii=False) if as_json else _as_text(result), flush=True)
+            _print(_as_json(result) if as_json else _as_text(result))
+            read += 1
         else:
             broken.append(result)
+    if read:
+        skipped["unreadable"] = len(broken)
+        origin = str(class_names or checkpoint) if classifier.described.usage.class_names else ""
+        print(_summary(read, +skipped, origin, classifier.described.usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
 
 
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains when it ends
+        sys.exit(CLOSED_PIPE)
+
+
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
-    """Yield the paths, with "-" replaced by the paths in `listed`, one per line."""
+    """Yield the paths, with "-" replaced by those in `listed`, one per line or, as from `find -print0`, per zero."""
     for image in images:
-        if image == STANDARD_INPUT:
-            yield from (Path(line.strip()) for line in listed if line.strip())
-        else:
-            yield Path(image)
+        if image != STANDARD_INPUT:
+            yield path(image)
+            continue
+        if isinstance(listed, io.TextIOWrapper):
+            listed.reconfigure(errors="surrogateescape")  # names of files are any bytes
+        for line in listed:
+            yield from (path(name) for name in line.strip("\r\n\ufeff").split("\0") if name.strip())
+
+
+def _summary(read: int, skipped: Counter[str], names: str, preparation: ImagePreparation) -> str:
+    """Return one line: images, what was skipped, origin of the class names, preprocessing."""
+    images = f"{read:,} image{'s' if read > 1 else ''}"
+    missed = f", {skipped.total():,} skipped ({counts(skipped)})" if skipped else ""
+    classes = f"class names from {names}" if names else "no class names (give --class-names FILE)"
+    crop = "centre crop" if preparation.resize == "centre" else "whole image"
+    return f"{images}{missed}; {classes}; {preparation.size} px, {crop}, {preparation.interpolation}"
+
+
+def _as_json(prediction: Prediction) -> str:
+    # Bytes of a name that are not UTF-8 become escapes that JSON has, too; other encodings lack more than those.
+    return json.dumps(prediction.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
 
 
 def _as_text(prediction: Prediction) -> str:

@@ -2,19 +2,35 @@
 
 from pathlib import Path
 
+from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.data.sources.write_array_record import VERSION, write_array_record
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing
 
 
-def prepare(source: str, directory: Path, output: Path, *, name: str | None, shard_mib: int, overwrite: bool) -> None:
+def prepare(
+    source: str,
+    directory: Path,
+    output: Path,
+    *,
+    name: str | None,
+    shard_mib: int,
+    held_out_fraction: float,
+    overwrite: bool,
+) -> None:
     """Write both splits of a source as an array_record data set; nothing is written unless all of it succeeds."""
+    if not 0 <= held_out_fraction < 1:
+        raise UserError(f"--held-out-fraction {held_out_fraction}: must be at least 0 and below 1")
     if shard_mib < 1:
         raise UserError(f"--shard-mib {shard_mib}: must be at least 1")
     name = name or source
     refuse_existing(output / name / VERSION, overwrite)  # checked first, because reading takes minutes
-    splits = {"train": open_directory(source, directory, "train"), "val": open_directory(source, directory, "val")}
+    names: tuple[Split, ...] = ("train", "val")
+    splits = {split: open_directory(source, directory, split, held_out_fraction) for split in names}
+    for split, images in splits.items():
+        for remark in images.remarks:
+            print(f"{split}: {remark}")
     made = write_array_record(splits, output, name=name, shard_bytes=shard_mib << 20, overwrite=overwrite)
     sizes = ", ".join(f"{len(images)} {split}" for split, images in splits.items())
     print(f"{made}: {sizes} images of {len(splits['train'].class_names)} classes")

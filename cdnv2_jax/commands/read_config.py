@@ -1,5 +1,7 @@
 """Read the settings of an experiment from a config file and the command line; `config.task` selects its kind."""
 
+import json
+import os
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,11 @@ CONFIGS: Mapping[str, type[RunConfig]] = {
     "detection": DetectionConfig,
 }
 FLAG = "--config."
+CONFIG_FILE, COMMAND_LINE = "config file", "command line"
+"""Where a value comes from."""
+
+PATHS = (("data", "directory"), ("model", "checkpoint"))
+"""Fields that are paths on this machine."""
 
 
 def check_config(values: Any) -> RunConfig:
@@ -45,7 +52,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
     """Read a config file, apply the overrides of the command line, and check every field.
 
     Args:
-      spec: path of a Python file with `get_config`, optionally followed by `:variant`.
+      spec: path of a Python file with `get_config`, optionally followed by `:variant`; or of the config.json that a run
+        wrote.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
@@ -56,6 +64,7 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
 
 def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
     """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
+    spec = os.path.expanduser(spec)
     path = Path(spec.split(":", 1)[0])
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
@@ -63,13 +72,15 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         raise UserError(f"--config {path}: no such file{hint}")
     try:
         values = _load(spec)
-        origins = dict.fromkeys(flat_fields(values), "config file")
+        origins = dict.fromkeys(flat_fields(values), CONFIG_FILE)
         for argument in overrides:
             name, given, text = argument.removeprefix(FLAG).partition("=")
             if not given:
                 raise UserError(f"{argument} gives no value: write {argument}=VALUE")
             _replace(values, name.split("."), Text(text))
+            origins[name] = COMMAND_LINE
             origins[name] = "command line"
+        _expand_home(values)
         return check_config(values), origins
     except UserError as error:
         raise UserError(f"{spec}: {error}") from error
@@ -78,8 +89,15 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
 
 
 def _load(spec: str) -> dict[str, Any]:
-    """Call the file's `get_config` and return its result as nested dicts."""
+    """Call the file's `get_config` and return its result as nested dicts; a JSON file holds them already."""
     path, *variant = spec.split(":", 1)
+    if path.endswith(".json"):
+        if variant:
+            raise UserError(f"{path} is the config of a run and has no variant {variant[0]!r}")
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not the config of a run: it must hold a JSON object")
+        return values
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")
@@ -87,6 +105,14 @@ def _load(spec: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"get_config must return a ConfigDict or a dict, got {values!r}")
     return values
+
+
+def _expand_home(values: dict[str, Any]) -> None:
+    """Replace a leading ~ of the paths in a config by the home directory."""
+    for part, name in PATHS:
+        fields = values.get(part)
+        if isinstance(fields, dict) and isinstance(fields.get(name), str):
+            fields[name] = os.path.expanduser(fields[name])
 
 
 def _plain(values: Any) -> Any:

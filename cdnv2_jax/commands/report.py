@@ -11,6 +11,7 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
+from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.commands.read_config import check_config
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.annotations import DetectionSource
@@ -54,7 +55,7 @@ from cdnv2_jax.training.workdir import (
 )
 from cdnv2_jax.weights.checkpoint import is_checkpoint
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
-from cdnv2_jax.weights.torch_file import Weights
+from cdnv2_jax.weights.state_dicts import Weights
 
 Picture = Callable[[int], np.ndarray | None]
 
@@ -195,6 +196,7 @@ def report_network(
         size = model_entry(network.name).image_size
     else:
         network, size = opened.network, opened.usage.preparation.size
+        print_taken(opened.taken)
     cost = count_flops(network, size)
     sections = [
         figures_section(
@@ -217,13 +219,18 @@ def read_network(path: Path) -> Network:
     return opened.detector.backbone if isinstance(opened, OpenedDetector) else opened.network
 
 
-def classifier_published(network: Network, data: DataConfig, error: float | None) -> list[Section]:
+def classifier_published(
+    network: Network, data: DataConfig, class_names: Sequence[str], error: float | None
+) -> list[Section]:
     """Return the section that compares a classifier with published networks; empty without published figures.
 
     Args:
+      network: the classifier.
+      data: settings of its images.
+      class_names: names of their classes.
       error: the network's top-1 error in per cent; None if not measured.
     """
-    data_set = published_data_set(data.source, network.architecture.num_classes)
+    data_set = published_data_set(data.source, class_names)
     return [] if data_set is None else [_published(data_set, count_flops(network, data.image_size), error)]
 
 
@@ -333,10 +340,10 @@ def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]
     """Return the sections that only classifiers have: published networks and mistakes."""
     accuracy, file = run.own_figure("accuracy"), run.workdir / PREDICTIONS_FILE
     error = None if accuracy is None else 100 * (1 - accuracy)
-    sections = [] if run.network is None else classifier_published(run.network, config.data, error)
+    examples = classifier_examples(config)
+    sections = [] if run.network is None else classifier_published(run.network, config.data, examples.names, error)
     if file.is_file():
         predictions = read_predictions(file, config.model.num_classes)
-        examples = classifier_examples(config)
         if examples.count is not None and predictions.images.max(initial=-1) >= examples.count:
             raise UserError(f"{file} refers to images beyond the {examples.count} of the data")
         sections.append(mistakes_section(predictions, examples.names, examples.picture, examples.notes))

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
-from cdnv2_jax.commands.read_config import make_experiment, read_config
+from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.training.experiment import Experiment
@@ -20,20 +21,23 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
     """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
-    config, path = read_config(spec, overrides), workdir.path
+    config, origins = read_with_origins(spec, overrides)
+    config, lines = config_to_train(config, origins)
+    path = workdir.path
     devices = Devices.all()
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
     console = Console(quiet=not is_first_process(), soft_wrap=True)
+    data = experiment.data_facts()
     if is_first_process():
-        workdir.claim(config)
+        workdir.claim(config, data)
     devices.wait_for_all("work directory")
     if not (path / CONFIG_FILE).is_file():
         raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
-    for split, images in (("train", experiment.train_images), ("val", experiment.held_out)):
-        for remark in images.remarks:
-            console.print(f"{split}: {remark}", markup=False, highlight=False)
+    workdir.refuse_other_data(data)  # another process may have other files
     console.print(f"{_description_of(experiment)} → {path}")
+    for line in (*experiment.data_lines(), *lines, *experiment.remarks):
+        console.print(line, markup=False, highlight=False)
     training = Training(experiment, path, console, Profile(path, *profile))
     try:
         state = training.run()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.augment import Augmentation, erase, training_image
-from cdnv2_jax.data.decode import BrokenImage
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation, normalise
 from cdnv2_jax.data.source import Picture, Sample, Source
 from cdnv2_jax.errors import UserError
@@ -83,10 +83,12 @@ class RowMaker(abc.ABC):
     Attributes:
       source: source of the samples.
       share: the shard of each batch that this host reads.
+      max_megapixels: limit of the images' size, in million pixels; larger ones count as unreadable.
     """
 
     source: Source[Picture]
     share: Share
+    max_megapixels: float = dataclasses.field(default=MAX_MEGAPIXELS, kw_only=True)
 
     @abc.abstractmethod
     def sample_index(self, row: int) -> int:
@@ -142,7 +144,8 @@ class TrainingRow(RowMaker):
 
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
-        image, rectangle = training_image(sample.pixels(self.upright), sample.name, random, self.augmentation)
+        pixels = sample.pixels(self.upright, max_megapixels=self.max_megapixels)
+        image, rectangle = training_image(pixels, sample.name, random, self.augmentation)
         made: dict[str, Any] = {"label": np.int32(sample.label)}
         if self.normalise_with is not None:
             return made | {"image": erase(normalise(image, *self.normalise_with), rectangle, random)}
@@ -176,7 +179,7 @@ class EvaluationRow(RowMaker):
             return self._padding(NOT_BROKEN)
         sample = self.source[index]
         try:
-            image = self.preparation.resized(sample.pixels(self.upright))
+            image = self.preparation.resized(sample.pixels(self.upright, max_megapixels=self.max_megapixels))
         except BrokenImage:
             return self._padding(index)
         real = {"label": np.int32(sample.label), "real": np.bool_(True), "broken": np.int64(NOT_BROKEN)}
@@ -223,8 +226,8 @@ class BrokenImages:
       found: names of the unreadable images so far, by their index in the source.
     """
 
-    def __init__(self, source: Source[Picture], limit: int):
-        self._source, self._limit = source, limit
+    def __init__(self, source: Source[Picture], limit: int, max_megapixels: float = MAX_MEGAPIXELS):
+        self._source, self._limit, self._max_megapixels = source, limit, max_megapixels
         self.found: dict[int, str] = {}
         self._told = 0
 
@@ -246,7 +249,7 @@ class BrokenImages:
 
     def _give_up(self, picture: Picture) -> None:
         try:
-            picture.pixels()
+            picture.pixels(max_megapixels=self._max_megapixels)
             reason = f"{picture.name} cannot be read as an image"
         except BrokenImage as error:
             reason = str(error)

@@ -10,9 +10,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cdnv2_jax.errors import UserError, one_line
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+"""How the names of image files end, in lower or upper case."""
+
+MAX_MEGAPIXELS = 89
+"""Larger images are refused unless the caller allows them, as Pillow recommends: a small file may declare gigabytes."""
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 """Ends the compressed data of a JPEG scan: 0xFF, except stuffed bytes and restart markers (ITU-T T.81, B.1.1)."""
@@ -34,6 +40,10 @@ TURNS: dict[Any, tuple[bool, bool, bool]] = {
 LATE_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 """What a PNG file contains if it states an orientation, perhaps only after its pixels."""
 
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+WHITE_IS_ZERO = 0
+"""Tags of TIFF files, and a value of the second."""
+
 _WARNING_FILTERS = threading.Lock()
 
 cv2.setNumThreads(0)  # many processes run in parallel, and threads within each would only compete
@@ -42,19 +52,19 @@ cv2.setNumThreads(0)  # many processes run in parallel, and threads within each 
 class BrokenImage(UserError):
     """An image that cannot be read: corrupt, truncated, empty, too large, or not an image."""
 
-    def __init__(self, name: str, why: str):
-        super().__init__(f"{name} cannot be read as an image ({why}): fix or remove it")
-        self._arguments = (name, why)
+    def __init__(self, name: str, why: str, advice: str = "fix or remove it"):
+        super().__init__(f"{name} cannot be read as an image ({why}): {advice}")
+        self._arguments = (name, why, advice)
 
     def __reduce__(self):
         return BrokenImage, self._arguments  # worker processes pickle it
 
 
-def decode(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarray:
+def decode(encoded: bytes, name: str, *, upright: bool = True, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
     """Decode an image to RGB, uint8 [h, w, 3], bit for bit as Pillow's `Image.open(…).convert("RGB")`. Thread-safe.
 
-    As in the official code, transparency is dropped. Images of 16 bits per channel keep the upper 8, greyscale ones
-    too, which some versions of Pillow would clip.
+    As in the official code, transparency is dropped. Images of 12 or 16 bits per channel keep the upper 8, greyscale
+    ones too, which Pillow would clip. Of animations and documents of several pages the first is decoded.
 
     Ordinary JPEG files are decoded by OpenCV to the same pixels, at least a fifth faster. OpenCV silently fills missing
     parts of a damaged file with grey, so it is only given complete files of one scan. Anything else (progressive files,
@@ -65,24 +75,24 @@ def decode(encoded: bytes, name: str, *, upright: bool = True) -> np.ndarray:
       name: its name in messages.
       upright: turn the image as its EXIF orientation says, as Pillow's `exif_transpose` and every viewer do; damaged
         EXIF data say nothing. False leaves it as stored, except TIFF files, which Pillow always turns.
+      max_megapixels: limit of the size, in million pixels; Pillow's own is raised to it, for the whole process.
 
     Raises:
       BrokenImage: the image cannot be decoded; the message contains `name`.
     """
+    image = _open(encoded, name, max_megapixels)
     try:
-        image = _open(encoded)
         pixels = _stored_pixels(image, encoded)
         return _turned(pixels, *_turns(image, encoded)) if upright else pixels
     except Exception as error:  # Pillow raises many types for damaged files: struct.error, IndexError, …
         raise BrokenImage(name, one_line(error)) from error
 
 
-def encoded_size(encoded: bytes, name: str, *, upright: bool = True) -> tuple[int, int]:
+def encoded_size(
+    encoded: bytes, name: str, *, upright: bool = True, max_megapixels: float = MAX_MEGAPIXELS
+) -> tuple[int, int]:
     """Return the (height, width) that `decode` would, from an image file's header alone; raise BrokenImage likewise."""
-    try:
-        image = _open(encoded)
-    except Exception as error:
-        raise BrokenImage(name, one_line(error)) from error
+    image = _open(encoded, name, max_megapixels)
     height, width = image.height, image.width
     transposed, _, _ = _turns(image, encoded) if upright else AS_STORED
     return (width, height) if transposed else (height, width)
@@ -93,8 +103,8 @@ def _stored_pixels(image: Image.Image, encoded: bytes) -> np.ndarray:
         pixels = _decode_jpeg(encoded)
         if pixels is not None and pixels.shape[:2] == (image.height, image.width):
             return pixels
-    if image.mode.startswith("I"):
-        return _upper_bits(np.asarray(image))
+    if image.mode.startswith(("I", "F")):
+        return _upper_bits(image)
     image.info.pop("transparency", None)  # of palette colours; Pillow would warn that it is lost
     return np.array(image.convert("RGB"))
 
@@ -134,11 +144,34 @@ def _is_one_complete_scan(encoded: bytes) -> bool:
     return marker is not None and marker.start() == len(encoded) - len(END_OF_IMAGE)
 
 
-def _open(encoded: bytes) -> Image.Image:
-    """Read the header only; refuse decompression bombs, for which Pillow only warns up to a size."""
-    with _warnings_ignored():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(encoded))
+def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
+    """Read the header only; refuse what is too large, or no image."""
+    most = round(1e6 * max_megapixels)
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most
+    advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
+    too_large = BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
+    try:
+        with _warnings_ignored():
+            image = Image.open(io.BytesIO(encoded))
+    except Image.DecompressionBombError as error:
+        raise too_large from error
+    except Exception as error:
+        raise BrokenImage(name, _unknown(encoded, error)) from error
+    if image.width * image.height > most:
+        raise too_large
+    if image.format == "EPS":
+        raise BrokenImage(name, "it is an EPS file, a program to run")  # by Ghostscript, if that is installed
+    return image
+
+
+def _unknown(encoded: bytes, error: Exception) -> str:
+    """Say what a file is that Pillow cannot open."""
+    if not encoded:
+        return "it is empty"
+    if encoded[4:8] == b"ftyp":
+        return "it is a HEIC image or a video, which are not supported"
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error)
 
 
 @contextlib.contextmanager
@@ -148,7 +181,12 @@ def _warnings_ignored() -> Iterator[None]:
         yield
 
 
-def _upper_bits(levels: np.ndarray) -> np.ndarray:
-    """Convert 16-bit greyscale [h, w] to uint8 [h, w, 3]."""
-    grey = (np.clip(levels, 0, 65535) >> 8).astype(np.uint8)
+def _upper_bits(image: Image.Image) -> np.ndarray:
+    """Convert greyscale of 12 or 16 bits to uint8 [h, w, 3]; ValueError if it is unknown which level is white."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF files
+    (bits, *_), is_inverted = tags.get(BITS_PER_SAMPLE, (16,)), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    is_deeper = image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
+    if is_deeper or is_inverted:
+        raise ValueError("its levels have no known scale: save it with 8 or 16 bits")
+    grey = (np.clip(np.asarray(image), 0, 65535) >> (bits - 8)).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)

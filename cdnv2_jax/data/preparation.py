@@ -20,7 +20,12 @@ CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 """Mean and standard deviation of each channel of the training images, for pixels in [0, 1]."""
 
 RESIZE_RATIO = 256 / 224
-"""The shorter side before the centre crop, relative to the crop."""
+"""The usual shorter side before the centre crop, relative to the crop."""
+LARGEST_SIDE = 4096
+"""Largest side of a prepared or a resized image, in pixels."""
+
+MOST_PIXELS = 2**24
+"""Larger intermediate images are avoided; only images hundreds of times longer than wide have them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +36,12 @@ class ImagePreparation:
 
     Attributes:
       size: side of the prepared image, in pixels.
-      resize: "centre" (shorter side to size · 256 / 224, then the centre crop), or "whole" (the image to size × size;
-        an image of that size is unchanged).
+      resize: "centre" (shorter side to `shorter_side`, then the centre crop), or "whole" (the image to size × size; an
+        image of that size is unchanged).
       interpolation: interpolation for resizing, antialiased as in Pillow.
       mean: mean of each channel, for pixels in [0, 1].
       std: standard deviation of each channel, for pixels in [0, 1].
+      shorter_side: for "centre", in pixels; 0 for size · 256 / 224, rounded.
     """
 
     size: int
@@ -43,13 +49,26 @@ class ImagePreparation:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    shorter_side: int = 0
 
     def __post_init__(self):
-        if not (isinstance(self.size, int) and 0 < self.size <= 4096):
+        if not (isinstance(self.size, int) and 0 < self.size <= LARGEST_SIDE):
             raise ValueError(f"invalid size {self.size}")
+        if self.shorter_side and not (isinstance(self.shorter_side, int) and self._crops_inside()):
+            raise ValueError(
+                f"invalid shorter_side {self.shorter_side}: must be 0, or from {self.size} to {LARGEST_SIDE} with "
+                f"a centre crop"
+            )
         if self.resize not in ("centre", "whole") or self.interpolation not in PILLOW:
             raise ValueError(f"invalid resize {self.resize!r} or interpolation {self.interpolation!r}")
         check_statistics(self)
+
+    def _crops_inside(self) -> bool:
+        return self.resize == "centre" and self.size <= self.shorter_side <= LARGEST_SIDE
+
+    def at_size(self, size: int) -> "ImagePreparation":
+        """Return a copy for another side, its shorter side in proportion; ValueError if the side is not allowed."""
+        return dataclasses.replace(self, size=size, shorter_side=round(self.shorter_side * size / self.size))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Resize and normalise an image: uint8 [h, w, 3] → float32 [size, size, 3]."""
@@ -58,10 +77,11 @@ class ImagePreparation:
     def resized(self, image: np.ndarray) -> np.ndarray:
         """Resize an image: uint8 [h, w, 3] → uint8 [size, size, 3], not normalised."""
         if self.resize == "centre":
-            return _resize_and_crop(image, self.size, self.interpolation)
+            shorter = self.shorter_side or round(self.size * RESIZE_RATIO)
+            return _resize_and_crop(image, shorter, self.size, self.interpolation)
         if image.shape[:2] == (self.size, self.size):
             return image
-        return np.array(Image.fromarray(image).resize((self.size, self.size), PILLOW[self.interpolation]))
+        return resize_whole(image, self.size, self.interpolation)
 
 
 def check_statistics(preparation: object) -> None:
@@ -73,22 +93,53 @@ def check_statistics(preparation: object) -> None:
         object.__setattr__(preparation, name, values)
 
 
-def _resize_and_crop(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
-    """Resize the shorter side to size · 256 / 224 as Pillow does and crop the centre: uint8 [size, size, 3].
+def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: Interpolation) -> np.ndarray:
+    """Resize the shorter side as Pillow does and crop the centre: uint8 [size, size, 3].
 
     Rounding follows torchvision: the longer side is truncated to whole pixels, the crop's corner rounded half to even.
 
     Args:
       image: uint8 [h, w, 3].
+      shorter: length of the shorter side after resizing, in pixels, at least `size`.
       size: side of the crop, in pixels.
       interpolation: interpolation for resizing.
     """
     height, width = image.shape[:2]
-    shorter = round(size * RESIZE_RATIO)
     scaled = (shorter, int(shorter * height / width)) if width <= height else (int(shorter * width / height), shorter)
-    resized = Image.fromarray(image).resize(scaled, PILLOW[interpolation])
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    if scaled[0] * scaled[1] > MOST_PIXELS:
+        return _crop_of_resized(image, scaled, (left, top), size, interpolation)
+    resized = Image.fromarray(image).resize(scaled, PILLOW[interpolation])
     return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def _crop_of_resized(
+    image: np.ndarray, scaled: tuple[int, int], corner: tuple[int, int], size: int, interpolation: Interpolation
+) -> np.ndarray:
+    """Resize only what the crop shows.
+
+    The result is within a level of resizing the whole image first, or more where the filter overshoots black or white,
+    because Pillow clips after each axis and chooses which comes first.
+    """
+    box: list[float] = []
+    for side, longer, first in zip(image.shape[1::-1], scaled, corner, strict=True):
+        scale = side / longer
+        reach = 2 * max(scale, 1) + 1  # of a bicubic filter
+        start = max(int(first * scale - reach), 0)
+        image = image[:, start : int((first + size) * scale + reach) + 1].swapaxes(0, 1)
+        box += [first * scale - start, (first + size) * scale - start]
+    left, right, top, bottom = box
+    part = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(part.resize((size, size), PILLOW[interpolation], (left, top, right, bottom)))
+
+
+def resize_whole(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
+    """Resize an image as Pillow does: uint8 [h, w, 3] → uint8 [size, size, 3]."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    if height * size > MOST_PIXELS:  # older Pillows would start by making all rows `size` wide
+        picture = picture.resize((width, size), PILLOW[interpolation])
+    return np.array(picture.resize((size, size), PILLOW[interpolation]))
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

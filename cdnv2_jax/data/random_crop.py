@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from cdnv2_jax.data.preparation import PILLOW, Interpolation
+from cdnv2_jax.data.preparation import Interpolation, resize_whole
 
 MOST_SHRUNK = 3.0
 """Largest scale that is filtered directly; larger scales would need long filters."""
@@ -31,7 +30,7 @@ def resize(image: np.ndarray, size: int, resample: Interpolation) -> np.ndarray:
         image = _halved(image)
     height, width = image.shape[:2]
     if max(height, width) > MOST_SHRUNK * size:  # long and narrow
-        return np.array(Image.fromarray(image).resize((size, size), PILLOW[resample]))
+        return resize_whole(image, size, resample)
     along_x, along_y = _filter_for(width / size, resample), _filter_for(height / size, resample)
     if len(along_x) > 1 or len(along_y) > 1:
         image = cv2.sepFilter2D(image, -1, along_x, along_y, borderType=cv2.BORDER_REPLICATE)

@@ -7,7 +7,8 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from cdnv2_jax.data.decode import decode
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS, decode
+from cdnv2_jax.data.fingerprint import fingerprint
 
 Split = Literal["train", "val"]
 
@@ -23,13 +24,16 @@ class Picture:
     image: bytes | np.ndarray
     name: str
 
-    def pixels(self, upright: bool = True) -> np.ndarray:
+    def pixels(self, upright: bool = True, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
         """Return uint8 [h, w, 3], not to be written to; raise BrokenImage if the image cannot be decoded.
 
         Args:
           upright: turn an encoded image as its EXIF orientation says; see `decode`.
+          max_megapixels: limit of an encoded image's size, in million pixels.
         """
-        return decode(self.image, self.name, upright=upright) if isinstance(self.image, bytes) else self.image
+        if not isinstance(self.image, bytes):
+            return self.image
+        return decode(self.image, self.name, upright=upright, max_megapixels=max_megapixels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,3 +97,7 @@ class PixelSource(Source[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self.images[index], int(self.labels[index]), f"{self.kind} {index}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of all pixels, labels and class names."""
+        return fingerprint(self.class_names, self.labels, self.images)

@@ -45,7 +45,7 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
 from cdnv2_jax.weights.checkpoint import save_detector
-from cdnv2_jax.weights.open import network_from
+from cdnv2_jax.weights.starting_point import network_from
 
 
 class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDetector, DetectionEvaluation]):
@@ -84,12 +84,16 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
             self.config.seed,
             data.preparation,
             flips=data.flip,
+            max_megapixels=data.max_megapixels,
             keep_empty=data.empty_images == "keep",
         )
         return row, row.steps_per_epoch
 
     def evaluation_row(self) -> tuple[DetectionEvaluationRow, int]:
-        row = DetectionEvaluationRow(self.held_out, self.shard(self.eval_batch_size), self.config.data.preparation)
+        data = self.config.data
+        row = DetectionEvaluationRow(
+            self.held_out, self.shard(self.eval_batch_size), data.preparation, max_megapixels=data.max_megapixels
+        )
         return row, row.batches
 
     def build_model(self) -> PyramidDetector:
@@ -177,12 +181,12 @@ def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
         backbone = network_from(
             Path(model.checkpoint),
             name=model.backbone,
-            num_classes=None,
+            class_names=None,
             overrides=model.overrides,
             dtype=dtype,
             seed=seed,
             fields=("config.model.checkpoint", "config.model.backbone"),
-        )
+        ).network
     else:
         # The classifier is not used; a single class makes it as small as possible.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)

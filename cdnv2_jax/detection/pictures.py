@@ -16,6 +16,7 @@ LEAST_SCORE = 0.3
 
 PICTURES = 9
 SMALL = 320  # pixels of width; smaller images are enlarged, so that names are legible
+LONGEST_SIDE = 8192  # pixels; longer images are not drawn, because all have the room of the largest
 
 
 def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[str, Any]]) -> None:
@@ -25,18 +26,23 @@ def write_examples(path: Path, source: DetectionSource, results: Sequence[dict[s
 
 
 def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """Draw detections over the ground truth, in white, on the first `PICTURES` readable images: uint8 [h, w, 3] each.
+    """Draw detections over the ground truth, in white, on the first `PICTURES` readable images.
+
+    Images longer than `LONGEST_SIDE` are left out.
 
     Args:
       source: the images.
       results: detections on them, in COCO's results format.
+
+    Returns:
+      uint8 [h, w, 3] each.
     """
     found = defaultdict(list)
     for result in results:
         if result["score"] >= LEAST_SCORE:
             found[result["image_id"]].append(result)
     pictures = []
-    for index in range(len(source)):
+    for index in np.flatnonzero(np.max(source.sizes, axis=1, initial=0) <= LONGEST_SIDE).tolist():
         try:
             pictures.append(_picture(source, index, found))
         except BrokenImage:
@@ -60,5 +66,5 @@ def _picture(source: DetectionSource, index: int, found: dict[int, list[dict[str
         np.array([result["score"] for result in results]),
         source.class_names,
         truth=(sample.boxes, sample.labels),
-        enlarge=max(1, -(-SMALL // pixels.shape[1])),
+        enlarge=min(-(-SMALL // pixels.shape[1]), LONGEST_SIDE // max(pixels.shape[:2])),
     )

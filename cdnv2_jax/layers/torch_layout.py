@@ -103,7 +103,9 @@ def input_index(shape: tuple[int, ...], channels: int) -> Layout:
     """Return the layout of channel indices in [0, `channels`): int32 of any shape ↔ flat int64."""
 
     def from_torch(tensor: Array) -> Array:
-        if not np.issubdtype(tensor.dtype, np.integer):
+        # float32 and float64 hold every channel number exactly; float16 and bfloat16 do not.
+        exact = np.issubdtype(tensor.dtype, np.integer) or tensor.dtype in (np.float32, np.float64)
+        if not exact or (tensor != np.round(tensor)).any():
             raise ValueError(f"channel numbers must be integers, got {tensor.dtype}")
         if tensor.size and not (tensor.min() >= 0 and tensor.max() < channels):
             raise ValueError(f"channel numbers must be in [0, {channels}), got {tensor.min()} to {tensor.max()}")
@@ -219,6 +221,30 @@ def in_sequence(convs: Iterable[ConvNorm], start: int = 0) -> NamedSlots:
 
 
 @dataclasses.dataclass(frozen=True)
+class MaskSlot(Slot):
+    """A mask, which can be recovered where a file lacks it but its kernel is zero wherever there is no connection.
+
+    Attributes:
+      conv: the learned convolution.
+    """
+
+    conv: MaskedConv
+
+    def recovered(self, kernel: np.ndarray) -> np.ndarray | None:
+        """Return the mask in PyTorch's layout that a kernel [out, in, 1, 1] with whole connections of zeros implies.
+
+        None unless every group lost the same number of connections, that of one or more stages.
+        """
+        choices, groups = self.conv.mask.shape[1], self.conv.groups
+        matrix = kernel[:, :, 0, 0] if isinstance(self.conv, LearnedGroupConv) else kernel[:, :, 0, 0].T
+        pattern = (matrix.reshape(-1, groups, choices) != 0).any(0)
+        lost = choices - pattern.sum(1)
+        if lost[0] == 0 or (lost != lost[0]).any() or lost[0] % self.conv.kept or lost[0] == choices:
+            return None
+        return self.layout.to_torch(pattern)
+
+
+@dataclasses.dataclass(frozen=True)
 class Bookkeeping(Slot):
     """`_stage` or `_count`, which the official code stores next to the mask; here they are computed from the mask.
 
@@ -248,7 +274,7 @@ def learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> Na
         inputs, outputs = shape
         yield "_count", Bookkeeping(conv.mask, scalar, conv, per_stage=conv.kept)
         yield "_stage", Bookkeeping(conv.mask, scalar, conv, per_stage=1)
-        yield "_mask", Slot(conv.mask, mask_layout(conv.groups, inputs, outputs))
+        yield "_mask", MaskSlot(conv.mask, mask_layout(conv.groups, inputs, outputs), conv)
         kernel_layout = pointwise_kernel(shape)
     elif isinstance(conv, CondensedGroupConv):
         yield "index", Slot(conv.index, input_index(conv.index.shape, conv.in_channels))

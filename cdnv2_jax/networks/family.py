@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -220,10 +221,30 @@ def blank_network(
     param_dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Return a network in evaluation mode whose variables have shapes but no values yet."""
+    return nnx.merge(*_blank(architecture, form, name, dtype, param_dtype))
+
+
+@functools.lru_cache(maxsize=8)  # tracing takes up to a second, and a run saves the same network many times
+def _blank(
+    architecture: Architecture, form: Form | None, name: str, dtype: DTypeLike | None, param_dtype: DTypeLike
+) -> tuple[nnx.GraphDef, nnx.State]:
     types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     model = nnx.eval_shape(lambda: build_network(architecture, form, name=name, rngs=OneKey(0), **types))
     model.eval()
-    return model
+    return nnx.split(model)
+
+
+def replace_head(network: Network, num_classes: int, *, seed: int) -> None:
+    """Replace the classifier, in place, by a randomly initialised one; UserError if it is halved."""
+    if network.form.halved_classifier:
+        raise UserError(
+            f"this {network.name} has a halved classifier, which cannot be replaced: use the masked network, or its "
+            f"own {network.architecture.num_classes} classes"
+        )
+    architecture = network.architecture.override({"num_classes": num_classes})
+    types: dict[str, Any] = {"dtype": network.dtype, "param_dtype": network.param_dtype}
+    # The classifier of a whole network of that seed, so that a seed gives one classifier however it is asked for.
+    network.classifier = build_network(architecture, name=network.name, rngs=nnx.Rngs(seed), **types).classifier
 
 
 def count_flops(model: Network, image_size: int | tuple[int, int]) -> Cost:

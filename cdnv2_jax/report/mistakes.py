@@ -96,7 +96,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
 
 def short_name(name: str) -> str:
     """Shorten a class name to one line that fits an axis."""
-    line = " ".join(name.split())
+    line = " ".join(name.split()).encode(errors="replace").decode()  # Matplotlib cannot draw lone surrogates
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 
@@ -108,7 +108,8 @@ def write_per_class(file: Path, names: Sequence[str], figures: Sequence[tuple[in
       names: class names, by label.
       figures: (images, top-1, top-5) of each class, as `Evaluation.per_class` gives them.
     """
-    with file.open("w", newline="", encoding="utf-8") as table:
+    # Names of folders may hold bytes that are not UTF-8.
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
         writer = csv.writer(table)
         writer.writerow(["class", "images", "top1", "top5"])
         for name, (images, top1, top5) in zip(names, figures, strict=True):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from cdnv2_jax.data.class_names import imagenet_classes, labels_in_network
 from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.report.page import INK, Section, Table, drawing
@@ -88,15 +89,18 @@ NAMES = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
 
 
-def published_data_set(source: str, num_classes: int) -> str | None:
+def published_data_set(source: str, class_names: Sequence[str]) -> str | None:
     """Return the data set in `NAMES` whose published metrics are comparable with those on a source, or None.
 
-    Any image folder with 1,000 classes may be ImageNet.
+    ImageNet is known by its classes: WordNet ids, their words, or nothing but the numbers of 1,000 folders.
     """
     if source in ("digits", "synthetic"):
         return None
-    data_set = source if source in ("cifar10", "cifar100") else "imagenet"
-    return data_set if CLASSES[data_set] == num_classes else None
+    if source in ("cifar10", "cifar100"):
+        return source if len(class_names) == CLASSES[source] else None
+    classes = imagenet_classes()
+    found = labels_in_network(class_names, list(classes.values()), len(classes))
+    return "imagenet" if len(found) == len(set(found) - {None}) == len(classes) else None
 
 
 def data_set_of_published(name: str, architecture: Architecture) -> str | None:

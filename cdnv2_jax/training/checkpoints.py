@@ -122,21 +122,28 @@ def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
 
 
 class BestNetwork:
-    """The network with the best held-out score of a run so far, as a checkpoint that every command opens."""
+    """The fully pruned network with the best held-out score of a run so far, as a checkpoint for every command."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def offer(self, save: Callable[[Path, dict[str, Any]], None], *, step: int, name: str, score: float) -> None:
-        """Save a network if it is better than the one kept. A resumed run that repeats a step replaces its own network.
+    def offer(
+        self, save: Callable[[Path, dict[str, Any]], None], *, step: int, stage: int, name: str, score: float
+    ) -> bool:
+        """Save a network if it is better than the one kept; return whether it was.
+
+        A resumed run that repeats a step replaces its own network, and any network replaces one of an earlier stage.
 
         Args:
           save: called with a path and metadata.
           step: updates done.
+          stage: condensation stages passed.
           name, score: the deciding metric and its value.
         """
         if not is_first_process():
-            return
+            return False
         kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
-        if kept is None or kept["step"] >= step or score > kept[name]:
-            save(self.path, {"step": step, name: score})
+        better = kept is None or kept["step"] >= step or kept.get("stage", 0) < stage or score > kept[name]
+        if better:
+            save(self.path, {"step": step, "stage": stage, name: score})
+        return better

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.schema import Field, check, fields_of, setting, settings
 
@@ -22,6 +23,9 @@ class SourceConfig:
     std: tuple[float, float, float] = setting("std of each channel, likewise", default=(0.5, 0.5, 0.5), least=1e-6)
     workers: int = setting(
         "worker processes per host that read and augment; 0 for threads of the training process", default=0, least=0
+    )
+    max_megapixels: int = setting(
+        "limit of an image's size, in million pixels; larger ones count as unreadable", default=MAX_MEGAPIXELS, least=1
     )
     max_broken_images: int = setting(
         "unreadable images that may be replaced by others before the run stops", default=0, least=0

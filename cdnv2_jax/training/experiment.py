@@ -68,6 +68,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
       devices: devices that batches are sharded over.
       normalisation: normalisation of images, computed on the devices.
       held_out: the held-out images.
+      remarks: what the user should know about this use of data and network, one line each.
       broken: held-out images that turned out to be unreadable; they are skipped.
       train_images: the images to train on.
       row: makes this process's rows of training batches.
@@ -98,8 +99,9 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     def __init__(self, config: ConfigT, devices: Devices):
         self.config, self.devices = config, devices
         self.normalisation = Normalisation(config.data.mean, config.data.std)
+        self.remarks: list[str] = []
         self.held_out = self.open_source("val")
-        self.broken = BrokenImages(self.held_out, config.data.max_broken_images)
+        self.broken = BrokenImages(self.held_out, config.data.max_broken_images, config.data.max_megapixels)
 
     def prepare_training(self) -> None:
         """Open the training images and build network and optimizer.
@@ -120,6 +122,19 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         backbone.remat, self.stages = config.remat, backbone.condensation_stages
         self.optimizer = self.build_optimizer(model)
         self.graph, self._state = create_state(model, self.optimizer, set_training_mode=self.set_training_mode)
+
+    def data_lines(self) -> list[str]:
+        """Say what was found, one line for each split that is open, with what was skipped and why."""
+        where = " ".join(filter(None, [self.config.data.source, self.config.data.directory]))
+        sources = [("held out", self.held_out)]
+        if hasattr(self, "train_images"):
+            sources.insert(0, ("train", self.train_images))
+        return [
+            "; ".join(
+                [f"{split}: {len(source):,} images of {len(source.class_names):,} classes, {where}", *source.remarks]
+            )
+            for split, source in sources
+        ]
 
     # For subclasses to provide.
 
@@ -189,6 +204,13 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         model.train()
 
     # Used by training.
+
+    def data_facts(self) -> dict[str, dict[str, Any]]:
+        """Return {"train", "val": {"images", "classes", "fingerprint"}}, by which a resumed run knows its data."""
+        return {
+            split: {"images": len(source), "classes": len(source.class_names), "fingerprint": source.fingerprint()}
+            for split, source in (("train", self.train_images), ("val", self.held_out))
+        }
 
     def shard(self, batch_size: int) -> Share:
         """Return this process's shard of every batch of that size."""

@@ -44,7 +44,8 @@ class Training:
         self.experiment, self.workdir, self.console = experiment, workdir, console
         self.profile = profile or Profile(workdir)
         self.best = BestNetwork(workdir / BEST)
-        self.broken = BrokenImages(experiment.train_images, experiment.config.data.max_broken_images)
+        data = experiment.config.data
+        self.broken = BrokenImages(experiment.train_images, data.max_broken_images, data.max_megapixels)
         self.pending: list[tuple[int, jax.Array]] = []
 
     def run(self) -> TrainState:
@@ -160,7 +161,7 @@ class Training:
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
-        """Evaluate on the held-out images, and keep the network if it is the best so far."""
+        """Evaluate on the held-out images, and keep the network if it is fully pruned and the best so far."""
         self._check_losses()
         experiment = self.experiment
         model = self.evaluation_model(state)
@@ -174,12 +175,16 @@ class Training:
             **found.metrics,
             weights="EMA" if experiment.config.ema_decay else "live",
         )
-        self.best.offer(
+        if self.pruner.stage < experiment.stages:
+            return  # it could be neither condensed nor compared with those that will be
+        if self.best.offer(
             lambda path, metadata: experiment.save(path, model, metadata),
             step=step,
+            stage=self.pruner.stage,
             name=found.score_name,
             score=found.score,
-        )
+        ):
+            self.console.print(f"{self.best.path}: now the network of step {step:,}")
 
     def _save(self, state: TrainState, step: int) -> None:
         self._check_losses()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cdnv2_jax.schema import flat_fields
 from cdnv2_jax.training.config import RunConfig
 
 CONFIG_FILE = "config.json"
+DATA_FILE = "data.json"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -24,18 +26,24 @@ PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
 EXAMPLES, DETECTIONS = "detections.png", "detections.json"
 
 RESULTS = (
-    *(CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE, *NETWORKS, *PLOTS),
+    *(DATA_FILE, CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE, *NETWORKS, *PLOTS),
     *(PER_CLASS_FILE, PREDICTIONS_FILE, EXAMPLES, DETECTIONS),
 )
 """Everything that runs of any kind write besides `config.json`; `--overwrite` removes it."""
 
 BOOKKEEPING = (
-    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "log_every_steps"),
-    *("eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+    *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "data.max_megapixels"),
+    *("log_every_steps", "eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
 )
 """Fields that may change when a run is resumed, because they do not affect its result."""
 
-EARLIER = {"data.exif_orientation": False}
+EARLIER = {
+    "data.exif_orientation": False,
+    "data.max_megapixels": 89,
+    "data.eval_crop": "auto",
+    "data.resize": 0,
+    "data.held_out_fraction": 0.0,
+}
 """Fields that the `config.json` of an older run lacks, and what those runs did."""
 
 
@@ -47,7 +55,7 @@ class Workdir:
       path: the directory.
       overwrite: start over, even if the directory holds a run.
       resume: only resume; refuse to start if there is nothing to resume.
-      accept_changes: resume although the config has changed.
+      accept_changes: resume although the config or the data have changed.
     """
 
     path: Path
@@ -55,11 +63,16 @@ class Workdir:
     resume: bool = False
     accept_changes: bool = False
 
-    def claim(self, config: RunConfig) -> None:
+    def claim(self, config: RunConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Prepare the directory for a run of this config: create it, or remove old results with `overwrite`.
 
+        Args:
+          config: settings of the run.
+          data: what tells its data from others, by split; see `Experiment.data_facts`.
+
         Raises:
-          UserError: it cannot be written to, or holds a finished run, another config's run, or other files.
+          UserError: it cannot be written to, or holds a finished run, another config's or other data's run, or other
+            files.
         """
         ours = json.loads(json.dumps(dataclasses.asdict(config)))
         path, config_file = self.path, self.path / CONFIG_FILE
@@ -70,6 +83,7 @@ class Workdir:
                 raise UserError(f"--resume: --workdir {path} holds no run to resume")
             if not self.overwrite and config_file.is_file():
                 self._refuse_other_run(ours)
+                self.refuse_other_data(data)
             elif path.is_dir() and any(path.iterdir()) and not config_file.is_file():
                 raise UserError(f"--workdir {path} holds files that are not a run's: give an empty or new directory")
             path.mkdir(parents=True, exist_ok=True)
@@ -77,13 +91,14 @@ class Workdir:
                 for name in RESULTS:
                     remove(path / name)
             config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+            (path / DATA_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"--workdir {path} cannot be used: {error}") from error
 
     def _refuse_other_run(self, ours: dict[str, Any]) -> None:
         """Raise UserError if the directory holds a finished run or one of another config."""
         new = flat_fields(ours)
-        old = {key: EARLIER[key] for key in EARLIER.keys() & new} | flat_fields(self._read_config())
+        old = {key: EARLIER[key] for key in EARLIER.keys() & new} | flat_fields(self._read_json(CONFIG_FILE))
         changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in BOOKKEEPING]
         if changed and not self.accept_changes:
             raise UserError(
@@ -93,14 +108,28 @@ class Workdir:
         if (self.path / SUMMARY_FILE).exists():
             raise UserError(f"--workdir {self.path} holds this finished run: give another directory, or --overwrite")
 
-    def _read_config(self) -> dict[str, Any]:
-        """Read the config of the run in the directory; UserError if the file is damaged."""
+    def refuse_other_data(self, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise UserError if the run in the directory has other data than these, unless changes are accepted."""
+        if self.accept_changes or not (self.path / DATA_FILE).is_file():
+            return
+        before = self._read_json(DATA_FILE)
+        for split, now in data.items():
+            if (old := before.get(split)) != now:
+                count = old.get("images") if isinstance(old, dict) else None
+                raise UserError(
+                    f"--workdir {self.path} holds a run on other images: its {split} split had {count} of them, now "
+                    f"there are {now['images']}, or their names, sizes or labels differ: restore them, or "
+                    f"--accept-changes to resume with these"
+                )
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        """Read a file of the run in the directory; UserError if it is damaged."""
         try:
-            found = json.loads((self.path / CONFIG_FILE).read_text(encoding="utf-8"))
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
             if not isinstance(found, dict):
                 raise ValueError("it is not a JSON object")
         except ValueError as error:  # not JSON, or not even text
             raise UserError(
-                f"--workdir {self.path}: {CONFIG_FILE} is damaged ({one_line(error)}): give another one, or --overwrite"
+                f"--workdir {self.path}: {name} is damaged ({one_line(error)}): give another one, or --overwrite"
             ) from error
         return found

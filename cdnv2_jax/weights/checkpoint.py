@@ -20,8 +20,9 @@ from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family
+from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.network import Form, Network
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 
 FORMAT = 1
 DETECTOR = "detector"
@@ -34,23 +35,36 @@ def save(
 
     Args:
       path: the directory to create.
-      model: any network from `create_model`, `condense` or `load_torch_checkpoint`.
+      model: any network from `create_model`, `condense` or `load_torch_checkpoint`; its classifier may have been
+        replaced by an `nnx.Linear` with another number of outputs.
       metadata: JSON values to store with it, such as where its weights come from.
-      overwrite: replace an existing checkpoint at `path` instead of raising UserError.
+      overwrite: replace an existing checkpoint at `path`.
+
+    Raises:
+      UserError: `path` exists, unless `overwrite`; or the network has other layers than its architecture, or the
+        metadata another number of class names, so that `load` could not read it.
     """
+    if metadata and USAGE_KEY in metadata:
+        try:
+            Usage.from_json(metadata[USAGE_KEY], model.architecture.num_classes)
+        except ValueError as error:
+            raise UserError(f"the network cannot be saved with this metadata: {error}") from error
     description = {"format": FORMAT, **describe_network(model), "metadata": dict(metadata or {})}
     write_module(Path(path), model, description, overwrite=overwrite)
 
 
-def load(path: str | Path, *, dtype: DTypeLike | None = None) -> Network:
+def load(path: str | Path, *, num_classes: int | None = None, seed: int = 0, dtype: DTypeLike | None = None) -> Network:
     """Load a network saved by `save`, in evaluation mode.
 
     Args:
       path: the directory.
+      num_classes: for a new, randomly initialised classifier with so many outputs; None to keep the one that is there.
+      seed: seed of the new classifier.
       dtype: dtype of the computation, as for `create_model`.
 
     Raises:
-      UserError: `path` does not exist, is not a checkpoint of a network, is damaged, or holds NaN or infinity.
+      UserError: `path` does not exist, is not a checkpoint of a network, is damaged, or holds NaN or infinity; or its
+        classifier is halved and cannot be replaced.
     """
     path = Path(path)
     description = read_description(path)
@@ -63,11 +77,26 @@ def load(path: str | Path, *, dtype: DTypeLike | None = None) -> Network:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
     fill_module(path, model, description)
+    if num_classes is not None:
+        replace_head(model, num_classes, seed=seed)
     return model
 
 
 def describe_network(model: Network) -> dict[str, Any]:
-    """Return JSON values from which `described_network` builds a network of the same structure."""
+    """Return JSON values from which `described_network` builds a network of the same structure.
+
+    Raises:
+      UserError: no architecture describes the network, because layers were added, removed or replaced.
+    """
+    blank = blank_network(model.architecture, model.form, name=model.name, param_dtype=model.param_dtype)
+    expected, found = (
+        {name: (a.shape, a.dtype) for name, a in flat_arrays(nnx.state(m)).items()} for m in (blank, model)
+    )
+    if changed := [name for name in expected | found if expected.get(name) != found.get(name)]:
+        raise UserError(
+            f"the network cannot be saved, because {shorten(changed, most=4)} are not those of a {model.name}: only "
+            f"its classifier may be replaced, by an nnx.Linear"
+        )
     return {
         "name": model.name,
         "family": family_of(model.architecture).name,

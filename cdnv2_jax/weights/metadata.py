@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.data.class_names import imagenet_classes, readable
 from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
 from cdnv2_jax.detectors.cost import PartCost
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
@@ -37,8 +38,8 @@ class Usage:
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
 
     def name_of(self, label: int) -> str:
-        """Return the name of a class; "class 7" if the names are unknown."""
-        return self.class_names[label] if self.class_names else f"class {label}"
+        """Return the name of a class, in words for a WordNet id of ImageNet; "class 7" if the names are unknown."""
+        return readable(self.class_names[label]) if self.class_names else f"class {label}"
 
     def with_names(self, class_names: Sequence[str], num_classes: int) -> "Usage":
         """Return a copy with other class names; UserError unless there is one for each class."""
@@ -151,6 +152,12 @@ def described(values: Mapping[str, Any], source: str) -> Described:
         return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: its metadata is invalid ({one_line(error)})") from error
+
+
+def usual_usage(network: Network) -> Usage:
+    """Return the official code's usage of a network in the registry: class names are known for ImageNet's 1,000."""
+    of_imagenet = MODELS[network.name].image_size > 32 and network.architecture.num_classes == len(imagenet_classes())
+    return Usage(usual_preparation(network), tuple(imagenet_classes().values()) if of_imagenet else ())
 
 
 def usual_preparation(network: Network) -> ImagePreparation:

@@ -10,27 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-from jax.typing import DTypeLike
-
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
-from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import MODELS, build_network
-from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.networks.family import MODELS
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
 from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
-from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_preparation
+from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_usage
 from cdnv2_jax.weights.programs import Forward, compiled_forward
-from cdnv2_jax.weights.torch_file import (
-    Weights,
-    model_from_state_dict,
-    read_checkpoint,
-    select_state_dict,
-    torch_format,
-    without_module_prefix,
-)
+from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict
+from cdnv2_jax.weights.torch_file import classes_in, model_from_state_dict, torch_format
+from cdnv2_jax.weights.torch_reading import read_checkpoint
 
 PROGRAMS = {
     ".onnx": (programs.read_onnx_metadata, programs.onnx_forward),
@@ -47,30 +39,47 @@ class OpenedNetwork:
       path: the file or directory it was read from.
       network: the network, in evaluation mode.
       metadata: the metadata stored with it.
+      taken: which of the file's weights these are, for the user; "" if there was no choice.
+      has_classifier: False for a backbone alone, whose classifier holds zeros.
     """
 
     path: Path
     network: Network
     metadata: Mapping[str, Any]
+    taken: str = ""
+    has_classifier: bool = True
 
     @cached_property
-    def usage(self) -> Usage:
-        """Preprocessing and class names.
+    def stored_usage(self) -> Usage | None:
+        """Preprocessing and class names that our own runs store with a network; None if there are none.
 
-        Networks from our own runs store them. Others use the preprocessing of their registry entry and of the official
-        code, without class names.
+        Raises:
+          UserError: the stored values are invalid.
+        """
+        if USAGE_KEY not in self.metadata:
+            return None
+        try:
+            return Usage.from_json(self.metadata[USAGE_KEY], self.network.architecture.num_classes)
+        except ValueError as error:
+            raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
+
+    @property
+    def usage(self) -> Usage:
+        """The stored usage, else the official code's: preprocessing of the registry entry, and ImageNet's class names.
 
         Raises:
           UserError: the stored values are invalid, or there are none and the network is not in the registry.
         """
-        if USAGE_KEY in self.metadata:
-            try:
-                return Usage.from_json(self.metadata[USAGE_KEY], self.network.architecture.num_classes)
-            except ValueError as error:
-                raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
+        if self.stored_usage is not None:
+            return self.stored_usage
         if self.network.name not in MODELS:
             raise UserError(f"{self.path}: no preprocessing metadata, and {self.network.name!r} is not in the registry")
-        return Usage(usual_preparation(self.network))
+        return usual_usage(self.network)
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """One name for each logit; empty if unknown."""
+        return self.usage.class_names if self.stored_usage or self.network.name in MODELS else ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,10 +118,12 @@ class Classifier:
     Attributes:
       described: its name, form, number of classes and usage.
       forward: normalised images → logits.
+      taken: as for `OpenedNetwork`.
     """
 
     described: Described
     forward: Forward
+    taken: str = ""
 
 
 def open_weights(
@@ -122,15 +133,17 @@ def open_weights(
     weights: Weights = "auto",
     num_classes: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    classifier_required: bool = True,
 ) -> OpenedNetwork | OpenedDetector:
     """Open a network or a detector from a file of any format.
 
     Args:
-      path: a checkpoint directory, a PyTorch file or a safetensors file.
+      path: a checkpoint directory, a PyTorch file, a pickle of NumPy arrays or a safetensors file.
       model: name of the model in an official file; None to use the name stored in the file.
       weights: which weights of a PyTorch file to load, see `load_torch_checkpoint`.
       num_classes: number of classes of an official file; None to use the size of its classifier.
       overrides: changes to the architecture of an official file.
+      classifier_required: False to accept an official file without classifier, for use as a backbone.
 
     Raises:
       UserError: `path` does not exist, has another format, is damaged, or does not hold the given model.
@@ -145,37 +158,39 @@ def open_weights(
         return OpenedNetwork(path, load(path), metadata)
     if path.suffix in PROGRAMS:
         raise UserError(f"{path} is an exported program, for predict only: give the checkpoint it was made from")
-    said: Mapping[str, Any] = {}
+    checkpoint: Mapping[str, Any] = {}
     if path.suffix == safetensors.SUFFIX:
         if said := safetensors.read_metadata(path):
             return OpenedNetwork(path, safetensors.load_safetensors(path), said)
-        name = model or _name_in({}, path)
-        tensors: Mapping[str, Any] = safetensors.read_tensors(path)
+        tensors, taken = safetensors.read_tensors(path), ""
     else:
         checkpoint = read_checkpoint(path)
-        name = model or _name_in(checkpoint, path)
-        tensors = select_state_dict(checkpoint, weights, str(path))
-    if num_classes is None:
-        num_classes = _classes_in(tensors, architecture_of(name))
-    architecture = architecture_of(name, num_classes, overrides)
-    return OpenedNetwork(path, model_from_state_dict(tensors, architecture, name=name, source=str(path)), said)
-
-
-def _classes_in(tensors: Mapping[str, Any], architecture: Architecture) -> int | None:
-    """Return the classifier's number of outputs; None if it has no plausible shape, which is reported later."""
-    for key in torch_format(architecture).classifier:
-        shape: Any = getattr(without_module_prefix(tensors).get(key), "shape", ())
-        if len(shape) in (1, 2) and shape[0]:
-            return int(shape[0])
-    return None
+        chosen = select_state_dict(checkpoint, weights, str(path))
+        tensors, taken = chosen.tensors, chosen.taken
+    name = model or _name_in(checkpoint, path)
+    usual = architecture_of(name)
+    tensors = official_tensors(tensors, torch_format(usual).classifier, str(path))
+    stored = classes_in(tensors, usual)
+    architecture = architecture_of(name, stored if num_classes is None else num_classes, overrides)
+    network = model_from_state_dict(
+        tensors, architecture, name=name, source=str(path), classifier_required=classifier_required
+    )
+    return OpenedNetwork(path, network, {}, taken, has_classifier=stored is not None)
 
 
 def _name_in(checkpoint: Mapping[str, Any], path: Path) -> str:
     # The official scripts write "cdnv2_a", "converted_cdnv2_a" or "condensenetv2.cdnv2_a".
     name = str(checkpoint.get("arch", "")).rsplit(".", 1)[-1].removeprefix("converted_")
     if name not in MODELS:
-        raise UserError(f"{path} does not say which model it holds: add --model, one of {', '.join(MODELS)}")
+        raise UserError(f"{path} does not say which model it holds: add --model, one of {shorten(list(MODELS))}")
     return name
+
+
+def stored_metadata(path: Path) -> Mapping[str, Any]:
+    """Return the metadata of a checkpoint or safetensors file of ours, without its arrays; empty for other files."""
+    if path.is_dir():
+        return read_description(path).get("metadata", {})
+    return safetensors.read_metadata(path) if path.suffix == safetensors.SUFFIX else {}
 
 
 def open_network(path: Path, **official: Any) -> OpenedNetwork:
@@ -194,12 +209,15 @@ def open_detector(path: Path) -> OpenedDetector:
     return opened
 
 
-def open_classifier(path: Path, *, model: str | None = None, class_names: Sequence[str] = ()) -> Classifier:
+def open_classifier(
+    path: Path, *, model: str | None = None, weights: Weights = "auto", class_names: Sequence[str] = ()
+) -> Classifier:
     """Open anything that classifies images: a network in any format, or a program written by `main.py export`.
 
     Args:
       path: the file or directory.
       model: name of the model in an official file that does not store it.
+      weights: which weights of a PyTorch file to load, see `load_torch_checkpoint`.
       class_names: names that replace those stored in the file.
 
     Raises:
@@ -208,10 +226,10 @@ def open_classifier(path: Path, *, model: str | None = None, class_names: Sequen
     if path.suffix in PROGRAMS and not path.is_dir():
         found = _open_program(path)
     else:
-        opened = open_network(path, model=model)
+        opened = open_network(path, model=model, weights=weights)
         network = opened.network
         about = Described(network.name, network.form_name, network.architecture.num_classes, opened.usage)
-        found = Classifier(about, compiled_forward(network))
+        found = Classifier(about, compiled_forward(network), opened.taken)
     if not class_names:
         return found
     usage = found.described.usage.with_names(class_names, found.described.num_classes)
@@ -223,51 +241,3 @@ def _open_program(path: Path) -> Classifier:
         raise UserError(f"{path}: no such file")
     read, run = PROGRAMS[path.suffix]
     return Classifier(described(parse_metadata(read(path), str(path)), str(path)), run(path))
-
-
-def network_from(
-    path: Path,
-    *,
-    name: str,
-    num_classes: int | None,
-    overrides: Mapping[str, Any],
-    dtype: DTypeLike,
-    seed: int,
-    fields: tuple[str, str] = ("config.model.checkpoint", "config.model.name"),
-) -> Network:
-    """Load the network at `path` as a starting point for training, with `num_classes` logits.
-
-    The classifier is re-initialised if the checkpoint has another number of classes.
-
-    Args:
-      path: checkpoint, ours (of any architecture with that `name`) or official, masked or condensed.
-      name: name of the model in an official file; our own checkpoints must store this name.
-      num_classes: number of classes; None to keep the checkpoint's.
-      overrides: changes to the architecture of an official file; our own checkpoints store theirs.
-      dtype: dtype of the computation.
-      seed: seed of a re-initialised classifier.
-      fields: what messages call `path` and `name`.
-
-    Raises:
-      UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
-    """
-    found = open_network(path, model=name, overrides=overrides).network
-    where, called = fields
-    if found.name != name:
-        raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
-    a = found.architecture
-    if num_classes is None:
-        num_classes = a.num_classes
-    if a.num_classes != num_classes and found.form.halved_classifier:
-        raise UserError(
-            f"{where} {path} has a halved classifier, which cannot be replaced: "
-            f"use the masked network, or config.model.num_classes {a.num_classes}"
-        )
-    model = build_network(
-        a.override({"num_classes": num_classes}), found.form, name=name, dtype=dtype, rngs=nnx.Rngs(seed)
-    )
-    kept = nnx.to_flat_state(nnx.state(found))
-    if a.num_classes != num_classes:
-        kept = [(place, variable) for place, variable in kept if place[0] != "classifier"]
-    nnx.update(model, nnx.from_flat_state(kept))
-    return model

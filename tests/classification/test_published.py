@@ -2,6 +2,7 @@
 
 import pytest
 
+from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.report.published import data_set_of_published, published_data_set
 
@@ -9,17 +10,22 @@ from cdnv2_jax.report.published import data_set_of_published, published_data_set
 @pytest.mark.parametrize(
     ("source", "classes", "data_set"),
     [
-        ("image_folder", 1000, "imagenet"),
-        ("imagenet_tars", 1000, "imagenet"),
-        ("tfds", 1000, "imagenet"),
-        ("image_folder", 7, None),
-        ("cifar10", 10, "cifar10"),
-        ("cifar100", 100, "cifar100"),
-        ("digits", 10, None),
-        ("synthetic", 1000, None),
+        ("image_folder", list(imagenet_classes()), "imagenet"),
+        ("imagenet_tars", list(imagenet_classes()), "imagenet"),
+        ("tfds", list(imagenet_classes().values()), "imagenet"),
+        ("image_folder", [f"{label:03}" for label in range(1000)], "imagenet"),
+        ("image_folder", list(imagenet_classes())[::-1], "imagenet"),
+        # A thousand classes of one's own, and a part of ImageNet.
+        ("image_folder", [f"flower {label:03}" for label in range(1, 1001)], None),
+        ("image_folder", list(imagenet_classes())[:200], None),
+        ("image_folder", ["cat", "dog"], None),
+        ("cifar10", list("abcdefghij"), "cifar10"),
+        ("cifar100", [f"c{label}" for label in range(100)], "cifar100"),
+        ("digits", list("0123456789"), None),
+        ("synthetic", [f"pattern {label}" for label in range(1000)], None),
     ],
 )
-def test_data(source: str, classes: int, data_set: str | None) -> None:
+def test_data(source: str, classes: list[str], data_set: str | None) -> None:
     assert published_data_set(source, classes) == data_set
 
 

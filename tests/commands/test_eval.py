@@ -90,11 +90,11 @@ REFUSED = [
     (("--config", DIGITS, "--checkpoint", "missing"), "missing: no such file or directory"),
     (("--config", DIGITS, "--checkpoint", "images"), "images is not a checkpoint of this project"),
     (("--config", DIGITS, "--checkpoint", "notes.txt"), "notes.txt is not a"),
-    (("--config", DIGITS, *OURS), "ours has 3 classes"),
+    (("--config", DIGITS, *OURS), "ours on digits: 10 classes of images, 3 of the network"),
     # Its images would be prepared as for the config's model, and its metrics read as that model's.
     (_of("v1"), "v1 holds a condensenet_50"),
     (_of("deep", "images", "--config.data.image_size=7"), "7×7 image is too small"),
-    (_of("ours", "four"), "four has 4 classes, the network 3: set"),
+    (_of("ours", "four"), "ours on four: 4 classes of images, 3 of the network"),
     (_of("ours", "missing"), "missing is not a directory: put images at"),
     (_of("ours", "notes.txt"), "notes.txt is not a directory: put images at"),
     (_of("ours", ""), "data.directory is empty"),

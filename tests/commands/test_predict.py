@@ -2,15 +2,19 @@
 
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import softmax
 
-from cdnv2_jax import save
+from cdnv2_jax import UserError, save
+from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
@@ -36,14 +40,22 @@ def probabilities(path: str) -> np.ndarray:
     return softmax(np.asarray(network("condensed")(jnp.asarray(image[None]))[0], np.float64))
 
 
+def predicts(here: Shell, *arguments: str) -> str:
+    """What it prints when all goes well: the results, and one line on standard error."""
+    outcome = here.run("main.py", "predict", "--checkpoint", "network", *arguments)
+    assert outcome.status == 0 and outcome.err.count("\n") == 1, outcome
+    return outcome.out
+
+
 @pytest.mark.parametrize("exported", ["", "onnx", "stablehlo", "safetensors"])
 def test_json(exported: str, here: Shell) -> None:
     """The same whatever the network is read from."""
     checkpoint = f"it.{exported}" if exported else "network"
     if exported:
         here.succeeds("main.py", "export", "--checkpoint", "network", "--format", exported, "--output", checkpoint)
-    printed = here.succeeds("main.py", "predict", "--checkpoint", checkpoint, "--json", "--top", "2", "album")
-    lines = [json.loads(line) for line in printed.splitlines()]
+    outcome = here.run("main.py", "predict", "--checkpoint", checkpoint, "--json", "--top", "2", "album")
+    assert outcome.err == f"3 images; class names from {checkpoint}; 16 px, centre crop, bilinear\n"
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
     assert [line["image"] for line in lines] == ALBUM
     for line in lines:
         expected = probabilities(line["image"])
@@ -55,8 +67,7 @@ def test_json(exported: str, here: Shell) -> None:
 
 def test_text(here: Shell) -> None:
     Path("names.txt").write_text("Katze\nHund\n\nAal\n")
-    arguments = ("--checkpoint", "network", "--class-names", "names.txt")
-    printed = here.succeeds("main.py", "predict", *arguments, ALBUM[2], ALBUM[0])
+    printed = predicts(here, "--class-names", "names.txt", ALBUM[2], ALBUM[0])
     expected = []
     for path in (ALBUM[2], ALBUM[0]):
         found = probabilities(path)
@@ -65,10 +76,97 @@ def test_text(here: Shell) -> None:
     assert printed.splitlines() == expected
 
 
-def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{ALBUM[1]}\n\n{ALBUM[2]}\n"))
-    printed = here.succeeds("main.py", "predict", "--checkpoint", "network", "--json", ALBUM[0], "-")
-    assert [json.loads(line)["image"] for line in printed.splitlines()] == ALBUM
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\n\n", "\0"])
+def test_a_list_on_standard_input(between: str, here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines, also of Windows, and the zeros of `find -print0`; of names that are any bytes."""
+    odd = os.fsdecode(b" caf\xe9 .png")
+    shutil.copy(ALBUM[1], odd)
+    listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
+    printed = predicts(here, "--json", ALBUM[0], "-")
+    assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
+
+
+def test_names_that_are_not_utf_8(here: Shell) -> None:
+    """The JSON is valid and holds the name; in text its bytes are escapes."""
+    odd = os.fsdecode(b"album/caf\xe9.png")
+    shutil.copy(ALBUM[0], odd)
+    os.symlink("nowhere", os.fsdecode(b"album/\xff.png"))
+    outcome = here.run("main.py", "predict", "--checkpoint", "network", "--json", "album")
+    assert [json.loads(line.encode())["image"] for line in outcome.out.splitlines()] == [odd, *ALBUM]
+    summary, complaint = outcome.err.splitlines()
+    assert (outcome.status, summary) == (
+        2,
+        "4 images, 1 skipped (1 unreadable); class names from network; 16 px, centre crop, bilinear",
+    )
+    assert "cannot be read as an image (No such file or directory)" in complaint
+    assert predicts(here, odd).startswith("album/caf\\udce9.png\n")
+
+
+def test_a_reader_that_leaves(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `head` does, without a traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as closed, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", closed)
+        outcome = here.run("main.py", "predict", "--checkpoint", "network", "album")
+    assert (outcome.status, outcome.err) == (141, "")
+
+
+def test_home(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a value such as --checkpoint=~/network the shell leaves the ~ to the program."""
+    monkeypatch.setenv("HOME", str(here.directory))
+    Path("names.txt").write_text("a\nb\nc\n")
+    arguments = ("--json", "--checkpoint=~/network", "--class-names=~/names.txt", "~/album/b")
+    outcome = here.run("main.py", "predict", *arguments)
+    assert json.loads(outcome.out)["image"] == str(here.directory / ALBUM[2])
+    assert "must be a path, got ''" in here.refuses("main.py", "predict", "--checkpoint", "", "album")
+
+
+def test_largest_image(here: Shell) -> None:
+    Image.new("1", (1001, 1000)).save("large.png")
+    complaint = here.refuses("main.py", "predict", "--checkpoint", "network", "--max-megapixels", "1", "large.png")
+    assert "large.png cannot be read as an image (it has more than 1 megapixels)" in complaint
+    assert "--max-megapixels" in complaint
+    assert predicts(here, "large.png")
+
+
+NAMES = {
+    "byte-order mark, Windows": b"\xef\xbb\xbfcat\r\ndog\r\n\xc3\xa9el\r\n\r\n\r\n",
+    "old Macs": "cat\rdog\réel".encode(),
+}
+
+
+@pytest.mark.parametrize("content", NAMES.values(), ids=NAMES)
+def test_class_names(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    assert read_class_names(tmp_path / "names.txt") == ["cat", "dog", "éel"]
+
+
+def test_class_names_that_are_the_same_or_odd(tmp_path: Path) -> None:
+    """ImageNet has two cranes. Only ends of lines separate names."""
+    (tmp_path / "names.txt").write_text("crane\na\u2028b\x0c\u0085c\ncrane\n", encoding="utf-8")
+    assert read_class_names(tmp_path / "names.txt") == ["crane", "a\u2028b\x0c\u0085c", "crane"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("cat\ndog\n".encode("utf-16"), "is not a text file in UTF-8: save it as UTF-8"),
+        ("cat\ndog\n".encode("utf-16-le"), "is not a text file in UTF-8"),
+        (b"caf\xe9\n", "is not a text file in UTF-8"),
+        (b"\xef\xbb\xbf\r\n \n", "is empty: write one name per line"),
+        (None, "cannot be read: Is a directory"),
+    ],
+)
+def test_files_without_class_names(content: bytes | None, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"--class-names .*names.txt {complaint}"):
+        read_class_names(file)
 
 
 def test_unreadable_images(here: Shell) -> None:
@@ -79,8 +177,9 @@ def test_unreadable_images(here: Shell) -> None:
     )
     assert outcome.status == 2
     assert [json.loads(line)["image"] for line in outcome.out.splitlines()] == ALBUM[:2]
-    first, second = outcome.err.splitlines()
-    assert first.startswith("main.py predict: broken.png cannot be read as an image")
+    summary, first, second = outcome.err.splitlines()
+    assert summary == "2 images, 2 skipped (2 unreadable); class names from network; 16 px, centre crop, bilinear"
+    assert first == "main.py predict: broken.png cannot be read as an image (it is empty): fix or remove it"
     assert second.startswith("main.py predict: missing.png cannot be read as an image (No such file or directory)")
 
 

@@ -53,6 +53,7 @@ def test_imagenet(shell: Shell) -> None:
     [
         (["--name", "My Data"], "--name 'My Data'"),
         (["--shard-mib", "0"], "--shard-mib 0"),
+        (["--held-out-fraction", "1"], "--held-out-fraction 1"),
         (["--source", "imagenet_tars"], "lacks ILSVRC2012_img_train.tar"),
         (["--source", "digits"], "digits"),
     ],
@@ -65,7 +66,7 @@ def test_refusals(more: list[str], complaint: str, photographs: Path, shell: She
 
 def test_broken_image(photographs: Path, shell: Shell) -> None:
     broken = photographs / "val" / "thing" / "broken.jpg"
-    broken.write_bytes(b"")
+    broken.write_bytes(b"no image")
     arguments = ["prepare", "--source", "image_folder", "--directory", photographs, "--output", shell.directory / "out"]
     outcome = shell.run("main.py", *arguments)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)

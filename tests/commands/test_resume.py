@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cdnv2_jax import load
+from cdnv2_jax import load, save
+from cdnv2_jax.training.checkpoints import BestNetwork
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.interrupted import (
@@ -24,6 +25,7 @@ from tests.commands.interrupted import (
 )
 from tests.commands.runs import checkpoints_of, records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
+from tests.weights.networks import network
 
 IGNORING_INTERRUPTS = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
 WORKERS = "--config.data.workers=2"
@@ -39,15 +41,31 @@ def test_uninterrupted_run(uninterrupted: Path) -> None:
 
 
 def test_best_network(uninterrupted: Path, shell: Shell) -> None:
-    """That of the first evaluation with the highest accuracy, which it has."""
+    """The first fully pruned network with the highest accuracy, which can be condensed."""
     evaluations = records_of(uninterrupted, "eval")
     assert [record["step"] for record in evaluations] == [3, 6, 9]
-    best = max(evaluations, key=lambda record: record["top1"])
+    last_stage = max(record["step"] for record in records_of(uninterrupted, "stage"))
+    assert 3 < last_stage < 6
+    best = max((record for record in evaluations if record["step"] > last_stage), key=lambda record: record["top1"])
     kept = load_metadata(uninterrupted / "best")["metadata"]
-    assert (kept["step"], kept["top1"]) == (best["step"], best["top1"])
+    assert (kept["step"], kept["top1"], kept["stage"]) == (best["step"], best["top1"], 3)
     assert load(uninterrupted / "best").name == "cdnv2_cifar_110"
     printed = shell.succeeds("main.py", "eval", *EVALUATION, "--checkpoint", uninterrupted / "best")
     assert f"top-1 {best['top1']:.4%}" in printed
+    shell.succeeds("main.py", "condense", "--checkpoint", uninterrupted / "best", "--output", "small")
+
+
+def test_best_of_an_earlier_stage_is_replaced(tmp_path: Path) -> None:
+    """Even by one of lower score: an unpruned network cannot be condensed."""
+    best = BestNetwork(tmp_path / "best")
+
+    def offered(step: int, stage: int, score: float) -> bool:
+        def save_it(path: Path, metadata: dict[str, Any]) -> None:
+            save(path, network("pruned"), metadata=metadata, overwrite=True)
+
+        return best.offer(save_it, step=step, stage=stage, name="top1", score=score)
+
+    assert [offered(1, 0, 0.9), offered(2, 3, 0.5), offered(3, 3, 0.4), offered(4, 3, 0.6)] == [True, True, False, True]
 
 
 def test_interrupted_before_the_first_checkpoint(uninterrupted: Path, shell: Shell) -> None:

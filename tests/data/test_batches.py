@@ -212,6 +212,21 @@ def test_rows_are_upright_or_as_stored() -> None:
             np.testing.assert_array_equal(row(0)["image"], expected)
 
 
+def test_images_above_the_limit_count_as_broken() -> None:
+    source = Encoded(5)  # of 144 pixels each
+    for limit, broken in ((0.000144, False), (0.000143, True)):
+        (batch,) = _read(EvaluationRow(source, Share(5), WHOLE, max_megapixels=limit), 0, 1)
+        assert list(batch["broken"] >= 0) == [broken] * 5
+        row = _row(source, 5, max_megapixels=limit)
+        if broken:
+            with pytest.raises(UserError, match="none of the 5 training images"):
+                row(0)
+            with pytest.raises(UserError, match=r"more than 0\.000143 megapixels.*config\.data\.max_megapixels"):
+                BrokenImages(source, limit=0, max_megapixels=limit).check(batch)
+        else:
+            assert row(0)["broken"] == -1
+
+
 def test_a_broken_image_gives_its_place_to_the_next() -> None:
     whole = _read(_row(Encoded(6), 6), 0, 2)
     broken = _read(_row(Encoded(6, damaged=(2, 3)), 6), 0, 2)

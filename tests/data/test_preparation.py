@@ -1,5 +1,6 @@
 """Evaluation preprocessing against figures worked out by hand, normalising beside its arithmetic."""
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -105,6 +106,33 @@ def test_tiny_images(height: int, width: int, method: Interpolation) -> None:
     np.testing.assert_array_equal(evaluation_image(image, 32, method), np.broadcast_to((9, 0, 255), (32, 32, 3)))
 
 
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_images_that_would_be_huge_when_scaled(method: Interpolation) -> None:
+    """60,000 pixels to the pixel: as the 20 in their middle, of which the crop shows one."""
+    for short in (1, 2):
+        image = np.random.default_rng(short).integers(0, 256, (60_000, short, 3), np.uint8)
+        for turned in (image, image.swapaxes(0, 1)):
+            middle = turned[29_990:30_010] if turned is image else turned[:, 29_990:30_010]
+            found, expected = (evaluation_image(one, 224, method).astype(int) for one in (turned, middle))
+            assert abs(found - expected).max() <= 1
+        whole = ImagePreparation(300, "whole", method, *IMAGENET).resized(image)
+        expected = np.asarray(Image.fromarray(image).resize((300, 300), Image.Resampling[method.upper()]))
+        np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(1, 300), (90, 2), (40, 30), (600, 500), (20, 1000)])
+def test_resizing_only_the_crop_is_within_a_level(
+    shape: tuple[int, int], method: Interpolation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of resizing the whole image, as long as bicubic interpolation stays between black and white."""
+    noise = np.random.default_rng(0).integers(60, 196, (*shape, 3), np.uint8)
+    expected = [evaluation_image(noise, size, method).astype(int) for size in (7, 64)]
+    monkeypatch.setattr("cdnv2_jax.data.preparation.MOST_PIXELS", 0)
+    for size, whole in zip((7, 64), expected, strict=True):
+        assert abs(evaluation_image(noise, size, method) - whole).max() <= 1
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (5, 9)])
 def test_as_arithmetic(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
@@ -118,3 +146,15 @@ def test_by_hand() -> None:
     found = normalise(np.array([[[0, 51, 255]]], np.uint8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     expected = [(0 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     np.testing.assert_allclose(found, [[expected]], rtol=1e-6)
+
+
+def test_shorter_side_of_choice() -> None:
+    """As Pillow resizes and crops; another size keeps the proportion."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    preparation = ImagePreparation(32, "centre", "bicubic", *IMAGENET, shorter_side=40)
+    expected = Image.fromarray(image).resize((60, 40), Image.Resampling.BICUBIC).crop((14, 4, 46, 36))
+    np.testing.assert_array_equal(preparation.resized(image), np.asarray(expected))
+    assert preparation.at_size(64).shorter_side == 80
+    for wrong in ({"shorter_side": 31}, {"shorter_side": 4097}, {"shorter_side": 40, "resize": "whole"}):
+        with pytest.raises(ValueError, match="invalid shorter_side"):
+            dataclasses.replace(preparation, **wrong)

@@ -135,3 +135,12 @@ def test_overrides_change_single_fields(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     config = read_config("configs/digits.py", ["--config.data.batch_size=32", "--config.optimizer.learning_rate=0.2"])
     assert (config.data.batch_size, config.optimizer.learning_rate) == (32, 0.2)
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch):
+    """In the config file's own path, in a file's values and on the command line."""
+    monkeypatch.setenv("HOME", str(Path(__file__).parents[2]))
+    arguments = ["--config.data.directory=~/images", "--config.model.checkpoint=~"]
+    config = read_config("~/configs/finetune.py:cdnv2_a", arguments)
+    home = Path(__file__).parents[2]
+    assert (config.data.directory, config.model.checkpoint) == (f"{home}/images", str(home))

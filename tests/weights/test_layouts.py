@@ -127,7 +127,8 @@ REFUSED = {
     ),
     "an input that does not exist": (layouts.input_index((2,), 5), np.array([0, 5], np.int64), r"\[0, 5\)"),
     "a negative input": (layouts.input_index((2,), 5), np.array([-1, 2], np.int64), "-1"),
-    "inputs that are no integers": (layouts.input_index((2,), 5), np.array([0, 1], np.float32), "float32"),
+    "inputs that are no integers": (layouts.input_index((2,), 5), np.array([0, 1.5], np.float32), "float32"),
+    "inputs that may have been rounded": (layouts.input_index((2,), 5), np.array([0, 1], np.float16), "float16"),
     "a result that lands twice": (layouts.output_index((1, 2), 2), np.array([[1, 1], [0, 1]], np.float32), "single 1"),
     "a result that lands nowhere": (
         layouts.output_index((1, 2), 2),

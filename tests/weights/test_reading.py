@@ -9,7 +9,8 @@ import torch
 
 from cdnv2_jax import UserError, load_torch_checkpoint, to_torch_state_dict
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.torch_file import Weights, read_checkpoint, save_torch_checkpoint
+from cdnv2_jax.weights.torch_file import Weights, save_torch_checkpoint
+from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.tables import table
 from tests.twin_models import SMALL_V1, SMALL_V2
 from tests.weights.official_files import (

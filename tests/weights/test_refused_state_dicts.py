@@ -36,7 +36,7 @@ def _refusal(contents: dict[Any, Any], tmp_path: Path) -> str:
         load_torch_checkpoint(path, "cdnv2_cifar_110", num_classes=SMALL_V2.num_classes, **overrides_of(SMALL_V2))
     message = str(refusal.value)
     assert str(path) in message
-    assert len(message) < 2000
+    assert len(message) < 500 + len(str(path))
     return message
 
 
@@ -57,8 +57,7 @@ def test_long_lists_are_cut(masked: StateDict, tmp_path: Path) -> None:
     removed = sum(key.endswith("running_var") for key in twin_in_form(SMALL_V2, 0).state_dict())
     message = _refusal({"state_dict": masked}, tmp_path)
     assert f"{removed} missing: " in message
-    assert f" and {removed - 8} more" in message
-    assert message.count("running_var") == 8
+    assert f"running_var and {removed - 1} more; save model.state_dict(), which holds buffers too" in message
 
 
 def test_another_network(tmp_path: Path) -> None:
@@ -163,7 +162,8 @@ def test_values_that_cannot_be(key: str, complaint: str, change: Change, masked:
 BAD_INDICES: dict[str, tuple[str, str, Change]] = {
     "an input that does not exist": ("conv_1", "[0, 24)", _put((2,), 24)),
     "a negative input": ("conv_1", "-1", _put((2,), -1)),
-    "inputs as fractions": ("conv_1", "integers", torch.Tensor.float),
+    "inputs as fractions": ("conv_1", "integers", lambda index: index + 0.5),
+    "inputs that may have been rounded": ("conv_1", "integers", torch.Tensor.half),
     "a result that lands twice": ("sfr", "single 1", lambda index: index + torch.eye(*index.shape).flip(1)),
     "a result that lands nowhere": ("sfr", "single 1", lambda index: index * (torch.arange(48) != 7)[:, None]),
     "a result that counts half": ("sfr", "single 1", lambda index: index / 2),

@@ -8,11 +8,13 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
+from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
-from cdnv2_jax.weights.open import network_from
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.starting_point import network_from
 from tests.weights.networks import assert_same_network, network
 from tests.weights.official_files import converted_file, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
@@ -25,7 +27,7 @@ OURS = ["dense", "partly pruned", "pruned", "condensed"]
 
 def _started(path: Path, classes: int, seed: int = 0, **changes) -> Network:
     arguments = {"name": NAME, "overrides": {}, "dtype": jnp.float32, "seed": seed, **changes}
-    return network_from(path, num_classes=classes, **arguments)
+    return network_from(path, class_names=[f"class {label}" for label in range(classes)], **arguments).network
 
 
 def _arrays(model: Network) -> dict[str, np.ndarray]:
@@ -121,3 +123,25 @@ def test_halved_classifier(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing: no such file or directory"):
         _started(tmp_path / "missing", 3)
+
+
+def _with_names(path: Path, names: list[str], **changes) -> tuple[np.ndarray, str]:
+    """The classifier's kernel of the network at `path` started for classes of these names, and the remark."""
+    arguments = {"name": NAME, "overrides": {}, "dtype": jnp.float32, "seed": 0, **changes}
+    model, remark = network_from(path, class_names=names, **arguments)
+    return np.asarray(model.classifier.kernel[...]), remark
+
+
+def test_outputs_follow_the_names(tmp_path: Path) -> None:
+    """Outputs of known classes are those of the checkpoint, in the order of the new names; of unknown ones, new."""
+    origin = network("pruned")
+    usage = Usage(ImagePreparation(32, "whole", "bilinear", *CIFAR10), ["cat", "dog", "fox"])
+    save(tmp_path / "network", origin, metadata={USAGE_KEY: usage.to_json()})
+    kernel = np.asarray(origin.classifier.kernel[...])
+    for names, labels in ((["cat", "dog", "fox"], [0, 1, 2]), (["fox", "cat", "dog"], [2, 0, 1]), (["dog"], [1])):
+        started, remark = _with_names(tmp_path / "network", names)
+        np.testing.assert_array_equal(started, kernel[:, labels])
+        assert ("by name" in remark) == (labels != [0, 1, 2])
+    started, remark = _with_names(tmp_path / "network", ["cat", "dog", "owl"], seed=4)
+    assert started.shape == kernel.shape and not np.array_equal(started, kernel)
+    assert "re-initialised" in remark and "owl" in remark

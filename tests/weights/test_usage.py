@@ -1,5 +1,6 @@
 """A network says how to use it; what it says is not trusted."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.open import OpenedNetwork, open_network
+from tests.weights.networks import description, rewrite_description
 
 MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {
@@ -44,7 +46,13 @@ def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
     ],
 )
 def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any], complaint: str) -> None:
-    save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
+    """Neither saved nor, damaged later, believed."""
+    with pytest.raises(UserError, match=complaint):
+        save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
+    save(tmp_path / "it", network)
+    rewrite_description(
+        tmp_path / "it", json.dumps(description(tmp_path / "it") | {"metadata": {USAGE_KEY: SAID | change}})
+    )
     with pytest.raises(UserError, match=complaint):
         _ = open_network(tmp_path / "it").usage
 
@@ -54,7 +62,13 @@ def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, netw
     assert open_network(tmp_path / "it").usage.preparation.size == 32
     official = create_model("cdnv2_a", stages=(1,) * 5, rngs=nnx.Rngs(0))
     usage = OpenedNetwork(Path("cdnv2_a.pth.tar"), official, {}).usage
-    assert usage == Usage(ImagePreparation(224, "centre", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = ImagePreparation(224, "centre", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert usage.preparation == expected
+    assert (len(usage.class_names), usage.name_of(0), usage.name_of(999)) == (
+        1000,
+        "tench, Tinca tinca",
+        "toilet tissue, toilet paper, bathroom tissue",
+    )
 
 
 def test_preparation() -> None:

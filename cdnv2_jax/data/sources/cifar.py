@@ -1,7 +1,4 @@
-"""CIFAR-10 and CIFAR-100 from their "binary version", packed or unpacked.
-
-The "python version" of the same data consists of pickles, which can execute code when loaded; it is not supported.
-"""
+"""CIFAR-10 and CIFAR-100 from their "binary version" or, see cifar_python.py, their "python version"."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from cdnv2_jax.data.source import PixelSource, Split
+from cdnv2_jax.data.sources.cifar_python import CIFAR10, CIFAR100, parse_pickles
 from cdnv2_jax.data.sources.files import read_from_archive, read_from_folder
 from cdnv2_jax.errors import UserError
 
@@ -62,10 +60,10 @@ VERSIONS = {
     ),
 }
 
-LAYOUT = "put {} (the binary version) or its folder {} into DIRECTORY"
+PICKLES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 LAYOUTS = {
-    "cifar10": LAYOUT.format(VERSIONS["cifar10"].archive, VERSIONS["cifar10"].folder),
-    "cifar100": LAYOUT.format(VERSIONS["cifar100"].archive, VERSIONS["cifar100"].folder),
+    name: f"put {version.archive} or {PICKLES[name].archive}, or a folder unpacked from one, into DIRECTORY"
+    for name, version in VERSIONS.items()
 }
 
 
@@ -75,28 +73,52 @@ def read_cifar(name: Literal["cifar10", "cifar100"], directory: Path, split: Spl
     Raises:
       UserError: files are missing, damaged, or not a whole number of records.
     """
-    version = VERSIONS[name]
-    record = version.label_bytes + PIXELS
-    wanted = {version.names: MOST_NAMES, **dict.fromkeys(version.files[split], version.most_records * record)}
-    if (where := directory / version.folder).is_dir():
-        files = read_from_folder(where, wanted)
-    elif (where := directory / version.archive).is_file():
-        files = read_from_archive(where, wanted)
+    version, pickles = VERSIONS[name], PICKLES[name]
+    if found := _find(directory, version.folder, version.archive, _wanted(version, split)):
+        where, files = found
+        pixels, labels, class_names = _parse(version, files, split, where)
+    elif found := _find(directory, pickles.folder, pickles.archive, pickles.wanted(split)):
+        where, files = found
+        pixels, labels, class_names = parse_pickles(pickles, files, split, where)
     else:
-        raise UserError(f"{directory} holds no {version.archive}: {LAYOUTS[name]}")
+        raise UserError(f"{directory} holds neither {version.archive} nor {pickles.archive}: {LAYOUTS[name]}")
 
-    class_names = files[version.names].decode("utf-8", "replace").split()
     if len(class_names) != version.classes:
-        raise UserError(f"{where}: {version.names} must name {version.classes} classes, has {len(class_names)}")
+        raise UserError(f"{where} must name {version.classes} classes, has {len(class_names)}: download it again")
+    if labels.min() < 0 or labels.max() >= version.classes:
+        odd = labels.min() if labels.min() < 0 else labels.max()
+        raise UserError(f"{where}: a label is {odd}, of {version.classes} classes: download it again")
+    # Pixels are stored channel by channel.
+    images = np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
+    return PixelSource(images, labels.astype(np.int32), class_names, f"{name} {split} image")
+
+
+def _find(
+    directory: Path, folder: str, archive: str, wanted: Mapping[str, int]
+) -> tuple[Path, dict[str, bytes]] | None:
+    """Return the folder or else the archive, and its files; None if neither exists."""
+    if (where := directory / folder).is_dir():
+        return where, read_from_folder(where, wanted)
+    if (where := directory / archive).is_file():
+        return where, read_from_archive(where, wanted)
+    return None
+
+
+def _wanted(version: _Version, split: Split) -> dict[str, int]:
+    most = version.most_records * (version.label_bytes + PIXELS)
+    return {version.names: MOST_NAMES, **dict.fromkeys(version.files[split], most)}
+
+
+def _parse(
+    version: _Version, files: Mapping[str, bytes], split: Split, where: Path
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the pixels of a split, uint8 [n, 3072] channel by channel, the labels, uint8 [n], and the class names."""
+    record = version.label_bytes + PIXELS
     for file in version.files[split]:
         if not files[file] or len(files[file]) % record:
             size = len(files[file])
             raise UserError(f"{where}: {file} has {size} bytes, not a multiple of {record}: download it again")
     records = np.concatenate([np.frombuffer(files[file], np.uint8) for file in version.files[split]])
     records = records.reshape(-1, record)
-    labels = records[:, version.label_bytes - 1].astype(np.int32)
-    if labels.max() >= version.classes:
-        raise UserError(f"{where}: a label is {labels.max()}, of {version.classes} classes: download it again")
-    # Pixels are stored channel by channel.
-    images = records[:, version.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-    return PixelSource(np.ascontiguousarray(images), labels, class_names, f"{name} {split} image")
+    names = files[version.names].decode("utf-8", "replace").split()
+    return records[:, version.label_bytes :], records[:, version.label_bytes - 1], names

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import PixelSource, Sample, Source, Split
 from cdnv2_jax.errors import UserError
 
@@ -99,3 +100,7 @@ class SyntheticSource(Source[Sample]):
         image = np.frombuffer(noise, np.uint8).reshape(self.image_size, self.image_size, 3) >> 2
         image += pattern[nearest].take(nearest, axis=1)
         return Sample(image, label, f"synthetic {self.split} image {index}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the parameters."""
+        return fingerprint("synthetic", self.split, np.array([self.image_size, self.num_classes, len(self)]))

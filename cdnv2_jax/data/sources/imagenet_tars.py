@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
 from cdnv2_jax.data.sources.tar_members import TarFile
@@ -38,6 +39,10 @@ class TarSource(Source[Sample]):
         """Return a sample; raise UserError if the tar cannot be read."""
         name, image = self._tar.member(int(self._offsets[index]), int(self._sizes[index]))
         return Sample(image, int(self._labels[index]), f"{self._tar.path}/{name}")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the classes, the labels, and the images' places in the tar."""
+        return fingerprint(self._tar.path.name, self.class_names, self._labels, self._offsets, self._sizes)
 
 
 def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
@@ -89,12 +94,17 @@ def read_devkit(path: Path) -> tuple[list[str], np.ndarray]:
       UserError: the devkit is damaged, or has other contents.
     """
     files = read_from_archive(path, {META: MOST_BYTES, TRUTH: MOST_BYTES})
+    return parse_devkit(files[META], files[TRUTH], str(path))
+
+
+def parse_devkit(meta: bytes, truth: bytes, where: str) -> tuple[list[str], np.ndarray]:
+    """Like `read_devkit`, from the contents of its two files; `where` is their place in messages."""
     try:
-        classes, labels = _classes(files[META])
-        truth = [labels[int(line)] for line in files[TRUTH].split()]
+        classes, labels = _classes(meta)
+        of_images = [labels[int(line)] for line in truth.split()]
     except Exception as error:  # SciPy raises errors of many kinds for a malformed file
-        raise UserError(f"{path} has invalid contents ({one_line(error)}): download it again") from error
-    return classes, np.array(truth, np.int32)
+        raise UserError(f"{where} has invalid contents ({one_line(error)}): download it again") from error
+    return classes, np.array(of_images, np.int32)
 
 
 def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:

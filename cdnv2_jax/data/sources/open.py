@@ -20,15 +20,17 @@ class Reader(NamedTuple, Generic[AnySource]):
     Attributes:
       read: (directory, split) → the source.
       layout: where to put which files, for messages.
+      divides: whether `read` also takes `held_out_fraction`, for a data set without a split of its own.
     """
 
-    read: Callable[[Path, Split], AnySource]
+    read: Callable[..., AnySource]
     layout: str
+    divides: bool = False
 
 
 GENERATED = ("digits", "synthetic")
 READERS: Mapping[str, Reader[Source[Sample]]] = {
-    "image_folder": Reader(image_folder.read_image_folder, image_folder.LAYOUT),
+    "image_folder": Reader(image_folder.read_image_folder, image_folder.LAYOUT, divides=True),
     "imagenet_tars": Reader(imagenet_tars.read_imagenet_tars, imagenet_tars.LAYOUT),
     "cifar10": Reader(partial(cifar.read_cifar, "cifar10"), cifar.LAYOUTS["cifar10"]),
     "cifar100": Reader(partial(cifar.read_cifar, "cifar100"), cifar.LAYOUTS["cifar100"]),
@@ -38,7 +40,14 @@ SOURCES = (*GENERATED, *READERS)
 
 
 def open_source(
-    name: str, *, directory: str | Path, split: Split, image_size: int, num_classes: int, count: int | None = None
+    name: str,
+    *,
+    directory: str | Path,
+    split: Split,
+    image_size: int,
+    num_classes: int,
+    count: int | None = None,
+    held_out_fraction: float = 0.0,
 ) -> Source[Sample]:
     """Open a source of images.
 
@@ -47,36 +56,35 @@ def open_source(
       directory: directory of its files; not used for digits and synthetic images.
       split: "train" or, held out, "val".
       image_size: side of digits and synthetic images; all others keep the size of their files.
-      num_classes: number of classes of the network.
+      num_classes: number of classes of synthetic images; all others have their own.
       count: number of synthetic images; None for the default of `SyntheticSource`.
+      held_out_fraction: share of every class to hold out of a directory without a split of its own.
 
     Raises:
-      UserError: the source is unknown, its files are missing or damaged, or it has another number of classes.
+      UserError: the source is unknown, or its files are missing or damaged.
     """
     check_name(name, SOURCES)
     if name == "synthetic":
         return SyntheticSource(split, image_size, num_classes, count)
-    source = read_digits(split, image_size) if name == "digits" else open_directory(name, directory, split)
-    classes = len(source.class_names)
-    if classes != num_classes:
-        where = name if name == "digits" else str(directory)
-        raise UserError(
-            f"{where} has {classes} classes, the network {num_classes}: set config.model.num_classes to {classes}"
-        )
-    return source
+    if name == "digits":
+        return read_digits(split, image_size)
+    return open_directory(name, directory, split, held_out_fraction)
 
 
-def open_directory(name: str, directory: str | Path, split: Split) -> Source[Sample]:
+def open_directory(name: str, directory: str | Path, split: Split, held_out_fraction: float = 0.0) -> Source[Sample]:
     """Open a source of `READERS` with any number of classes; raise UserError as `open_source` does."""
-    return read_directory(READERS[name], directory, split)
+    return read_directory(READERS[name], directory, split, held_out_fraction)
 
 
-def read_directory(reader: Reader[AnySource], directory: str | Path, split: Split) -> AnySource:
+def read_directory(
+    reader: Reader[AnySource], directory: str | Path, split: Split, held_out_fraction: float = 0.0
+) -> AnySource:
     """Open the source in a directory; raise UserError if no directory is given or it is unreadable."""
     if not str(directory):
         raise UserError(f"config.data.directory is empty: {reader.layout}")
     try:
-        return reader.read(Path(directory), split)
+        options = {"held_out_fraction": held_out_fraction} if reader.divides else {}
+        return reader.read(Path(directory), split, **options)
     except OSError as error:
         raise UserError(f"{error.filename or directory} cannot be read: {error.strerror or error}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
@@ -54,6 +55,11 @@ class ArrayRecords:
             return self._reader(file).read([index - int(self._ends[file])])[0]
         except RuntimeError as error:
             raise UserError(f"{self.files[file]} is damaged ({one_line(error)}): rebuild the data set") from error
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' names and sizes, and of their numbers of records."""
+        sizes = np.array([file.stat().st_size for file in self.files])
+        return fingerprint([file.name for file in self.files], sizes, np.array(self._lengths))
 
     def _reader(self, file: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
@@ -106,6 +112,10 @@ class TfdsSource(Source[Sample]):
             raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: rebuild the data set")
         file = example.get("file_name")
         return Sample(image, label, f"{name} ({file.decode('utf-8', 'replace')})" if isinstance(file, bytes) else name)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the classes and of the files."""
+        return fingerprint(self.class_names, self._records.fingerprint())
 
 
 def read_tfds(directory: Path, split: Split) -> TfdsSource:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS
 from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.errors import UserError
 
@@ -41,7 +42,7 @@ class DetectionSample(Picture):
     image_id: Id
     name: str
 
-    def pixels(self, upright: bool = True) -> np.ndarray:
+    def pixels(self, upright: bool = True, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
         """Return uint8 [height, width, 3], in the orientation in which the image was annotated.
 
         Annotation tools show a photograph as its EXIF orientation says, so it is turned, unless only the pixels as
@@ -51,10 +52,10 @@ class DetectionSample(Picture):
           BrokenImage: the image cannot be decoded.
           UserError: its size differs from the annotated one either way.
         """
-        pixels = super().pixels(upright)
+        pixels = super().pixels(upright, max_megapixels=max_megapixels)
         height, width = pixels.shape[:2]
         if (height, width) == (self.width, self.height):
-            pixels = super().pixels(upright=False)
+            pixels = super().pixels(upright=False, max_megapixels=max_megapixels)
         if pixels.shape[:2] == (self.height, self.width):
             return pixels
         raise UserError(

@@ -144,7 +144,7 @@ class DetectionTrainingRow(RowMaker):
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
-        image, scale = self.preparation.resized(sample.pixels(), canvas)
+        image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         height, width = image.shape[:2]
         boxes = scale_boxes(sample.boxes, scale, (height, width))
         if self.flips and draw_flip(random):
@@ -194,7 +194,7 @@ class DetectionEvaluationRow(RowMaker):
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
         try:
-            image, scale = self.preparation.resized(sample.pixels(), canvas)
+            image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         except BrokenImage:
             return self._padding(int(row), index)
         return {

@@ -11,7 +11,7 @@ import numpy as np
 
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.files import progress_bar
-from cdnv2_jax.data.sources.image_folder import read_image_file
+from cdnv2_jax.data.sources.image_files import read_image_file
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource, Id
 from cdnv2_jax.detection.data.coco_layout import LAYOUT, find_annotations, find_images
 from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, shown, whole_number, wrong

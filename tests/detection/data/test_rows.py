@@ -57,6 +57,12 @@ def _evaluation(source: Pictures, batch_size: int, host: int = 0, hosts: int = 1
     return DetectionEvaluationRow(source, Share(batch_size, host, hosts), PREPARATION)
 
 
+def test_images_above_the_limit_count_as_broken() -> None:
+    """The third image, 42 × 72 pixels, and those behind it."""
+    rows = DetectionEvaluationRow(Pictures(3), Share(1), PREPARATION, max_megapixels=0.003)
+    assert [int(rows(row)["broken"]) >= 0 for row in range(3)] == [rows.sample_index(row) == 2 for row in range(3)]
+
+
 def _read(row: RowMaker, last: int, workers: int = 0) -> list[HostBatch]:
     with host_batches(row, 0, last, workers) as batches:
         return list(batches)

@@ -1,0 +1,110 @@
+"""The names that people give to the training and the held-out images."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.sources.class_folders import has_classes, is_hidden, printable
+from cdnv2_jax.errors import UserError, shorten
+
+NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+"""In any case; the first that exists is used."""
+UNSPLIT = ""
+"""Stands for the name of what has no split."""
+HOLD_OUT = "set config.data.held_out_fraction=0.1 (prepare: --held-out-fraction) to hold out a tenth of every class"
+
+Part = TypeVar("Part")
+
+
+class Chosen(NamedTuple):
+    """Where the images of a split are.
+
+    Attributes:
+      name: its name in the data set, or UNSPLIT.
+      fraction: share to hold out of the images of this name; 0 to use all.
+      training: name of the training images if they are elsewhere, which determine the classes.
+      remarks: what is not used.
+    """
+
+    name: str
+    fraction: float
+    training: str | None
+    remarks: list[str]
+
+
+def choose(names: Iterable[str], split: Split) -> str | None:
+    """Return the name that is used for a split, or None."""
+    wanted = NAMES[split]
+    known = [name for name in names if name.lower() in wanted]
+    return min(known, key=lambda name: (wanted.index(name.lower()), name), default=None)
+
+
+def choose_split(names: Iterable[str], split: Split, fraction: float, where: Path, what: str, layout: str) -> Chosen:
+    """Choose where the images of a split are.
+
+    Args:
+      names: names of splits that exist.
+      split: the split to open.
+      fraction: share to hold out if nothing else is held out.
+      where: place of the data set, for messages.
+      what: what has these names, for messages: "files".
+      layout: what is expected there, for messages.
+
+    Raises:
+      UserError: the data set lacks the split.
+    """
+    lacks = f"{where} has no {what} called {' or '.join(NAMES[split])}"
+    train, val = choose(names, "train"), choose(names, "val")
+    others = sorted(set(names) - {train, val, UNSPLIT})
+    remarks = [f"only {' and '.join(filter(None, (train, val)))} used, not {shorten(others, 3)}"] if others else []
+    if val:
+        wanted = train if split == "train" else val
+        if not wanted:
+            raise UserError(f"{lacks}: {layout}")
+        return Chosen(wanted, 0.0, train, remarks)
+    if train:
+        if split == "val" and not fraction:
+            raise UserError(f"{lacks}: {layout}, or {HOLD_OUT}")
+        return Chosen(train, fraction, None, remarks)
+    if split == "train" and not fraction:
+        raise UserError(f"{lacks}: {layout}, or {HOLD_OUT}")
+    return Chosen(UNSPLIT, fraction, None, [] if fraction else ["no split: all images are held out"])
+
+
+def find_folders(directory: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders of training and held-out images, and remarks.
+
+    A folder with the name of a split is one only if it has class folders: it may itself be a class, of vehicles for
+    example. If there is any, a remark names the folders beside it.
+
+    Raises:
+      UserError: a folder is a link whose target is missing.
+    """
+    folders = sorted(path.name for path in directory.iterdir() if _is_folder(path) and not is_hidden(path.name))
+    splits = [name for name in folders if _is_split(name) and has_classes(directory / name)]
+    others = [f"{printable(name)}/" for name in folders if name not in splits]
+    return splits, [f"not used: {shorten(others, 3)}"] if splits and others else []
+
+
+def group_files(files: Iterable[Path], directory: Path) -> dict[str, list[Path]]:
+    """Group files by the name of a split in their folder's name or their own ("photos-train-000001.tar"), sorted.
+
+    If no file has one, all are UNSPLIT; otherwise the files without are left out.
+    """
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(files):
+        parts = [*file.relative_to(directory).parent.parts, *re.split(r"[-_.]", file.name)]
+        groups.setdefault(next((part.lower() for part in parts if _is_split(part)), UNSPLIT), []).append(file)
+    return groups
+
+
+def _is_split(name: str) -> bool:
+    return any(name.lower() in names for names in NAMES.values())
+
+
+def _is_folder(path: Path) -> bool:
+    if _is_split(path.name) and path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link whose target is missing: restore the target or remove it")
+    return path.is_dir()

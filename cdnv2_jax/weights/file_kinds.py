@@ -1,0 +1,71 @@
+"""What a file is, judging by its first bytes and its entries, where it is not a PyTorch file that can be read."""
+
+import zipfile
+from pathlib import Path
+
+from cdnv2_jax.errors import UserError
+
+LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
+SAVE = 'save the weights alone: torch.save(model.state_dict(), "weights.pth")'
+AGAIN = "download it again"
+
+_BEGINNINGS = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it with gunzip",
+    b"BZh": "is compressed by bzip2: unpack it with bunzip2",
+    b"\xfd7zXZ": "is compressed by xz: unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it with unzstd",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it and give the file inside",
+    b"Rar!": "is a RAR archive: unpack it and give the file inside",
+    b"\x89HDF": f"is an HDF5 file, not a PyTorch file: with PyTorch, {SAVE}",
+    b"\x93NUMPY": f"is a NumPy file, not a PyTorch file: with PyTorch, {SAVE}",
+    b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself with git lfs pull",
+    b"<": f"is a web page, not the weights: {AGAIN}, from the link to the file itself",
+}
+"""First bytes of a file → what it is and what to do."""
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError, saying what the file is and what to do, unless it may be a PyTorch file or a plain pickle."""
+    if not path.is_file():
+        if (path / "data.pkl").exists() or list(path.glob("*/data.pkl")):
+            raise UserError(f"{path} is an unpacked PyTorch file: pack it with zip -0 -r weights.pth {path.name}")
+        raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a directory, not a PyTorch file")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of these networks: {SAVE}")
+    if not size:
+        raise UserError(f"{path} is empty: {AGAIN}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    for beginning, what in _BEGINNINGS.items():
+        if head.lstrip().startswith(beginning):
+            raise UserError(f"{path} {what}")
+    if head[257:262] == b"ustar":
+        raise UserError(f"{path} is a real tar archive: unpack it with tar -xf and give the file inside")
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < size:
+        raise UserError(f"{path} is a safetensors file: rename it to end in .safetensors")
+    if head.startswith(b"PK"):
+        _check_archive(path, size)
+
+
+def _check_archive(path: Path, size: int) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises errors of many types for a damaged directory
+        raise UserError(f"{path} is not a complete PyTorch file, its end is missing or damaged: {AGAIN}") from error
+    names = [entry.filename for entry in entries]
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise UserError(f"{path} is a TorchScript program, which would have to be run: {SAVE}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise UserError(f"{path} is a NumPy archive (.npz), not a PyTorch file: with PyTorch, {SAVE}")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise UserError(f"{path} is a zip archive, not a file of torch.save: unzip it and give the file inside")
+    # torch.save never compresses, and a compressed archive could unpack to any size.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(
+            f"{path} was packed again with compression, which torch.save does not use: unzip it and pack it with zip -0"
+        )
+    # Entries that overlap would be read again and again.
+    if (declared := sum(entry.file_size for entry in entries)) > size:
+        raise UserError(f"{path} declares {declared:,} bytes of tensors but has {size:,}: {AGAIN}")

@@ -1,0 +1,153 @@
+"""Inert stand-ins for the classes that checkpoints store beside their tensors, and a reader of plain pickles.
+
+Nothing that a pickle names is imported or called: each name in `STAND_INS` is replaced by a function or class of this
+module that keeps numbers and ignores the rest.
+"""
+
+import argparse
+import io
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+"""NumPy's codes of the dtypes that are read: floats, integers and bool."""
+
+
+class Ignored:
+    """Any object beside the weights, such as a path or a date; its contents are dropped."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class NumberType:
+    """A NumPy dtype; only numbers have a `dtype`."""
+
+    dtype: np.dtype | None = None
+
+    def __init__(self, code: object = None, *_: object):
+        if isinstance(code, str) and code in NUMBERS:
+            self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: object) -> None:
+        if self.dtype is not None and isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+    def read(self, data: object, shape: object, order: str = "C") -> np.ndarray:
+        """Return the array stored as bytes; raise ValueError unless it holds numbers, as many as the shape says."""
+        if isinstance(data, str):
+            data = data.encode("latin-1")
+        if self.dtype is None or not isinstance(data, bytes) or not isinstance(shape, tuple):
+            raise ValueError("an array that does not hold numbers")
+        if not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError("an array of impossible shape")
+        if math.prod(shape) * self.dtype.itemsize != len(data):
+            raise ValueError(f"an array of shape {shape} in {len(data)} bytes")
+        return np.frombuffer(data, self.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+class StoredArray:
+    """A NumPy array in a pickle: `np.asarray` returns its numbers."""
+
+    def __init__(self, *_: object):
+        self.array: np.ndarray | None = None
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], NumberType):
+            _, shape, number_type, by_columns, data = state
+            # An array of objects or text is not a tensor, but may well lie beside the weights.
+            self.array = number_type.read(data, shape, "F" if by_columns else "C") if number_type.dtype else None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array; () if it does not hold numbers."""
+        return () if self.array is None else self.array.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.array is None:
+            raise ValueError("does not hold numbers")
+        return np.array(self.array, dtype)
+
+
+def _stored_array(*_: object) -> StoredArray:
+    return StoredArray()
+
+
+def _scalar(number_type: object = None, data: object = b"", *_: object) -> object:
+    if isinstance(number_type, NumberType) and number_type.dtype is not None:
+        return number_type.read(data, ()).item()
+    return Ignored()
+
+
+def _encoded(text: object = "", *_: object) -> bytes:
+    """Return the bytes that protocol 2 stores as Latin-1 text."""
+    return text.encode("latin-1") if isinstance(text, str) else b""
+
+
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _tensor_of_pair(items: object = (), *_: object) -> object:
+    """Return the array of Paddle's (name, array), as which newer versions store a tensor."""
+    found = tuple(items) if isinstance(items, tuple | list) else ()
+    return found[1] if len(found) == 2 and isinstance(found[1], StoredArray) else found
+
+
+_NUMPY = {"multiarray._reconstruct": _stored_array, "multiarray.scalar": _scalar}
+STAND_INS: dict[str, Callable[..., Any]] = {
+    **{f"numpy.{core}.{name}": stand_in for core in ("core", "_core") for name, stand_in in _NUMPY.items()},
+    "numpy.ndarray": StoredArray,
+    "numpy.dtype": NumberType,
+    "_codecs.encode": _encoded,
+    "argparse.Namespace": argparse.Namespace,
+    "types.SimpleNamespace": argparse.Namespace,
+    "collections.defaultdict": _empty_dict,
+    # What a defaultdict makes its values with.
+    **{f"{builtins}.{name}": Ignored for builtins in ("__builtin__", "builtins") for name in ("list", "dict", "int")},
+    **{f"pathlib.{name}": Ignored for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")},
+    **{f"pathlib._local.{name}": Ignored for name in ("PosixPath", "WindowsPath", "Path")},
+    **{f"datetime.{name}": Ignored for name in ("datetime", "date", "time", "timedelta", "timezone")},
+}
+"""Full name of a class or function → its stand-in."""
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    **STAND_INS,
+    "collections.OrderedDict": _empty_dict,
+    "__builtin__.tuple": _tensor_of_pair,
+    "builtins.tuple": _tensor_of_pair,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
+        full_name = f"{module_name}.{global_name}"
+        if full_name not in _PLAIN:
+            raise pickle.UnpicklingError(f"GLOBAL {full_name}")
+        stand_in = _PLAIN[full_name]
+        # A new object each time: a pickle can set attributes of what it is given.
+        return type(stand_in.__name__, (stand_in,), {}) if isinstance(stand_in, type) else lambda *args: stand_in(*args)
+
+    def persistent_load(self, pid: object) -> None:
+        raise pickle.UnpicklingError("GLOBAL torch.storage")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """Read a pickle of NumPy arrays, such as Paddle's `.pdparams`, without running anything in it.
+
+    Raises:
+      pickle.UnpicklingError: the file asks for a class or function without a stand-in, named after `GLOBAL`.
+      Exception: of many types, if the file is damaged.
+    """
+    return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()  # as NumPy in Python 2 wrote

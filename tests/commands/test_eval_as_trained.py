@@ -1,0 +1,70 @@
+"""`main.py eval` uses a checkpoint as it was trained: its preprocessing, and its classes by their names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cdnv2_jax import save
+from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from tests.commands.shell import DIGITS, Shell
+from tests.weights.networks import network
+
+PREPARATION = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
+EVALUATION = ("main.py", "eval", "--config", DIGITS, "--config.data.source=image_folder", "--checkpoint", "ours")
+
+
+@pytest.fixture
+def ours(shell: Shell) -> None:
+    """A network that knows its use, and three photographs of its classes."""
+    save("ours", network("pruned"), metadata={USAGE_KEY: Usage(PREPARATION, ["cat", "dog", "fox"]).to_json()})
+    for index, name in enumerate(("cat", "dog", "fox")):
+        Path("images", name).mkdir(parents=True)
+        noise = np.random.default_rng(index).integers(0, 256, (30 + index, 40, 3), np.uint8)
+        Image.fromarray(noise).save(f"images/{name}/0.png")
+
+
+def _evaluated(shell: Shell, directory: str, *more: str) -> tuple[str, np.ndarray]:
+    arguments = (f"--config.data.directory={directory}", "--output", "out.npz", "--overwrite")
+    printed = shell.succeeds(*EVALUATION, *arguments, *more)
+    with np.load("out.npz") as saved:
+        return printed, saved["logits"]
+
+
+def _expected(*files: str, preparation: ImagePreparation = PREPARATION) -> np.ndarray:
+    images = [preparation(np.asarray(Image.open(file))) for file in files]
+    return np.asarray(network("pruned")(np.stack(images)))
+
+
+ALL = ("images/cat/0.png", "images/dog/0.png", "images/fox/0.png")
+
+
+def test_own_preprocessing(ours: None, shell: Shell) -> None:
+    printed, logits = _evaluated(shell, "images")
+    np.testing.assert_allclose(logits, _expected(*ALL), atol=1e-5)
+    assert "held out: 3 images of 3 classes, image_folder images" in printed
+    assert "data.eval_crop centre (checkpoint) instead of whole (config file)" in printed
+
+
+def test_flags_take_precedence(ours: None, shell: Shell) -> None:
+    flags = ("--config.data.resize=30", "--config.data.interpolation=bilinear")
+    printed, logits = _evaluated(shell, "images", *flags)
+    as_told = ImagePreparation(16, "centre", "bilinear", PREPARATION.mean, PREPARATION.std, shorter_side=30)
+    np.testing.assert_allclose(logits, _expected(*ALL, preparation=as_told), atol=1e-5)
+    assert "data.resize 30 (command line) instead of 20 (checkpoint)" in printed
+
+
+def test_some_classes_in_another_order(ours: None, shell: Shell) -> None:
+    """Of the data set's two classes only, in its order; labels are its own."""
+    Path("some").mkdir()
+    Path("images/fox").rename("some/a fox")
+    assert "does not know 1 of 1 classes of the images (a fox)" in shell.refuses(
+        *EVALUATION, "--config.data.directory=some"
+    )
+    Path("some/a fox").rename("some/fox")
+    Path("images/cat").rename("some/cat")
+    printed, logits = _evaluated(shell, "some")
+    np.testing.assert_allclose(logits, _expected("some/cat/0.png", "some/fox/0.png")[:, [0, 2]], atol=1e-5)
+    assert "evaluated on 2 of the network's 3 classes" in printed
