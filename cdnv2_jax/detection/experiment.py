@@ -68,7 +68,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
             self.category_ids = source.category_ids
         else:
             self.category_ids, remarks = match_held_out(source, self.held_out)
-            self.held_out.remarks = [*self.held_out.remarks, *remarks]
+            self.remarks += remarks
         return source
 
     def training_row(self) -> tuple[DetectionTrainingRow, int]:
