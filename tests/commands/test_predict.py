@@ -76,15 +76,15 @@ def test_text(here: Shell) -> None:
     assert printed.splitlines() == expected
 
 
-@pytest.mark.parametrize("between", ["\n", "\r\n", "\n\n", "\0"])
-def test_a_list_on_standard_input(between: str, here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, also of Windows, and the zeros of `find -print0`; of names that are any bytes."""
     odd = os.fsdecode(b" caf\xe9 .png")
     shutil.copy(ALBUM[1], odd)
-    listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
-    printed = predicts(here, "--json", ALBUM[0], "-")
-    assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
+    for between in ("\n", "\r\n", "\n\n", "\0"):
+        listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
+        printed = predicts(here, "--json", ALBUM[0], "-")
+        assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
 
 
 def test_names_that_are_not_utf_8(here: Shell) -> None:
