@@ -1,12 +1,11 @@
 """Read the settings of an experiment from a config file and the command line; `config.task` selects its kind."""
 
-import dataclasses
 import json
 import os
 import runpy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
@@ -17,8 +16,6 @@ from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
-
-AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 CONFIGS: Mapping[str, type[RunConfig]] = {
     "classification": ClassificationConfig,
@@ -89,30 +86,6 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         raise UserError(f"{spec}: {error}") from error
     except (Exception, SystemExit) as error:  # a config file is a program and can raise anything
         raise UserError(f"{spec}: {one_line(error)}") from error
-
-
-def as_trained(
-    config: AnyConfig, ours: Mapping[str, Any], stored: Mapping[str, Any], given: Collection[str]
-) -> tuple[AnyConfig, list[str]]:
-    """Return the config with the data settings that a checkpoint was trained with, and a line for each difference.
-
-    Args:
-      config: the settings.
-      ours: fields of `config.data` → the values in effect.
-      stored: the same fields → the checkpoint's values.
-      given: dotted names of the fields that the command line sets; these win over the checkpoint.
-    """
-    changes, lines = {}, []
-    for name, theirs in stored.items():
-        if ours[name] == theirs:
-            continue
-        field = f"data.{name}"
-        if field in given:
-            lines.append(f"{field} is {ours[name]}, as the command line says; the checkpoint has {theirs}")
-        else:
-            changes[name] = theirs
-            lines.append(f"{field} is {theirs}, as in the checkpoint, not {ours[name]} ({FLAG}{field} would change it)")
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes)), lines
 
 
 def _load(spec: str) -> dict[str, Any]:

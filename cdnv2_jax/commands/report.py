@@ -14,7 +14,9 @@ from cdnv2_jax.classification.experiment import source_of
 from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.commands.read_config import check_config
 from cdnv2_jax.detection.config import DetectionConfig
-from cdnv2_jax.detection.data.sources import open_source
+from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.coco_2017 import is_coco_val2017
+from cdnv2_jax.detection.experiment import source_of as detection_source
 from cdnv2_jax.detection.pictures import example_pictures
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import refuse_existing
@@ -91,18 +93,12 @@ def classifier_examples(config: ClassificationConfig) -> Examples:
     return Examples(source.class_names, len(source), picture)
 
 
-def detector_pictures(config: DetectionConfig, results: Sequence[dict[str, Any]]) -> tuple[list[np.ndarray], list[str]]:
-    """Return held-out images with their detections, and notes; without the data, only a note.
-
-    Raises:
-      KeyError, TypeError, ValueError, …: `results` is not a list of detections.
-    """
-    data = config.data
+def detector_images(config: DetectionConfig) -> tuple[DetectionSource | None, list[str]]:
+    """Return the held-out images of a config, and notes; without the data, None and a note."""
     try:
-        source = open_source(data.source, directory=data.directory, split="val", shapes=data.shapes_images)
+        return detection_source(config, "val"), []
     except UserError as error:
-        return [], [_missing(error)]
-    return example_pictures(source, results), []
+        return None, [_missing(error)]
 
 
 def _missing(error: UserError) -> str:
@@ -238,14 +234,17 @@ def classifier_published(
     return [] if data_set is None else [_published(data_set, count_flops(network, data.image_size), error)]
 
 
-def detector_published(config: DetectionConfig, precision: float | None) -> list[Section]:
-    """Return the section with a detector and the published ones on COCO; empty for shapes or if none is published.
+def detector_published(
+    config: DetectionConfig, images: DetectionSource | None, precision: float | None
+) -> list[Section]:
+    """Return the section with a detector and the published ones on COCO; empty for any other data, or without them.
 
     Args:
+      images: the held-out images; None if they are not available.
       precision: the detector's mAP in per cent; None if not measured.
     """
     published: Mapping[str, float] = PUBLISHED.get(config.model.detector, {})
-    if config.data.source == "shapes" or not published:
+    if images is None or not is_coco_val2017(images) or not published:
         return []
     entry = model_entry(config.model.backbone)
     backbone = entry.architecture.override(config.model.overrides)
@@ -273,8 +272,9 @@ def report(workdir: Path) -> None:
       UserError: there is no run, or one of its files is damaged.
     """
     run = read_run(workdir)
-    pictures, notes = _pictures(run)
-    page = render_page(_title(run), f"Run in {workdir}", _sections(run, pictures, notes))
+    images, notes = detector_images(run.config) if isinstance(run.config, DetectionConfig) else (None, [])
+    pictures = _pictures(run, images)
+    page = render_page(_title(run), f"Run in {workdir}", _sections(run, images, pictures, notes))
     with telling_of_damage(workdir / METRICS_FILE):
         paths = plot_run(run.records, workdir)
     if pictures:
@@ -288,20 +288,24 @@ def _title(run: RunFiles) -> str:
     if isinstance(config, ClassificationConfig):
         return f"{config.model.name} on {config.data.source}"
     if isinstance(config, DetectionConfig):
-        return f"{config.model.detector} on {config.model.backbone}, {config.data.source}"
+        data = config.data
+        images = data.source if data.source == "shapes" else Path(data.directory).name or data.source
+        return f"{config.model.detector} on {config.model.backbone}, {images}"
     return run.workdir.resolve().name
 
 
-def _pictures(run: RunFiles) -> tuple[list[np.ndarray], list[str]]:
-    """Return the example images of an evaluated detector, and notes on why there are none."""
+def _pictures(run: RunFiles, images: DetectionSource | None) -> list[np.ndarray]:
+    """Return the example images of an evaluated detector."""
     file = run.workdir / DETECTIONS
-    if not isinstance(run.config, DetectionConfig) or not file.is_file():
-        return [], []
+    if images is None or not file.is_file():
+        return []
     with telling_of_damage(file):
-        return detector_pictures(run.config, json.loads(file.read_text(encoding="utf-8")))
+        return example_pictures(images, json.loads(file.read_text(encoding="utf-8")))
 
 
-def _sections(run: RunFiles, pictures: list[np.ndarray], notes: list[str]) -> list[Section]:
+def _sections(
+    run: RunFiles, images: DetectionSource | None, pictures: list[np.ndarray], notes: list[str]
+) -> list[Section]:
     with telling_of_damage(run.workdir / (SUMMARY_FILE if run.summary else METRICS_FILE)):
         sections = [_figures(run)]
     with telling_of_damage(run.workdir / METRICS_FILE):
@@ -313,8 +317,8 @@ def _sections(run: RunFiles, pictures: list[np.ndarray], notes: list[str]) -> li
         sections += _of_classifier(run, run.config)
     elif isinstance(run.config, DetectionConfig):
         precision = run.own_figure("AP")
-        sections += detector_published(run.config, None if precision is None else 100 * precision)
-    if pictures or notes:
+        sections += detector_published(run.config, images, None if precision is None else 100 * precision)
+    if pictures or (notes and (run.workdir / DETECTIONS).is_file()):
         sections.append(detections_section(pictures, notes))
     if run.values:
         sections.append(config_section(flat_fields(run.values)))

@@ -1,25 +1,19 @@
 """The verb `train`: train a network as a config describes, or resume a run."""
 
 import errno
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.preprocessing import data_fields, data_fields_in_effect
+from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
-from cdnv2_jax.commands.read_config import COMMAND_LINE, as_trained, make_experiment, read_with_origins
-from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Stopped, Training
 from cdnv2_jax.training.optimizer import rate_scale
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
-from cdnv2_jax.weights.metadata import USAGE_KEY
-from cdnv2_jax.weights.open import stored_metadata
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -28,8 +22,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
     config, origins = read_with_origins(spec, overrides)
-    given = [name for name, origin in origins.items() if origin == COMMAND_LINE]
-    config, lines = _as_checkpoint(config, given)
+    config, lines = config_to_train(config, origins)
     path = workdir.path
     devices = Devices.all()
     experiment = make_experiment(config, devices)
@@ -44,7 +37,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     workdir.refuse_other_data(data)  # another process may have other files
     console.print(f"{_description_of(experiment)} → {path}")
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
-        console.print(line)
+        console.print(line, markup=False, highlight=False)
     training = Training(experiment, path, console, Profile(path, *profile))
     try:
         state = training.run()
@@ -59,21 +52,6 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
             f"--workdir {path}: {error.strerror}; checkpoints are intact: free space and run the same command again"
         ) from error
     console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
-
-
-def _as_checkpoint(config: RunConfig, given: Collection[str]) -> tuple[RunConfig, list[str]]:
-    """Return the config with the preprocessing of the checkpoint that training starts from, and lines on what changed.
-
-    A classifier takes over all of it, a detector the statistics of the images.
-    """
-    path = Path(getattr(config.model, "checkpoint", ""))
-    stored = stored_metadata(path).get(USAGE_KEY, {}).get("preparation") if path.name and path.exists() else None
-    if stored is None:
-        return config, []
-    if isinstance(config, ClassificationConfig):
-        return as_trained(config, data_fields_in_effect(config), data_fields(ImagePreparation(**stored)), given)
-    statistics = {name: tuple(stored[name]) for name in ("mean", "std")}
-    return as_trained(config, {name: getattr(config.data, name) for name in statistics}, statistics, given)
 
 
 def _description_of(experiment: Experiment) -> str:

@@ -57,6 +57,13 @@ class DetectionData(SourceConfig):
 
     short_side: int = setting("target of the images' shorter side, in pixels", default=800, least=1)
     long_side: int = setting("limit of their longer side, in pixels, which takes precedence", default=1333, least=1)
+    train_annotations: str = setting(
+        'JSON file of the training images, for "coco"; from `directory`, "" to look for it', default=""
+    )
+    val_annotations: str = setting("likewise, of the held-out images", default="")
+    empty_images: Literal["drop", "keep"] = setting(
+        "images without any annotation: drop them, or keep them as background to train on", default="drop"
+    )
     shapes_images: int = setting('images in each split of the "shapes" source; 0 for its defaults', default=0, least=0)
 
     @property

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from cdnv2_jax.data.batches import BrokenImages, HostBatch
 from cdnv2_jax.data.on_device import Normalisation
-from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.annotations import DetectionSource, Id
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError
@@ -30,8 +30,8 @@ class DetectionEvaluation(Evaluation):
     """COCO's metrics of a detector, and the detections.
 
     Attributes:
-      metrics: COCO's twelve metrics by name, in [0, 1], or −1 if there is no such ground truth.
-      per_class: (name, AP) of each class.
+      metrics: COCO's twelve metrics by name, in [0, 1], or −1 if there is no such ground truth; empty without any.
+      per_class: (name, AP) of each class of the images; empty without ground truth.
       results: the detections, in COCO's results format.
       truncated: number of images whose result a limit on candidates could have changed.
     """
@@ -51,6 +51,7 @@ def evaluate(
     model: PyramidDetector,
     batches: Iterable[HostBatch],
     source: DetectionSource,
+    category_ids: Sequence[Id | None],
     broken: BrokenImages,
     normalisation: Normalisation,
     devices: Devices,
@@ -61,12 +62,14 @@ def evaluate(
       model: the detector.
       batches: this process's rows, as `DetectionEvaluationRow` makes them; rows that are not real do not count.
       source: the images, with their annotations.
+      category_ids: for each label of the detector, the id of that class in `source`, or None: such detections are left
+        out.
       broken: images that could not be read; they do not count either.
       normalisation: normalisation of the images, computed on the devices.
       devices: devices that the batches are sharded over.
     """
     detect = compiled_detect(model, normalisation, devices)
-    results, truncated = [], 0
+    results, truncated, image_ids = [], 0, source.image_ids
     for rows in batches:
         found, batch = fetch(detect(devices.put_batch(detector_fields(rows))))
         truncated += int((found.truncated & batch["real"]).sum())
@@ -76,9 +79,11 @@ def evaluate(
             found.labels,
             found.valid & batch["real"][:, None],
             batch["scale"],
-            batch["image_id"],
-            source.category_ids,
+            [image_ids[index] for index in batch["index"]],
+            category_ids,
         )
+    if not source.is_annotated:
+        return DetectionEvaluation({}, [], results, truncated)
     truth = source.annotations()
     looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in broken.found]
     score = coco_score(truth, results, looked_at)
@@ -87,7 +92,7 @@ def evaluate(
 
 def detector_fields(batch: HostBatch) -> HostBatch:
     """Return the fields of an evaluation batch that `compiled_detect` takes."""
-    return {name: batch[name] for name in ("image", "size", "scale", "image_id", "real")}
+    return {name: batch[name] for name in ("image", "size", "scale", "index", "real")}
 
 
 def compiled_detect(
@@ -109,7 +114,7 @@ def _detected(
 ) -> tuple[Detections, dict[str, jax.Array]]:
     images = canvas_images(batch["image"], batch["size"], normalisation)
     found = nnx.merge(graph, state).detect(images, batch["size"])
-    rest = {name: batch[name] for name in ("scale", "image_id", "real")}
+    rest = {name: batch[name] for name in ("scale", "index", "real")}
     # Replicated, because every process needs all rows for the metrics.
     return jax.lax.with_sharding_constraint((found, rest), everywhere)
 
@@ -145,7 +150,7 @@ class CocoScore:
     per_class: list[tuple[str, float]]
 
 
-def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]) -> CocoScore:
+def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]) -> CocoScore:
     """Score box detections.
 
     Args:
@@ -165,32 +170,37 @@ def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise UserError("COCO's metrics need pycocotools: pip install 'cdnv2-jax[detection]'") from error
-    images, categories = _ids(annotations["images"]), _ids(annotations["categories"])
-    looked_at = sorted({int(number) for number in image_ids})
+    images = _positions(annotations["images"])
+    categories = _positions(sorted(annotations["categories"], key=lambda one: (isinstance(one["id"], str), one["id"])))
+    looked_at = list(dict.fromkeys(image_ids))
     _refuse_unknown(results, looked_at, images, categories)
     both: tuple[Any, Any] = COCO(), COCO()
     with contextlib.redirect_stdout(io.StringIO()):  # COCO and COCOeval print every step
-        for each, items in zip(both, (_truth(annotations["annotations"]), _found(results)), strict=True):
-            each.dataset = {"images": images, "categories": categories, "annotations": items}
+        truth, found = _truth(annotations["annotations"]), _found(results)
+        for each, items in zip(both, (truth, found), strict=True):
+            for item in items:  # by position, because pycocotools sorts ids and cannot mix numbers and text
+                item |= {"image_id": images[item["image_id"]], "category_id": categories[item["category_id"]]}
+            each.dataset = {"images": _numbered(images), "categories": _numbered(categories), "annotations": items}
             each.createIndex()
         evaluation = COCOeval(*both, "bbox")
-        evaluation.params.imgIds = looked_at
+        evaluation.params.imgIds = sorted(images[one] for one in looked_at)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     figures = {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
-    return CocoScore(figures, _per_class(annotations["categories"], evaluation))
+    names = {categories[item["id"]]: str(item["name"]) for item in annotations["categories"]}
+    return CocoScore(figures, _per_class(names, evaluation))
 
 
 def coco_figures(
-    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]
 ) -> dict[str, float]:
     """Return the twelve metrics by name; see `coco_score`."""
     return coco_score(annotations, results, image_ids).figures
 
 
 def per_class_ap(
-    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[int]
+    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]
 ) -> list[tuple[str, float]]:
     """Return (name, AP over IoU .50 to .95) of every class in the order of category ids; see `coco_score`."""
     return coco_score(annotations, results, image_ids).per_class
@@ -202,8 +212,8 @@ def detections_to_results(
     labels: np.ndarray,
     valid: np.ndarray,
     scale: np.ndarray,
-    image_ids: np.ndarray,
-    category_ids: Sequence[int],
+    image_ids: Sequence[Id],
+    category_ids: Sequence[Id | None],
 ) -> list[Result]:
     """Convert a batch of detections to COCO's results format, in pixels of the original images.
 
@@ -214,21 +224,16 @@ def detections_to_results(
       valid: bool [b, n]; False in rows that are not real images, too.
       scale: [b, 2], factors by which x and y of the original images were multiplied.
       image_ids: [b].
-      category_ids: label → category id.
+      category_ids: label → category id, or None for a class whose detections are left out.
     """
     corners = np.asarray(boxes, np.float64) / np.tile(np.asarray(scale, np.float64), 2)[:, None]
     extents = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
     rows, columns = np.nonzero(np.asarray(valid))
-    numbers = np.asarray(category_ids)[np.asarray(labels)[rows, columns]]
-    found = (
-        np.asarray(image_ids)[rows],
-        numbers,
-        extents[rows, columns],
-        np.asarray(scores, np.float64)[rows, columns],
-    )
+    found = (rows, np.asarray(labels)[rows, columns], extents[rows, columns], np.asarray(scores, float)[rows, columns])
     return [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(*(column.tolist() for column in found), strict=True)
+        {"image_id": image_ids[row], "category_id": category, "bbox": box, "score": score}
+        for row, label, box, score in zip(*(column.tolist() for column in found), strict=True)
+        if (category := category_ids[label]) is not None
     ]
 
 
@@ -238,23 +243,23 @@ def write_results(path: Path, results: Sequence[Result]) -> None:
         scratch.write_text(json.dumps(list(results), allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _ids(items: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:
-    return [{"id": item["id"]} for item in items]
+def _positions(items: Sequence[Mapping[str, Any]]) -> dict[Id, int]:
+    return {item["id"]: position for position, item in enumerate(items)}
+
+
+def _numbered(positions: Mapping[Id, int]) -> list[dict[str, int]]:
+    return [{"id": position} for position in positions.values()]
 
 
 def _refuse_unknown(
-    results: Sequence[Result],
-    image_ids: Iterable[int],
-    images: Sequence[Mapping[str, int]],
-    categories: Sequence[Mapping[str, int]],
+    results: Sequence[Result], image_ids: Iterable[Id], images: Mapping[Id, int], categories: Mapping[Id, int]
 ) -> None:
     """Raise UserError for unknown images and categories, which COCOeval would silently ignore."""
-    known, classes = {item["id"] for item in images}, {item["id"] for item in categories}
     asked = [*(result["image_id"] for result in results), *image_ids]
-    strange = next((number for number in asked if number not in known), None)
+    strange = next((one for one in asked if one not in images), None)
     if strange is not None:
         raise UserError(f"results refer to image {strange}, which the annotations lack: evaluate the same split")
-    strange = next((one["category_id"] for one in results if one["category_id"] not in classes), None)
+    strange = next((one["category_id"] for one in results if one["category_id"] not in categories), None)
     if strange is not None:
         raise UserError(f"results refer to category {strange}, which the annotations lack: evaluate the same classes")
 
@@ -282,8 +287,7 @@ def _found(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _per_class(categories: Sequence[Mapping[str, Any]], evaluation: Any) -> list[tuple[str, float]]:
-    names = {item["id"]: str(item["name"]) for item in categories}
+def _per_class(names: Mapping[int, str], evaluation: Any) -> list[tuple[str, float]]:
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all sizes, 100 detections
     ap = []
     for number, values in zip(evaluation.params.catIds, np.moveaxis(precision, -1, 0), strict=True):

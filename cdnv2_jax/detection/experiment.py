@@ -1,7 +1,7 @@
 """Data, network, loss and results of detection experiments."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.canvas import KEY
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.detection.classes import match_held_out
 from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
-from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.annotations import DetectionSource, Id
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
 from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.evaluation import (
@@ -58,7 +59,15 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         return f"{self.config.model.detector} on {self.config.model.backbone}"
 
     def open_source(self, split: Split) -> DetectionSource:
-        return source_of(self.config, split)
+        """Open the images of one split; UserError if they are missing, or val has other categories than train."""
+        source = source_of(self.config, split)
+        if split == "train":
+            self.category_ids, remarks = match_held_out(source, self.held_out)
+            self.held_out.remarks = [*self.held_out.remarks, *remarks]
+        return source
+
+    category_ids: Sequence[Id | None]
+    """For each label of the detector, the id of its category in the held-out images; see `evaluate`."""
 
     def training_row(self) -> tuple[DetectionTrainingRow, int]:
         data, found = self.config.data, len(self.train_images.class_names)
@@ -74,6 +83,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
             data.preparation,
             flips=data.flip,
             max_megapixels=data.max_megapixels,
+            keep_empty=data.empty_images == "keep",
         )
         return row, row.steps_per_epoch
 
@@ -108,7 +118,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     def evaluate_batches(self, model: PyramidDetector, batches: Iterator[HostBatch]) -> DetectionEvaluation:
         model.canvases_filled = self.evaluation_row()[0].fills_canvas
-        return evaluate(model, batches, self.held_out, self.broken, self.normalisation, self.devices)
+        return evaluate(model, batches, self.held_out, self.category_ids, self.broken, self.normalisation, self.devices)
 
     def inference(self, model: PyramidDetector, batch: HostBatch) -> Callable[[], Any]:
         model.canvases_filled = self.evaluation_row()[0].fills_canvas
@@ -152,7 +162,14 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 def source_of(config: DetectionConfig, split: Split) -> DetectionSource:
     """Open the annotated images of one split; UserError if they are missing."""
     data = config.data
-    return open_source(data.source, directory=data.directory, split=split, shapes=data.shapes_images)
+    return open_source(
+        data.source,
+        directory=data.directory,
+        split=split,
+        annotations=data.train_annotations if split == "train" else data.val_annotations,
+        keep_empty=data.empty_images == "keep",
+        shapes=data.shapes_images,
+    )
 
 
 def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:

@@ -21,15 +21,16 @@ class Classes:
 
     Attributes:
       names: names of the classes.
-      category_ids: ids of the classes in COCO's files.
+      category_ids: ids of the classes in the data set's files, numbers or text.
     """
 
     names: Sequence[str]
-    category_ids: Sequence[int]
+    category_ids: Sequence[int | str]
 
     def __post_init__(self):
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
-        object.__setattr__(self, "category_ids", tuple(int(number) for number in self.category_ids))
+        ids = (one if isinstance(one, str) else int(one) for one in self.category_ids)
+        object.__setattr__(self, "category_ids", tuple(ids))
 
 
 @jax.tree_util.register_dataclass

@@ -9,11 +9,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, with_area
-from cdnv2_jax.detectors.losses import at_least_float32, softmax_cross_entropy, sum_where
+from cdnv2_jax.detectors.losses import softmax_cross_entropy, sum_where
 from cdnv2_jax.detectors.nms import best_detections
 from cdnv2_jax.detectors.ops.anchors import Maps, level_anchors, level_anchors_inside
 from cdnv2_jax.detectors.ops.assignment import IGNORED, assign, sample
-from cdnv2_jax.detectors.ops.boxes import clip_boxes, decode, encode, pairwise_iou
+from cdnv2_jax.detectors.ops.boxes import at_least_float32, clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_levels
 from cdnv2_jax.detectors.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
 from cdnv2_jax.detectors.settings import DetectorSettings

@@ -34,11 +34,6 @@ def sum_where(mask: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.where(mask, values, 0).sum()
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
-    """Promote to float32 at least: losses and boxes are computed in it, whatever the network's dtype."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 USUAL_CHANNELS = 256
 
 

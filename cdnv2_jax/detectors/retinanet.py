@@ -9,11 +9,11 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, with_area
-from cdnv2_jax.detectors.losses import at_least_float32, focal_loss, head_kernel, sum_where
+from cdnv2_jax.detectors.losses import focal_loss, head_kernel, sum_where
 from cdnv2_jax.detectors.nms import best_detections, top_k_and_next
 from cdnv2_jax.detectors.ops.anchors import Maps, level_anchors, level_anchors_inside
 from cdnv2_jax.detectors.ops.assignment import IGNORED, assign
-from cdnv2_jax.detectors.ops.boxes import clip_boxes, decode, encode, pairwise_iou
+from cdnv2_jax.detectors.ops.boxes import at_least_float32, clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers.valid_region import inside
 from cdnv2_jax.networks.network import Network

@@ -10,11 +10,11 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from cdnv2_jax.detectors.detector import Targets
-from cdnv2_jax.detectors.losses import at_least_float32, head_kernel, sigmoid_cross_entropy, sum_where
+from cdnv2_jax.detectors.losses import head_kernel, sigmoid_cross_entropy, sum_where
 from cdnv2_jax.detectors.nms import top_k_and_next
 from cdnv2_jax.detectors.ops.anchors import Maps
 from cdnv2_jax.detectors.ops.assignment import assign, sample
-from cdnv2_jax.detectors.ops.boxes import clip_boxes, decode, encode, pairwise_iou
+from cdnv2_jax.detectors.ops.boxes import at_least_float32, clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detectors.ops.nms import nms
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers.valid_region import inside

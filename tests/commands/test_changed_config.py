@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cdnv2_jax import load
+from cdnv2_jax import UserError, load
+from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.training.workdir import Workdir
 from tests.commands.interrupted import RUN
 from tests.commands.runs import checkpoints_of, records_of
-from tests.commands.shell import Shell
+from tests.commands.shell import DIGITS, Shell
 from tests.weights.networks import assert_same_network
 
 TRAIN = ("main.py", "train", *RUN, "--workdir", "run")
@@ -68,3 +70,19 @@ def test_settings_added_to_the_schema_count_with_their_defaults(shell: Shell) ->
     Path("run/config.json").write_text(json.dumps(config))
     assert "(data.exif_orientation, accumulate differ)" in shell.refuses(*TRAIN)
     assert "(accumulate differ)" in shell.refuses(*TRAIN, "--config.data.exif_orientation=False")
+
+
+def test_changed_data(tmp_path: Path) -> None:
+    """A run's data are those that its first start found, until changes are accepted."""
+    config = read_config(DIGITS, [])
+    facts = {"train": {"images": 5, "fingerprint": "a"}, "val": {"images": 2, "fingerprint": "b"}}
+    others = {**facts, "val": {"images": 2, "fingerprint": "c"}}
+    Workdir(tmp_path / "run").claim(config, facts)
+    Workdir(tmp_path / "run").claim(config, facts)
+    with pytest.raises(UserError, match="a run on other images: its val split had 2 of them, now there are 2, or"):
+        Workdir(tmp_path / "run").claim(config, others)
+    Workdir(tmp_path / "run", accept_changes=True).claim(config, others)
+    Workdir(tmp_path / "run").claim(config, others)
+    Workdir(tmp_path / "run", overwrite=True).claim(config, facts)
+    (tmp_path / "run/data.json").unlink()  # as in a run of an older version
+    Workdir(tmp_path / "run").claim(config, others)

@@ -45,9 +45,7 @@ def test_own_preprocessing(ours: None, shell: Shell) -> None:
     printed, logits = _evaluated(shell, "images")
     np.testing.assert_allclose(logits, _expected(*ALL), atol=1e-5)
     assert "held out: 3 images of 3 classes, image_folder images" in printed
-    assert (
-        "data.eval_crop is centre, as in the checkpoint, not whole (--config.data.eval_crop would change it)" in printed
-    )
+    assert "data.eval_crop centre (checkpoint) instead of whole (config file)" in printed
 
 
 def test_flags_take_precedence(ours: None, shell: Shell) -> None:
@@ -55,7 +53,7 @@ def test_flags_take_precedence(ours: None, shell: Shell) -> None:
     printed, logits = _evaluated(shell, "images", *flags)
     as_told = ImagePreparation(16, "centre", "bilinear", PREPARATION.mean, PREPARATION.std, shorter_side=30)
     np.testing.assert_allclose(logits, _expected(*ALL, preparation=as_told), atol=1e-5)
-    assert "data.resize is 30, as the command line says; the checkpoint has 20" in printed
+    assert "data.resize 30 (command line) instead of 20 (checkpoint)" in printed
 
 
 def test_some_classes_in_another_order(ours: None, shell: Shell) -> None:

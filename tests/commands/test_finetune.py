@@ -1,5 +1,6 @@
 """`main.py train` from a trained network: masked ones are pruned on, condensed ones stay as they are."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,16 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import load, save
+from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.preprocessing import preparation_of
+from cdnv2_jax.commands.checkpoint_settings import config_to_train
+from cdnv2_jax.commands.read_config import read_with_origins
+from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.runs import records_of, summary_of
-from tests.commands.shell import DIGITS, TINY, Shell
+from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 from tests.weights.networks import network
 from tests.weights.official_files import converted_file, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
@@ -112,6 +119,11 @@ def test_stopped_and_resumed(shell: Shell) -> None:
         ("a directory", (), "network is not a checkpoint of this project"),
         ("halved", (), "network holds a condensenet_50, but config.model.name is cdnv2_cifar_110"),
         ("halved", ("--config.model.name=condensenet_50",), "has a halved classifier, which cannot be replaced"),
+        (
+            "pruned",
+            ("--config.model.num_classes=7",),
+            "digits has 10 classes, the network 7: set config.model.num_classes",
+        ),
         # Its architecture is its own, whatever the config's overrides say.
         ("dense", (), "8×8 image is too small"),
     ],
@@ -123,3 +135,21 @@ def test_refused(kind: str | None, more: tuple[str, ...], complaint: str, shell:
         sizes = {"stages": (1,) * 5, "growth": (8,) * 5} if kind == "dense" else {}
         save("network", network(kind, **sizes))
     assert complaint in shell.refuses(*TRAIN, _from("network"), *more)
+
+
+def test_own_preprocessing(tmp_path: Path) -> None:
+    """Images are prepared as for the checkpoint, unless a flag says otherwise."""
+    preparation = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
+    save(tmp_path / "network", network("pruned"), metadata={USAGE_KEY: Usage(preparation).to_json()})
+    flags = [f"--config.model.checkpoint={tmp_path / 'network'}", "--config.data.resize=24"]
+    config, origins = read_with_origins(DIGITS, flags)
+    assert isinstance(config, ClassificationConfig)
+    started, lines = config_to_train(config, origins)
+    assert isinstance(started, ClassificationConfig)
+    assert preparation_of(started) == dataclasses.replace(preparation, shorter_side=24)
+    assert "data.resize 24 (command line) instead of 20 (checkpoint)" in lines
+    assert any(line.startswith("data.mean (0.2, 0.3, 0.4) (checkpoint) instead of (0.5, ") for line in lines)
+    # A detector takes over the statistics of the images.
+    shapes, origins = read_with_origins(f"{REPOSITORY}/configs/shapes.py", flags[:1])
+    started, lines = config_to_train(shapes, origins)
+    assert (started.data.mean, started.data.std, len(lines)) == (preparation.mean, preparation.std, 2)

@@ -196,20 +196,21 @@ def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_detections_become_results() -> None:
-    boxes = np.array([[[10, 20, 30, 50], [0, 0, 4, 4]], [[8, 8, 16, 24], [1, 1, 2, 2]]], np.float32)
+    """In the ids of the annotations; those of a class that the annotations lack are left out."""
+    boxes = [[[10, 20, 30, 50], [0, 0, 4, 4], [5, 5, 6, 6]], [[8, 8, 16, 24], [1, 1, 2, 2], [1, 1, 2, 2]]]
     results = detections_to_results(
-        boxes,
-        np.array([[0.5, 0.25], [0.75, 0]], np.float32),
-        np.array([[2, 0], [1, 0]], np.int32),
-        np.array([[True, True], [True, False]]),
+        np.array(boxes, np.float32),
+        np.array([[0.5, 0.25, 0.125], [0.75, 0, 0]], np.float32),
+        np.array([[2, 0, 3], [1, 0, 0]], np.int32),
+        np.array([[True, True, True], [True, False, False]]),
         np.array([[2, 4], [0.5, 1]], np.float32),
-        np.array([42, 7]),
-        [1, 3, 90],
+        [42, "seven"],
+        [1, 3, "brush", None],
     )
     assert results == [
-        {"image_id": 42, "category_id": 90, "bbox": [5, 5, 10, 7.5], "score": 0.5},
+        {"image_id": 42, "category_id": "brush", "bbox": [5, 5, 10, 7.5], "score": 0.5},
         {"image_id": 42, "category_id": 1, "bbox": [0, 0, 2, 1], "score": 0.25},
-        {"image_id": 7, "category_id": 3, "bbox": [16, 8, 16, 16], "score": 0.75},
+        {"image_id": "seven", "category_id": 3, "bbox": [16, 8, 16, 16], "score": 0.75},
     ]
     json.dumps(results)
     empty = np.zeros((1, 0))

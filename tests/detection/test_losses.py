@@ -6,13 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cdnv2_jax.detectors.losses import (
-    at_least_float32,
-    focal_loss,
-    sigmoid_cross_entropy,
-    softmax_cross_entropy,
-    sum_where,
-)
+from cdnv2_jax.detectors.losses import focal_loss, sigmoid_cross_entropy, softmax_cross_entropy, sum_where
+from cdnv2_jax.detectors.ops.boxes import at_least_float32
 from tests.tables import table
 
 LOGITS = np.array([-300, -30, -4.6, -1, 0, 1, 2.5, 40, 300], np.float32)

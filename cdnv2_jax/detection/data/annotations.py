@@ -2,12 +2,19 @@
 
 import abc
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS
 from cdnv2_jax.data.source import Picture, Source
+from cdnv2_jax.errors import UserError
+
+Id = int | str
+"""Id of an image or a category; COCO's are numbers, other data sets also have text."""
 
 SMALLEST_SIDE = 32
 """Images whose shorter side is below this, in pixels, are not trained on (as in mmdetection 2.11)."""
@@ -19,8 +26,8 @@ class DetectionSample(Picture):
 
     Attributes:
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [height, width, 3].
-      height: height of the image, in pixels.
-      width: width of the image, in pixels.
+      height: height of the image in pixels, as annotated.
+      width: width of the image in pixels, as annotated.
       boxes: float32 [n, 4], x1, y1, x2, y2 in pixels; only training targets (see `is_target`).
       labels: int32 [n], indices into the source's `class_names`.
       image_id: the image's id in the annotations.
@@ -32,8 +39,29 @@ class DetectionSample(Picture):
     width: int
     boxes: np.ndarray
     labels: np.ndarray
-    image_id: int
+    image_id: Id
     name: str
+
+    def pixels(self, upright: bool = True, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
+        """Return uint8 [height, width, 3], in the orientation in which the image was annotated.
+
+        Annotation tools show a photograph as its EXIF orientation says, so it is turned, unless only the pixels as
+        stored have the annotated size: then the annotations were made on those.
+
+        Raises:
+          BrokenImage: the image cannot be decoded.
+          UserError: its size differs from the annotated one either way.
+        """
+        pixels = super().pixels(upright, max_megapixels=max_megapixels)
+        height, width = pixels.shape[:2]
+        if (height, width) == (self.width, self.height):
+            pixels = super().pixels(upright=False, max_megapixels=max_megapixels)
+        if pixels.shape[:2] == (self.height, self.width):
+            return pixels
+        raise UserError(
+            f"{self.name} is {width} × {height} pixels, its annotations are for {self.width} × {self.height}: "
+            "use the original image"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +69,7 @@ class AnnotationArrays:
     """n images with m annotations in all; those of image i are ends[i] … ends[i + 1] − 1.
 
     Attributes:
-      image_ids: int64 [n].
+      image_ids: int64 [n], or objects (`Id`) if some ids are text.
       sizes: int32 [n, 2], height and width in pixels.
       ends: int64 [n + 1], from 0 to m.
       ids: int64 [m], ids of the annotations.
@@ -70,12 +98,26 @@ class AnnotationArrays:
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         return corners[chosen].astype(np.float32), self.labels[own][chosen]
 
-    def training_indices(self) -> np.ndarray:
-        """Return the images with a target and both sides of at least 32 pixels: int64 [k]."""
+    def target_counts(self) -> np.ndarray:
+        """Return the number of training targets of each image: int64 [n]."""
         owners = np.repeat(np.arange(len(self.image_ids)), np.diff(self.ends))
         chosen = is_target(self.boxes, self.areas, self.crowd | self.ignored, self.sizes[owners])
-        boxes = np.bincount(owners[chosen], minlength=len(self.image_ids))
-        return np.flatnonzero((boxes > 0) & (self.sizes.min(axis=1, initial=2**31 - 1) >= SMALLEST_SIDE))
+        return np.bincount(owners[chosen], minlength=len(self.image_ids))
+
+    def large_enough(self) -> np.ndarray:
+        """Return whether both sides of each image have at least 32 pixels: bool [n]."""
+        return self.sizes.min(axis=1, initial=2**31 - 1) >= SMALLEST_SIDE
+
+    def training_indices(self, *, keep_empty: bool = False) -> np.ndarray:
+        """Return the images with a target and sides of at least 32 pixels, in ascending order: int64 [k].
+
+        Args:
+          keep_empty: also return those without any annotation. An image of crowds alone is not one of them, because
+            anchors on them would count as background.
+        """
+        empty = np.diff(self.ends) == 0
+        wanted = (self.target_counts() > 0) | (empty if keep_empty else np.zeros_like(empty))
+        return np.flatnonzero(wanted & self.large_enough())
 
 
 class DetectionSource(Source[DetectionSample]):
@@ -85,10 +127,18 @@ class DetectionSource(Source[DetectionSample]):
       arrays: all annotations.
       class_names: names of all classes, in the order of their labels.
       category_ids: label → id of the class in the annotations.
+      remarks: as of every source.
     """
 
-    def __init__(self, arrays: AnnotationArrays, class_names: Sequence[str], category_ids: Sequence[int]):
+    def __init__(
+        self,
+        arrays: AnnotationArrays,
+        class_names: Sequence[str],
+        category_ids: Sequence[Id],
+        remarks: Sequence[str] = (),
+    ):
         self.arrays, self.class_names, self.category_ids = arrays, list(class_names), list(category_ids)
+        self.remarks = list(remarks)
 
     @abc.abstractmethod
     def encoded(self, index: int) -> tuple[bytes, str]:
@@ -106,14 +156,44 @@ class DetectionSource(Source[DetectionSample]):
         index = range(len(self))[index]
         encoded, name = self.encoded(index)
         (height, width), (boxes, labels) = self.sizes[index].tolist(), self.arrays.targets(index)
-        return DetectionSample(encoded, height, width, boxes, labels, int(self.arrays.image_ids[index]), name)
+        return DetectionSample(encoded, height, width, boxes, labels, self.arrays.image_ids[[index]].tolist()[0], name)
+
+    @property
+    def image_ids(self) -> list[Id]:
+        """Ids of all images, as the annotations have them."""
+        return self.arrays.image_ids.tolist()
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether there is any annotation; without one nothing can be scored."""
+        return len(self.arrays.ids) > 0
+
+    def image_names(self) -> Sequence[Id]:
+        """Return a name for each image that does not depend on where it is stored."""
+        return self.image_ids
+
+    def fingerprint(self) -> str:
+        """Return a hash of names, sizes in pixels, boxes and labels of all images; reads no image."""
+        names = [self.class_names, self.category_ids, self.image_ids, list(self.image_names())]
+        digest, arrays = hashlib.sha256(json.dumps(names).encode()), self.arrays
+        for array in (
+            arrays.sizes,
+            arrays.ends,
+            arrays.labels,
+            arrays.boxes,
+            arrays.areas,
+            arrays.crowd,
+            arrays.ignored,
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def annotations(self) -> dict[str, Any]:
         """Return the ground truth in COCO's format, as `pycocotools` reads it, without segmentations."""
         arrays = self.arrays
-        sizes = zip(arrays.image_ids.tolist(), arrays.sizes.tolist(), strict=True)
+        sizes = zip(self.image_ids, arrays.sizes.tolist(), strict=True)
         owners = np.repeat(arrays.image_ids, np.diff(arrays.ends))
-        category = np.array(self.category_ids, np.int64)[arrays.labels]
+        category = np.array(self.category_ids, object)[arrays.labels]
         columns = {
             "id": arrays.ids,
             "image_id": owners,

@@ -11,7 +11,7 @@ from cdnv2_jax.data.augment import draw_flip, flip
 from cdnv2_jax.data.batches import NOT_BROKEN, RowMaker, sample_random
 from cdnv2_jax.data.canvas import CanvasPreparation, flip_boxes, is_landscape, on_canvas, scale_boxes
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.detection.data.annotations import DetectionSample, DetectionSource
+from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.errors import UserError
 
 KEPT_EPOCHS = 4  # some readers are already in the next epoch while others finish this one
@@ -104,12 +104,14 @@ class DetectionTrainingRow(RowMaker):
       seed: seed of order and augmentation.
       preparation: resizing of the images, and their canvases.
       flips: whether to mirror half of the images.
+      keep_empty: whether to train on images without objects, too.
     """
 
     source: DetectionSource
     seed: int
     preparation: CanvasPreparation
     flips: bool = True
+    keep_empty: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,11 +121,15 @@ class DetectionTrainingRow(RowMaker):
     @property
     def fills_canvas(self) -> bool:
         """Whether every image covers its whole canvas."""
-        return self.preparation.fills_canvas(self.source.sizes[self.source.arrays.training_indices()])
+        return self.preparation.fills_canvas(self.source.sizes[self._indices])
+
+    @functools.cached_property
+    def _indices(self) -> np.ndarray:
+        return self.source.arrays.training_indices(keep_empty=self.keep_empty)
 
     @functools.cached_property
     def _order(self) -> OrientationOrder:
-        indices = self.source.arrays.training_indices()
+        indices = self._indices
         if not len(indices):
             raise UserError("no image has a box and sides of at least 32 pixels: there is nothing to train on")
         return OrientationOrder(indices, _landscape(self.source)[indices], self.share.batch_size, self.seed)
@@ -138,7 +144,7 @@ class DetectionTrainingRow(RowMaker):
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
-        image, scale = self.preparation.resized(_pixels(sample, self.max_megapixels), canvas)
+        image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         height, width = image.shape[:2]
         boxes = scale_boxes(sample.boxes, scale, (height, width))
         if self.flips and draw_flip(random):
@@ -152,8 +158,9 @@ class DetectionEvaluationRow(RowMaker):
     """Maker of the rows of evaluation batches: landscapes, then portraits, each followed by padding.
 
     A row holds "image" (uint8 [h, w, 3], on a canvas), "size" (int32 [2]: height and width of the image on it),
-    "scale" (float32 [2]: scale factors of x and y from the original), "image_id" (int64), "real" (bool) and
-    "broken" (int64, index of an unreadable sample, else −1). Padding and unreadable samples are not real.
+    "scale" (float32 [2]: scale factors of x and y from the original), "index" (int64, of the sample in the source),
+    "real" (bool) and "broken" (int64, index of an unreadable sample, else −1). Padding and unreadable samples are not
+    real.
 
     Attributes:
       preparation: resizing of the images, and their canvases.
@@ -187,14 +194,14 @@ class DetectionEvaluationRow(RowMaker):
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
         try:
-            image, scale = self.preparation.resized(_pixels(sample, self.max_megapixels), canvas)
+            image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         except BrokenImage:
             return self._padding(int(row), index)
         return {
             "image": on_canvas(image, canvas),
             "size": np.array(image.shape[:2], np.int32),
             "scale": scale,
-            "image_id": np.int64(sample.image_id),
+            "index": np.int64(index),
             "real": np.bool_(True),
             "broken": np.int64(NOT_BROKEN),
         }
@@ -208,7 +215,7 @@ class DetectionEvaluationRow(RowMaker):
             "image": np.zeros((*canvas, 3), np.uint8),
             "size": np.array(canvas, np.int32),
             "scale": np.ones(2, np.float32),
-            "image_id": np.int64(0),
+            "index": np.int64(0),
             "real": np.bool_(False),
             "broken": np.int64(broken),
         }
@@ -230,15 +237,3 @@ def padded_targets(boxes: np.ndarray, labels: np.ndarray, random: np.random.Gene
 def _landscape(source: DetectionSource) -> np.ndarray:
     """Return whether each image is landscape: bool [n]."""
     return np.array([is_landscape(height, width) for height, width in source.sizes.tolist()], bool)
-
-
-def _pixels(sample: DetectionSample, max_megapixels: float) -> np.ndarray:
-    """Decode to uint8 [h, w, 3]; raise BrokenImage, or UserError if the size differs from the annotations."""
-    pixels = sample.pixels(max_megapixels=max_megapixels)
-    height, width = pixels.shape[:2]
-    if (height, width) != (sample.height, sample.width):
-        raise UserError(
-            f"{sample.name} is {width} × {height} pixels, its annotations are for {sample.width} × {sample.height}: "
-            "use the original image"
-        )
-    return pixels

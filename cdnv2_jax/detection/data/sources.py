@@ -1,13 +1,16 @@
 """The list of sources of annotated images, and how to open one by name."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.open import Reader, check_name, read_directory
 from cdnv2_jax.detection.data import coco_json, tfds_coco
 from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.remarks import evaluation_remarks, training_remarks
 from cdnv2_jax.detection.data.shapes import open_shapes
+from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import cache_directory
 
 READERS: Mapping[str, Reader[DetectionSource]] = {
@@ -17,19 +20,33 @@ READERS: Mapping[str, Reader[DetectionSource]] = {
 SOURCES = ("shapes", *READERS)
 
 
-def open_source(name: str, *, directory: str, split: Split, shapes: int = 0) -> DetectionSource:
+def open_source(
+    name: str, *, directory: str, split: Split, annotations: str = "", keep_empty: bool = False, shapes: int = 0
+) -> DetectionSource:
     """Open a source of annotated images.
 
     Args:
       name: one of `SOURCES`.
       directory: where its files are; for shapes, where they are drawn, "" for the user's cache.
       split: "train" or, held out, "val".
+      annotations: JSON file of "coco", absolute or from the directory; "" to look for it.
+      keep_empty: whether images without objects will be trained on, for the source's remarks.
       shapes: number of pictures to draw for each split of "shapes"; 0 for the default.
 
     Raises:
       UserError: the source is unknown, or its files are missing or damaged.
     """
     check_name(name, SOURCES)
+    if annotations and name != "coco":
+        raise UserError(f"config.data.{split}_annotations is for the source 'coco', not for {name!r}: remove it")
     if name == "shapes":
-        return open_shapes(Path(directory) if directory else cache_directory(), split, images=shapes)
-    return read_directory(READERS[name], directory, split)
+        source = open_shapes(Path(directory) if directory else cache_directory(), split, images=shapes)
+    elif annotations:
+        named = Reader(partial(coco_json.read_coco, annotations=annotations), coco_json.LAYOUT)
+        source = read_directory(named, directory, split)
+    else:
+        source = read_directory(READERS[name], directory, split)
+    train = split == "train"
+    found = training_remarks(source.arrays, keep_empty=keep_empty) if train else evaluation_remarks(source.arrays)
+    source.remarks = [*source.remarks, *found]
+    return source

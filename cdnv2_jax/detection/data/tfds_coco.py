@@ -1,7 +1,8 @@
 """COCO as stored by TensorFlow Datasets (coco/2017 and similar) in array_record files, read without TensorFlow.
 
 Its records hold areas rounded down to whole numbers, and boxes as 32-bit fractions of the image's sides. Average
-precision by size may therefore differ in the last digits from that of COCO's own files.
+precision by size may therefore differ in the last digits from that of COCO's own files. Boxes are taken to be fractions
+of the image as a viewer shows it; COCO's own images have no other orientation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,14 @@ from cdnv2_jax.data.sources.tfds import (
     read_json,
     understood,
 )
+from cdnv2_jax.detection.data import coco_2017
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line
 
 LAYOUT = "give as DIRECTORY the folder that tfds wrote for coco/2017, with dataset_info.json in it"
 LABELS_FILE = "objects-label.labels.txt"
-COCO_CLASSES, UNUSED_IDS = 80, {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-"""COCO numbers its 80 categories from 1 to 90; TensorFlow's data set keeps only their order."""
+UPRIGHT = "upright"
+"""Key of the cached arrays: sizes and boxes are of images turned as their EXIF orientation says."""
 
 SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
     "image_ids": (np.int64, ()),
@@ -85,10 +87,11 @@ def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
 
 
 def category_ids(classes: int) -> list[int]:
-    """Return the category id of each label: COCO's, with their gaps, for 80 classes, otherwise 1, 2, 3, …"""
-    if classes != COCO_CLASSES:
-        return list(range(1, classes + 1))
-    return [number for number in range(1, COCO_CLASSES + len(UNUSED_IDS) + 1) if number not in UNUSED_IDS]
+    """Return the category id of each label: COCO's, with their gaps, for 80 classes, otherwise 1, 2, 3, …
+
+    TensorFlow's data set keeps only their order.
+    """
+    return list(coco_2017.IDS) if classes == len(coco_2017.IDS) else list(range(1, classes + 1))
 
 
 def _classes(features: Mapping[str, Any]) -> int:
@@ -114,7 +117,7 @@ def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
         for key, (kind, _) in SHAPES.items()
         if key != "ends"
     }
-    return joined | {"ends": ends.astype(np.int64)}
+    return joined | {"ends": ends.astype(np.int64), UPRIGHT: np.array(True)}
 
 
 def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, name: str) -> dict[str, np.ndarray]:
@@ -170,7 +173,7 @@ def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: i
 
 def _is_valid(arrays: Arrays, images: int, classes: int) -> bool:
     """Return whether cached arrays match each other and the records."""
-    if not set(SHAPES) <= set(arrays):
+    if not {*SHAPES, UPRIGHT} <= set(arrays):
         return False
     if any(arrays[key].dtype != kind or arrays[key].shape[1:] != shape for key, (kind, shape) in SHAPES.items()):
         return False

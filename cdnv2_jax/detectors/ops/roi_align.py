@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cdnv2_jax.detectors.ops.boxes import area
+from cdnv2_jax.detectors.ops.boxes import area, at_least_float32
 from cdnv2_jax.errors import UserError
 
 LEVEL_TOLERANCE = 1e-6
@@ -64,7 +64,7 @@ def roi_align(
         jnp.asarray(table, jnp.int32).at[levels].get(mode="clip")[:, None, None]
         for table in (shapes[:, 0], shapes[:, 1], strides, np.cumsum(cells_in_map) - cells_in_map)
     )
-    boxes = lax.stop_gradient(boxes)[:, :, None, None]
+    boxes = at_least_float32(lax.stop_gradient(boxes))[:, :, None, None]
     rows, row_weights = _neighbours(boxes[:, 1], boxes[:, 3], stride, height, output_size, sampling_ratio)
     columns, column_weights = _neighbours(boxes[:, 0], boxes[:, 2], stride, width, output_size, sampling_ratio)
     cells = offset + rows[:, None, :, :, None] * width + columns[None, :, :, None, :]
@@ -110,7 +110,7 @@ def roi_align_exact(
         return jnp.einsum("qw,pwc->pqc", columns, stripes, precision=lax.Precision.HIGHEST)
 
     # All boxes at once would need memory for a stripe of the map's full width per box and bin.
-    bins = lax.map(one, lax.stop_gradient(boxes), batch_size=BOXES_AT_ONCE)
+    bins = lax.map(one, at_least_float32(lax.stop_gradient(boxes)), batch_size=BOXES_AT_ONCE)
     return bins.astype(feature_map.dtype)
 
 

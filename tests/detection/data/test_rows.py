@@ -119,7 +119,7 @@ def test_types() -> None:
     assert {key: (value.dtype.name, value.shape[1:]) for key, value in batch.items() if key != "image"} == {
         "size": ("int32", (2,)),
         "scale": ("float32", (2,)),
-        "image_id": ("int64", ()),
+        "index": ("int64", ()),
         "real": ("bool", ()),
         "broken": ("int64", ()),
     }
@@ -162,7 +162,7 @@ def test_evaluation_sees_every_image_once() -> None:
     seen = []
     for batch in batches:
         for k in np.flatnonzero(batch["real"]):
-            index = int(batch["image_id"][k]) - 1000
+            index = int(batch["index"][k])
             (height, width), (new_height, new_width) = source.size(index), batch["size"][k]
             np.testing.assert_allclose(batch["scale"][k], [new_width / width, new_height / height], rtol=1e-6)
             assert (batch["image"][k, :new_height, :new_width] > 0).all()
