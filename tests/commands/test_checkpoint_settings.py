@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cdnv2_jax import UserError
-from cdnv2_jax.commands.checkpoint_settings import evaluated_config
+from cdnv2_jax.commands.checkpoint_settings import evaluated_detector
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.config import DetectionConfig
@@ -36,7 +36,7 @@ def _opened(*, usage: bool = True) -> Any:
 def _evaluated(*flags: str, spec: str = SPEC, usage: bool = True) -> tuple[DetectionConfig, list[str]]:
     config, origins = read_with_origins(spec, [f"--config.{flag}" for flag in flags])
     assert isinstance(config, DetectionConfig)
-    return evaluated_config(config, origins, _opened(usage=usage))
+    return evaluated_detector(config, origins, _opened(usage=usage))
 
 
 def test_the_checkpoints_own_values() -> None:
