@@ -70,7 +70,7 @@ def test_unknown_model(direction: tuple[str, ...], official: Path, shell: Shell)
 
 def test_wrong_model(official: Path, shell: Shell) -> None:
     arguments = ("--model", "cdnv2_a", "--input", official, "--output", "ours")
-    assert "is not a cdnv2_a with 1000 classes" in shell.refuses(CONVERT, *arguments)
+    assert "is not a cdnv2_a with 10 classes" in shell.refuses(CONVERT, *arguments)
 
 
 def test_wrong_model_on_the_way_back(shell: Shell) -> None:
