@@ -147,9 +147,8 @@ def _evaluate_detector(
     _print_skipped(console, experiment.broken.found.values())
     (height, width), cost = config.data.canvas, cost_of(detector, *config.data.canvas)["total"]
     console.print(f"{cost.multiply_adds:,} multiply-adds for {width} × {height} pixels, {cost.params:,} parameters")
-    published = published_map(config.model.detector, config.model.backbone)
-    if is_coco_val2017(images) and published is not None:
-        console.print(f"published COCO mAP: {published}% (CondenseNetV2 paper)")
+    for line in _published_lines(config, images):
+        console.print(line)
     if output is not None:
         write_results(output, found.results)
     if per_class is not None:
@@ -170,6 +169,12 @@ def _print_detections(console: Console, title: str, found: DetectionEvaluation) 
         console.print(f"{title}: {len(found.results):,} detections, not scored")
     if found.truncated:
         console.print(f"on {found.truncated} images the limit on candidates may have changed the result")
+
+
+def _published_lines(config: DetectionConfig, images: DetectionSource) -> list[str]:
+    published = published_map(config.model.detector, config.model.backbone)
+    comparable = published is not None and is_coco_val2017(images)
+    return [f"published COCO mAP: {published}% (CondenseNetV2 paper)"] if comparable else []
 
 
 def _name_of(data: DetectionData, images: DetectionSource) -> str:

@@ -58,16 +58,18 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
     def title(self) -> str:
         return f"{self.config.model.detector} on {self.config.model.backbone}"
 
+    category_ids: Sequence[Id | None]
+    """For each label of the detector, the id of its category in the held-out images; see `evaluate`."""
+
     def open_source(self, split: Split) -> DetectionSource:
         """Open the images of one split; UserError if they are missing, or val has other categories than train."""
         source = source_of(self.config, split)
-        if split == "train":
+        if split == "val":
+            self.category_ids = source.category_ids
+        else:
             self.category_ids, remarks = match_held_out(source, self.held_out)
-            self.held_out.remarks = [*self.held_out.remarks, *remarks]
+            self.remarks += remarks
         return source
-
-    category_ids: Sequence[Id | None]
-    """For each label of the detector, the id of its category in the held-out images; see `evaluate`."""
 
     def training_row(self) -> tuple[DetectionTrainingRow, int]:
         data, found = self.config.data, len(self.train_images.class_names)

@@ -2,14 +2,13 @@
 
 import abc
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS
+from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.errors import UserError
 
@@ -174,19 +173,11 @@ class DetectionSource(Source[DetectionSample]):
 
     def fingerprint(self) -> str:
         """Return a hash of names, sizes in pixels, boxes and labels of all images; reads no image."""
-        names = [self.class_names, self.category_ids, self.image_ids, list(self.image_names())]
-        digest, arrays = hashlib.sha256(json.dumps(names).encode()), self.arrays
-        for array in (
-            arrays.sizes,
-            arrays.ends,
-            arrays.labels,
-            arrays.boxes,
-            arrays.areas,
-            arrays.crowd,
-            arrays.ignored,
-        ):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        texts = (self.class_names, self.category_ids, self.image_ids, self.image_names())
+        a = self.arrays
+        return fingerprint(
+            *(map(str, each) for each in texts), a.sizes, a.ends, a.labels, a.boxes, a.areas, a.crowd, a.ignored
+        )
 
     def annotations(self) -> dict[str, Any]:
         """Return the ground truth in COCO's format, as `pycocotools` reads it, without segmentations."""

@@ -35,7 +35,7 @@ def content() -> dict[str, Any]:
     return copy.deepcopy(CONTENT)
 
 
-def colour_of(image_id: int) -> tuple[int, int, int]:
+def colour_of(image_id: Any) -> tuple[int, int, int]:
     return image_id, 2 * image_id, 100
 
 

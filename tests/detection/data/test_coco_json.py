@@ -12,12 +12,13 @@ from pycocotools.coco import COCO
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.decode import decode
+from cdnv2_jax.detection.data.annotations import Id
 from cdnv2_jax.detection.data.coco_json import read_coco
 
 from . import coco_files
 
 # x1, y1, x2, y2 and labels by hand: ids 1, 3, 90 become 0, 1, 2.
-TARGETS = {
+TARGETS: dict[Id, Any] = {
     42: ([[10, 5, 30, 15], [80.5, 50.25, 110.5, 90.25]], [1, 0]),
     7: ([[20, 30, 30, 70]], [2]),
     9: (np.zeros((0, 4)), []),

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
 
 from cdnv2_jax import UserError
+from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.data.tfds_coco import category_ids, read_tfds_coco
 from tests.data.photographs import encoded
 
@@ -127,6 +129,38 @@ def test_what_was_kept_but_does_not_fit(made: Path) -> None:
     }.items():
         np.savez(kept, **{**right, key: value})
         assert read_tfds_coco(made, "train").annotations() == first
+    del right["upright"]  # of an earlier version, which did not turn photographs
+    np.savez(kept, **{**right, "sizes": right["sizes"][:, ::-1]})
+    assert read_tfds_coco(made, "train").annotations() == first
+
+
+def test_photographs_are_turned(tmp_path: Path) -> None:
+    """Boxes are fractions of the image as it is shown: the red object is in its box."""
+    shown = np.full((40, 60, 3), 90, np.uint8)
+    shown[8:18, 6:18] = (230, 20, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it to the right
+    example = PROTO.tf_example_pb2.Example.FromString(_record(*IMAGES[0]))
+    stored = np.ascontiguousarray(np.rot90(shown))
+    example.features.feature["image"].bytes_list.value[0] = encoded(stored, exif=exif, quality=95)
+    source = read_tfds_coco(_write(tmp_path / "made", [example.SerializeToString()] * 3), "train")
+    (x1, y1, x2, y2), pixels = source[0].boxes[0].round().astype(int), source[0].pixels()
+    assert pixels.shape == shown.shape
+    np.testing.assert_allclose(pixels[y1:y2, x1:x2].mean((0, 1)), (230, 20, 20), atol=20)  # but for what JPEG blurs
+
+
+def test_remarks_and_fingerprint(made: Path) -> None:
+    source = open_source("tfds", directory=str(made), split="train")
+    assert source.remarks == [
+        "1 image without objects: not trained on (config.data.empty_images=drop)",
+        "1 image with crowds or unusable boxes alone: not trained on",
+        "1 box marked as crowd or to be ignored: not trained on",
+        "1 box outside the image, below one pixel or without area: not trained on",
+    ]
+    moved = made.rename(made.with_name("1.2.0"))
+    assert read_tfds_coco(moved, "train").fingerprint() == source.fingerprint()
+    other = [_record(285, *IMAGES[0][1:]), *(_record(*image) for image in IMAGES[1:])]
+    assert read_tfds_coco(_write(made.with_name("other"), other), "train").fingerprint() != source.fingerprint()
 
 
 def test_ids_of_coco() -> None:
