@@ -8,7 +8,8 @@ import torch
 
 from cdnv2_jax import UserError, to_torch_state_dict
 from cdnv2_jax.layers.torch_layout import COUNTER
-from cdnv2_jax.weights.open import network_from, open_network
+from cdnv2_jax.weights.open import open_network
+from cdnv2_jax.weights.starting_point import network_from
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.tables import table
 from tests.torch_twin import CondenseNetTwin
@@ -82,9 +83,11 @@ def test_backbone_alone(tmp_path: Path) -> None:
     path = save(tmp_path / "file.pth", {"model": _without(twin.state_dict(), *classifier)})
     with pytest.raises(UserError, match=r"file.pth has no classifier .* cannot classify: train one on it"):
         open_network(path, model="condensenet_50", overrides=overrides_of(SMALL_V1))
-    started = network_from(
-        path, name="condensenet_50", num_classes=6, overrides=overrides_of(SMALL_V1), dtype="float32", seed=0
+    names = list("abcdef")
+    started, remark = network_from(
+        path, name="condensenet_50", class_names=names, overrides=overrides_of(SMALL_V1), dtype="float32", seed=0
     )
+    assert "the classifier is re-initialised" in remark and "has none" in remark
     found = to_torch_state_dict(started)
     assert found["classifier.weight"].shape == (6, twin.classifier.in_features)
     assert found["classifier.weight"].std() > 0
