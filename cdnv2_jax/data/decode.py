@@ -157,21 +157,21 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise too_large from error
     except Exception as error:
-        raise BrokenImage(name, _unknown(encoded, error)) from error
+        raise _unknown(encoded, name, error) from error
     if image.width * image.height > most:
         raise too_large
     if image.format == "EPS":
-        raise BrokenImage(name, "it is an EPS file, a program to run")  # by Ghostscript, if that is installed
+        raise BrokenImage(name, "EPS files are programs, which are not run", "convert it to PNG")
     return image
 
 
-def _unknown(encoded: bytes, error: Exception) -> str:
-    """Say what a file is that Pillow cannot open."""
+def _unknown(encoded: bytes, name: str, error: Exception) -> BrokenImage:
+    """Return an error that says what a file is that Pillow cannot open."""
     if not encoded:
-        return "it is empty"
+        return BrokenImage(name, "it is empty")
     if encoded[4:8] == b"ftyp":
-        return "it is a HEIC image or a video, which are not supported"
-    return "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        return BrokenImage(name, "it is a HEIC image or a video", "convert it to JPEG")
+    return BrokenImage(name, "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error))
 
 
 @contextlib.contextmanager

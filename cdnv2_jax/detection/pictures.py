@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.detection.data.annotations import DetectionSource
+from cdnv2_jax.detection.data.annotations import DetectionSource, Id
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
 
 LEAST_SCORE = 0.3
@@ -52,7 +52,7 @@ def example_pictures(source: DetectionSource, results: Sequence[dict[str, Any]])
     return pictures
 
 
-def _picture(source: DetectionSource, index: int, found: dict[int, list[dict[str, Any]]]) -> np.ndarray:
+def _picture(source: DetectionSource, index: int, found: dict[Id, list[dict[str, Any]]]) -> np.ndarray:
     sample = source[index]
     pixels = sample.pixels()
     results = found[sample.image_id]

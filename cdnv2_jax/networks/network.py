@@ -101,6 +101,7 @@ class Network(nnx.Module):
     `__call__` and `features`. Learned convolutions may be anywhere in it.
 
     Attributes:
+      architecture: the architecture it was built from, with as many classes as the classifier that is there.
       name: name of the model, as in the registry.
       form: masked or condensed.
       dtype: dtype of the computation; None to compute in the dtype of parameters and images.
@@ -108,14 +109,22 @@ class Network(nnx.Module):
         forward pass. Set it before training. No effect on CPUs.
     """
 
+    architecture: Architecture
     classifier: nnx.Linear | CondensedLinear
 
     def __init__(self, architecture: Architecture, *, name: str, dtype: DTypeLike | None = None):
-        self._architecture = architecture
+        self.architecture = architecture
         self.name = name
         self.form = Form()
         self.dtype = dtype
         self.remat = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "classifier" and isinstance(value, nnx.Linear | CondensedLinear):
+            classes = int(value.kernel.shape[-1])
+            if classes != self.architecture.num_classes:
+                self.architecture = dataclasses.replace(self.architecture, num_classes=classes)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Compute logits [batch, classes] of normalised images [batch, height, width, 3]."""
@@ -154,16 +163,6 @@ class Network(nnx.Module):
         """
         children = (name for name, value in vars(self).items() if isinstance(value, nnx.Module))
         return [[(name,) for name in children if name != "classifier"]]
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture it was built from, with as many classes as its classifier has, should that be replaced."""
-        classifier = vars(self).get("classifier")
-        kernel = getattr(classifier, "kernel", None)
-        classes = self._architecture.num_classes if kernel is None else int(kernel.shape[-1])
-        if classes == self._architecture.num_classes:
-            return self._architecture
-        return dataclasses.replace(self._architecture, num_classes=classes)
 
     @property
     def form_name(self) -> FormName:

@@ -6,6 +6,7 @@ from pathlib import Path
 from cdnv2_jax.errors import UserError
 
 LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
+MOST_ENTRIES = 20_000  # tensors and counters; the same checkpoint has 3,000
 SAVE = 'save the weights alone: torch.save(model.state_dict(), "weights.pth")'
 AGAIN = "download it again"
 
@@ -66,6 +67,8 @@ def _check_archive(path: Path, size: int) -> None:
         raise UserError(
             f"{path} was packed again with compression, which torch.save does not use: unzip it and pack it with zip -0"
         )
+    if len(entries) > MOST_ENTRIES:
+        raise UserError(f"{path} holds {len(entries):,} tensors, more than any checkpoint of these networks: {SAVE}")
     # Entries that overlap would be read again and again.
     if (declared := sum(entry.file_size for entry in entries)) > size:
         raise UserError(f"{path} declares {declared:,} bytes of tensors but has {size:,}: {AGAIN}")

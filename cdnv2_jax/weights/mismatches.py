@@ -6,6 +6,8 @@ from typing import Any
 from cdnv2_jax.errors import shorten
 from cdnv2_jax.weights.state_dicts import is_tensor, shape_of
 
+BUFFERS = ("running_mean", "running_var", "_mask")
+
 
 def mismatches(
     tensors: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], classifier: Collection[str] = ()
@@ -35,14 +37,12 @@ def _advice(
     misshapen: list[str],
     classifier: Collection[str],
 ) -> str:
-    rows = [tensors[key].shape[:1] for key in classifier if key in misshapen and is_tensor(tensors[key])]
-    if not missing and not unexpected and set(misshapen) <= set(classifier) and len(set(map(tuple, rows))) == 1:
-        count = int(rows[0][0]) if len(rows[0]) else 0
-        return f"its classifier has {count} classes: give num_classes={count} (--num-classes {count})"
+    if not missing and not unexpected and set(misshapen) <= set(classifier):
+        rows = {tensors[key].shape[0] for key in misshapen if is_tensor(tensors[key]) and len(tensors[key].shape) > 0}
+        if len(rows) == 1 and (count := int(rows.pop())):
+            return f"its classifier has {count} classes: give num_classes={count} (--num-classes {count})"
     if any("fake_quant" in key or "activation_post_process" in key for key in unexpected):
         return "it comes from quantisation-aware training: save the state_dict of the float network"
-    if any(key.endswith(("running_mean", "running_var")) for key in missing):
-        return "save model.state_dict(), which holds buffers too, not only the parameters"
-    if any(key.endswith("_mask") for key in missing):
-        return "the layers may have been pruned: save model.state_dict(), which holds the masks"
+    if missing and not unexpected and not misshapen and all(key.endswith(BUFFERS) for key in missing):
+        return "save model.state_dict(), which holds the buffers too; without its masks, a pruned layer looks whole"
     return "give the model and the sizes that the file was saved from"

@@ -138,9 +138,9 @@ def _missing_mask(tensors: Mapping[str, Any], key: str, slot: MaskSlot) -> dict[
 def classes_in(tensors: Mapping[str, Any], architecture: Architecture) -> int | None:
     """Return the number of classes of a state_dict's classifier; None if it has none, or none of a plausible shape."""
     for key in torch_format(architecture).classifier:
-        shape: Any = getattr(tensors.get(key), "shape", ())
-        if len(shape) in (1, 2) and shape[0]:
-            return int(shape[0])
+        shape = shape_of(tensors.get(key))
+        if isinstance(shape, list) and len(shape) in (1, 2) and shape[0]:
+            return shape[0]
     return None
 
 

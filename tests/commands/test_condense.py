@@ -25,13 +25,14 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fully pruned network of the registry as the official training script saves it, called as that calls it."""
     twin = twin_in_form(architecture_of("condensenet_50"), 3)
     path = tmp_path_factory.mktemp("official") / "model.pth.tar"
-    return save_official(path, training_file(twin, ema=None, arch="condensenet.condensenet_50"))
+    return save_official(path, training_file(twin, ema=twin, arch="condensenet.condensenet_50"))
 
 
 @pytest.mark.parametrize("halved", [False, True])
 def test_official_file_says_which_model_it_holds(halved: bool, official: Path, shell: Shell) -> None:
     arguments = ("--checkpoint", official, "--output", "condensed", *(["--halve-classifier"] if halved else []))
-    shell.succeeds("main.py", "condense", *arguments)
+    printed = shell.succeeds("main.py", "condense", *arguments)
+    assert "weights: EMA weights (state_dict_ema); the file also holds state_dict" in printed
     condensed = load("condensed")
     assert condensed.name == "condensenet_50"
     assert (condensed.form.condensed, condensed.form.halved_classifier) == (True, halved)

@@ -1,17 +1,22 @@
 """`convert_torch_weights.py`: what it refuses. What it converts: `test_official_weights.py`."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from cdnv2_jax import load, save
+from cdnv2_jax import load, save, to_torch_state_dict
 from cdnv2_jax.commands import convert
+from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.networks.network import Form
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.open import open_network
+from cdnv2_jax.weights.safetensors import Layout, save_safetensors
 from tests.commands.shell import Shell
 from tests.torch_twin import CondenseNetTwin, converted
-from tests.weights.networks import network
+from tests.weights.networks import assert_same_network, network
 from tests.weights.official_files import assert_same_bits, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
 
@@ -47,8 +52,49 @@ def test_choice_of_weights(twin: CondenseNetTwin, official: Path, pruned: Path, 
     assert "prune the network" in shell.refuses(CONVERT, *V1, official, "--output", "ours", "--condense")
 
 
+def test_classes_of_the_file(shell: Shell) -> None:
+    """They are the file's, and a number that contradicts it is refused with the right one."""
+    twin = twin_in_form(architecture_of("condensenet_50", 7), 0)
+    save_official(Path("seven.pth"), {"model": twin.state_dict()})
+    complaint = shell.refuses(CONVERT, *V1, "seven.pth", "--output", "ours", "--num-classes", "10")
+    assert complaint.endswith("its classifier has 7 classes: give num_classes=7 (--num-classes 7)\n")
+    printed = shell.succeeds(CONVERT, *V1, "seven.pth", "--output", "ours")
+    assert printed.startswith("classes: 7, as in the file (a condensenet_50 usually has 10)\n")
+    assert_same_bits(to_torch_state_dict(load("ours")), twin.state_dict())
+
+
+@pytest.mark.parametrize("layout", ["ours", "official"])
+def test_our_safetensors(layout: Layout, shell: Shell) -> None:
+    """Class names and preprocessing stay with the network."""
+    usage = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel")).to_json()
+    save_safetensors(Path("it.safetensors"), network("halved"), {USAGE_KEY: usage}, layout)
+    shell.succeeds(CONVERT, *V1, "it.safetensors", "--output", "ours")
+    opened = open_network(Path("ours"))
+    assert_same_network(opened.network, network("halved"))
+    expected = {"converted_from": "it.safetensors", "weights": "auto", USAGE_KEY: usage}
+    assert json.dumps(opened.metadata, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    other = ("--model", "cdnv2_a", "--input", "it.safetensors", "--output", "other")
+    assert "holds a condensenet_50: give --model condensenet_50" in shell.refuses(CONVERT, *other)
+    complaint = shell.refuses(CONVERT, *V1, "it.safetensors", "--output", "other", "--num-classes", "10")
+    assert "has 3 classes: leave out --num-classes 10" in complaint
+
+
+def test_long_names_in_a_short_line(shell: Shell) -> None:
+    """Of keys, paths and control characters in them; what to do is still there."""
+    state = twin_in_form(architecture_of("condensenet_50"), 0).state_dict()
+    names = ["x" * 10**5, "\x1b[31mred\x1b]0;title\x07", *(f"{'layer' * 30}.{n}" for n in range(300))]
+    directory = Path(*["directory" * 20] * 4)
+    directory.mkdir(parents=True)
+    save_official(directory / "file.pth", {**state, **{name: torch.zeros(1) for name in names}})
+    complaint = shell.refuses(CONVERT, *V1, directory / "file.pth", "--output", "ours")
+    assert len(complaint) < 400
+    assert complaint.endswith("give the model and the sizes that the file was saved from\n")
+    assert complaint.rstrip("\n").isprintable()
+
+
 def test_condensing_on_the_way(official: Path, shell: Shell) -> None:
     printed = shell.succeeds(CONVERT, *V1, official, "--output", "ours", "--weights", "model", "--condense")
+    assert printed.startswith("weights: live weights (state_dict); the file also holds state_dict_ema\n")
     assert "condensenet_50 (condensed): ours" in printed
     assert load("ours").form == Form(condensed=True)
 
@@ -70,7 +116,7 @@ def test_unknown_model(direction: tuple[str, ...], official: Path, shell: Shell)
 
 def test_wrong_model(official: Path, shell: Shell) -> None:
     arguments = ("--model", "cdnv2_a", "--input", official, "--output", "ours")
-    assert "is not a cdnv2_a with 1000 classes" in shell.refuses(CONVERT, *arguments)
+    assert "is not a cdnv2_a with 10 classes" in shell.refuses(CONVERT, *arguments)
 
 
 def test_wrong_model_on_the_way_back(shell: Shell) -> None:

@@ -129,7 +129,9 @@ def official(shell: Shell) -> Path:
 @pytest.mark.parametrize("weights", ["auto", "model"])
 def test_official_file_needs_no_conversion(weights: Weights, official: Path, shell: Shell) -> None:
     evaluation = ("main.py", "eval", "--config", DIGITS, *TINY)
-    shell.succeeds(*evaluation, "--checkpoint", official, "--weights", weights, "--output", "theirs.npz")
+    printed = shell.succeeds(*evaluation, "--checkpoint", official, "--weights", weights, "--output", "theirs.npz")
+    taken = "EMA weights (state_dict_ema)" if weights == "auto" else "live weights (state_dict)"
+    assert f"weights: {taken}; the file also holds state_dict" in printed
     save("ours", load_torch_checkpoint(official, "cdnv2_cifar_110", weights=weights, **TINY_SIZES))
     shell.succeeds(*evaluation, "--checkpoint", "ours", "--output", "ours.npz")
     with np.load("theirs.npz") as theirs, np.load("ours.npz") as ours:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,7 +36,7 @@ def _evaluated(shell: Shell, directory: str, *more: str) -> tuple[str, np.ndarra
 
 def _expected(*files: str, preparation: ImagePreparation = PREPARATION) -> np.ndarray:
     images = [preparation(np.asarray(Image.open(file))) for file in files]
-    return np.asarray(network("pruned")(np.stack(images)))
+    return np.asarray(network("pruned")(jnp.stack(images)))
 
 
 ALL = ("images/cat/0.png", "images/dog/0.png", "images/fox/0.png")

@@ -47,14 +47,15 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fully pruned network of the registry as the official training script saves it."""
     twin = twin_in_form(architecture_of("condensenet_50"), 3)
     path = tmp_path_factory.mktemp("official") / "model.pth.tar"
-    return save_official(path, training_file(twin, ema=None, arch="condensenet.condensenet_50"))
+    return save_official(path, training_file(twin, ema=twin, arch="condensenet.condensenet_50"))
 
 
 def test_official_file(official: Path, shell: Shell) -> None:
     """Class names and another image size go with it."""
     Path("names.txt").write_text("\n".join(f"name {number}" for number in range(10)))
     arguments = ("--checkpoint", official, "--condense", "--format", "onnx", "--output", "it.onnx")
-    shell.succeeds("main.py", "export", *arguments, "--class-names", "names.txt", "--image-size", "40")
+    printed = shell.succeeds("main.py", "export", *arguments, "--class-names", "names.txt", "--image-size", "40")
+    assert "weights: EMA weights (state_dict_ema); the file also holds state_dict" in printed
     described = open_classifier(Path("it.onnx")).described
     assert (described.name, described.form, described.num_classes) == ("condensenet_50", "condensed", 10)
     assert (described.usage.preparation.size, described.usage.name_of(3)) == (40, "name 3")

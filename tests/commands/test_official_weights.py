@@ -69,7 +69,8 @@ def test_there_and_back(name: str, form: str, folder: Path, shell: Shell) -> Non
     twin, path = _official_file(name, form)
     convert = ("convert_torch_weights.py", "--model", name)
     printed = shell.succeeds(*convert, "--input", path, "--output", "ours")
-    assert printed == f"{name} ({'condensed' if form == 'converted' else 'masked'}): ours\n"
+    taken = "" if form == "converted" else "weights: EMA weights (state_dict_ema); the file also holds state_dict\n"
+    assert printed == f"{taken}{name} ({'condensed' if form == 'converted' else 'masked'}): ours\n"
 
     evaluation = ("--config", f"{IMAGENET}:{name}", f"--config.data.directory={folder}")
     evaluation += ("--config.data.eval_batch_size=2", "--config.data.workers=0", "--output", "logits.npz")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.special import softmax
 
@@ -17,10 +18,12 @@ from cdnv2_jax import UserError, save
 from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.shell import Shell
 from tests.data.image_files import write_noise
 from tests.weights.networks import network
+from tests.weights.official_files import twin_in_form
 
 USAGE = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
 ALBUM = ["album/a/0.png", "album/a/1.png", "album/b/0.png"]
@@ -76,15 +79,15 @@ def test_text(here: Shell) -> None:
     assert printed.splitlines() == expected
 
 
-@pytest.mark.parametrize("between", ["\n", "\r\n", "\n\n", "\0"])
-def test_a_list_on_standard_input(between: str, here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, also of Windows, and the zeros of `find -print0`; of names that are any bytes."""
     odd = os.fsdecode(b" caf\xe9 .png")
     shutil.copy(ALBUM[1], odd)
-    listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
-    printed = predicts(here, "--json", ALBUM[0], "-")
-    assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
+    for between in ("\n", "\r\n", "\n\n", "\0"):
+        listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
+        printed = predicts(here, "--json", ALBUM[0], "-")
+        assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
 
 
 def test_names_that_are_not_utf_8(here: Shell) -> None:
@@ -181,6 +184,19 @@ def test_unreadable_images(here: Shell) -> None:
     assert summary == "2 images, 2 skipped (2 unreadable); class names from network; 16 px, centre crop, bilinear"
     assert first == "main.py predict: broken.png cannot be read as an image (it is empty): fix or remove it"
     assert second.startswith("main.py predict: missing.png cannot be read as an image (No such file or directory)")
+
+
+def test_choice_of_weights(shell: Shell) -> None:
+    """Which weights were taken is said, but not where the predictions are."""
+    state = twin_in_form(architecture_of("condensenet_50"), 0).state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": state, "arch": "condensenet_50"}, "file.pth")
+    for weights, taken in {"auto": "EMA weights (state_dict_ema)", "model": "live weights (state_dict)"}.items():
+        arguments = ("--checkpoint", "file.pth", "--weights", weights, "--json", "missing.png")
+        outcome = shell.run("main.py", "predict", *arguments)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert outcome.err.startswith(f"weights: {taken}; the file also holds state_dict")
+    arguments = ("--checkpoint", "file.pth", "--weights", "ema", "--class-names", "missing", "missing.png")
+    assert "--class-names missing" in shell.refuses("main.py", "predict", *arguments)
 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {

@@ -214,10 +214,11 @@ def test_networks_without_a_run(smoke_run: Path, shell: Shell) -> None:
 def test_official_files(form: int | str, shell: Shell) -> None:
     """Partly pruned and converted; the published networks beside it."""
     twin = twin_in_form(architecture_of("cdnv2_a"), form)
-    save_official(Path("a.pth.tar"), {"state_dict": twin.state_dict()})
+    save_official(Path("a.pth.tar"), {"state_dict_ema": twin.state_dict()})
     arguments = ("--checkpoint", "a.pth.tar", "--output", "page.html")
     assert "--model" in shell.refuses("main.py", "report", *arguments)
-    shell.succeeds("main.py", "report", *arguments, "--model", "cdnv2_a")
+    printed = shell.succeeds("main.py", "report", *arguments, "--model", "cdnv2_a")
+    assert "weights: EMA weights (state_dict_ema)" in printed
     page = _page("page.html")
     assert _sections(page) == ["figures", "connections", "published"]
     assert "45,874,350" in page.text and "shufflenet_v2_x1_0" in page.text

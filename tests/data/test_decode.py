@@ -265,8 +265,8 @@ def test_largest_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 FOREIGN = {
     b"": "it is empty",
-    b"\0\0\0\x18ftypheic\0\0\0\0": "a HEIC image or a video",
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n": "an EPS file",
+    b"\0\0\0\x18ftypheic\0\0\0\0": "it is a HEIC image or a video.*: convert it to JPEG",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n": "EPS files are programs.*: convert it to PNG",
     b"GIF89a": "cannot be read as an image",
     b"<html></html>": "unknown format",
 }

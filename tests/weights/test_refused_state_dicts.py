@@ -57,7 +57,7 @@ def test_long_lists_are_cut(masked: StateDict, tmp_path: Path) -> None:
     removed = sum(key.endswith("running_var") for key in twin_in_form(SMALL_V2, 0).state_dict())
     message = _refusal({"state_dict": masked}, tmp_path)
     assert f"{removed} missing: " in message
-    assert f"running_var and {removed - 1} more; save model.state_dict(), which holds buffers too" in message
+    assert f"running_var and {removed - 1} more; save model.state_dict(), which holds the buffers too" in message
 
 
 def test_another_network(tmp_path: Path) -> None:

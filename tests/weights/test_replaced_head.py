@@ -1,6 +1,8 @@
 """Networks whose classifier was replaced: saved as they are, or refused by `save`; a new classifier on loading."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +10,17 @@ from flax import nnx
 
 from cdnv2_jax import UserError, load, save
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import count_flops
+from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.safetensors import load_safetensors, save_safetensors
 from tests.weights.networks import assert_same_network, contents, network
 
 
-def _with_head(outputs: int, form: str = "pruned", **changes: bool) -> nnx.Module:
+def _with_head(outputs: int, form: str = "pruned", *, use_bias: bool = True) -> Network:
     model = nnx.clone(network(form))
-    model.classifier = nnx.Linear(model.classifier.in_features, outputs, rngs=nnx.Rngs(5), **changes)
+    model.classifier = nnx.Linear(model.classifier.in_features, outputs, use_bias=use_bias, rngs=nnx.Rngs(5))
     model.eval()
     return model
 
@@ -35,32 +39,32 @@ def test_another_number_of_classes(form: str, tmp_path: Path) -> None:
     assert_same_network(load_safetensors(tmp_path / "it.safetensors"), model)
 
 
-def _without_bias() -> nnx.Module:
+def _without_bias() -> Network:
     return _with_head(3, use_bias=False)
 
 
-def _with_two_layers() -> nnx.Module:
-    model = nnx.clone(network("pruned"))
+def _with_two_layers() -> Network:
+    model: Any = nnx.clone(network("pruned"))
     features = model.classifier.in_features
     layers = [nnx.Linear(features, 5, rngs=nnx.Rngs(0)), nnx.Linear(5, 3, rngs=nnx.Rngs(0))]
     model.classifier = nnx.Sequential(*layers)
     return model
 
 
-def _with_another_stem() -> nnx.Module:
-    model = nnx.clone(network("pruned"))
+def _with_another_stem() -> Network:
+    model: Any = nnx.clone(network("pruned"))
     model.stem = nnx.Conv(4, 16, (3, 3), rngs=nnx.Rngs(0))
     return model
 
 
-def _with_an_addition() -> nnx.Module:
-    model = nnx.clone(network("pruned"))
+def _with_an_addition() -> Network:
+    model: Any = nnx.clone(network("pruned"))
     model.extra = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
     return model
 
 
 @pytest.mark.parametrize("change", [_without_bias, _with_two_layers, _with_another_stem, _with_an_addition])
-def test_other_changes_are_refused_before_anything_is_written(change, tmp_path: Path) -> None:
+def test_other_changes_are_refused_before_anything_is_written(change: Callable[[], Network], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot be saved, because .* are not those of a cdnv2_cifar_110"):
         save(tmp_path / "it", change())
     assert contents(tmp_path) == {}
@@ -80,6 +84,7 @@ def test_new_head_on_loading(tmp_path: Path) -> None:
     kernels = [np.asarray(model.classifier.kernel[...]) for model in (network("condensed"), first, other)]
     assert not np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[1], kernels[2])
     wider = load(tmp_path / "it", num_classes=9)
+    assert isinstance(wider, CondenseNet)
     assert wider.architecture == network("condensed").architecture.override({"num_classes": 9})
     np.testing.assert_array_equal(wider.stem.kernel[...], network("condensed").stem.kernel[...])
     save(tmp_path / "again", wider)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from cdnv2_jax.data.source import Sample, Source, Split
-from cdnv2_jax.data.sources import cifar, image_folder, imagenet_tars, tfds
+from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
 from cdnv2_jax.errors import UserError
 
@@ -34,6 +34,7 @@ READERS: Mapping[str, Reader[Source[Sample]]] = {
     "imagenet_tars": Reader(imagenet_tars.read_imagenet_tars, imagenet_tars.LAYOUT),
     "cifar10": Reader(partial(cifar.read_cifar, "cifar10"), cifar.LAYOUTS["cifar10"]),
     "cifar100": Reader(partial(cifar.read_cifar, "cifar100"), cifar.LAYOUTS["cifar100"]),
+    "huggingface": Reader(huggingface.read_huggingface, huggingface.LAYOUT, divides=True),
     "tfds": Reader(tfds.read_tfds, tfds.LAYOUT),
 }
 SOURCES = (*GENERATED, *READERS)

@@ -57,8 +57,9 @@ def choose_split(names: Iterable[str], split: Split, fraction: float, where: Pat
     """
     lacks = f"{where} has no {what} called {' or '.join(NAMES[split])}"
     train, val = choose(names, "train"), choose(names, "val")
-    others = sorted(set(names) - {train, val, UNSPLIT})
-    remarks = [f"only {' and '.join(filter(None, (train, val)))} used, not {shorten(others, 3)}"] if others else []
+    used = [name for name in (train, val) if name]
+    others = [name or f"other {what}" for name in sorted(set(names) - set(used))]
+    remarks = [f"only {' and '.join(used)} used, not {shorten(others, 3)}"] if used and others else []
     if val:
         wanted = train if split == "train" else val
         if not wanted:

@@ -129,7 +129,7 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     for start, kind in FORMATS.items():
         if sample.image.startswith(start):
             return sample.image, kind
-    raise UserError(f"{sample.name} is not a JPEG, PNG, BMP or WebP file: fix or remove it")
+    raise UserError(f"{sample.name} is not a JPEG, PNG, BMP or WebP file: convert or remove it")
 
 
 def _file_name(sample: Sample) -> bytes:

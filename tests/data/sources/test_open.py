@@ -1,5 +1,6 @@
 """Every source by its name: what it gives, what is missing, and its way into worker processes."""
 
+import importlib.util
 import multiprocessing
 import pickle
 import re
@@ -15,6 +16,7 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import GENERATED, READERS, SOURCES, open_source
 from cdnv2_jax.data.sources.write_array_record import write_array_record
 from tests.data.sources.cifar_binaries import write_archive, write_folder
+from tests.data.sources.huggingface_sets import write_saved
 from tests.data.sources.imagenet_archives import write_archives
 from tests.data.sources.photographs import write_photographs
 
@@ -26,7 +28,9 @@ CLASSES = {
     "cifar10": 10,
     "cifar100": 100,
     "tfds": 4,
+    "huggingface": 3,
 }
+OPENABLE = [name for name in SOURCES if name != "huggingface" or importlib.util.find_spec("datasets")]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     sources = {split: READERS["image_folder"].read(photographs, split) for split in splits}
     write_array_record(sources, root, name="photos", shard_bytes=1 << 19, overwrite=False)
     found = {"image_folder": photographs, "imagenet_tars": root / "imagenet", "tfds": root / "photos"}
+    if "huggingface" in OPENABLE:
+        found["huggingface"] = write_saved(root / "saved")
     named = {"cifar10": root / "cifar10", "cifar100": root / "cifar100"}
     return {"digits": "", "synthetic": "", **{name: str(path) for name, path in (found | named).items()}}
 
@@ -58,7 +64,7 @@ def _same(one: Sample, other: Sample) -> bool:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", OPENABLE)
 def test_open(name: str, split: Split, directories: dict[str, str]) -> None:
     source = _open(name, directories[name], split)
     assert len(source) > 0
@@ -75,7 +81,7 @@ def test_open(name: str, split: Split, directories: dict[str, str]) -> None:
         source[len(source)]
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", OPENABLE)
 def test_fingerprint(name: str, directories: dict[str, str], tmp_path: Path) -> None:
     """Of 64 digits; the same wherever the files are, another for the other split."""
     first = _open(name, directories[name], "train").fingerprint()
@@ -93,7 +99,7 @@ def _last(source: Source) -> Sample:
 
 def test_worker_processes(directories: dict[str, str]) -> None:
     """Started anew, not forked: nothing of this process is there but what was pickled; files were open before."""
-    sources = [_open(name, directories[name], "train") for name in SOURCES]
+    sources = [_open(name, directories[name], "train") for name in OPENABLE]
     here = [_last(source) for source in sources]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         there = pool.map(_last, sources)

@@ -11,6 +11,7 @@ from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share, hos
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
+from cdnv2_jax.detection.pictures import example_pictures
 
 SHORT, LONG = 64, 96
 PREPARATION = CanvasPreparation(SHORT, LONG)
@@ -61,6 +62,12 @@ def test_images_above_the_limit_count_as_broken() -> None:
     """The third image, 42 × 72 pixels, and those behind it."""
     rows = DetectionEvaluationRow(Pictures(3), Share(1), PREPARATION, max_megapixels=0.003)
     assert [int(rows(row)["broken"]) >= 0 for row in range(3)] == [rows.sample_index(row) == 2 for row in range(3)]
+
+
+def test_images_too_long_for_a_sheet_are_not_drawn() -> None:
+    source = Pictures(3)
+    source.sizes[1] = 1, 60_000  # a sheet has room for the largest in every cell
+    assert len(example_pictures(source, [])) == 2
 
 
 def _read(row: RowMaker, last: int, workers: int = 0) -> list[HostBatch]:
