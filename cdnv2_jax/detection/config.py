@@ -61,6 +61,10 @@ class DetectionData(SourceConfig):
         'JSON file of the training images, for "coco"; from `directory`, "" to look for it', default=""
     )
     val_annotations: str = setting("likewise, of the held-out images", default="")
+    exif_orientation: bool = setting(
+        "whether images were annotated as their EXIF orientation turns them, as most tools show them, not as stored",
+        default=True,
+    )
     empty_images: Literal["drop", "keep"] = setting(
         "images without any annotation: drop them, or keep them as background to train on", default="drop"
     )

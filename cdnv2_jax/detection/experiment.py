@@ -169,6 +169,7 @@ def source_of(config: DetectionConfig, split: Split) -> DetectionSource:
         directory=data.directory,
         split=split,
         annotations=data.train_annotations if split == "train" else data.val_annotations,
+        upright=data.exif_orientation,
         keep_empty=data.empty_images == "keep",
         shapes=data.shapes_images,
     )

@@ -1,13 +1,14 @@
 """Annotated images: one sample, all annotations as flat arrays, and the base class of their sources."""
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.decode import MAX_MEGAPIXELS
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage, encoded_size
 from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.errors import UserError
@@ -31,6 +32,7 @@ class DetectionSample(Picture):
       labels: int32 [n], indices into the source's `class_names`.
       image_id: the image's id in the annotations.
       name: name of the image in messages: a path, or "train image 17".
+      upright: whether it was annotated as its EXIF orientation turns it, not as stored.
     """
 
     image: bytes | np.ndarray
@@ -40,27 +42,36 @@ class DetectionSample(Picture):
     labels: np.ndarray
     image_id: Id
     name: str
+    upright: bool = True
 
     def pixels(self, upright: bool = True, *, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
         """Return uint8 [height, width, 3], in the orientation in which the image was annotated.
 
-        Annotation tools show a photograph as its EXIF orientation says, so it is turned, unless only the pixels as
-        stored have the annotated size: then the annotations were made on those.
-
         Raises:
           BrokenImage: the image cannot be decoded.
-          UserError: its size differs from the annotated one either way.
+          UserError: its size differs from the annotated one.
         """
+        upright = upright and self.upright
         pixels = super().pixels(upright, max_megapixels=max_megapixels)
-        height, width = pixels.shape[:2]
-        if (height, width) == (self.width, self.height):
-            pixels = super().pixels(upright=False, max_megapixels=max_megapixels)
-        if pixels.shape[:2] == (self.height, self.width):
-            return pixels
-        raise UserError(
-            f"{self.name} is {width} × {height} pixels, its annotations are for {self.width} × {self.height}: "
-            "use the original image"
-        )
+        self._check_size(pixels.shape[:2])
+        return pixels
+
+    def check_size(self) -> None:
+        """Check an encoded image as `pixels` does, by its header alone."""
+        if isinstance(self.image, bytes):
+            self._check_size(encoded_size(self.image, self.name, upright=self.upright))
+
+    def _check_size(self, size: Sequence[int]) -> None:
+        height, width = size
+        if (height, width) == (self.height, self.width):
+            return
+        given = f"{self.name} is {width} × {height} pixels, its annotations are for {self.width} × {self.height}"
+        if isinstance(self.image, bytes) and (
+            encoded_size(self.image, self.name, upright=not self.upright) == (self.height, self.width)
+        ):
+            turned, instead = ("as its EXIF orientation says", False) if self.upright else ("as stored", True)
+            raise UserError(f"{given}: it is read {turned}, so set config.data.exif_orientation={instead}")
+        raise UserError(f"{given}: use the original image")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +138,10 @@ class DetectionSource(Source[DetectionSample]):
       class_names: names of all classes, in the order of their labels.
       category_ids: label → id of the class in the annotations.
       remarks: as of every source.
+      upright: whether the images were annotated as their EXIF orientation turns them, not as stored.
     """
+
+    upright: bool = True
 
     def __init__(
         self,
@@ -155,7 +169,9 @@ class DetectionSource(Source[DetectionSample]):
         index = range(len(self))[index]
         encoded, name = self.encoded(index)
         (height, width), (boxes, labels) = self.sizes[index].tolist(), self.arrays.targets(index)
-        return DetectionSample(encoded, height, width, boxes, labels, self.arrays.image_ids[[index]].tolist()[0], name)
+        return DetectionSample(
+            encoded, height, width, boxes, labels, self.arrays.image_ids[[index]].tolist()[0], name, self.upright
+        )
 
     @property
     def image_ids(self) -> list[Id]:
@@ -178,6 +194,12 @@ class DetectionSource(Source[DetectionSample]):
         return fingerprint(
             *(map(str, each) for each in texts), a.sizes, a.ends, a.labels, a.boxes, a.areas, a.crowd, a.ignored
         )
+
+    def check_sizes(self, most: int = 64) -> None:
+        """Check the sizes of up to `most` images, evenly spaced; UserError if one is not as annotated."""
+        for index in np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist():
+            with contextlib.suppress(BrokenImage):  # skipped or refused where it is read
+                self[index].check_size()
 
     def annotations(self) -> dict[str, Any]:
         """Return the ground truth in COCO's format, as `pycocotools` reads it, without segmentations."""

@@ -1,8 +1,7 @@
 """COCO as stored by TensorFlow Datasets (coco/2017 and similar) in array_record files, read without TensorFlow.
 
 Its records hold areas rounded down to whole numbers, and boxes as 32-bit fractions of the image's sides. Average
-precision by size may therefore differ in the last digits from that of COCO's own files. Boxes are taken to be fractions
-of the image as a viewer shows it; COCO's own images have no other orientation.
+precision by size may therefore differ in the last digits from that of COCO's own files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from cdnv2_jax.errors import UserError, one_line
 LAYOUT = "give as DIRECTORY the folder that tfds wrote for coco/2017, with dataset_info.json in it"
 LABELS_FILE = "objects-label.labels.txt"
 UPRIGHT = "upright"
-"""Key of the cached arrays: sizes and boxes are of images turned as their EXIF orientation says."""
+"""Key of the cached arrays: whether sizes and boxes are of images turned as their EXIF orientation says."""
 
 SHAPES: Mapping[str, tuple[Any, tuple[int, ...]]] = {
     "image_ids": (np.int64, ()),
@@ -61,7 +60,7 @@ class TfdsCocoSource(DetectionSource):
         return _image(_lists(self._records[index], name), name), name
 
 
-def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
+def read_tfds_coco(directory: Path, split: Split, *, upright: bool = True) -> TfdsCocoSource:
     """Open the records of "train" or, held out, of "validation".
 
     The first time, all records are read once for the images' sizes and boxes, which are cached beside the files.
@@ -69,6 +68,7 @@ def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
     Args:
       directory: folder with dataset_info.json, or up to three levels above it: …/coco/2017/1.1.0, …/coco.
       split: "train" or "val".
+      upright: take boxes to be fractions of the image as its EXIF orientation turns it, not as stored.
 
     Raises:
       UserError: no such data set or more than one, one without boxes, another file format, files missing or damaged.
@@ -80,8 +80,8 @@ def read_tfds_coco(directory: Path, split: Split) -> TfdsCocoSource:
         records, where = open_split(found, info, split)
     arrays = cached_arrays(
         records.files[0],
-        lambda: _scan(records, len(names), where),
-        lambda arrays: _is_valid(arrays, len(records), len(names)),
+        lambda: _scan(records, len(names), where, upright),
+        lambda arrays: _is_valid(arrays, len(records), len(names), upright),
     )
     return TfdsCocoSource(records, AnnotationArrays(**{key: arrays[key] for key in SHAPES}), names, where)
 
@@ -103,13 +103,13 @@ def _classes(features: Mapping[str, Any]) -> int:
     return int(kinds["label"]["classLabel"]["numClasses"])
 
 
-def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
+def _scan(records: ArrayRecords, classes: int, where: str, upright: bool) -> Arrays:
     """Read the annotations of all records."""
     found = []
     with progress_bar(f"reading the boxes of {where}, {len(records)} images", len(records)) as advance:
         for index in range(len(records)):
             name = f"{where} image {index}"
-            found.append(_annotations(_lists(records[index], name), classes, name))
+            found.append(_annotations(_lists(records[index], name), classes, name, upright))
             advance(1)
     ends = np.cumsum([0, *(len(one["ids"]) for one in found)])
     joined = {
@@ -117,12 +117,14 @@ def _scan(records: ArrayRecords, classes: int, where: str) -> Arrays:
         for key, (kind, _) in SHAPES.items()
         if key != "ends"
     }
-    return joined | {"ends": ends.astype(np.int64), UPRIGHT: np.array(True)}
+    return joined | {"ends": ends.astype(np.int64), UPRIGHT: np.array(upright)}
 
 
-def _annotations(example: Mapping[str, list[bytes] | np.ndarray], classes: int, name: str) -> dict[str, np.ndarray]:
+def _annotations(
+    example: Mapping[str, list[bytes] | np.ndarray], classes: int, name: str, upright: bool
+) -> dict[str, np.ndarray]:
     """Read the annotations of one image, as parts of the arrays of `AnnotationArrays`."""
-    size = encoded_size(_image(example, name), name)
+    size = encoded_size(_image(example, name), name, upright=upright)
     image_id = _numbers(example, "image/id", 1, name)
     ids, areas, labels, crowd = (
         _numbers(example, f"objects/{key}", None, name) for key in ("id", "area", "label", "is_crowd")
@@ -171,9 +173,9 @@ def _numbers(example: Mapping[str, list[bytes] | np.ndarray], key: str, count: i
     return values
 
 
-def _is_valid(arrays: Arrays, images: int, classes: int) -> bool:
+def _is_valid(arrays: Arrays, images: int, classes: int, upright: bool) -> bool:
     """Return whether cached arrays match each other and the records."""
-    if not {*SHAPES, UPRIGHT} <= set(arrays):
+    if not {*SHAPES, UPRIGHT} <= set(arrays) or not np.array_equal(arrays[UPRIGHT], upright):
         return False
     if any(arrays[key].dtype != kind or arrays[key].shape[1:] != shape for key, (kind, shape) in SHAPES.items()):
         return False

@@ -12,7 +12,8 @@ from cdnv2_jax import UserError
 from cdnv2_jax.data.batches import Share
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
-from cdnv2_jax.detection.data.coco_json import CocoSource, read_coco
+from cdnv2_jax.detection.data.coco_json import read_coco
+from cdnv2_jax.detection.data.sources import open_source
 from cdnv2_jax.detection.pictures import example_pictures
 from tests.tables import table
 
@@ -39,7 +40,7 @@ def _photograph(file: Path, orientation: int, *, stored: bool) -> tuple[int, int
     return numbers.shape[0], numbers.shape[1]
 
 
-def _source(directory: Path, orientation: int, *, stored: bool = False, **size: int) -> CocoSource:
+def _write(directory: Path, orientation: int, *, stored: bool = False, **size: int) -> str:
     for folder in ("annotations", "train"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     height, width = _photograph(directory / "train" / "photograph.jpg", orientation, stored=stored)
@@ -47,7 +48,7 @@ def _source(directory: Path, orientation: int, *, stored: bool = False, **size: 
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": BOX}
     made = {"images": [image | size], "annotations": [box], "categories": [{"id": 1, "name": "red"}]}
     (directory / "annotations" / "instances_train.json").write_text(json.dumps(made))
-    return read_coco(directory, "train")
+    return str(directory)
 
 
 def _assert_red(image: np.ndarray, box: np.ndarray) -> None:
@@ -57,31 +58,49 @@ def _assert_red(image: np.ndarray, box: np.ndarray) -> None:
     np.testing.assert_allclose([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], box, atol=1.5)
 
 
-CASES = [
-    (orientation, stored) for orientation in range(1, 9) for stored in (False, True) if orientation > 4 or not stored
-]
+CASES = [(orientation, stored) for orientation in range(1, 9) for stored in (False, True)]
 
 
 @table("orientation, stored", CASES)
 def test_boxes_are_on_their_objects(orientation: int, stored: bool, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Training, evaluation and pictures; if sides are those of the stored pixels, on these."""
-    source, preparation = (
-        _source(tmp_path_factory.mktemp("data"), orientation, stored=stored),
-        CanvasPreparation(64, 96),
-    )
-    corners = np.array([BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]])
+    """Training, evaluation and pictures; with the field's other value, of what was annotated on the stored pixels."""
+    directory = _write(tmp_path_factory.mktemp("data"), orientation, stored=stored)
+    source = open_source("coco", directory=directory, split="train", upright=not stored)
+    corners, preparation = np.array([BOX[0], BOX[1], BOX[0] + BOX[2], BOX[1] + BOX[3]]), CanvasPreparation(64, 96)
     assert source[0].pixels().shape == (source[0].height, source[0].width, 3)
     trained = DetectionTrainingRow(source, Share(1), 0, preparation, flips=False)(0)
     _assert_red(trained["image"], trained["boxes"][0])
     evaluated = DetectionEvaluationRow(source, Share(1), preparation)(0)
     _assert_red(evaluated["image"], corners * np.tile(evaluated["scale"], 2))
     (picture,) = example_pictures(source, [])
-    enlarged = picture.shape[0] // source[0].height
-    _assert_red(picture, corners * enlarged)
+    _assert_red(picture, corners * (picture.shape[0] // source[0].height))
 
 
-def test_other_sizes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"photograph\.jpg is 96 × 64 pixels, its annotations are for 96 × 65"):
-        _source(tmp_path, 1, height=65)[0].pixels()
-    with pytest.raises(UserError, match=r"photograph\.jpg is 96 × 64 pixels, its annotations are for 64 × 96"):
-        _source(tmp_path, 1, height=96, width=64)[0].pixels()
+@table(
+    "written, upright, complaint",
+    [
+        (
+            {"orientation": 6, "stored": True},
+            True,
+            "for 96 × 64: it is read as its EXIF orientation says, so set .*=False",
+        ),
+        ({"orientation": 6}, False, "for 96 × 64: it is read as stored, so set config.data.exif_orientation=True"),
+        (
+            {"orientation": 1, "height": 65},
+            True,
+            "96 × 64 pixels, its annotations are for 96 × 65: use the original",
+        ),
+        ({"orientation": 1, "height": 96, "width": 64}, True, "annotations are for 64 × 96: use the original image"),
+    ],
+)
+def test_other_sizes_are_refused(
+    written: dict[str, Any], upright: bool, complaint: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """When the data are opened, before anything is trained, and when an image is read."""
+    directory = _write(tmp_path_factory.mktemp("data"), **written)
+    with pytest.raises(UserError, match=complaint):
+        open_source("coco", directory=directory, split="train", upright=upright)
+    source = read_coco(Path(directory), "train")
+    source.upright = upright
+    with pytest.raises(UserError, match=complaint):
+        source[0].pixels()

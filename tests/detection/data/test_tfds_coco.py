@@ -143,7 +143,9 @@ def test_photographs_are_turned(tmp_path: Path) -> None:
     example = PROTO.tf_example_pb2.Example.FromString(_record(*IMAGES[0]))
     stored = np.ascontiguousarray(np.rot90(shown))
     example.features.feature["image"].bytes_list.value[0] = encoded(stored, exif=exif, quality=95)
-    source = read_tfds_coco(_write(tmp_path / "made", [example.SerializeToString()] * 3), "train")
+    directory = _write(tmp_path / "made", [example.SerializeToString()] * 3)
+    assert read_tfds_coco(directory, "train", upright=False).sizes[0].tolist() == [60, 40]
+    source = read_tfds_coco(directory, "train")
     (x1, y1, x2, y2), pixels = source[0].boxes[0].round().astype(int), source[0].pixels()
     assert pixels.shape == shown.shape
     np.testing.assert_allclose(pixels[y1:y2, x1:x2].mean((0, 1)), (230, 20, 20), atol=20)  # but for what JPEG blurs
