@@ -54,7 +54,7 @@ def index_tar(tar: TarFile) -> Arrays:
                 raise UserError(f"{tar.path} has {member.name!r} twice: pack it again")
     entries = list(_entries(tar, samples))
     images = sum(_image(files) is not None for files in samples.values())
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "offsets": np.array([entry.offset for entry in entries], np.int64),
         "sizes": np.array([entry.size for entry in entries], np.int64),
         "skipped": np.array([len(samples) - images, images - len(entries)], np.int64),
