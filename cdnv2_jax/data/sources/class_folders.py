@@ -94,7 +94,7 @@ def list_classes(folder: Path, skipped: Skipped) -> list[str]:
     classes = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not is_hidden(entry.name):
                     classes.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
@@ -107,6 +107,12 @@ def list_classes(folder: Path, skipped: Skipped) -> list[str]:
 def has_classes(folder: Path) -> bool:
     """Whether there are class folders in `folder`."""
     return bool(list_classes(folder, Skipped()))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is a file with the name of an image directly in `folder`."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") for entry in entries)
 
 
 def list_images(folder: Path, name: str, skipped: Skipped) -> tuple[list[str], list[int]]:
@@ -173,9 +179,18 @@ def _no_image(entry: os.DirEntry[str]) -> str:
     """Return the kind of anything with another name."""
     if is_hidden(entry.name):
         return IGNORED
-    if entry.is_dir():
+    if _is_folder(entry):
         return FOLDER
     return "dangling links" if _is_dangling(entry) else "other files"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link that leads to itself
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:
