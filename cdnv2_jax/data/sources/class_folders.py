@@ -81,8 +81,11 @@ def list_files(folder: Path, classes: Sequence[str]) -> Files:
     if empty := [printable(str(folder / name)) for name, count in counted if name in present and not count]:
         raise UserError(f"no images ({', '.join(EXTENSIONS)}) in {shorten(empty)}: fill or remove the folder{why}")
     names = [os.fsencode(name) for each, _ in found for name in each]
+    remarks = skipped.remarks()
+    if nested := [name for name, (paths, _) in zip(classes, found, strict=True) if paths and "/" in paths[0]]:
+        remarks.append(f"all images in folders below the class: {shorten(list(map(printable, nested)), Skipped.most)}")
     sizes = np.fromiter((size for _, each in found for size in each), np.int64, len(names))
-    return Files(np.repeat(np.arange(len(classes)), counts), names, sizes, skipped.remarks())
+    return Files(np.repeat(np.arange(len(classes)), counts), names, sizes, remarks)
 
 
 def list_classes(folder: Path, skipped: Skipped) -> list[str]:

@@ -11,6 +11,10 @@ from cdnv2_jax.errors import UserError, shorten
 
 NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 """In any case; the first that exists is used."""
+LIKE_SPLITS = re.compile(
+    r"(train|training|val|valid|validation|test)([ _-]?(set|data|images?))?[ _-]?\d*", re.IGNORECASE
+)
+"""Names that look like those of splits: a folder is sooner one of these than a class."""
 UNSPLIT = ""
 """Stands for the name of what has no split."""
 HOLD_OUT = "set config.data.held_out_fraction=0.1 (prepare: --held-out-fraction) to hold out a tenth of every class"
@@ -103,6 +107,14 @@ def group_files(files: Iterable[Path], directory: Path) -> dict[str, list[Path]]
         parts = [*file.relative_to(directory).parent.parts, *re.split(r"[-_.]", file.name)]
         groups.setdefault(next((part.lower() for part in parts if _is_split(part)), UNSPLIT), []).append(file)
     return groups
+
+
+def check_classes(classes: Iterable[str], directory: Path, layout: str) -> None:
+    """Raise UserError if all classes of an unsplit directory are called like splits: "train" and "test1"."""
+    names = list(classes)
+    if names and all(map(LIKE_SPLITS.fullmatch, names)):
+        listed = shorten([f"{name}/" for name in names])
+        raise UserError(f"{directory} has {listed} without train/CLASS or val/CLASS: {layout}")
 
 
 def _is_split(name: str) -> bool:

@@ -90,6 +90,8 @@ def read_webdataset(directory: Path, split: Split, held_out_fraction: float = 0.
       UserError: there are no tars, or one is damaged, or labels are missing or of unknown classes.
     """
     tars = [path for path in (*directory.glob("*.tar"), *directory.glob("*/*.tar")) if not path.name.startswith(".")]
+    if not tars and any(directory.glob("*.tar.gz")):
+        raise UserError(f"{directory} holds compressed tars, which have no random access: gunzip them")
     if not tars:
         raise UserError(f"{directory} holds no tars: {LAYOUT}")
     groups = group_files(tars, directory)

@@ -112,6 +112,8 @@ def test_folders_in_a_class(tmp_path: Path) -> None:
     ]
     assert _names(read_image_folder(tmp_path, "train"), tmp_path) == walked
     assert len(walked) == 2 * len(names)
+    _touch(tmp_path / "train" / "emu" / "more" / "1.jpg")
+    assert list(read_image_folder(tmp_path, "train").remarks) == ["all images in folders below the class: emu"]
 
 
 def test_torchvision_agrees(tmp_path: Path) -> None:
@@ -209,6 +211,8 @@ def test_fingerprint(tmp_path: Path) -> None:
         ([], "train", "not a directory"),
         (["a/1.jpg"], "train", "no folders of classes called train .*, or set config.data.held_out_fraction=0.1"),
         (["1.jpg"], "train", "no folders of classes called train .*: put images at"),
+        (["train/1.jpg", "test1/2.jpg"], "val", "has test1/, train/ without train/CLASS or val/CLASS: put"),
+        (["Training_Set/a/1.jpg", "test-set/a/2.jpg"], "val", "has Training_Set/, test-set/ without train/CLASS"),
         (["val/a/1.jpg"], "train", "no folders of classes called train or training: put"),
         (
             ["train/a/1.jpg>", "train/b/1.jpg"],
