@@ -1,6 +1,7 @@
 """Arrays of structs against SciPy, which wrote them, and files that are damaged in every place."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.data.sources.imagenet_archives import SYNSETS, meta_mat
 FIELDS = ("WNID", "ILSVRC2012_ID", "num_children")
 
 
-def _write(compressed: bool, **fields: list[object]) -> bytes:
+def _write(compressed: bool, **fields: Sequence[object]) -> bytes:
     values = np.zeros((len(next(iter(fields.values()))), 1), [(name, object) for name in fields])
     for name, column in fields.items():
         for row, value in enumerate(column):
