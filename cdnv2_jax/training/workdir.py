@@ -33,7 +33,8 @@ RESULTS = (
 
 BOOKKEEPING = (
     *("data.workers", "data.eval_batch_size", "data.directory", "data.max_broken_images", "data.max_megapixels"),
-    *("log_every_steps", "eval_every_epochs", "checkpoint_every_epochs", "keep_checkpoints"),
+    *("data.train_annotations", "data.val_annotations", "log_every_steps", "eval_every_epochs"),
+    *("checkpoint_every_epochs", "keep_checkpoints"),
 )
 """Fields that may change when a run is resumed, because they do not affect its result."""
 
@@ -43,6 +44,9 @@ EARLIER = {
     "data.eval_crop": "auto",
     "data.resize": 0,
     "data.held_out_fraction": 0.0,
+    "data.train_annotations": "",
+    "data.val_annotations": "",
+    "data.empty_images": "drop",
 }
 """Fields that the `config.json` of an older run lacks, and what those runs did."""
 

@@ -31,8 +31,8 @@ from tests.report.html_page import HtmlPage
 pytestmark = pytest.mark.slow
 
 FILES = {
-    *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "metrics.jsonl", "summary.json"),
-    *("learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
+    *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "data.json", "metrics.jsonl"),
+    *("summary.json", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
 }
 EPOCHS = ("--config.epochs=2", "--config.checkpoint_every_epochs=1")
 

@@ -14,7 +14,7 @@ from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.image_files import read_image_file
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource, Id
 from cdnv2_jax.detection.data.coco_layout import LAYOUT, find_annotations, find_images
-from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, shown, whole_number, wrong
+from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, is_text, shown, whole_number, wrong
 from cdnv2_jax.errors import UserError, one_line
 
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -111,7 +111,7 @@ def _categories(items: Sequence[Any], where: str) -> list[Category]:
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         (key, written), name = identity(item, "id", place), item.get("name")
-        if not isinstance(name, str) or not name.strip():
+        if not is_text(name):
             raise wrong(place, "name", name, "a string")
         if key in found:
             raise UserError(f"{place} has the same id as one before, {written}: each category needs its own")

@@ -21,7 +21,7 @@ NAMES: Mapping[Split, Sequence[str]] = {
 FILES = ("annotations/instances_{}.json", "{}/_annotations.coco.json", "annotations/{}.json")
 """Annotations of a split of that name: COCO's, Roboflow's, and a common short form."""
 
-NOT_OF_A_FOLDER = re.compile(r"^(instances|image_info)_|-dev(?=\d*$)")
+NOT_OF_A_FOLDER = re.compile(r"^.*_|-dev(?=\d*$)")
 """Parts of a JSON file's name that the folder of its images lacks: image_info_test-dev2017 is about test2017."""
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from cdnv2_jax.detection.data.annotations import Id
 from cdnv2_jax.errors import UserError
@@ -11,16 +11,22 @@ LARGEST = 1e9
 """Limit on coordinates, areas and sides, pixels."""
 WHOLE_NUMBERS = range(-(2**63), 2**63)
 PIXELS = range(1, int(LARGEST))
+SURROGATES = re.compile("[\ud800-\udfff]")
 DIGITS = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 def identity(item: Any, key: str, place: str) -> tuple[Id, Id]:
     """Return an id to compare with others, and as the file has it: 12, "12" and 12.0 are the same, "012" is not."""
     value = field(item, key, place)
-    if isinstance(value, str) and value:
+    if is_text(value):
         return int(value) if DIGITS.fullmatch(value) else value, value
     number = whole_number(item, key, place)
     return number, number
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value is text that can be shown: not blank, and without the half characters that JSON allows."""
+    return isinstance(value, str) and bool(value.strip()) and not SURROGATES.search(value)
 
 
 def whole_number(item: Any, key: str, place: str, allowed: range = WHOLE_NUMBERS) -> int:

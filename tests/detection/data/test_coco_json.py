@@ -149,6 +149,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "missing image": (_image(file_name="gone.png"), r"train2017 lacks 1 of 3 images, 'gone\.png'"),
     "too long a name": (_image(file_name="x" * 5000), r"train2017 lacks 1 of 3 images"),
     "category without a name": (lambda made: made["categories"][0].pop("name"), r"categories\[0\] has no 'name'"),
+    "half a character": (lambda made: made["categories"][0].update(name="a\ud800"), r"\[0\] has 'name' 'a\\ud800'"),
     "same category twice": (
         lambda made: made["categories"].append({"id": 3, "name": "again"}),
         r"categories\[3\] has the same id as one before, 3",

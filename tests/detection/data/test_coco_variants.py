@@ -148,6 +148,11 @@ LAYOUTS: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
     "folders in images": (_moved("images/val", "annotations/instances_val.json"), "", ""),
     "one folder of images": (_moved("images", "annotations/val.json"), "", ""),
     "a file that is named": (_moved("photographs", "exported/result.json"), "exported/result.json", "photographs/"),
+    "keypoints": (
+        _moved("val2017", "annotations/person_keypoints_val2017.json"),
+        "annotations/person_keypoints_val2017.json",
+        "",
+    ),
     "test-dev": (
         _moved("test2017", "annotations/image_info_test-dev2017.json"),
         "annotations/image_info_test-dev2017.json",

@@ -155,6 +155,16 @@ def test_an_epoch_shows_every_image() -> None:
     assert [row.sample_index(k) for k in range(18)] == np.concatenate([batch["index"] for batch in batches]).tolist()
 
 
+def test_images_without_objects() -> None:
+    """The last of the five has none; it is left out, or a row without boxes."""
+    kept = DetectionTrainingRow(Pictures(5), Share(1), 0, PREPARATION, keep_empty=True)
+    assert (_training(Pictures(5), 1).steps_per_epoch, kept.steps_per_epoch) == (4, 5)
+    rows = {int(row["index"]): row for row in map(kept, range(5))}
+    assert sorted(rows) == [0, 1, 2, 3, 4]
+    assert [int(rows[index]["valid"].sum()) for index in range(5)] == [1, 1, 1, 1, 0]
+    assert not rows[4]["boxes"].any()
+
+
 def test_seeds_differ() -> None:
     one, other = (_read(_training(Pictures(14), 6, seed=seed), 3) for seed in (0, 1))
     assert any((a["index"] != b["index"]).any() for a, b in zip(one, other, strict=True))

@@ -21,26 +21,27 @@ BOXES = [
     [0, 0, 210, 220],
 ]
 SCORES = jnp.asarray([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-OPERATIONS: dict[str, Callable[[Any], Any]] = {
-    "area": area,
-    "iou": lambda boxes: pairwise_iou(boxes, boxes),
-    "suppression": lambda boxes: nms(boxes, SCORES, 0.5),
-    "levels": roi_levels,
-    "clipping, to a side that bfloat16 lacks": lambda boxes: clip_boxes(boxes * 2, jnp.asarray([801, 1333])),
-    "encoding, of a box without width too": lambda boxes: encode(boxes[::-1], boxes),
-    "decoding, stretched": lambda boxes: decode(boxes, boxes / 256),
-    "pooling": lambda boxes: roi_align([MAP], (16,), boxes, jnp.zeros(6, int), output_size=2),
+OPERATIONS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "area": (jnp.float16, area),
+    "iou": (jnp.float16, lambda boxes: pairwise_iou(boxes, boxes)),
+    "suppression": (jnp.float16, lambda boxes: nms(boxes, SCORES, 0.5)),
+    "levels": (jnp.float16, roi_levels),
+    "clipping, to a side that it lacks": (jnp.bfloat16, lambda boxes: clip_boxes(boxes * 2, jnp.asarray([801, 1333]))),
+    "encoding, of a box without width too": (jnp.float16, lambda boxes: encode(boxes[::-1], boxes)),
+    "decoding, stretched": (jnp.bfloat16, lambda boxes: decode(boxes, boxes / 256)),
+    "pooling": (jnp.float16, lambda boxes: roi_align([MAP], (16,), boxes, jnp.zeros(6, int), output_size=2)),
 }
+"""One kind of half precision each, because every program takes a quarter of a second to compile."""
+
 MAP = jnp.asarray(np.random.default_rng(0).normal(size=(50, 84, 1)), jnp.float32)
 
 
-@table("name", list(OPERATIONS))
-def test_same_as_float32(name: str) -> None:
-    for half in (jnp.float16, jnp.bfloat16)[: 1 if name == "pooling" else 2]:  # it takes a second to compile
-        boxes = jnp.asarray(BOXES, half)
-        found, expected = OPERATIONS[name](boxes), OPERATIONS[name](boxes.astype(jnp.float32))
-        assert found.dtype == expected.dtype and np.isfinite(expected).all()
-        np.testing.assert_array_equal(found, expected)
+@table("half, operation", OPERATIONS)
+def test_same_as_float32(half: Any, operation: Callable[[Any], Any]) -> None:
+    boxes = jnp.asarray(BOXES, half)
+    found, expected = operation(boxes), operation(boxes.astype(jnp.float32))
+    assert found.dtype == expected.dtype and np.isfinite(expected).all()
+    np.testing.assert_array_equal(found, expected)
 
 
 @table("half", [jnp.float16, jnp.bfloat16])
