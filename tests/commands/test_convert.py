@@ -116,7 +116,9 @@ def test_unknown_model(direction: tuple[str, ...], official: Path, shell: Shell)
 
 def test_wrong_model(official: Path, shell: Shell) -> None:
     arguments = ("--model", "cdnv2_a", "--input", official, "--output", "ours")
-    assert "is not a cdnv2_a with 10 classes" in shell.refuses(CONVERT, *arguments)
+    complaint = shell.refuses(CONVERT, *arguments)
+    assert "is not a cdnv2_a with 10 classes" in complaint
+    assert complaint.endswith("the file says that it holds a condensenet_50: give --model condensenet_50\n")
 
 
 def test_wrong_model_on_the_way_back(shell: Shell) -> None:
