@@ -57,7 +57,9 @@ def test_classes_of_the_file(shell: Shell) -> None:
     twin = twin_in_form(architecture_of("condensenet_50", 7), 0)
     save_official(Path("seven.pth"), {"model": twin.state_dict()})
     complaint = shell.refuses(CONVERT, *V1, "seven.pth", "--output", "ours", "--num-classes", "10")
-    assert complaint.endswith("its classifier has 7 classes: give num_classes=7 (--num-classes 7)\n")
+    assert complaint.endswith(
+        "its classifier has 7 classes: give --num-classes 7, or num_classes=7 in Python and configs\n"
+    )
     printed = shell.succeeds(CONVERT, *V1, "seven.pth", "--output", "ours")
     assert printed.startswith("classes: 7, as in the file (a condensenet_50 usually has 10)\n")
     assert_same_bits(to_torch_state_dict(load("ours")), twin.state_dict())

@@ -97,5 +97,8 @@ def test_backbone_alone(tmp_path: Path) -> None:
 
 def test_other_number_of_classes() -> None:
     state = twin_in_form(SMALL_V1, 0).state_dict()
-    with pytest.raises(UserError, match=r"classifier has 5 classes: give num_classes=5 \(--num-classes 5\)"):
+    with pytest.raises(
+        UserError,
+        match=r"classifier has 5 classes: give --num-classes 5, or num_classes=5 in Python and configs",
+    ):
         model_from_state_dict(state, SMALL_V1.override({"num_classes": 3}), name="condensenet_50")
