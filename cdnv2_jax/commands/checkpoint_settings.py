@@ -53,7 +53,7 @@ def evaluated_classifier(
         return _prepared_as(config, origins, opened.stored_usage.preparation)
     ours, usual = data_fields_in_effect(config), data_fields(usual_preparation(opened.network))
     return config, [
-        f"data.{key} {ours[key]} (config) is not the official code's {usual[key]}"
+        f"data.{key} {ours[key]} (config) instead of {usual[key]} (official code)"
         for key in ours
         if ours[key] != usual[key]
     ]

@@ -57,7 +57,7 @@ def _from_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.networks.family import model_entry
     from cdnv2_jax.weights.checkpoint import is_checkpoint
-    from cdnv2_jax.weights.file_kinds import check_file
+    from cdnv2_jax.weights.file_kinds import kind_of
     from cdnv2_jax.weights.metadata import USAGE_KEY
     from cdnv2_jax.weights.open import open_network
 
@@ -66,7 +66,7 @@ def _from_torch(options: argparse.Namespace) -> None:
     if is_checkpoint(options.input):
         raise UserError(f"{options.input} is a directory, a checkpoint of ours already: use it, or add --to-torch")
     if options.input.is_dir():
-        check_file(options.input)
+        kind_of(options.input)
     opened = open_network(options.input, model=options.model, weights=options.weights, num_classes=options.num_classes)
     model, classes = opened.network, opened.network.architecture.num_classes
     if model.name != options.model:

@@ -9,7 +9,7 @@ from cdnv2_jax.commands.arguments import OneLineParser, expect_no_more, guarded,
 from cdnv2_jax.errors import UserError
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
-PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100")
+PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100", "huggingface", "webdataset")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

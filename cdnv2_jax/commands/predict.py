@@ -11,6 +11,7 @@ from typing import TextIO
 
 from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
 from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
+from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.weights.open import open_classifier
@@ -52,8 +53,10 @@ def predict_images(
             broken.append(result)
     if read:
         skipped["unreadable"] = len(broken)
-        origin = str(class_names or checkpoint) if classifier.described.usage.class_names else ""
-        print(_summary(read, +skipped, origin, classifier.described.usage.preparation), file=sys.stderr)
+        usage = classifier.described.usage
+        origin = "ImageNet" if usage.class_names == tuple(imagenet_classes().values()) else str(checkpoint)
+        origin = str(class_names or origin) if usage.class_names else ""
+        print(_summary(read, +skipped, origin, usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
 

@@ -120,9 +120,13 @@ class Workdir:
         for split, now in data.items():
             if (old := before.get(split)) != now:
                 count = old.get("images") if isinstance(old, dict) else None
+                how = (
+                    f"{count} before, {now['images']} now"
+                    if count != now["images"]
+                    else "names, sizes or labels differ"
+                )
                 raise UserError(
-                    f"--workdir {self.path} holds a run on other images: its {split} split had {count} of them, now "
-                    f"there are {now['images']}, or their names, sizes or labels differ: restore them, or "
+                    f"--workdir {self.path} holds a run on other images ({split}: {how}): restore them, or "
                     f"--accept-changes to resume with these"
                 )
 

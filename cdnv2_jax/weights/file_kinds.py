@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 from cdnv2_jax.errors import UserError
 
@@ -25,8 +26,17 @@ _BEGINNINGS = {
 """First bytes of a file → what it is and what to do."""
 
 
-def check_file(path: Path) -> None:
-    """Raise UserError, saying what the file is and what to do, unless it may be a PyTorch file or a plain pickle."""
+TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""The number at the beginning of files of `torch.save` from before PyTorch 1.6, which were not zip archives."""
+_PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+
+
+def kind_of(path: Path) -> Literal["torch", "pickle"]:
+    """Return whether a file may be one of `torch.save` or a plain pickle; raise UserError for any other.
+
+    Raises:
+      UserError: there is no such file, or it is something else; the message says what and what to do.
+    """
     if not path.is_file():
         if (path / "data.pkl").exists() or list(path.glob("*/data.pkl")):
             raise UserError(f"{path} is an unpacked PyTorch file: pack it with zip -0 -r weights.pth {path.name}")
@@ -47,6 +57,12 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} is a safetensors file: rename it to end in .safetensors")
     if head.startswith(b"PK"):
         _check_archive(path, size)
+        return "torch"
+    if TORCH_MAGIC in head[:64]:
+        return "torch"
+    if head.startswith(_PICKLES):
+        return "pickle"
+    raise UserError(f"{path} is not a PyTorch checkpoint, it cannot be read as tensors: {AGAIN}, or {SAVE}")
 
 
 def _check_archive(path: Path, size: int) -> None:

@@ -8,6 +8,7 @@ import argparse
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,4 +151,9 @@ def read_plain_pickle(path: Path) -> Any:
       pickle.UnpicklingError: the file asks for a class or function without a stand-in, named after `GLOBAL`.
       Exception: of many types, if the file is damaged.
     """
-    return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()  # as NumPy in Python 2 wrote
+    data = path.read_bytes()
+    for opcode, argument, _ in pickletools.genops(data):  # notices lengths beyond the end of the file
+        # These would allocate as much as the file says before they read it.
+        if opcode.name == "BYTEARRAY8" or ("PUT" in opcode.name and isinstance(argument, int) and argument > len(data)):
+            raise pickle.UnpicklingError(f"unexpected {opcode.name}")
+    return _Unpickler(io.BytesIO(data), encoding="latin-1").load()  # as NumPy in Python 2 wrote

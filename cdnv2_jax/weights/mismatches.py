@@ -40,7 +40,8 @@ def _advice(
     if not missing and not unexpected and set(misshapen) <= set(classifier):
         rows = {tensors[key].shape[0] for key in misshapen if is_tensor(tensors[key]) and len(tensors[key].shape) > 0}
         if len(rows) == 1 and (count := int(rows.pop())):
-            return f"its classifier has {count} classes: give num_classes={count} (--num-classes {count})"
+            python = f"num_classes={count} in Python and configs"
+            return f"its classifier has {count} classes: give --num-classes {count}, or {python}"
     if any("fake_quant" in key or "activation_post_process" in key for key in unexpected):
         return "it comes from quantisation-aware training: save the state_dict of the float network"
     if missing and not unexpected and not misshapen and all(key.endswith(BUFFERS) for key in missing):

@@ -172,16 +172,26 @@ def open_weights(
     tensors = official_tensors(tensors, torch_format(usual).classifier, str(path))
     stored = classes_in(tensors, usual)
     architecture = architecture_of(name, stored if num_classes is None else num_classes, overrides)
-    network = model_from_state_dict(
-        tensors, architecture, name=name, source=str(path), classifier_required=classifier_required
-    )
+    try:
+        network = model_from_state_dict(
+            tensors, architecture, name=name, source=str(path), classifier_required=classifier_required
+        )
+    except UserError as error:
+        if (said := _said_name(checkpoint)) in (None, name):
+            raise
+        raise UserError(f"{error}; the file says that it holds a {said}: give --model {said}") from error
     return OpenedNetwork(path, network, {}, taken, has_classifier=stored is not None)
 
 
-def _name_in(checkpoint: Mapping[str, Any], path: Path) -> str:
+def _said_name(checkpoint: Mapping[str, Any]) -> str | None:
     # The official scripts write "cdnv2_a", "converted_cdnv2_a" or "condensenetv2.cdnv2_a".
     name = str(checkpoint.get("arch", "")).rsplit(".", 1)[-1].removeprefix("converted_")
-    if name not in MODELS:
+    return name if name in MODELS else None
+
+
+def _name_in(checkpoint: Mapping[str, Any], path: Path) -> str:
+    name = _said_name(checkpoint)
+    if name is None:
         raise UserError(f"{path} does not say which model it holds: add --model, one of {shorten(list(MODELS))}")
     return name
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.weights.file_kinds import SAVE
 from cdnv2_jax.weights.foreign_layouts import official_layout
 
 Weights = Literal["auto", "ema", "model"]
@@ -60,8 +61,8 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
         wanted = [(where, tensors) for where, tensors in found if where in averaged]
     if not wanted:
         there = shorten([repr(str(key)) for key in checkpoint]) or "nothing"
-        advice = f': choose weights "{"model" if weights == "ema" else "ema"}"' if found else ""
-        raise UserError(f"{source} has no {'EMA ' if weights == 'ema' else ''}state_dict; it holds {there}{advice}")
+        advice = f'choose weights "{"model" if weights == "ema" else "ema"}"' if found else SAVE
+        raise UserError(f"{source} has no {'EMA ' if weights == 'ema' else ''}state_dict; it holds {there}: {advice}")
     where, tensors = wanted[0]
     taken = f"{'EMA' if where in averaged else 'live'} weights ({'.'.join(where)})"
     if others := [".".join(other) for other, _ in found if other != where]:

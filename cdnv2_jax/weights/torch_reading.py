@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.weights.file_kinds import AGAIN, SAVE, check_file
+from cdnv2_jax.weights.file_kinds import AGAIN, SAVE, kind_of
 from cdnv2_jax.weights.inert_pickle import STAND_INS, read_plain_pickle
-
-TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
-"""The number at the beginning of files of `torch.save` from before PyTorch 1.6, which were not zip archives."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -25,11 +22,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
       UserError: the file does not exist, is not a PyTorch file, is truncated, or would run code.
     """
     path = Path(path)
-    check_file(path)
-    with path.open("rb") as file:
-        head = file.read(64)
-    plain = head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and TORCH_MAGIC not in head
-    torch = None if plain else import_torch()
+    torch = import_torch() if kind_of(path) == "torch" else None
     try:
         checkpoint = read_plain_pickle(path) if torch is None else _load(torch, path)
     except pickle.UnpicklingError as error:

@@ -79,7 +79,7 @@ def test_changed_data(tmp_path: Path) -> None:
     others = {**facts, "val": {"images": 2, "fingerprint": "c"}}
     Workdir(tmp_path / "run").claim(config, facts)
     Workdir(tmp_path / "run").claim(config, facts)
-    with pytest.raises(UserError, match="a run on other images: its val split had 2 of them, now there are 2, or"):
+    with pytest.raises(UserError, match=r"a run on other images \(val: names, sizes or labels differ\): restore"):
         Workdir(tmp_path / "run").claim(config, others)
     Workdir(tmp_path / "run", accept_changes=True).claim(config, others)
     Workdir(tmp_path / "run").claim(config, others)

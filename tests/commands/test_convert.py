@@ -57,7 +57,9 @@ def test_classes_of_the_file(shell: Shell) -> None:
     twin = twin_in_form(architecture_of("condensenet_50", 7), 0)
     save_official(Path("seven.pth"), {"model": twin.state_dict()})
     complaint = shell.refuses(CONVERT, *V1, "seven.pth", "--output", "ours", "--num-classes", "10")
-    assert complaint.endswith("its classifier has 7 classes: give num_classes=7 (--num-classes 7)\n")
+    assert complaint.endswith(
+        "its classifier has 7 classes: give --num-classes 7, or num_classes=7 in Python and configs\n"
+    )
     printed = shell.succeeds(CONVERT, *V1, "seven.pth", "--output", "ours")
     assert printed.startswith("classes: 7, as in the file (a condensenet_50 usually has 10)\n")
     assert_same_bits(to_torch_state_dict(load("ours")), twin.state_dict())
@@ -116,7 +118,9 @@ def test_unknown_model(direction: tuple[str, ...], official: Path, shell: Shell)
 
 def test_wrong_model(official: Path, shell: Shell) -> None:
     arguments = ("--model", "cdnv2_a", "--input", official, "--output", "ours")
-    assert "is not a cdnv2_a with 10 classes" in shell.refuses(CONVERT, *arguments)
+    complaint = shell.refuses(CONVERT, *arguments)
+    assert "is not a cdnv2_a with 10 classes" in complaint
+    assert complaint.endswith("the file says that it holds a condensenet_50: give --model condensenet_50\n")
 
 
 def test_wrong_model_on_the_way_back(shell: Shell) -> None:

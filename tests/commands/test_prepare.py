@@ -7,8 +7,9 @@ import pytest
 from cdnv2_jax.data.sources.tfds import read_tfds
 from tests.commands.shell import Shell
 from tests.data.sources.cifar_binaries import image_and_label, write_folder
-from tests.data.sources.imagenet_archives import CLASSES, LABELS, write_archives
+from tests.data.sources.imagenet_archives import CLASSES, JPEG, LABELS, write_archives
 from tests.data.sources.photographs import write_photographs
+from tests.data.sources.webdataset_tars import write_tar
 
 
 @pytest.fixture
@@ -36,6 +37,19 @@ def test_cifar(shell: Shell) -> None:
     assert [source[index].label for index in range(15)] == [
         image_and_label("cifar10", "train", i)[1] for i in range(15)
     ]
+
+
+def test_webdataset(shell: Shell) -> None:
+    """Half of each class is held out of what has no split."""
+    files = {
+        f"{n}.{end}": JPEG + b"%d" % n if end == "jpg" else b"%d" % (n % 2) for n in range(8) for end in ("jpg", "cls")
+    }
+    write_tar(shell.directory / "tars" / "000.tar", files)
+    arguments = ["--source", "webdataset", "--directory", shell.directory / "tars", "--output", shell.directory / "out"]
+    printed = shell.succeeds("main.py", "prepare", *arguments, "--held-out-fraction", "0.5")
+    assert "val: 4 of 8 images held out, 0.5 of every class" in printed
+    held_out = read_tfds(shell.directory / "out" / "webdataset", "val")
+    assert [held_out[index].label for index in range(4)] == [int(str(held_out[i].image)[-2]) % 2 for i in range(4)]
 
 
 def test_imagenet(shell: Shell) -> None:

@@ -138,6 +138,14 @@ def test_other_names_in_plain_pickles(name: str, tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+@table("opcodes", {"bytes": b"\x96" + b"\xff" * 5 + bytes(3), "memo": b"Nr\xff\xff\xff\x7f"})
+def test_sizes_that_the_file_does_not_have(opcodes: bytes, tmp_path: Path) -> None:
+    """A terabyte of bytes, 2³¹ remembered objects: refused before anything is allocated."""
+    (tmp_path / "file.pdparams").write_bytes(b"\x80\x05}\x8c\x01w" + opcodes + b"s.")
+    with pytest.raises(UserError, match=r"file.pdparams is not"):
+        read_checkpoint(tmp_path / "file.pdparams")
+
+
 def test_a_pickle_cannot_change_the_stand_ins(tmp_path: Path) -> None:
     """BUILD sets attributes of whatever is on the stack, here of the class itself."""
     path = tmp_path / "file.pdparams"

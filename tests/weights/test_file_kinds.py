@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ SEQUENTIAL = "asks for torch.nn.modules.container.Sequential"
 SAVE = 'torch.save(model.state_dict(), "weights.pth")'
 
 
-def _saved(contents: object = None, **options: object) -> bytes:
+def _saved(contents: object = None, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save({"state_dict": MODULE.state_dict()} if contents is None else contents, buffer, **options)
     return buffer.getvalue()

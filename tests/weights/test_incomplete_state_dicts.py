@@ -1,8 +1,10 @@
 """State_dicts that lack something: filled in where only one value is possible, else a line says what to save."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +20,11 @@ from tests.twin_models import SMALL_V1
 from tests.weights.official_files import StateDict, assert_same_bits, overrides_of, save, twin_in_form
 
 
-def _loaded(state: StateDict) -> StateDict:
+def _loaded(state: StateDict) -> dict[str, np.ndarray]:
     return to_torch_state_dict(model_from_state_dict(state, SMALL_V1, name="condensenet_50", source="file.pth"))
 
 
-def _without(state: StateDict, *endings: str) -> StateDict:
+def _without(state: Mapping[str, Any], *endings: str) -> dict[str, Any]:
     return {key: tensor for key, tensor in state.items() if not key.endswith(endings)}
 
 
@@ -98,5 +100,8 @@ def test_backbone_alone(tmp_path: Path) -> None:
 
 def test_other_number_of_classes() -> None:
     state = twin_in_form(SMALL_V1, 0).state_dict()
-    with pytest.raises(UserError, match=r"classifier has 5 classes: give num_classes=5 \(--num-classes 5\)"):
+    with pytest.raises(
+        UserError,
+        match=r"classifier has 5 classes: give --num-classes 5, or num_classes=5 in Python and configs",
+    ):
         model_from_state_dict(state, SMALL_V1.override({"num_classes": 3}), name="condensenet_50")

@@ -122,11 +122,12 @@ def test_what_thop_leaves() -> None:
 
 def test_pruned_by_torch() -> None:
     """`torch.nn.utils.prune` stores weights and mask; its forward pass uses their product."""
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    prune.l1_unstructured(module[0], "weight", amount=0.5)
+    conv = nn.Conv2d(3, 4, 3)
+    module = nn.Sequential(conv, nn.BatchNorm2d(4))
+    prune.l1_unstructured(conv, "weight", amount=0.5)
     found, _ = _chosen(module.state_dict())
     assert set(found) == {key for key in STATE if not key.startswith("2")}
-    np.testing.assert_array_equal(found["0.weight"], module[0].weight.detach())
+    np.testing.assert_array_equal(found["0.weight"], conv.weight.detach())
     assert (found["0.weight"] == 0).mean() == 0.5
 
 

@@ -81,8 +81,11 @@ def list_files(folder: Path, classes: Sequence[str]) -> Files:
     if empty := [printable(str(folder / name)) for name, count in counted if name in present and not count]:
         raise UserError(f"no images ({', '.join(EXTENSIONS)}) in {shorten(empty)}: fill or remove the folder{why}")
     names = [os.fsencode(name) for each, _ in found for name in each]
+    remarks = skipped.remarks()
+    if nested := [name for name, (paths, _) in zip(classes, found, strict=True) if paths and "/" in paths[0]]:
+        remarks.append(f"all images in folders below the class: {shorten(list(map(printable, nested)), Skipped.most)}")
     sizes = np.fromiter((size for _, each in found for size in each), np.int64, len(names))
-    return Files(np.repeat(np.arange(len(classes)), counts), names, sizes, skipped.remarks())
+    return Files(np.repeat(np.arange(len(classes)), counts), names, sizes, remarks)
 
 
 def list_classes(folder: Path, skipped: Skipped) -> list[str]:
@@ -94,7 +97,7 @@ def list_classes(folder: Path, skipped: Skipped) -> list[str]:
     classes = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not is_hidden(entry.name):
                     classes.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
@@ -107,6 +110,12 @@ def list_classes(folder: Path, skipped: Skipped) -> list[str]:
 def has_classes(folder: Path) -> bool:
     """Whether there are class folders in `folder`."""
     return bool(list_classes(folder, Skipped()))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is a file with the name of an image directly in `folder`."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") for entry in entries)
 
 
 def list_images(folder: Path, name: str, skipped: Skipped) -> tuple[list[str], list[int]]:
@@ -173,9 +182,18 @@ def _no_image(entry: os.DirEntry[str]) -> str:
     """Return the kind of anything with another name."""
     if is_hidden(entry.name):
         return IGNORED
-    if entry.is_dir():
+    if _is_folder(entry):
         return FOLDER
     return "dangling links" if _is_dangling(entry) else "other files"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link that leads to itself
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:

@@ -9,7 +9,7 @@ from cdnv2_jax.data.sources.class_folders import LAYOUT, Skipped, list_classes, 
 from cdnv2_jax.data.sources.flat_imagenet import find_flat, read_flat
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.image_files import ImageFolderSource
-from cdnv2_jax.data.sources.split_names import choose, choose_split, find_folders
+from cdnv2_jax.data.sources.split_names import UNSPLIT, check_classes, choose, choose_split, find_folders
 from cdnv2_jax.errors import UserError, shorten
 
 
@@ -39,6 +39,8 @@ def read_image_folder(directory: Path, split: Split, held_out_fraction: float = 
     chosen = choose_split(folders, split, held_out_fraction, directory, "folders of classes", LAYOUT)
     folder = directory / chosen.name
     classes = _classes(folder)
+    if chosen.name == UNSPLIT:
+        check_classes(classes, directory, LAYOUT)
     if chosen.training and split == "val":
         known = _classes(directory / chosen.training)
         if unknown := sorted(set(classes) - set(known)):

@@ -1,6 +1,5 @@
 """ImageNet (ILSVRC2012) from the original archives: images are read in place, nothing is unpacked."""
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ import numpy as np
 from cdnv2_jax.data.fingerprint import fingerprint
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
+from cdnv2_jax.data.sources.mat_structs import read_structs
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.errors import UserError, one_line, shorten
 
@@ -102,17 +102,20 @@ def parse_devkit(meta: bytes, truth: bytes, where: str) -> tuple[list[str], np.n
     try:
         classes, labels = _classes(meta)
         of_images = [labels[int(line)] for line in truth.split()]
-    except Exception as error:  # SciPy raises errors of many kinds for a malformed file
+    except (ValueError, KeyError, OverflowError) as error:
         raise UserError(f"{where} has invalid contents ({one_line(error)}): download it again") from error
     return classes, np.array(of_images, np.int32)
 
 
 def _classes(meta: bytes) -> tuple[list[str], dict[int, int]]:
     """Return the sorted WordNet ids, and ILSVRC2012_ID → index in them."""
-    from scipy.io import loadmat
-
-    synsets = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"])
-    ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in synsets if int(row["num_children"]) == 0}
+    ids: dict[str, int] = {}
+    for row in read_structs(meta, "synsets", ("WNID", "ILSVRC2012_ID", "num_children")):
+        wnid, number, children = row["WNID"], row["ILSVRC2012_ID"], row["num_children"]
+        if not isinstance(wnid, str) or not isinstance(number, float) or not isinstance(children, float):
+            raise ValueError(f"{META} has a synset without id or children")
+        if children == 0:
+            ids[wnid] = int(number)
     classes = sorted(ids)
     return classes, {ids[wnid]: label for label, wnid in enumerate(classes)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from cdnv2_jax.data.source import Sample, Source, Split
-from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds
+from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds, webdataset
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
 from cdnv2_jax.errors import UserError
 
@@ -36,6 +36,7 @@ READERS: Mapping[str, Reader[Source[Sample]]] = {
     "cifar100": Reader(partial(cifar.read_cifar, "cifar100"), cifar.LAYOUTS["cifar100"]),
     "huggingface": Reader(huggingface.read_huggingface, huggingface.LAYOUT, divides=True),
     "tfds": Reader(tfds.read_tfds, tfds.LAYOUT),
+    "webdataset": Reader(webdataset.read_webdataset, webdataset.LAYOUT, divides=True),
 }
 SOURCES = (*GENERATED, *READERS)
 

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.data.sources.class_folders import has_classes, is_hidden, printable
+from cdnv2_jax.data.sources.class_folders import has_classes, has_images, is_hidden, printable
 from cdnv2_jax.errors import UserError, shorten
 
 NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 """In any case; the first that exists is used."""
+LIKE_SPLITS = re.compile(
+    r"(train|training|val|valid|validation|test)([ _-]?(set|data|images?))?[ _-]?\d*", re.IGNORECASE
+)
+"""Names that look like those of splits: a folder is sooner one of these than a class."""
 UNSPLIT = ""
 """Stands for the name of what has no split."""
 HOLD_OUT = "set config.data.held_out_fraction=0.1 (prepare: --held-out-fraction) to hold out a tenth of every class"
@@ -78,13 +82,17 @@ def find_folders(directory: Path) -> tuple[list[str], list[str]]:
     """Return the names of the folders of training and held-out images, and remarks.
 
     A folder with the name of a split is one only if it has class folders: it may itself be a class, of vehicles for
-    example. If there is any, a remark names the folders beside it.
+    example. It is a class too if it holds images, as folders beside it do, and the other split does not exist. If there
+    is any split, a remark names the folders beside it.
 
     Raises:
       UserError: a folder is a link whose target is missing.
     """
     folders = sorted(path.name for path in directory.iterdir() if _is_folder(path) and not is_hidden(path.name))
     splits = [name for name in folders if _is_split(name) and has_classes(directory / name)]
+    beside = [name for name in folders if not _is_split(name)]
+    if not (choose(splits, "train") and choose(splits, "val")) and any(has_images(directory / name) for name in beside):
+        splits = [name for name in splits if not has_images(directory / name)]
     others = [f"{printable(name)}/" for name in folders if name not in splits]
     return splits, [f"not used: {shorten(others, 3)}"] if splits and others else []
 
@@ -99,6 +107,14 @@ def group_files(files: Iterable[Path], directory: Path) -> dict[str, list[Path]]
         parts = [*file.relative_to(directory).parent.parts, *re.split(r"[-_.]", file.name)]
         groups.setdefault(next((part.lower() for part in parts if _is_split(part)), UNSPLIT), []).append(file)
     return groups
+
+
+def check_classes(classes: Iterable[str], directory: Path, layout: str) -> None:
+    """Raise UserError if all classes of an unsplit directory are called like splits: "train" and "test1"."""
+    names = list(classes)
+    if names and all(map(LIKE_SPLITS.fullmatch, names)):
+        listed = shorten([f"{name}/" for name in names])
+        raise UserError(f"{directory} has {listed} without train/CLASS or val/CLASS: {layout}")
 
 
 def _is_split(name: str) -> bool:

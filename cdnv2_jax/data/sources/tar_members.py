@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from cdnv2_jax.errors import UserError
 BLOCK = 512
 FILE_TYPES = (b"0", b"\0", b"7")
 SPARSE, EXTENDED = b"S", (b"x", b"g")
+LONG_NAME, PAX = b"L", b"x"  # GNU's and POSIX's way to give the next member a long name
+PAX_PATH = re.compile(rb"(?:\A|\n)\d+ path=([^\n]*)\n")
+MOST_EXTENDED = 1 << 20  # bytes of such a header that are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Member:
     """A regular file in a tar.
 
     Attributes:
-      name: the first 100 bytes of the name.
+      name: its name, with the folders.
       offset: position of the contents in the whole tar, in bytes.
       size: size of the contents, in bytes.
     """
@@ -68,7 +72,7 @@ class TarFile:
             one truncated between two files would otherwise pass for complete.
         """
         end = self.size() if end is None else end
-        position = start
+        position, long_name = start, None
         while True:
             if position + BLOCK > end:
                 raise UserError(f"{self.path} ends before its contents do: copy or download it again")
@@ -80,10 +84,18 @@ class TarFile:
             position = offset + (size + BLOCK - 1) // BLOCK * BLOCK
             if position > end:
                 raise UserError(f"{self.path} ends inside {_name(header)!r}: copy or download it again")
-            if kind == SPARSE or (kind in EXTENDED and b" size=" in self.read(offset, min(size, 1 << 20))):
+            more = self.read(offset, min(size, MOST_EXTENDED)) if kind in (LONG_NAME, *EXTENDED) else b""
+            if kind == SPARSE or (kind in EXTENDED and b" size=" in more):
                 raise UserError(f"{self.path}: {_name(header)!r} is sparse or extended: pack it with tar --format=gnu")
-            if kind in FILE_TYPES:
-                yield Member(_name(header), offset, size)
+            if kind == LONG_NAME:
+                long_name = _text(more)
+            elif kind == PAX:
+                path = PAX_PATH.search(more)
+                long_name = _text(path[1]) if path else long_name
+            else:
+                if kind in FILE_TYPES:
+                    yield Member(long_name or _name(header), offset, size)
+                long_name = None
 
     def _descriptor(self) -> int:
         opened = self._opened
@@ -116,4 +128,10 @@ def _number(field: bytes) -> int:
 
 
 def _name(header: bytes) -> str:
-    return header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
+    """Return the name in a header; the POSIX format has a second field for its folders."""
+    folders = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
+    return f"{folders}/{_text(header[:100])}" if folders else _text(header[:100])
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -1,5 +1,6 @@
 """Tiny data sets of Hugging Face, written by the library itself."""
 
+import importlib
 import io
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,7 @@ def png(split: str, index: int) -> bytes:
 
 def make_set(split: str, **columns: Any) -> Any:
     """A `datasets.Dataset` of `image`, `label` and other columns, (feature, values) each."""
-    import datasets
-
+    datasets = importlib.import_module("datasets")
     rows = len(LABELS[split])
     images = [{"bytes": png(split, index), "path": f"{index}.png"} for index in range(rows)]
     made = {
@@ -35,8 +35,7 @@ def make_set(split: str, **columns: Any) -> Any:
 
 def write_saved(directory: Path) -> Path:
     """A DatasetDict of both splits, and a third one."""
-    import datasets
-
+    datasets = importlib.import_module("datasets")
     splits = {split: make_set(split) for split in LABELS}
     datasets.DatasetDict({**splits, "extra": splits["train"]}).save_to_disk(str(directory))
     return directory

@@ -38,8 +38,8 @@ def test_images_and_labels(write: Callable[[Path], Path], tmp_path: Path) -> Non
         assert _contents(source) == [(label, png(name, index)) for index, label in enumerate(LABELS[name])]
         assert "validation row 1 (1.png)" in source[1].name or name == "train"
         assert list(source.remarks) == (["only train and validation used, not extra"] if write is write_saved else [])
-    with pytest.raises(IndexError):
-        source[len(source)]
+        with pytest.raises(IndexError):
+            source[len(source)]
 
 
 def test_without_a_split(tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_a_folder_of_classes_is_what_is_held_out(tmp_path: Path) -> None:
         read_image_folder(tmp_path, "train")
 
 
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        (["boat/1.jpg", "train/1.jpg", "train/old/2.jpg"], ["boat", "train"]),  # a train with a folder in it
+        (["boat/1.jpg", "test/1.jpg", "test/new/2.jpg", "train/3.jpg"], ["boat", "test", "train"]),
+        (["raw/1.jpg", "val/a/1.jpg", "val/b/1.jpg"], ["a", "b"]),
+        (["raw/1.jpg", "val/a/1.jpg", "val/3.jpg", "train/a/1.jpg", "train/b/1.jpg"], ["a", "b"]),
+    ],
+)
+def test_class_or_split(files: list[str], classes: list[str], tmp_path: Path) -> None:
+    _touch(*(tmp_path / file for file in files))
+    assert read_image_folder(tmp_path, "val").class_names == classes
+
+
 def test_val_alone(tmp_path: Path) -> None:
     _touch(tmp_path / "val" / "a" / "1.jpg", tmp_path / "val" / "b" / "1.jpg")
     assert read_image_folder(tmp_path, "val").class_names == ["a", "b"]
@@ -68,6 +82,7 @@ def test_what_is_no_image_of_a_class(tmp_path: Path) -> None:
     for name in ("lost1.jpg", "lost2.jpg", "lost3.jpg", "lost4.jpg"):
         (train / "a" / name).symlink_to(tmp_path / "nowhere")
     (train / "a" / "itself.jpg").symlink_to("itself.jpg")
+    (train / "a" / "itself").symlink_to("itself")
     (train / "b").symlink_to(elsewhere / "class")
     (train / "a" / "up").symlink_to(tmp_path)
     os.mkfifo(train / "a" / "pipe.jpg")  # reading it would wait for ever
@@ -75,7 +90,7 @@ def test_what_is_no_image_of_a_class(tmp_path: Path) -> None:
     assert _names(source, train) == ["a/1.JPG", "a/2.jpg", "b/3.jpg"]
     kinds = {remark.partition(": ")[0]: remark.partition(": ")[2].split(", ") for remark in source.remarks}
     assert {kind: len(names) for kind, names in kinds.items()} == {
-        "5 dangling links skipped": 4,  # three names and "…"
+        "6 dangling links skipped": 4,  # three names and "…"
         "1 empty file skipped": 1,
         "1 hidden file skipped": 1,
         "1 classless image skipped": 1,
@@ -97,6 +112,8 @@ def test_folders_in_a_class(tmp_path: Path) -> None:
     ]
     assert _names(read_image_folder(tmp_path, "train"), tmp_path) == walked
     assert len(walked) == 2 * len(names)
+    _touch(tmp_path / "train" / "emu" / "more" / "1.jpg")
+    assert list(read_image_folder(tmp_path, "train").remarks) == ["all images in folders below the class: emu"]
 
 
 def test_torchvision_agrees(tmp_path: Path) -> None:
@@ -194,6 +211,8 @@ def test_fingerprint(tmp_path: Path) -> None:
         ([], "train", "not a directory"),
         (["a/1.jpg"], "train", "no folders of classes called train .*, or set config.data.held_out_fraction=0.1"),
         (["1.jpg"], "train", "no folders of classes called train .*: put images at"),
+        (["train/1.jpg", "test1/2.jpg"], "val", "has test1/, train/ without train/CLASS or val/CLASS: put"),
+        (["Training_Set/a/1.jpg", "test-set/a/2.jpg"], "val", "has Training_Set/, test-set/ without train/CLASS"),
         (["val/a/1.jpg"], "train", "no folders of classes called train or training: put"),
         (
             ["train/a/1.jpg>", "train/b/1.jpg"],

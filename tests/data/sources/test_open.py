@@ -19,6 +19,7 @@ from tests.data.sources.cifar_binaries import write_archive, write_folder
 from tests.data.sources.huggingface_sets import write_saved
 from tests.data.sources.imagenet_archives import write_archives
 from tests.data.sources.photographs import write_photographs
+from tests.data.sources.webdataset_tars import write_tars
 
 CLASSES = {
     "digits": 10,
@@ -29,6 +30,7 @@ CLASSES = {
     "cifar100": 100,
     "tfds": 4,
     "huggingface": 3,
+    "webdataset": 3,
 }
 OPENABLE = [name for name in SOURCES if name != "huggingface" or importlib.util.find_spec("datasets")]
 
@@ -46,6 +48,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     sources = {split: READERS["image_folder"].read(photographs, split) for split in splits}
     write_array_record(sources, root, name="photos", shard_bytes=1 << 19, overwrite=False)
     found = {"image_folder": photographs, "imagenet_tars": root / "imagenet", "tfds": root / "photos"}
+    found["webdataset"] = write_tars(root / "tars")
     if "huggingface" in OPENABLE:
         found["huggingface"] = write_saved(root / "saved")
     named = {"cifar10": root / "cifar10", "cifar100": root / "cifar100"}
