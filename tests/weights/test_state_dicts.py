@@ -154,7 +154,19 @@ def test_unreadable_tensors(tensor: torch.Tensor, complaint: str) -> None:
     assert complaint in str(refusal.value)
 
 
+def test_a_key_wrapped_a_million_times() -> None:
+    """It must not take a pass for each."""
+    assert_same_bits(without_wrappers({f"{'module.' * 10**6}0.bias": STATE["0.bias"]}), {"0.bias": STATE["0.bias"]})
+    assert len(without_wrappers({f"{'model.' * 10**6}0.bias": STATE["0.bias"]})) == 1
+
+
+def test_pruned_by_no_tensors() -> None:
+    notes = {"note_orig": "a", "note_mask": "b"}
+    assert_same_bits(_chosen({**STATE, **notes})[0], {**STATE, **notes})
+
+
 def test_names_of_any_length() -> None:
+    assert list(_chosen({**STATE, 10**10**4: STATE["0.bias"]})[0]) == [*STATE, "<int>"]
     with pytest.raises(UserError) as refusal:
         _chosen({"x" * 10**6: 3, "y" * 10**6: 4, "epoch": 5})
     assert len(str(refusal.value)) < 300
