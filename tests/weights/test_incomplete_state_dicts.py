@@ -59,7 +59,12 @@ def test_masks_that_zeros_tell() -> None:
 
 @table(
     "endings",
-    {"no stages": ("_mask", "_count", "_stage"), "stages": ("_mask", "_count"), "counts": ("_mask", "_stage")},
+    {
+        "no stages": ("_mask", "_count", "_stage"),
+        "stages": ("_mask", "_count"),
+        "counts": ("_mask", "_stage"),
+        "masks alone": ("_mask",),
+    },
 )
 def test_masks_that_nothing_tells(endings: tuple[str, ...]) -> None:
     """Removed weights are not zero in official files: without its masks the network would be another one, silently."""
