@@ -13,10 +13,10 @@ from cdnv2_jax.weights.foreign_layouts import official_layout
 
 Weights = Literal["auto", "ema", "model"]
 
-EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
 LIVE_KEYS = (
     *("state_dict", "model_state_dict", "model", "model_state", "net", "network"),
-    *("params", "weights", "weight"),
+    *("params", "weights", "weight", "module"),
 )
 """Where training scripts keep averaged and live weights, in order of preference; one may lie in another."""
 DEEPEST = 3
@@ -24,7 +24,9 @@ DEEPEST = 3
 WRAPPERS = ("model", "net", "network", "backbone", "encoder", "head")
 """Prefixes that are removed if every key has one."""
 MOST_WRAPPERS = 8
-_ALWAYS_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # of DataParallel and `torch.compile`
+_PRIVATE = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_ALWAYS_WRAPPERS = re.compile(rf"^(?:(?:module|{_PRIVATE})\.)+|(?<=\.)(?:{_PRIVATE})\.")
+"""Those of DataParallel at the beginning, and of `torch.compile` and FSDP, which may wrap inner modules, anywhere."""
 COUNTED = ("total_ops", "total_params")
 """What thop leaves in every module."""
 

@@ -42,6 +42,8 @@ def test_some_keys_are_wrapped() -> None:
     """By DataParallel or `torch.compile`, applied to a part; other prefixes may be the network's own names."""
     half = dict(itertools.islice(STATE.items(), 3))
     assert_same_bits(without_wrappers({**STATE, **{f"module._orig_mod.{key}": t for key, t in half.items()}}), STATE)
+    inner = {key.replace(".", "._orig_mod._fsdp_wrapped_module.", 1): tensor for key, tensor in STATE.items()}
+    assert_same_bits(without_wrappers(inner), STATE)
     own = {"backbone.weight": STATE["0.weight"], "conv.weight": STATE["0.weight"]}
     assert_same_bits(without_wrappers(own), own)
 
@@ -87,7 +89,7 @@ NESTED: dict[str, tuple[dict[Any, Any], str]] = {
         "live weights (state_dict); the file also holds model",
     ),
 }
-for key in ("state_dict", "model", "model_state_dict", "net", "network", "params", "weights"):
+for key in ("state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "module"):
     NESTED[key] = ({key: STATE, "epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}, "")
 
 
