@@ -185,7 +185,8 @@ def open_weights(
 
 def _said_name(checkpoint: Mapping[str, Any]) -> str | None:
     # The official scripts write "cdnv2_a", "converted_cdnv2_a" or "condensenetv2.cdnv2_a".
-    name = str(checkpoint.get("arch", "")).rsplit(".", 1)[-1].removeprefix("converted_")
+    arch = checkpoint.get("arch")
+    name = arch.rsplit(".", 1)[-1].removeprefix("converted_") if isinstance(arch, str) else None
     return name if name in MODELS else None
 
 

@@ -1,29 +1,32 @@
 """From the contents of a file to one state_dict under the original code's keys: which one, and what is not in it."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.weights.file_kinds import SAVE
 from cdnv2_jax.weights.foreign_layouts import official_layout
 
 Weights = Literal["auto", "ema", "model"]
 
-EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
 LIVE_KEYS = (
     *("state_dict", "model_state_dict", "model", "model_state", "net", "network"),
-    *("params", "weights", "weight"),
+    *("params", "weights", "weight", "module"),
 )
 """Where training scripts keep averaged and live weights, in order of preference; one may lie in another."""
 DEEPEST = 3
 
-ALWAYS_WRAPPERS = ("module", "_orig_mod")
-"""Prefixes of DataParallel and `torch.compile`, which no network uses itself."""
-WRAPPERS = (*ALWAYS_WRAPPERS, "model", "net", "network", "backbone", "encoder", "head")
+WRAPPERS = ("model", "net", "network", "backbone", "encoder", "head")
 """Prefixes that are removed if every key has one."""
+MOST_WRAPPERS = 8
+_PRIVATE = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+_ALWAYS_WRAPPERS = re.compile(rf"^(?:(?:module|{_PRIVATE})\.)+|(?<=\.)(?:{_PRIVATE})\.")
+"""Those of DataParallel at the beginning, and of `torch.compile` and FSDP, which may wrap inner modules, anywhere."""
 COUNTED = ("total_ops", "total_params")
 """What thop leaves in every module."""
 
@@ -60,7 +63,7 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
     if weights == "auto" and averaged:
         wanted = [(where, tensors) for where, tensors in found if where in averaged]
     if not wanted:
-        there = shorten([repr(str(key)) for key in checkpoint]) or "nothing"
+        there = shorten([repr(_as_text(key)) for key in checkpoint]) or "nothing"
         advice = f'choose weights "{"model" if weights == "ema" else "ema"}"' if found else SAVE
         raise UserError(f"{source} has no {'EMA ' if weights == 'ema' else ''}state_dict; it holds {there}: {advice}")
     where, tensors = wanted[0]
@@ -69,7 +72,12 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
         taken += f"; the file also holds {shorten(others)}"
     elif not averaged:
         taken = ""
-    return Chosen({str(key): tensor for key, tensor in tensors.items()}, taken)
+    return Chosen({_as_text(key): tensor for key, tensor in tensors.items()}, taken)
+
+
+def _as_text(key: object) -> str:
+    """Return a key, or the type of one that is not text: others may be of any size."""
+    return key if isinstance(key, str) else f"<{type(key).__name__}>"
 
 
 def _state_dicts(contents: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
@@ -98,7 +106,10 @@ def official_tensors(tensors: Mapping[str, Any], known: Collection[str], source:
         if complaint := _unreadable(tensor):
             raise UserError(f"{source}: {shorten([key])}: {complaint}")
     kept = {key: t for key, t in tensors.items() if key.rsplit(".", 1)[-1] not in COUNTED and key != "n_averaged"}
-    return _without_pruning(official_layout(without_wrappers(kept, known, source)), source)
+    try:
+        return _without_pruning(official_layout(without_wrappers(kept, known, source)), source)
+    except (TypeError, RuntimeError) as error:  # numbers of a kind that NumPy does not have
+        raise UserError(f"{source} holds tensors that cannot be read ({one_line(error, 120)}): {SAVE}") from error
 
 
 def without_wrappers(
@@ -114,20 +125,21 @@ def without_wrappers(
     Raises:
       UserError: two keys become the same, with different tensors.
     """
-    found = dict(tensors)
-    while True:
+    found = _renamed(tensors, lambda key: _ALWAYS_WRAPPERS.sub("", key), source)
+    for _ in range(MOST_WRAPPERS):
         keys = [key for key in found if is_tensor(found[key])]
-        wrappers = ALWAYS_WRAPPERS
-        if keys and not any(key in found for key in known) and all(_first(key) in WRAPPERS for key in keys):
-            wrappers = WRAPPERS
-        if not any(_first(key) in wrappers for key in keys):
-            return found
-        found = _renamed(found, lambda key, w=wrappers: key.partition(".")[2] if _first(key) in w else key, source)
+        if any(key in found for key in known) or not all(_is_wrapped(key) for key in keys):
+            break
+        found = _renamed(found, _unwrapped, source)
+    return found
 
 
-def _first(key: str) -> str:
-    """Return the part of a key before its first dot; "" without a dot."""
-    return key.partition(".")[0] if "." in key else ""
+def _is_wrapped(key: str) -> bool:
+    return "." in key and key.partition(".")[0] in WRAPPERS
+
+
+def _unwrapped(key: str) -> str:
+    return _ALWAYS_WRAPPERS.sub("", key.partition(".")[2]) if _is_wrapped(key) else key
 
 
 def _renamed(tensors: Mapping[str, Any], rename: Callable[[str], str], source: str) -> dict[str, Any]:
@@ -155,7 +167,8 @@ def _without_pruning(tensors: Mapping[str, Any], source: str) -> dict[str, Any]:
     found = dict(tensors)
     for key in tensors:
         name = key.removesuffix("_orig")
-        if name == key or f"{name}_mask" not in tensors or name in tensors:
+        parts = (tensors.get(key), tensors.get(f"{name}_mask"))
+        if name == key or name in tensors or not all(map(is_tensor, parts)):
             continue
         original, mask = found.pop(key), found.pop(f"{name}_mask")
         if shape_of(original) != shape_of(mask):

@@ -84,7 +84,7 @@ def model_from_state_dict(
     classifier = classifier_keys(model, slots)
     expected = {key: slot.layout.shape for key, slot in slots.items()}
     body = {key: shape for key, shape in expected.items() if key not in classifier}
-    if not any(key in found for key in classifier) and not mismatches(found, body):
+    if classifier and not any(key in found for key in classifier) and not mismatches(found, body):
         if classifier_required:
             raise UserError(
                 f"{source} has no classifier ({shorten(classifier)}), so it cannot classify: "
@@ -128,7 +128,8 @@ def _missing_mask(tensors: Mapping[str, Any], key: str, slot: MaskSlot) -> dict[
     """
     prefix = key.removesuffix("_mask")
     stage, kernel = tensors.get(f"{prefix}_stage"), tensors.get(f"{prefix}conv.weight")
-    if shape_of(stage) in ([], [1]) and not to_numpy(stage).any():
+    count = tensors.get(f"{prefix}_count", stage)
+    if all(shape_of(number) in ([], [1]) and not to_numpy(number).any() for number in (stage, count)):
         return {key: np.ones(slot.layout.shape, np.float32)}
     if shape_of(kernel) == list(slot.layout.shape) and (mask := slot.recovered(to_numpy(kernel))) is not None:
         return {key: mask}

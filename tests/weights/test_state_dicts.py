@@ -42,6 +42,8 @@ def test_some_keys_are_wrapped() -> None:
     """By DataParallel or `torch.compile`, applied to a part; other prefixes may be the network's own names."""
     half = dict(itertools.islice(STATE.items(), 3))
     assert_same_bits(without_wrappers({**STATE, **{f"module._orig_mod.{key}": t for key, t in half.items()}}), STATE)
+    inner = {key.replace(".", "._orig_mod._fsdp_wrapped_module.", 1): tensor for key, tensor in STATE.items()}
+    assert_same_bits(without_wrappers(inner), STATE)
     own = {"backbone.weight": STATE["0.weight"], "conv.weight": STATE["0.weight"]}
     assert_same_bits(without_wrappers(own), own)
 
@@ -87,7 +89,7 @@ NESTED: dict[str, tuple[dict[Any, Any], str]] = {
         "live weights (state_dict); the file also holds model",
     ),
 }
-for key in ("state_dict", "model", "model_state_dict", "net", "network", "params", "weights"):
+for key in ("state_dict", "model", "model_state_dict", "net", "network", "params", "weights", "module"):
     NESTED[key] = ({key: STATE, "epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}, "")
 
 
@@ -154,7 +156,19 @@ def test_unreadable_tensors(tensor: torch.Tensor, complaint: str) -> None:
     assert complaint in str(refusal.value)
 
 
+def test_a_key_wrapped_a_million_times() -> None:
+    """It must not take a pass for each."""
+    assert_same_bits(without_wrappers({f"{'module.' * 10**6}0.bias": STATE["0.bias"]}), {"0.bias": STATE["0.bias"]})
+    assert len(without_wrappers({f"{'model.' * 10**6}0.bias": STATE["0.bias"]})) == 1
+
+
+def test_pruned_by_no_tensors() -> None:
+    notes = {"note_orig": "a", "note_mask": "b"}
+    assert_same_bits(_chosen({**STATE, **notes})[0], {**STATE, **notes})
+
+
 def test_names_of_any_length() -> None:
+    assert list(_chosen({**STATE, 10**10**4: STATE["0.bias"]})[0]) == [*STATE, "<int>"]
     with pytest.raises(UserError) as refusal:
         _chosen({"x" * 10**6: 3, "y" * 10**6: 4, "epoch": 5})
     assert len(str(refusal.value)) < 300
