@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.inert_pickle import STAND_INS, read_plain_pickle
 from cdnv2_jax.weights.file_kinds import AGAIN, SAVE, kind_of
-from cdnv2_jax.weights.inert_pickle import STAND_INS, read_plain_pickle
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     torch = import_torch() if kind_of(path) == "torch" else None
     try:
-        checkpoint = read_plain_pickle(path) if torch is None else _load(torch, path)
+        checkpoint = read_plain_pickle(path.read_bytes()) if torch is None else _load(torch, path)
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
     except Exception as error:  # torch.load raises errors of many types for damaged files

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError
-from cdnv2_jax.weights.inert_pickle import STAND_INS, Ignored
+from cdnv2_jax.inert_pickle import STAND_INS, Ignored
 from cdnv2_jax.weights.state_dicts import select_state_dict, to_numpy
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.tables import table
@@ -126,7 +126,7 @@ def test_stand_ins_are_harmless(abuse: Any, write: Callable[[object, Path], None
 def test_no_stand_in_is_the_original() -> None:
     """But for `argparse.Namespace`, which stores its attributes and does nothing else."""
     used = {stand_in for stand_in in STAND_INS.values() if stand_in is not argparse.Namespace}
-    assert {stand_in.__module__ for stand_in in used} == {"cdnv2_jax.weights.inert_pickle"}
+    assert {stand_in.__module__ for stand_in in used} == {"cdnv2_jax.inert_pickle"}
 
 
 @table("name", ["os.system", "builtins.eval", "builtins.getattr", "torch.load", "numpy.load", "cdnv2_jax.save"])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.data.sources.plain_pickle import read_pickle
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.inert_pickle import StoredArray, read_plain_pickle
 
 PIXELS = 3 * 32 * 32
 MOST_BYTES_EACH = PIXELS + 160  # an image, its label and its file name
@@ -33,9 +33,9 @@ class Pickles:
     folder: str
     archive: str
     names: str
-    names_key: bytes
+    names_key: str
     files: Mapping[Split, list[str]]
-    labels_key: bytes
+    labels_key: str
     most_records: int
 
     def wanted(self, split: Split) -> dict[str, int]:
@@ -48,18 +48,18 @@ CIFAR10 = Pickles(
     folder="cifar-10-batches-py",
     archive="cifar-10-python.tar.gz",
     names="batches.meta",
-    names_key=b"label_names",
+    names_key="label_names",
     files={"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]},
-    labels_key=b"labels",
+    labels_key="labels",
     most_records=10_000,
 )
 CIFAR100 = Pickles(
     folder="cifar-100-python",
     archive="cifar-100-python.tar.gz",
     names="meta",
-    names_key=b"fine_label_names",
+    names_key="fine_label_names",
     files={"train": ["train"], "val": ["test"]},
-    labels_key=b"fine_labels",
+    labels_key="fine_labels",
     most_records=50_000,
 )
 
@@ -73,27 +73,35 @@ def parse_pickles(
       UserError: a file holds something else.
     """
     names = _read(files[pickles.names], f"{where}: {pickles.names}").get(pickles.names_key)
-    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise UserError(f"{where}: {pickles.names} has no {pickles.names_key.decode()}: download it again")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: {pickles.names} has no {pickles.names_key}: download it again")
     images, labels = [], []
     for file in pickles.files[split]:
         content = _read(files[file], f"{where}: {file}")
-        pixels, classes = content.get(b"data"), content.get(pickles.labels_key)
-        if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
+        pixels, classes = content.get("data"), content.get(pickles.labels_key)
+        pixels = np.asarray(pixels.array if isinstance(pixels, StoredArray) else None)
+        if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
             raise UserError(f"{where}: {file} has no data uint8 [n, {PIXELS}]: download it again")
         if not isinstance(classes, list) or len(classes) != len(pixels) or {type(label) for label in classes} != {int}:
-            raise UserError(f"{where}: {file} has no {len(pixels)} {pickles.labels_key.decode()}: download it again")
+            raise UserError(f"{where}: {file} has no {len(pixels)} {pickles.labels_key}: download it again")
         images.append(pixels)
         labels += classes
-    return np.concatenate(images), np.array(labels), [name.decode("utf-8", "replace") for name in names]
+    return np.concatenate(images), np.array(labels), names
 
 
-def _read(data: bytes, where: str) -> dict[bytes, Any]:
-    """Return a pickled dictionary; texts of Python 3 as keys become bytes, as those of Python 2 are."""
+def _read(data: bytes, where: str) -> dict[str, Any]:
+    """Return a pickled dictionary; its keys and names are text, whichever Python wrote it."""
     try:
-        content = read_pickle(data)
-    except ValueError as error:
+        content = read_plain_pickle(data)
+    except Exception as error:  # damaged pickles raise errors of many types
         raise UserError(f"{where} is no pickle of CIFAR ({one_line(error)}): download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{where} holds no dictionary: download it again")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
+    return {
+        _text(key): [_text(entry) for entry in value] if isinstance(value, list) else value
+        for key, value in content.items()
+    }
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value

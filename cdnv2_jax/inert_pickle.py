@@ -1,4 +1,4 @@
-"""Inert stand-ins for the classes that checkpoints store beside their tensors, and a reader of plain pickles.
+"""A reader of pickles of plain values and NumPy arrays, and inert stand-ins for the classes that checkpoints store.
 
 Nothing that a pickle names is imported or called: each name in `STAND_INS` is replaced by a function or class of this
 module that keeps numbers and ignores the rest.
@@ -10,7 +10,6 @@ import math
 import pickle
 import pickletools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,14 +143,15 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("GLOBAL torch.storage")
 
 
-def read_plain_pickle(path: Path) -> Any:
-    """Read a pickle of NumPy arrays, such as Paddle's `.pdparams`, without running anything in it.
+def read_plain_pickle(data: bytes) -> Any:
+    """Return the contents of a pickle of NumPy arrays, such as Paddle's `.pdparams`, without running anything in it.
+
+    Arrays are `StoredArray`, and texts of Python 2 become text.
 
     Raises:
       pickle.UnpicklingError: the file asks for a class or function without a stand-in, named after `GLOBAL`.
       Exception: of many types, if the file is damaged.
     """
-    data = path.read_bytes()
     for opcode, argument, _ in pickletools.genops(data):  # notices lengths beyond the end of the file
         # These would allocate as much as the file says before they read it.
         if opcode.name == "BYTEARRAY8" or ("PUT" in opcode.name and isinstance(argument, int) and argument > len(data)):
