@@ -72,8 +72,11 @@ class Source(abc.ABC, Generic[AnyPicture]):
     def __getitem__(self, index: int) -> AnyPicture: ...
 
     def fingerprint(self) -> str:
-        """Return a hash of the names, sizes and labels of all samples, wherever they are stored; reads no image."""
-        raise NotImplementedError
+        """Return a hash of the names, sizes and labels of all samples, wherever they are stored; reads no image.
+
+        By default of their number and class names alone: override it where more is known.
+        """
+        return fingerprint(self.class_names, str(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.network import Form, Network
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 
 FORMAT = 1
 DETECTOR = "detector"
@@ -44,13 +43,20 @@ def save(
       UserError: `path` exists, unless `overwrite`; or the network has other layers than its architecture, or the
         metadata another number of class names, so that `load` could not read it.
     """
-    if metadata and USAGE_KEY in metadata:
-        try:
-            Usage.from_json(metadata[USAGE_KEY], model.architecture.num_classes)
-        except ValueError as error:
-            raise UserError(f"the network cannot be saved with this metadata: {error}") from error
+    if metadata:
+        _check_usage(metadata, model.architecture.num_classes)
     description = {"format": FORMAT, **describe_network(model), "metadata": dict(metadata or {})}
     write_module(Path(path), model, description, overwrite=overwrite)
+
+
+def _check_usage(metadata: Mapping[str, Any], num_classes: int) -> None:
+    from cdnv2_jax.weights.metadata import USAGE_KEY, Usage  # needs Pillow and OpenCV, which take a while to import
+
+    try:
+        if USAGE_KEY in metadata:
+            Usage.from_json(metadata[USAGE_KEY], num_classes)
+    except ValueError as error:
+        raise UserError(f"the network cannot be saved with this metadata: {error}") from error
 
 
 def load(path: str | Path, *, num_classes: int | None = None, seed: int = 0, dtype: DTypeLike | None = None) -> Network:
