@@ -1,5 +1,6 @@
 """`main.py eval` uses a checkpoint as it was trained: its preprocessing, and its classes by their names."""
 
+import io
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ from cdnv2_jax import save
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.shell import DIGITS, Shell
+from tests.data.sources import huggingface_sets, webdataset_tars
 from tests.weights.networks import network
 
 PREPARATION = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
-EVALUATION = ("main.py", "eval", "--config", DIGITS, "--config.data.source=image_folder", "--checkpoint", "ours")
+EVALUATION = ("main.py", "eval", "--config", DIGITS, "--checkpoint", "ours")
+ON_FOLDERS = "--config.data.source=image_folder"
 
 
 @pytest.fixture
@@ -29,12 +32,12 @@ def ours(shell: Shell) -> None:
 
 def _evaluated(shell: Shell, directory: str, *more: str) -> tuple[str, np.ndarray]:
     arguments = (f"--config.data.directory={directory}", "--output", "out.npz", "--overwrite")
-    printed = shell.succeeds(*EVALUATION, *arguments, *more)
+    printed = shell.succeeds(*EVALUATION, ON_FOLDERS, *arguments, *more)
     with np.load("out.npz") as saved:
         return printed, saved["logits"]
 
 
-def _expected(*files: str, preparation: ImagePreparation = PREPARATION) -> np.ndarray:
+def _expected(*files: str | io.BytesIO, preparation: ImagePreparation = PREPARATION) -> np.ndarray:
     images = [preparation(np.asarray(Image.open(file))) for file in files]
     return np.asarray(network("pruned")(jnp.stack(images)))
 
@@ -62,10 +65,33 @@ def test_some_classes_in_another_order(ours: None, shell: Shell) -> None:
     Path("some").mkdir()
     Path("images/fox").rename("some/a fox")
     assert "does not know 1 of 1 classes of the images (a fox)" in shell.refuses(
-        *EVALUATION, "--config.data.directory=some"
+        *EVALUATION, ON_FOLDERS, "--config.data.directory=some"
     )
     Path("some/a fox").rename("some/fox")
     Path("images/cat").rename("some/cat")
     printed, logits = _evaluated(shell, "some")
     np.testing.assert_allclose(logits, _expected("some/cat/0.png", "some/fox/0.png")[:, [0, 2]], atol=1e-5)
     assert "evaluated on 2 of the network's 3 classes" in printed
+
+
+def test_data_sets_of_other_programs(shell: Shell) -> None:
+    """The same images from Hugging Face's format and from tars have the same logits, those of the network."""
+    names = huggingface_sets.NAMES
+    save("ours", network("pruned"), metadata={USAGE_KEY: Usage(PREPARATION, names).to_json()})
+    labels = huggingface_sets.LABELS["validation"]
+    pictures = [huggingface_sets.png("validation", index) for index in range(len(labels))]
+    huggingface_sets.write_saved(Path("saved"))
+    files = {
+        f"{index}.{ending}": content
+        for index, picture in enumerate(pictures)
+        for ending, content in (("png", picture), ("cls", names[labels[index]].encode()))
+    }
+    webdataset_tars.write_tar(Path("shards/val-000000.tar"), files)
+    Path("shards/classnames.txt").write_text("\n".join(names))
+    for source, directory in (("huggingface", "saved"), ("webdataset", "shards")):
+        arguments = (f"--config.data.source={source}", f"--config.data.directory={directory}")
+        printed = shell.succeeds(*EVALUATION, *arguments, "--output", "out.npz", "--overwrite")
+        assert f"held out: 3 images of 3 classes, {source} {directory}" in printed
+        with np.load("out.npz") as saved:
+            np.testing.assert_allclose(saved["logits"], _expected(*map(io.BytesIO, pictures)), atol=1e-5)
+            assert saved["labels"].tolist() == labels

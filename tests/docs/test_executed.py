@@ -46,6 +46,11 @@ RUN = [
         "python main.py train --config configs/(coco|shapes).py.*", "tests/commands/test_detection_smoke.py", "coco.py"
     ),
     Run("python main.py train .*--config.data.source=tfds.*", "tests/commands/test_photographs.py", "tfds"),
+    Run(
+        "python main.py train .*--config.data.source=(huggingface|webdataset).*",
+        "tests/commands/test_eval_as_trained.py",
+        '("huggingface", "saved"), ("webdataset", "shards")',
+    ),
     Run("python main.py train --workdir .*--coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("python main.py train --coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("(python main.py|cdnv2) train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
