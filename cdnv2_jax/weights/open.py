@@ -158,18 +158,14 @@ def open_weights(
         return OpenedNetwork(path, load(path), metadata)
     if path.suffix in PROGRAMS:
         raise UserError(f"{path} is an exported program, for predict only: give the checkpoint it was made from")
-    checkpoint: Mapping[str, Any] = {}
-    if path.suffix == safetensors.SUFFIX:
-        if said := safetensors.read_metadata(path):
-            return OpenedNetwork(path, safetensors.load_safetensors(path), said)
-        tensors, taken = safetensors.read_tensors(path), ""
-    else:
-        checkpoint = read_checkpoint(path)
-        chosen = select_state_dict(checkpoint, weights, str(path))
-        tensors, taken = chosen.tensors, chosen.taken
+    is_safetensors = path.suffix == safetensors.SUFFIX
+    if is_safetensors and (said := safetensors.read_metadata(path)):
+        return OpenedNetwork(path, safetensors.load_safetensors(path), said)
+    checkpoint = safetensors.read_tensors(path) if is_safetensors else read_checkpoint(path)
+    chosen = select_state_dict(checkpoint, weights, str(path))
     name = model or _name_in(checkpoint, path)
     usual = architecture_of(name)
-    tensors = official_tensors(tensors, torch_format(usual).classifier, str(path))
+    tensors = official_tensors(chosen.tensors, torch_format(usual).classifier, str(path))
     stored = classes_in(tensors, usual)
     architecture = architecture_of(name, stored if num_classes is None else num_classes, overrides)
     try:
@@ -180,7 +176,7 @@ def open_weights(
         if (said := _said_name(checkpoint)) in (None, name):
             raise
         raise UserError(f"{error}; the file says that it holds a {said}: give --model {said}") from error
-    return OpenedNetwork(path, network, {}, taken, has_classifier=stored is not None)
+    return OpenedNetwork(path, network, {}, chosen.taken, has_classifier=stored is not None)
 
 
 def _said_name(checkpoint: Mapping[str, Any]) -> str | None:

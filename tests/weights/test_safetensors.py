@@ -68,6 +68,8 @@ def test_files_of_others(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not describe a network"):
         load_safetensors(path)
     sizes = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
+    with pytest.raises(UserError, match="has no EMA state_dict"):
+        open_network(path, model="cdnv2_cifar_110", overrides=sizes, weights="ema")
     opened = open_network(path, model="cdnv2_cifar_110", overrides=sizes)
     assert_same_network(opened.network, pruned)
     assert opened.usage.preparation.size == 32
