@@ -146,10 +146,15 @@ def open_weights(
       classifier_required: False to accept an official file without classifier, for use as a backbone.
 
     Raises:
-      UserError: `path` does not exist, has another format, is damaged, or does not hold the given model.
+      UserError: `path` does not exist, has another format, is damaged, or does not hold the given model; or `weights`
+        are to be chosen from a network of ours.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
+    is_safetensors = path.suffix == safetensors.SUFFIX and not path.is_dir()
+    said = safetensors.read_metadata(path) if is_safetensors else {}
+    if weights != "auto" and (path.is_dir() or said):
+        raise UserError(f"{path} holds one network, with no choice of weights: leave out --weights")
     if path.is_dir():
         description = read_description(path)
         metadata = description.get("metadata", {})
@@ -158,8 +163,7 @@ def open_weights(
         return OpenedNetwork(path, load(path), metadata)
     if path.suffix in PROGRAMS:
         raise UserError(f"{path} is an exported program, for predict only: give the checkpoint it was made from")
-    is_safetensors = path.suffix == safetensors.SUFFIX
-    if is_safetensors and (said := safetensors.read_metadata(path)):
+    if said:
         return OpenedNetwork(path, safetensors.load_safetensors(path), said)
     checkpoint = safetensors.read_tensors(path) if is_safetensors else read_checkpoint(path)
     chosen = select_state_dict(checkpoint, weights, str(path))
@@ -173,9 +177,9 @@ def open_weights(
             tensors, architecture, name=name, source=str(path), classifier_required=classifier_required
         )
     except UserError as error:
-        if (said := _said_name(checkpoint)) in (None, name):
+        if (there := _said_name(checkpoint)) in (None, name):
             raise
-        raise UserError(f"{error}; the file says that it holds a {said}: give --model {said}") from error
+        raise UserError(f"{error}; the file says that it holds a {there}: give --model {there}") from error
     return OpenedNetwork(path, network, {}, chosen.taken, has_classifier=stored is not None)
 
 

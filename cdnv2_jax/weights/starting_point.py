@@ -21,7 +21,7 @@ class StartingPoint(NamedTuple):
 
     Attributes:
       network: the network.
-      remark: how its classifier differs from the checkpoint's; "" if it does not.
+      remark: which of several weights were taken, and how its classifier differs from the checkpoint's; "" for neither.
     """
 
     network: Network
@@ -83,7 +83,8 @@ def network_from(
         for part in ("kernel", "bias"):
             values = np.asarray(getattr(found.classifier, part)[...])[..., labels]
             getattr(model.classifier, part).set_value(jax.device_put(values))
-    return StartingPoint(model, remark)
+    taken = f"{where} {path}: {opened.taken}" if opened.taken else ""
+    return StartingPoint(model, "; ".join(filter(None, [taken, remark])))
 
 
 def _outputs_of(wanted: Sequence[str], known: Sequence[str], num_classes: int) -> tuple[list[int] | None, str]:

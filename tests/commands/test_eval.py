@@ -99,6 +99,7 @@ REFUSED = [
     (_of("ours", "notes.txt"), "notes.txt is not a directory: put images at"),
     (_of("ours", ""), "data.directory is empty"),
     (_of("ours", "empty"), "empty holds no images"),
+    (_of("ours", "images", "--weights", "ema"), "ours holds one network, with no choice of weights"),
     (_of("ours", "broken", "--output", "new.npz"), "broken/b/y.png cannot be read as an image"),
     (_of("ours", "images", "--output", "old.npz"), "old.npz exists: give another path, or --overwrite"),
     (_of("ours", "images", "--output", "notes.txt/new.npz"), "notes.txt/new.npz"),
