@@ -68,7 +68,12 @@ def _eval(verbs: argparse._SubParsersAction) -> None:
     _config(verb)
     flags.checkpoint(verb)
     flags.weights(verb)
-    verb.add_argument("--output", type=flags.path, metavar="FILE.npz", help="also write logits and labels there")
+    verb.add_argument(
+        "--output",
+        type=flags.path,
+        metavar="FILE",
+        help="also write logits and labels (.npz) or a detector's results (.json) there",
+    )
     verb.add_argument(
         "--per-class", type=flags.path, metavar="FILE.csv", help="also write a table of all classes there"
     )
