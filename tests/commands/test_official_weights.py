@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
 from cdnv2_jax.networks.zoo import architecture_of
@@ -29,11 +30,11 @@ MODELS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images of several sizes, held out, of two classes of a thousand: the others have nothing but a name."""
+    """Five images of several sizes, held out, of two classes of ImageNet: the others have nothing but a name."""
     directory = tmp_path_factory.mktemp("images")
     write_noise(directory / "val", ["n01440764"], each=3)
     write_noise(directory / "val", ["n01443537"], each=2, seed=1)
-    for name in ("n01440764", "n01443537", *(f"n{number:08}" for number in range(2_000_000, 2_000_998))):
+    for name in imagenet_classes():
         (directory / "train" / name).mkdir(parents=True)
     return directory
 
