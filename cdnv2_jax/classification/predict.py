@@ -125,7 +125,7 @@ def predict(
       max_megapixels: limit of the images' size, in million pixels.
 
     Raises:
-      UserError: the classifier does not give one logit per class.
+      UserError: the classifier does not give one finite logit per class.
     """
     preparation = classifier.described.usage.preparation
     remaining = iter(paths)
@@ -169,6 +169,8 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
             f"the network returns logits of shape {list(logits.shape)} for {rows} images, but its metadata says it "
             f"has {classifier.described.num_classes} classes: export it again"
         )
+    if not np.isfinite(logits[: len(images)]).all():
+        raise UserError(f"the network {classifier.described.name} returns NaN or infinity: its weights are damaged")
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
 

@@ -89,6 +89,9 @@ def test_a_program_that_gives_something_else(album: list[Path]) -> None:
     classifier = Classifier(Described("other", "plain", 3, USAGE), lambda images: np.zeros((len(images), 4)))
     with pytest.raises(UserError, match="says it has 3 classes"):
         list(predict(classifier, album))
+    damaged = Classifier(Described("other", "plain", 3, USAGE), lambda images: np.full((len(images), 3), np.nan))
+    with pytest.raises(UserError, match="the network other returns NaN or infinity"):
+        list(predict(damaged, album))
 
 
 def test_image_files(album: list[Path], tmp_path: Path) -> None:
