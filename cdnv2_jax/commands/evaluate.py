@@ -76,7 +76,6 @@ def _evaluate_classifier(
         checkpoint,
         model=config.model.name,
         weights=weights,
-        num_classes=config.model.num_classes,
         overrides=config.model.overrides,
     )
     network = opened.network

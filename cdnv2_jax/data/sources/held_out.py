@@ -45,7 +45,10 @@ def share_of(
     """
     chosen = held_out(labels, names, fraction)
     if not chosen.any():
-        raise UserError(f"{where} has a single image in every class: none can be held out, add images")
+        raise UserError(
+            f"{where} has a single image in every class, so that none can be held out: add images, or evaluate on all "
+            f"with config.data.held_out_fraction=0"
+        )
     remarks = [f"{chosen.sum():,} of {len(labels):,} images held out, {fraction:.3g} of every class"]
     if single := int((np.unique(labels, return_counts=True)[1] == 1).sum()):
         remarks.append(f"{single} {'class' if single == 1 else 'classes'} with a single image, for training only")
