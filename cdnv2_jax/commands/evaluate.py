@@ -72,12 +72,7 @@ def _evaluate_classifier(
     per_class: Path | None,
 ) -> None:
     console = Console(quiet=not is_first_process(), soft_wrap=True)
-    opened = open_network(
-        checkpoint,
-        model=config.model.name,
-        weights=weights,
-        overrides=config.model.overrides,
-    )
+    opened = open_network(checkpoint, model=config.model.name, weights=weights, overrides=config.model.overrides)
     network = opened.network
     config, lines = evaluated_classifier(config, origins, opened)
     experiment = ClassificationExperiment(config, Devices.all())
