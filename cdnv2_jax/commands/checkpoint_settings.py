@@ -63,12 +63,18 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
     """Return the config with the preprocessing of the checkpoint that training starts from, if any, and lines on it.
 
     A classifier takes over all of it, a detector the mean and standard deviation.
+
+    Raises:
+      UserError: the checkpoint is damaged.
     """
     path = Path(config.model.checkpoint)
-    metadata = stored_metadata(path) if config.model.checkpoint and path.exists() else {}
-    if USAGE_KEY not in metadata or "preparation" not in metadata[USAGE_KEY]:
-        return config, []
-    stored = ImagePreparation(**metadata[USAGE_KEY]["preparation"])
+    usage = stored_metadata(path).get(USAGE_KEY) if config.model.checkpoint and path.exists() else None
+    if not isinstance(usage, Mapping) or "preparation" not in usage:
+        return config, []  # a detector, or a checkpoint without preprocessing
+    try:
+        stored = ImagePreparation(**usage["preparation"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its preprocessing metadata is damaged ({error})") from error
     if isinstance(config, ClassificationConfig):
         return _prepared_as(config, origins, stored)
     own = {"mean": stored.mean, "std": stored.std}
