@@ -6,14 +6,15 @@ import gc
 import os
 from collections.abc import Iterator
 from functools import partial
+from importlib.metadata import version
 
 # Before JAX starts. Nearly all that tests compile takes longer to compile than to run, most of it in LLVM; started
 # processes inherit this. `make soak` compiles as users do.
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-        " --xla_cpu_parallel_codegen_split_count=1"
-    ).strip()
+    flags = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):
+        flags.append("--xla_cpu_use_fusion_emitters=false")  # later versions end the process at a flag they lack
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 import jax
 import psutil
