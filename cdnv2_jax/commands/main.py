@@ -56,7 +56,9 @@ def _train(verbs: argparse._SubParsersAction) -> None:
     verb.add_argument(
         "--resume", action="store_true", help="only resume, never start a run (a run in --workdir is resumed anyway)"
     )
-    verb.add_argument("--accept-changes", action="store_true", help="resume although the config has changed")
+    verb.add_argument(
+        "--accept-changes", action="store_true", help="resume although the config or the data have changed"
+    )
     verb.add_argument(
         "--profile", type=flags.window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
     )

@@ -52,6 +52,9 @@ def test_condensed(shell: Shell) -> None:
     """Which channels go where is settled; what is done with them is trained."""
     save("network", network("condensed"))
     printed = shell.succeeds(*TRAIN, _from("network"))
+    assert "train: 1,437 images of 10 classes, digits\nheld out: 360 images of 10 classes, digits\n" in printed
+    assert "the classifier is re-initialised: 10 classes, the checkpoint has 3" in printed
+    assert f"{Path('run/best')}: now the network of step" in printed
     assert "0 condensation stages" in " ".join(printed.split())
     _assert_trained_condensed(Path("run"))
     before, after = _arrays(Path("network")), _arrays(Path("run/condensed"))
