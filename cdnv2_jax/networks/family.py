@@ -221,7 +221,12 @@ def blank_network(
     param_dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """Return a network in evaluation mode whose variables have shapes but no values yet."""
-    return nnx.merge(*_blank(architecture, form, name, dtype, param_dtype))
+    described = architecture, form, name, dtype, param_dtype
+    try:
+        hash(described)
+    except TypeError:  # an architecture of a user, with a dict in it
+        return nnx.merge(*_blank.__wrapped__(*described))
+    return nnx.merge(*_blank(*described))
 
 
 @functools.lru_cache(maxsize=8)  # tracing takes up to a second, and a run saves the same network many times
