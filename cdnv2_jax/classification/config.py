@@ -3,7 +3,9 @@
 import functools
 from typing import Any, Literal
 
-from cdnv2_jax.data.preparation import LARGEST_SIDE
+from cdnv2_jax.data.preparation import LARGEST_SIDE, ImagePreparation
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, setting, settings
@@ -24,7 +26,7 @@ class ModelConfig:
         makes="architecture",
     )
     checkpoint: str = setting(
-        'checkpoint of any kind to start from; its classifier is re-initialised if num_classes differs; "" for none',
+        'checkpoint of any kind to start from; its classifier is kept if it knows the classes; "" for none',
         default="",
     )
 
@@ -91,3 +93,38 @@ class ClassificationConfig(RunConfig):
     )
     label_smoothing: float = setting("probability mass spread evenly over all classes", default=0.0, least=0, most=1)
     group_lasso: float = setting("weight of the group lasso; 0 for none", default=0.0, least=0)
+
+
+PREPARATION = {
+    "size": "image_size",
+    "resize": "eval_crop",
+    "shorter_side": "resize",
+    "interpolation": "interpolation",
+    "mean": "mean",
+    "std": "std",
+}
+"""Field of `ImagePreparation` → field of `config.data`."""
+
+
+def preparation_of(config: ClassificationConfig) -> ImagePreparation:
+    """Return the preprocessing for evaluation and for the trained network; UserError if the settings are unusable."""
+    values = data_fields_in_effect(config)
+    try:
+        return ImagePreparation(**{name: values[field] for name, field in PREPARATION.items()})
+    except ValueError as error:
+        raise UserError(f"config.data cannot be used: {error}") from error
+
+
+def data_fields_in_effect(config: ClassificationConfig) -> dict[str, Any]:
+    """Return the fields of `config.data` that determine the preprocessing, with "auto" and "random" resolved."""
+    values = {field: getattr(config.data, field) for field in PREPARATION.values()}
+    if values["eval_crop"] == "auto":
+        values["eval_crop"] = "centre" if config.data.crop == "random_resized" else "whole"
+    if values["interpolation"] == "random":
+        values["interpolation"] = model_entry(config.model.name).interpolation
+    return values
+
+
+def data_fields(preparation: ImagePreparation) -> dict[str, Any]:
+    """Return the fields of `config.data` that give this preprocessing."""
+    return {field: getattr(preparation, name) for name, field in PREPARATION.items()}

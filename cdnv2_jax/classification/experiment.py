@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.classification.config import ClassificationConfig
+from cdnv2_jax.classification.config import ClassificationConfig, preparation_of
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate
-from cdnv2_jax.classification.preprocessing import preparation_of
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, HostBatch, TrainingRow
 from cdnv2_jax.data.class_names import describe_match, labels_to_evaluate

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.preprocessing import data_fields, data_fields_in_effect
+from cdnv2_jax.classification.config import ClassificationConfig, data_fields, data_fields_in_effect
 from cdnv2_jax.commands.read_config import COMMAND_LINE, CONFIG_FILE
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig

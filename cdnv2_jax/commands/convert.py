@@ -57,9 +57,9 @@ def _from_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.networks.family import model_entry
     from cdnv2_jax.weights.checkpoint import is_checkpoint
-    from cdnv2_jax.weights.file_kinds import kind_of
     from cdnv2_jax.weights.metadata import USAGE_KEY
     from cdnv2_jax.weights.open import open_network
+    from cdnv2_jax.weights.torch_reading import kind_of
 
     refuse_existing(options.output, options.overwrite)
     usual = model_entry(options.model).architecture.num_classes

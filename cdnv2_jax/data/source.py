@@ -1,14 +1,14 @@
-"""The interface of image sources, and the samples that they return."""
+"""The interface of image sources, the samples that they return, and their fingerprints."""
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, decode
-from cdnv2_jax.data.fingerprint import fingerprint
 
 Split = Literal["train", "val"]
 
@@ -104,3 +104,21 @@ class PixelSource(Source[Sample]):
     def fingerprint(self) -> str:
         """Return a hash of all pixels, labels and class names."""
         return fingerprint(self.class_names, self.labels, self.images)
+
+
+def fingerprint(*parts: str | bytes | np.ndarray | Iterable[str]) -> str:
+    """Return the SHA-256 of texts, bytes, arrays and lists of texts, in hexadecimal; no two sequences look alike."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            kind, content = f"{part.dtype.newbyteorder('<').str}{part.shape}", np.ascontiguousarray(part)
+            content = content.astype(content.dtype.newbyteorder("<"), copy=False).data
+        elif isinstance(part, bytes):
+            kind, content = "bytes", part
+        elif isinstance(part, str):
+            kind, content = "text", part.encode("utf-8", "surrogateescape")
+        else:
+            kind, content = "list", "".join(f"{len(text)}:{text}" for text in part).encode("utf-8", "surrogateescape")
+        total.update(f"{kind} {len(content) if isinstance(content, bytes) else content.nbytes}\n".encode())
+        total.update(content)
+    return total.hexdigest()

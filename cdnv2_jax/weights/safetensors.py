@@ -14,8 +14,7 @@ from cdnv2_jax.errors import UserError, import_optional, one_line
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checkpoint import describe_network, described_network, fill_state, flat_arrays
-from cdnv2_jax.weights.mismatches import mismatches
-from cdnv2_jax.weights.torch_file import model_from_state_dict, to_torch_state_dict
+from cdnv2_jax.weights.torch_file import mismatches, model_from_state_dict, to_torch_state_dict
 
 Layout = Literal["ours", "official"]
 Read = TypeVar("Read")

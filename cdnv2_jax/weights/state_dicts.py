@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cdnv2_jax.errors import UserError, one_line, shorten
-from cdnv2_jax.weights.file_kinds import SAVE
 from cdnv2_jax.weights.foreign_layouts import official_layout
+from cdnv2_jax.weights.torch_reading import SAVE
 
 Weights = Literal["auto", "ema", "model"]
 

@@ -1,6 +1,6 @@
 """Networks as official PyTorch state_dicts and files, converted strictly in both directions."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +13,7 @@ from cdnv2_jax.layers.torch_layout import COUNTER, Bookkeeping, MaskSlot, Slot
 from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
 from cdnv2_jax.networks.network import Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.mismatches import mismatches
-from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict, shape_of, to_numpy
+from cdnv2_jax.weights.state_dicts import Weights, is_tensor, official_tensors, select_state_dict, shape_of, to_numpy
 from cdnv2_jax.weights.torch_reading import import_torch, read_checkpoint
 
 
@@ -180,3 +179,46 @@ def save_torch_checkpoint(path: str | Path, model: Network) -> None:
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}
     with replacing(Path(path)) as temporary:
         torch.save({"state_dict": tensors, "arch": model.name}, temporary)
+
+
+BUFFERS = ("running_mean", "running_var", "_mask")
+
+
+def mismatches(
+    tensors: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], classifier: Collection[str] = ()
+) -> str:
+    """Describe all mismatches of keys and shapes in one line; empty if there are none.
+
+    Args:
+      tensors: key → tensor.
+      expected: key → shape.
+      classifier: keys whose tensors have one row per class.
+    """
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected and is_tensor(tensors[key])]
+    wrong = [key for key, shape in expected.items() if key in tensors and shape_of(tensors[key]) != list(shape)]
+    misshapen = [f"{key} {shape_of(tensors[key])} instead of {list(expected[key])}" for key in wrong]
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    lists = [f"{len(keys)} {kind}: {shorten(keys, longest=110)}" for kind, keys in found.items() if keys]
+    if not lists:
+        return ""
+    return "; ".join([*lists, _advice(tensors, missing, unexpected, wrong, classifier)])
+
+
+def _advice(
+    tensors: Mapping[str, Any],
+    missing: list[str],
+    unexpected: list[str],
+    misshapen: list[str],
+    classifier: Collection[str],
+) -> str:
+    if not missing and not unexpected and set(misshapen) <= set(classifier):
+        rows = {tensors[key].shape[0] for key in misshapen if is_tensor(tensors[key]) and len(tensors[key].shape) > 0}
+        if len(rows) == 1 and (count := int(rows.pop())):
+            python = f"num_classes={count} in Python and configs"
+            return f"its classifier has {count} classes: give --num-classes {count}, or {python}"
+    if any("fake_quant" in key or "activation_post_process" in key for key in unexpected):
+        return "it comes from quantisation-aware training: save the state_dict of the float network"
+    if missing and not unexpected and not misshapen and all(key.endswith(BUFFERS) for key in missing):
+        return "save model.state_dict(), which holds the buffers too; without its masks, a pruned layer looks whole"
+    return "give the model and the sizes that the file was saved from"

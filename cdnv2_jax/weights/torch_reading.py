@@ -3,13 +3,96 @@
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.inert_pickle import STAND_INS, read_plain_pickle
-from cdnv2_jax.weights.file_kinds import AGAIN, SAVE, kind_of
+
+LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
+MOST_ENTRIES = 20_000  # tensors and counters; the same checkpoint has 3,000
+SAVE = 'save the weights alone: torch.save(model.state_dict(), "weights.pth")'
+AGAIN = "download it again"
+
+_BEGINNINGS = {
+    b"\x1f\x8b": "is compressed by gzip: unpack it with gunzip",
+    b"BZh": "is compressed by bzip2: unpack it with bunzip2",
+    b"\xfd7zXZ": "is compressed by xz: unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it with unzstd",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it and give the file inside",
+    b"Rar!": "is a RAR archive: unpack it and give the file inside",
+    b"\x89HDF": f"is an HDF5 file, not a PyTorch file: with PyTorch, {SAVE}",
+    b"\x93NUMPY": f"is a NumPy file, not a PyTorch file: with PyTorch, {SAVE}",
+    b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself with git lfs pull",
+    b"<": f"is a web page, not the weights: {AGAIN}, from the link to the file itself",
+}
+"""First bytes of a file → what it is and what to do."""
+
+
+TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""The number at the beginning of files of `torch.save` from before PyTorch 1.6, which were not zip archives."""
+_PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+
+
+def kind_of(path: Path) -> Literal["torch", "pickle"]:
+    """Return whether a file may be one of `torch.save` or a plain pickle; raise UserError for any other.
+
+    Raises:
+      UserError: there is no such file, or it is something else; the message says what and what to do.
+    """
+    if not path.is_file():
+        if (path / "data.pkl").exists() or list(path.glob("*/data.pkl")):
+            raise UserError(f"{path} is an unpacked PyTorch file: pack it with zip -0 -r weights.pth {path.name}")
+        raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a directory, not a PyTorch file")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of these networks: {SAVE}")
+    if not size:
+        raise UserError(f"{path} is empty: {AGAIN}")
+    with path.open("rb") as file:
+        head = file.read(512)
+    for beginning, what in _BEGINNINGS.items():
+        if head.lstrip().startswith(beginning):
+            raise UserError(f"{path} {what}")
+    if head[257:262] == b"ustar":
+        raise UserError(f"{path} is a real tar archive: unpack it with tar -xf and give the file inside")
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < size:
+        raise UserError(f"{path} is a safetensors file: rename it to end in .safetensors")
+    if head.startswith(b"PK"):
+        _check_archive(path, size)
+        return "torch"
+    if TORCH_MAGIC in head[:64]:
+        return "torch"
+    if head.startswith(_PICKLES):
+        return "pickle"
+    raise UserError(f"{path} is not a PyTorch checkpoint, it cannot be read as tensors: {AGAIN}, or {SAVE}")
+
+
+def _check_archive(path: Path, size: int) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises errors of many types for a damaged directory
+        raise UserError(f"{path} is not a complete PyTorch file, its end is missing or damaged: {AGAIN}") from error
+    names = [entry.filename for entry in entries]
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        raise UserError(f"{path} is a TorchScript program, which would have to be run: {SAVE}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise UserError(f"{path} is a NumPy archive (.npz), not a PyTorch file: with PyTorch, {SAVE}")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise UserError(f"{path} is a zip archive, not a file of torch.save: unzip it and give the file inside")
+    # torch.save never compresses, and a compressed archive could unpack to any size.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise UserError(
+            f"{path} was packed again with compression, which torch.save does not use: unzip it and pack it with zip -0"
+        )
+    if len(entries) > MOST_ENTRIES:
+        raise UserError(f"{path} holds {len(entries):,} tensors, more than any checkpoint of these networks: {SAVE}")
+    # Entries that overlap would be read again and again.
+    if (declared := sum(entry.file_size for entry in entries)) > size:
+        raise UserError(f"{path} declares {declared:,} bytes of tensors but has {size:,}: {AGAIN}")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -8,8 +8,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import load, save
-from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.preprocessing import preparation_of
+from cdnv2_jax.classification.config import ClassificationConfig, preparation_of
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.data.preparation import ImagePreparation

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
+from cdnv2_jax.data.source import fingerprint
 
 
 def test_no_two_alike() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from cdnv2_jax import UserError
-from cdnv2_jax.weights import file_kinds
+from cdnv2_jax.weights import torch_reading
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.tables import table
 
@@ -134,7 +134,7 @@ def test_unpacked_file(tmp_path: Path) -> None:
 
 
 def test_archive_of_too_many_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_kinds, "MOST_ENTRIES", 5)
+    monkeypatch.setattr(torch_reading, "MOST_ENTRIES", 5)
     (tmp_path / "weights.pth").write_bytes(_saved())
     with pytest.raises(UserError, match=r"holds \d+ tensors, more than any checkpoint"):
         read_checkpoint(tmp_path / "weights.pth")

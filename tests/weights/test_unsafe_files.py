@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cdnv2_jax import UserError
-from cdnv2_jax.weights import file_kinds
+from cdnv2_jax.weights import torch_reading
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.tables import table
 from tests.twin_models import SMALL_V1
@@ -165,7 +165,7 @@ def test_compressed_archive(whole_file: bytes, tmp_path: Path) -> None:
 
 
 def test_file_too_large(whole_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_kinds, "LARGEST_FILE", len(whole_file) - 1)
+    monkeypatch.setattr(torch_reading, "LARGEST_FILE", len(whole_file) - 1)
     _assert_refused(whole_file, tmp_path, "more than any checkpoint")
 
 

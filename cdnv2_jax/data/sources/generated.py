@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import PixelSource, Sample, Source, Split
+from cdnv2_jax.data.source import PixelSource, Sample, Source, Split, fingerprint
 from cdnv2_jax.errors import UserError
 
 FILE = Path(__file__).with_name("digits.npz")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.source import Sample, Source, fingerprint
 from cdnv2_jax.data.sources.class_folders import printable
 from cdnv2_jax.errors import UserError
 

@@ -6,8 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import Sample, Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
 from cdnv2_jax.data.sources.mat_structs import read_structs
 from cdnv2_jax.data.sources.tar_members import TarFile

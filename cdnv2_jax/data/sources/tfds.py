@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import Sample, Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import Sample, Source, Split
+from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_folder
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import choose_split, group_files

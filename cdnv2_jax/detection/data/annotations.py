@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage, encoded_size
-from cdnv2_jax.data.fingerprint import fingerprint
-from cdnv2_jax.data.source import Picture, Source
+from cdnv2_jax.data.source import Picture, Source, fingerprint
 from cdnv2_jax.errors import UserError
 
 Id = int | str
