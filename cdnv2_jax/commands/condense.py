@@ -1,6 +1,7 @@
 """The verb `condense`: convert a masked checkpoint to a condensed one."""
 
 from pathlib import Path
+from typing import Any
 
 from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.files import refuse_existing
@@ -25,7 +26,9 @@ def condense_checkpoint(
     refuse_existing(output, overwrite)
     masked = open_network(checkpoint, model=model, weights=weights, num_classes=num_classes)
     condensed = condense(masked.network, halve_classifier=halve_classifier)
-    metadata = {"condensed_from": str(checkpoint), USAGE_KEY: masked.usage.to_json()}
+    metadata: dict[str, Any] = {"condensed_from": str(checkpoint)}
+    if masked.stored_usage is not None:  # the usual one of an official file is a guess, and stays one
+        metadata[USAGE_KEY] = masked.stored_usage.to_json()
     save(output, condensed, metadata=metadata, overwrite=overwrite)
     print_taken(masked.taken)
     print(f"{condensed.name} condensed: {output}")
