@@ -6,7 +6,7 @@ A config file describes how to train, and may be another one than the checkpoint
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ INFERENCE = (
     *("candidates_per_level", "nms_candidates", "score_threshold", "nms_threshold", "most_detections"),
 )
 """Settings of a detector that evaluation may change; the others are part of what was trained."""
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 PREPROCESSING = ("short_side", "long_side", "mean", "std")
 
@@ -77,21 +79,14 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
     if isinstance(config, ClassificationConfig):
         return _prepared_as(config, origins, stored)
     own = {"mean": stored.mean, "std": stored.std}
-    given = {key: getattr(config.data, key) for key in own}
-    used, lines = _settled(own, given, lambda key: _origin(origins, "data", key) or CONFIG_FILE)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **own | used)), lines
+    return _with_stored(config, origins, own, {key: getattr(config.data, key) for key in own})
 
 
 def _prepared_as(
     config: ClassificationConfig, origins: Mapping[str, str], stored: ImagePreparation
 ) -> tuple[ClassificationConfig, list[str]]:
-    own, given = data_fields(stored), data_fields_in_effect(config)
-    used, lines = _settled(own, given, lambda key: _origin(origins, "data", key) or CONFIG_FILE)
-    # What is the same already stays as it is written: a random interpolation remains random in training.
-    changed = {key: value for key, value in (own | used).items() if value != given[key]}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)), [
-        f"data.{line}" for line in lines
-    ]
+    config, lines = _with_stored(config, origins, data_fields(stored), data_fields_in_effect(config))
+    return config, [f"data.{line}" for line in lines]
 
 
 def evaluated_detector(
@@ -117,14 +112,18 @@ def evaluated_detector(
     given = {key: getattr(config.model.detector_settings, key) for key in config.model.settings}
     kept, lines = _settled(own, given, lambda key: _origin(origins, "model.settings", key))
     merged = {key: own[key] for key in own if key not in ("kind", "num_classes")} | kept
-    prepared, more = _preprocessing(config, origins, opened)
     stored = str(np.dtype(opened.detector.backbone.param_dtype))
     dtype = config.model.dtype if origins.get("model.dtype") == COMMAND_LINE else stored
     if dtype != stored:
         lines.append(f"dtype {dtype} ({COMMAND_LINE}) instead of {stored} (checkpoint)")
     with naming("config.model"):
         model = dataclasses.replace(config.model, num_classes=settings.num_classes, dtype=dtype, settings=merged)
-    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, **prepared)), [*lines, *more]
+    config = dataclasses.replace(config, model=model)
+    if USAGE_KEY not in opened.metadata:
+        return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
+    own, given = ({key: getattr(part, key) for key in PREPROCESSING} for part in (opened.preparation, config.data))
+    config, more = _with_stored(config, origins, own, given)
+    return config, [*lines, *more]
 
 
 def _origin(origins: Mapping[str, str], part: str, key: str) -> str:
@@ -149,16 +148,21 @@ def _settled(
     return used, lines
 
 
-def _preprocessing(
-    config: DetectionConfig, origins: Mapping[str, str], opened: OpenedDetector
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of `config.data` about preprocessing to evaluate with, and lines on them."""
-    given = {key: getattr(config.data, key) for key in PREPROCESSING}
-    if USAGE_KEY not in opened.metadata:
-        return given, [f"{opened.path} stores no preprocessing: the config's is used"]
-    own = {key: getattr(opened.preparation, key) for key in PREPROCESSING}
+def _with_stored(
+    config: AnyConfig, origins: Mapping[str, str], own: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[AnyConfig, list[str]]:
+    """Return the config with a checkpoint's fields of `config.data`, except for flags, and a line on each difference.
+
+    Args:
+      config: the settings.
+      origins: where its values come from.
+      own: the fields that the checkpoint stores.
+      given: the values in effect without it.
+    """
     used, lines = _settled(own, given, lambda key: _origin(origins, "data", key) or CONFIG_FILE)
-    return own | used, lines
+    # What is the same already stays as it is written: a random interpolation remains random in training.
+    changed = {key: value for key, value in {**own, **used}.items() if value != given[key]}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changed)), lines
 
 
 def _refuse_other_architecture(config: DetectionConfig, origins: Mapping[str, str], opened: OpenedDetector) -> None:
