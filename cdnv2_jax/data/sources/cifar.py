@@ -8,12 +8,10 @@ from typing import Literal
 import numpy as np
 
 from cdnv2_jax.data.source import PixelSource, Split
-from cdnv2_jax.data.sources.cifar_python import CIFAR10, CIFAR100, parse_pickles
+from cdnv2_jax.data.sources.cifar_python import CIFAR10, CIFAR100, PIXELS, SIDE, parse_pickles
 from cdnv2_jax.data.sources.files import read_from_archive, read_from_folder
 from cdnv2_jax.errors import UserError
 
-SIDE = 32
-PIXELS = SIDE * SIDE * 3
 MOST_NAMES = 1 << 16  # bytes in the file of class names
 
 

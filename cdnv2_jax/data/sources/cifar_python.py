@@ -11,7 +11,8 @@ from cdnv2_jax.data.source import Split
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.inert_pickle import StoredArray, read_plain_pickle
 
-PIXELS = 3 * 32 * 32
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
 MOST_BYTES_EACH = PIXELS + 160  # an image, its label and its file name
 MOST_MORE = 1 << 16
 

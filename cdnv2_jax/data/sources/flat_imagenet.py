@@ -10,12 +10,13 @@ from cdnv2_jax.data.sources.class_folders import Skipped, scan_folder
 from cdnv2_jax.data.sources.files import read_from_folder
 from cdnv2_jax.data.sources.image_files import ImageFolderSource
 from cdnv2_jax.data.sources.imagenet_tars import DEVKIT, META, MOST_BYTES, TRUTH, parse_devkit, read_devkit
+from cdnv2_jax.data.sources.split_names import NAMES
 from cdnv2_jax.errors import UserError, shorten
 
 IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})(\.jpe?g)?", re.IGNORECASE)
 WNID = re.compile(r"n\d{8}")
 CLASSES, IMAGES = 1000, 50_000
-FOLDERS = ("val", "validation", "valid", "test")
+FOLDERS = NAMES["val"]
 DEVKIT_FOLDER = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 TEXTS = ("LOC_val_solution.csv", "imagenet_2012_validation_synset_labels.txt", "val.txt", "val_labels.txt")

@@ -47,7 +47,11 @@ def write_folder(directory: Path, name: str) -> Path:
 
 def write_archive(directory: Path, name: str) -> Path:
     """The packed form of the same."""
-    folder = write_folder(directory / "unpacked", name)
-    with tarfile.open(directory / ARCHIVES[name], "w:gz") as archive:
+    return pack(write_folder(directory / "unpacked", name), directory / ARCHIVES[name])
+
+
+def pack(folder: Path, path: Path) -> Path:
+    """A .tar.gz of a folder."""
+    with tarfile.open(path, "w:gz") as archive:
         archive.add(folder, folder.name)
-    return directory / ARCHIVES[name]
+    return path

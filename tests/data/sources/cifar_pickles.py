@@ -1,14 +1,13 @@
 """Tiny data sets in the layout of CIFAR's python versions, as Python 2 pickled the originals."""
 
 import struct
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.data.sources.cifar_binaries import EACH, NAMES, image_and_label
+from tests.data.sources.cifar_binaries import EACH, NAMES, image_and_label, pack
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
@@ -73,7 +72,4 @@ def write_folder(directory: Path, name: str, pickled: Callable[[dict[bytes, Any]
 
 def write_archive(directory: Path, name: str) -> Path:
     """The packed form of the same."""
-    folder = write_folder(directory / "unpacked", name)
-    with tarfile.open(directory / ARCHIVES[name], "w:gz") as archive:
-        archive.add(folder, folder.name)
-    return directory / ARCHIVES[name]
+    return pack(write_folder(directory / "unpacked", name), directory / ARCHIVES[name])
