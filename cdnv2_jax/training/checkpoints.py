@@ -136,9 +136,11 @@ class RunCheckpoints:
             description = dict(self._read(step, description=self._ocp.args.JsonRestore())["description"])
         except Exception as error:  # as above
             raise self._damaged(step, f"its description cannot be read: {one_line(error)}") from error
-        needed = {"broken_images", "devices"} | (set() if is_unsealed(description) else {ARRAYS})
-        if fault := seal_fault(description) or shorten(sorted(needed - description.keys())):
+        if fault := seal_fault(description):
             raise self._damaged(step, fault)
+        needed = {"broken_images", "devices"} | (set() if is_unsealed(description) else {ARRAYS})
+        if lacking := needed - description.keys():
+            raise self._damaged(step, f"its description lacks {shorten(sorted(lacking))}")
         return description
 
     def _refuse_misfit(self, step: int | None, stored: Mapping[str, Any], like: TrainState) -> None:
@@ -147,7 +149,7 @@ class RunCheckpoints:
         if differing := [name for name in expected | found if expected.get(name) != found.get(name)]:
             raise UserError(
                 f"{self.directory}: step {step} does not fit this config ({shorten(differing, most=3)} differ): give "
-                f"the config that the run was started with, or --overwrite to start over"
+                f"the config that the run was started with, or add --overwrite to start over"
             )
 
     def _damaged(self, step: int | None, what: str) -> UserError:
@@ -156,7 +158,7 @@ class RunCheckpoints:
     def _way_out(self, step: int | None) -> str:
         earlier = [other for other in self._manager.all_steps() if step is not None and other < step]
         if not earlier:
-            return "there is no checkpoint before it, so --overwrite to start over"
+            return "there is no earlier one, so add --overwrite to start over"
         return f"add --from-step {max(earlier)} to resume from the one before it, which removes the later ones"
 
 
