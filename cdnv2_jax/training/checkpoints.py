@@ -209,7 +209,10 @@ class BestNetwork:
         """
         if not is_first_process():
             return False
-        kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
+        try:
+            kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
+        except UserError as error:
+            raise UserError(f"{error}; or remove it, and the run keeps the best network from here on") from error
         better = kept is None or kept["step"] >= step or kept.get("stage", 0) < stage or score > kept[name]
         if better:
             save(self.path, {"step": step, "stage": stage, name: score})

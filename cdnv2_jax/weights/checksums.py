@@ -75,11 +75,11 @@ def with_onnx_sum(data: bytes) -> bytes:
 
 
 def onnx_fault(data: bytes) -> str:
-    """Return why an ONNX file cannot be trusted; "" if its SHA-256 is right. Nothing of it is parsed."""
+    """Return what is wrong with an ONNX file; "" if its SHA-256 is right. Nothing of it is parsed."""
     before, entry, after = data.partition(_ONNX_ENTRY)
     if not entry or _ONNX_ENTRY in after:
-        return "it has no checksum of this package"
+        return "is not an ONNX file written by this `main.py export`: it has no checksum"
     stored, rest = after[: len(NO_DIGEST)], after[len(NO_DIGEST) :]
     if stored != sha256(before + entry + NO_DIGEST.encode() + rest).encode():
-        return "it has changed since it was written"
+        return "is damaged: its checksum differs"
     return ""

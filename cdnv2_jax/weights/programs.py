@@ -55,7 +55,7 @@ def open_session(path: Path) -> Any:
     onnxruntime = import_optional("onnxruntime", "export")
     data = _read(path)
     if fault := onnx_fault(data):
-        raise UserError(f"{path} cannot be used ({fault}): export it again with `main.py export`")
+        raise UserError(f"{path} {fault}, so export it again")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, so they need not be logged
     try:

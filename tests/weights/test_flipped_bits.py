@@ -3,9 +3,10 @@
 import collections
 import dataclasses
 import functools
+import gc
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,14 @@ from tests.weights.networks import network
 
 # When one array cannot be read, Orbax leaves the readers of the others behind without asking how they fared.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_readers_left_behind() -> Iterator[None]:
+    """Python complains about them when it collects them: here, not in some later test."""
+    yield
+    gc.collect()
+
 
 SIZES = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
 METADATA = {USAGE_KEY: USAGE.to_json(), "note": "möhre"}
