@@ -28,7 +28,7 @@ _ONNX_ENTRY = b"\x0a%c%b\x12%c" % (len(ONNX_KEY), ONNX_KEY.encode(), len(NO_DIGE
 
 def checksum(array: Any) -> int:
     """Return the CRC-32 of an array's values in C order."""
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:

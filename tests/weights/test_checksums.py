@@ -70,22 +70,22 @@ def test_broken_seals(values: dict[str, Any]) -> None:
 
 def test_what_older_versions_wrote(tmp_path: Path) -> None:
     """Checkpoints and safetensors files without seals are read; exported programs are to be exported again."""
-    save(tmp_path / "network", network("condensed"))
+    save(tmp_path / "network", network("pruned"))
     old = {**description(tmp_path / "network"), "format": 1}
     del old["seal"]
     rewrite_description(tmp_path / "network", json.dumps(old).encode())
-    assert_same_network(load(tmp_path / "network"), network("condensed"))
+    assert_same_network(load(tmp_path / "network"), network("pruned"))
 
     path = tmp_path / "network.safetensors"
-    save_safetensors(path, network("condensed"), {}, "ours")
+    save_safetensors(path, network("pruned"), {}, "ours")
     values = {**read_metadata(path), "format": 1}
     del values["seal"], values["crc32"]
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, {KEY: json.dumps(values)})
-    assert_same_network(load_safetensors(path), network("condensed"))
+    assert_same_network(load_safetensors(path), network("pruned"))
 
     (tmp_path / "network.onnx").write_bytes(b"\x08\x08")
     with pytest.raises(
-        UserError, match=r"onnx is not an ONNX file written by this .*: it has no checksum, so export it again"
+        UserError, match=r"onnx is not an ONNX file written by this .*no checksum, so export it again"
     ):
         open_session(tmp_path / "network.onnx")
     (tmp_path / "network.stablehlo").write_bytes(b"")
