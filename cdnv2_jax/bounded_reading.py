@@ -1,0 +1,92 @@
+"""Files of unknown origin, read within limits: regular files of a bounded size, and JSON of a bounded structure."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from cdnv2_jax.errors import cut
+
+MOST_BYTES = 64 << 20
+"""Default limit for a text file; the largest ones that this package writes have a few MiB."""
+FEW_CONTAINERS = 1_000_000
+BYTES_PER_CONTAINER = 10
+"""Empty lists take 30 times the memory of their text. In data, a list or object has 20 bytes or more of it."""
+
+
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """Return the contents of a regular file.
+
+    Raises:
+      ValueError: it is something else, such as a pipe, which is not even opened; too large, or unreadable. The message
+        is the reason, without the path.
+    """
+    try:
+        # Checked once more after it is opened, without blocking, because the path may have been replaced.
+        refuse_irregular(os.stat(path))
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            facts = os.fstat(file.fileno())
+            refuse_irregular(facts)
+            if facts.st_size > most_bytes:
+                raise ValueError(f"it has {facts.st_size:,} bytes, more than the {most_bytes:,} allowed")
+            return file.read(most_bytes)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def refuse_irregular(facts: os.stat_result) -> None:
+    """Raise ValueError, with the reason, for anything but a regular file: to read a pipe may never end."""
+    if stat.S_ISDIR(facts.st_mode):
+        raise ValueError("it is a directory")
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("it is a pipe, a socket or a device, not a regular file")
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """Return the contents of a file in UTF-8, with or without a byte-order mark; ValueError as for `read_bytes`."""
+    return _decoded(read_bytes(path, most_bytes))
+
+
+def read_json(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file; ValueError as for `read_bytes` and `parse_object`."""
+    return parse_object(read_bytes(path, most_bytes))
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in a text; ValueError as for `parse_json` or if it is another value."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text, in UTF-8 if it is bytes.
+
+    Raises:
+      ValueError: it is not JSON, has a key twice, is nested too deeply, or would take far more memory than its text.
+    """
+    if isinstance(text, bytes):
+        text = _decoded(text)
+    if text.count("[") + text.count("{") > max(FEW_CONTAINERS, len(text) // BYTES_PER_CONTAINER):
+        raise ValueError("it has more lists and objects than any data")
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {cut(max(keys, key=keys.count), 80)!r} twice")
+    return found
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
