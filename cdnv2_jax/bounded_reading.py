@@ -62,13 +62,13 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text, in UTF-8 if it is bytes.
+    """Return the value of a JSON text; of bytes in UTF-8, UTF-16 or UTF-32.
 
     Raises:
       ValueError: it is not JSON, has a key twice, is nested too deeply, or would take far more memory than its text.
     """
     if isinstance(text, bytes):
-        text = _decoded(text)
+        text = _decoded(text, json.detect_encoding(text))
     if text.count("[") + text.count("{") > max(FEW_CONTAINERS, len(text) // BYTES_PER_CONTAINER):
         raise ValueError("it has more lists and objects than any data")
     try:
@@ -85,8 +85,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytes, encoding: str = "utf-8-sig") -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
+        raise ValueError(f"it is not text in UTF-8 (byte {error.start})") from error

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax import export
 
+from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.safetensors import KEY
@@ -88,13 +89,11 @@ def read_exported(path: Path) -> export.Exported:
     """Read the program at `path`; UserError if it is not a valid one."""
     import_optional("flatbuffers", "export")  # `jax.export` reads and writes with it
     try:
-        if path.stat().st_size > LARGEST_STABLEHLO:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any exported network needs")
-        return export.deserialize(bytearray(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
-    except UserError:
-        raise
+        data = read_bytes(path, LARGEST_STABLEHLO)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    try:
+        return export.deserialize(bytearray(data))
     except Exception as error:  # damaged files raise errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
 
@@ -121,6 +120,6 @@ def read_stablehlo_metadata(path: Path) -> str:
     """Return the metadata beside the StableHLO file at `path` as text; UserError if it cannot be read."""
     beside = metadata_file(path)
     try:
-        return beside.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(beside)
+    except ValueError as error:
         raise UserError(f"{beside}, which belongs to {path}, cannot be read ({error}): copy it there") from error

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cdnv2_jax.bounded_reading import parse_object
 from cdnv2_jax.errors import UserError, import_optional, one_line
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.networks.network import Network
@@ -71,10 +72,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """Return our metadata in the header; empty in files of other programs. UserError as for `load_safetensors`."""
 
     def metadata(file: Any) -> dict[str, Any]:
-        values = json.loads((file.metadata() or {}).get(KEY, "{}"))
-        if not isinstance(values, dict):
-            raise ValueError(f"metadata {values!r}")
-        return values
+        return parse_object((file.metadata() or {}).get(KEY, "{}"))
 
     return _read(path, metadata)
 

@@ -80,12 +80,18 @@ def _as_text(key: object) -> str:
     return key if isinstance(key, str) else f"<{type(key).__name__}>"
 
 
-def _state_dicts(contents: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """Yield (keys that lead there, state_dict) in order of preference."""
+def _state_dicts(
+    contents: Mapping[Any, Any], where: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """Yield (keys that lead there, state_dict) in order of preference, each once though many keys may lead to it."""
+    seen = set() if seen is None else seen
+    if id(contents) in seen:
+        return
+    seen.add(id(contents))
     inner = [key for key in (*EMA_KEYS, *LIVE_KEYS) if isinstance(contents.get(key), Mapping)]
     if inner and len(where) < DEEPEST:
         for key in inner:
-            yield from _state_dicts(contents[key], (*where, key))
+            yield from _state_dicts(contents[key], (*where, key), seen)
     # Beside the tensors there may be an epoch; a single metric among other things is no state_dict.
     elif sum(map(is_tensor, contents.values())) * 2 > len(contents):
         yield where, contents

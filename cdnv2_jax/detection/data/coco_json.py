@@ -1,6 +1,5 @@
 """Images annotated in COCO's format: a JSON file of all annotations and a folder of images."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.image_files import read_image_file
@@ -17,6 +17,7 @@ from cdnv2_jax.detection.data.coco_layout import LAYOUT, find_annotations, find_
 from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, is_text, shown, whole_number, wrong
 from cdnv2_jax.errors import UserError, one_line
 
+MOST_BYTES = 4 << 30  # of a JSON file; instances_train2017.json has 0.4 GiB, and takes eight times that in memory
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -83,15 +84,13 @@ def read_coco(directory: Path, split: Split, annotations: str = "") -> CocoSourc
 
 def _content(file: Path, split: Split) -> Mapping[str, Sequence[Any]]:
     try:
-        content = json.loads(file.read_bytes())  # of bytes, so that a byte-order mark is understood
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}): {LAYOUT}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({one_line(error)}): copy it again") from error
-    if split == "val" and isinstance(content, dict):
+        content = read_json(file, MOST_BYTES)
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON of that kind ({one_line(error)}): copy it again") from error
+    if split == "val":
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        if not isinstance(content.get(key), list):
             raise UserError(f"{file} has no list {key!r}, as COCO's instances have: {LAYOUT}")
     return content
 
