@@ -126,15 +126,15 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
       UserError: the file is damaged.
     """
     latest: dict[tuple[str, int, str], dict[str, Any]] = {}
-    file, number = workdir / METRICS_FILE, 0
+    place = str(file := workdir / METRICS_FILE)
     try:
         *lines, _ = read_text(file, MOST_BYTES).split("\n")  # the last is empty, or the run was killed
         for number, line in enumerate(lines, 1):
+            place = f"{file}, line {number},"
             record = parse_object(line)
             latest[record["kind"], int(record["step"]), record.get("name", "")] = record
         return sorted(latest.values(), key=lambda record: record["step"])
     except (ValueError, LookupError, TypeError, OverflowError) as error:
-        place = f"{file}, line {number}," if number else file
         raise UserError(f"{place} cannot be read ({one_line(error)}): remove what is damaged") from error
 
 
