@@ -74,7 +74,10 @@ def onnx_forward(path: Path) -> Forward:
 
 def read_onnx_metadata(path: Path) -> str:
     """Return the metadata in the file at `path` as text; UserError if there is none."""
-    found = open_session(path).get_modelmeta().custom_metadata_map
+    try:
+        found = open_session(path).get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} has metadata that is not text in UTF-8: export it again") from error
     if KEY not in found:
         raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
     return found[KEY]

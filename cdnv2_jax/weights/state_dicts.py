@@ -45,8 +45,8 @@ class Chosen:
 
 
 def is_tensor(value: object) -> bool:
-    """Return whether a value is a PyTorch tensor, a NumPy array or a stand-in for one."""
-    return hasattr(value, "__array__") and hasattr(type(value), "shape")
+    """Return whether a value is a PyTorch tensor, a NumPy array or a stand-in for one that holds numbers."""
+    return hasattr(value, "__array__") and hasattr(type(value), "shape") and getattr(value, "array", value) is not None
 
 
 def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: str) -> Chosen:
@@ -114,7 +114,9 @@ def official_tensors(tensors: Mapping[str, Any], known: Collection[str], source:
     kept = {key: t for key, t in tensors.items() if key.rsplit(".", 1)[-1] not in COUNTED and key != "n_averaged"}
     try:
         return _without_pruning(official_layout(without_wrappers(kept, known, source)), source)
-    except (TypeError, RuntimeError) as error:  # numbers of a kind that NumPy does not have
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # numbers of a kind that NumPy does not have
         raise UserError(f"{source} holds tensors that cannot be read ({one_line(error, 120)}): {SAVE}") from error
 
 

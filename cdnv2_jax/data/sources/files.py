@@ -152,5 +152,6 @@ def _load(path: Path) -> Arrays | None:
             found = dict(arrays)
     except Exception:  # of zipfile and NumPy, of many types
         return None
-    # Any number of texts of no length fits into a file.
-    return None if any(array.dtype.itemsize == 0 for array in found.values()) else found
+    # An entry that is no array comes as bytes; any number of texts of no length fits into a file.
+    arrays = all(isinstance(array, np.ndarray) and array.dtype.itemsize for array in found.values())
+    return found if arrays else None
