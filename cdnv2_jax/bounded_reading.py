@@ -3,12 +3,13 @@
 import json
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.errors import cut
 
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20
 """Default limit for a text file; the largest ones that this package writes have a few MiB."""
 FEW_CONTAINERS = 1_000_000
 BYTES_PER_CONTAINER = 10
@@ -73,6 +74,8 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it has more lists and objects than any data")
     try:
         return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -80,8 +83,8 @@ def parse_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it has the key {cut(max(keys, key=keys.count), 80)!r} twice")
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it has the key {cut(key, 80)!r} twice")
     return found
 
 

@@ -97,7 +97,7 @@ def _load(spec: str) -> dict[str, Any]:
         try:
             return read_json(Path(path))
         except ValueError as error:
-            raise UserError(f"{path} is not the config of a run: {error}") from error
+            raise UserError(f"it is not the config of a run: {error}") from error
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")
