@@ -1,5 +1,6 @@
 """Networks and exported programs as functions of images: compiled networks, ONNX and StableHLO files."""
 
+import re
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,11 @@ Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
 
 LARGEST_STABLEHLO = 2 * 2**30
 """Limit on the file size in bytes, ten times the size of the largest detector."""
+
+
+ANY_CALL = re.compile("custom_call|call_target_name")
+HARMLESS_CALL = re.compile(r"stablehlo\.custom_call @(?:Sharding|shape_assertion)\(")
+"""In the text of a StableHLO program: what `jax.export` itself writes."""
 
 
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -96,9 +102,17 @@ def read_exported(path: Path) -> export.Exported:
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     try:
-        return export.deserialize(bytearray(data))
+        program = export.deserialize(bytearray(data))
+        text = program.mlir_module()
     except Exception as error:  # damaged files raise errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
+
+    # Such a call takes the address of what is to be run from the file.
+    if len(ANY_CALL.findall(text)) > len(HARMLESS_CALL.findall(text)):
+        raise UserError(
+            f"{path} calls functions outside of it, which could run anything: export it with main.py export"
+        )
+    return program
 
 
 def stablehlo_forward(path: Path) -> Forward:
