@@ -32,12 +32,15 @@ INPUTS_PER_WORKER = 1000
 
 
 def tree_of(seeds: Path, opener: str, seed: int, number: int) -> dict[str, bytes]:
-    """The mutated files of an input; number 0 is the valid ones."""
-    from tests.fuzz_seeds import SPECIAL, read_tree
+    """The mutated files of an input, two thirds of them sealed again; number 0 is the valid ones."""
+    from tests.fuzz_seeds import SPECIAL, read_tree, sealed_again
     from tests.mutations import mutated_tree
 
     tree = read_tree(seeds / opener)
-    return mutated_tree(tree, random.Random(f"{seed}/{opener}/{number}"), SPECIAL) if number else tree
+    if number:
+        tree = mutated_tree(tree, random.Random(f"{seed}/{opener}/{number}"), SPECIAL)
+        tree = sealed_again(tree) if number % 3 else tree
+    return tree
 
 
 def outcome_of(opener: str, folder: Path) -> dict[str, str]:

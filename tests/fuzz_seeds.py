@@ -1,11 +1,13 @@
 """A small valid example of every file that the package opens, and how it opens it: what `fuzz_openers` mutates."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
 import pickle
 import shutil
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from cdnv2_jax.data.sources.write_array_record import write_array_record
 from cdnv2_jax.detection.data.coco_json import read_coco
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.training.records import read_metrics
+from cdnv2_jax.weights.checksums import NO_DIGEST, ONNX_KEY, sealed, sha256, with_onnx_sum
+from cdnv2_jax.weights.safetensors import KEY
 from cdnv2_jax.weights.state_dicts import is_tensor, official_tensors, select_state_dict, to_numpy
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.data.sources import cifar_binaries, cifar_pickles, huggingface_sets, imagenet_archives, webdataset_tars
@@ -268,6 +272,28 @@ OPENERS: Mapping[str, Opener] = {
     "config.json": Opener(_write_config, lambda folder: read_config(str(folder / "config.json"), []), is_python=True),
     "metrics.jsonl": Opener(_write_records, read_metrics, is_python=True),
 }
+
+
+def sealed_again(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files with their checksums and seals as if they had been written so, as a forger would."""
+    found = dict(files)
+    for path, data in files.items():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError, struct.error):
+            if path.endswith(".onnx"):
+                start = data.index(ONNX_KEY.encode()) + len(ONNX_KEY) + 2
+                found[path] = with_onnx_sum(data[:start] + NO_DIGEST.encode() + data[start + len(NO_DIGEST) :])
+            elif path.endswith(".stablehlo.json"):
+                values = {**json.loads(data), "sha256": sha256(files[path.removesuffix(".json")])}
+                found[path] = json.dumps(sealed(values)).encode()
+            elif path.endswith("description/metadata"):
+                found[path] = json.dumps(sealed(json.loads(data))).encode()
+            elif path.endswith(".safetensors"):
+                size = int.from_bytes(data[:8], "little")
+                header = json.loads(data[8 : 8 + size])
+                header["__metadata__"][KEY] = json.dumps(sealed(json.loads(header["__metadata__"][KEY])))
+                text = json.dumps(header).encode()
+                found[path] = struct.pack("<Q", len(text)) + text + data[8 + size :]
+    return found
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

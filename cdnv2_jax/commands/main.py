@@ -60,6 +60,12 @@ def _train(verbs: argparse._SubParsersAction) -> None:
         "--accept-changes", action="store_true", help="resume although the config or the data have changed"
     )
     verb.add_argument(
+        "--from-step",
+        type=flags.positive,
+        metavar="N",
+        help="resume from the checkpoint of step N, and remove the later ones (if the newest is damaged)",
+    )
+    verb.add_argument(
         "--profile", type=flags.window, default=(0, 0), metavar="FIRST:LAST", help="trace these steps into DIR/profile"
     )
     flags.processes(verb)
@@ -194,7 +200,9 @@ def _run_train(options: argparse.Namespace) -> None:
     from cdnv2_jax.commands.processes import telling_of_lost_processes
     from cdnv2_jax.commands.train import Workdir, train
 
-    workdir = Workdir(options.workdir, options.overwrite, options.resume, options.accept_changes)
+    workdir = Workdir(
+        options.workdir, options.overwrite, options.resume, options.accept_changes, from_step=options.from_step
+    )
     with telling_of_lost_processes():
         train(options.config, options.overrides, workdir, profile=options.profile)
 

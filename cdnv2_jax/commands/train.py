@@ -38,7 +38,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     console.print(f"{_description_of(experiment)} → {path}")
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
         console.print(line, markup=False, highlight=False)
-    training = Training(experiment, path, console, Profile(path, *profile))
+    training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
     try:
         state = training.run()
         experiment.finish(training.evaluation_model(state), training.unaveraged_model(state), path, console)

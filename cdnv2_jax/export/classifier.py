@@ -10,7 +10,7 @@ import numpy as np
 
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.export.onnx_file import save_onnx
-from cdnv2_jax.export.stablehlo import classifier_to_stablehlo, write_metadata
+from cdnv2_jax.export.stablehlo import classifier_to_stablehlo, write_program
 from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, refuse_difference
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.network import Network
@@ -50,7 +50,7 @@ class Format:
 
 
 def _write_stablehlo(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
-    path.write_bytes(classifier_to_stablehlo(network, image_size))
+    write_program(path, classifier_to_stablehlo(network, image_size), metadata)
 
 
 def _write_onnx(path: Path, network: Network, image_size: int, metadata: Mapping[str, Any]) -> None:
@@ -114,7 +114,7 @@ def export_classifier(
         refuse_difference(found, f"{output} ({kind.title})")
         return found
 
-    return write_verified(output, kind, metadata, lambda path: kind.write(path, network, size, metadata), verify)
+    return write_verified(output, kind, lambda path: kind.write(path, network, size, metadata), verify)
 
 
 def check_target(output: Path, format: str, overwrite: bool) -> Format:
@@ -134,14 +134,15 @@ def check_target(output: Path, format: str, overwrite: bool) -> Format:
 def write_verified(
     output: Path,
     kind: Format,
-    metadata: Mapping[str, Any],
     write: Callable[[Path], None],
     verify: Callable[[Path], Verified],
 ) -> Verified:
     """Write to a temporary path, verify the file there, and only then move it to `output`."""
     with contextlib.ExitStack() as stack:
-        if kind.metadata_beside:
-            write_metadata(stack.enter_context(replacing(metadata_file(output))), metadata)
+        beside = stack.enter_context(replacing(metadata_file(output))) if kind.metadata_beside else None
         temporary = stack.enter_context(replacing(output))
         write(temporary)
-        return verify(temporary)
+        found = verify(temporary)
+        if beside:
+            metadata_file(temporary).replace(beside)
+        return found

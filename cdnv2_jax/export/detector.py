@@ -17,7 +17,7 @@ from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
-from cdnv2_jax.export.stablehlo import exported
+from cdnv2_jax.export.stablehlo import exported, write_program
 from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
 from cdnv2_jax.weights.metadata import detector_metadata
 from cdnv2_jax.weights.programs import open_session, read_exported, run_session
@@ -47,7 +47,7 @@ def write_stablehlo(path: Path, detector: PyramidDetector, canvas: Canvas, metad
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
-    path.write_bytes(exported(detector, _detections, images, sizes))
+    write_program(path, exported(detector, _detections, images, sizes), metadata)
 
 
 def run_stablehlo(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
@@ -226,7 +226,7 @@ def export_detector(
             )
         return found
 
-    return write_verified(output, kind, metadata, lambda path: program.write(path, detector, canvas, metadata), verify)
+    return write_verified(output, kind, lambda path: program.write(path, detector, canvas, metadata), verify)
 
 
 def _photographs(preparation: CanvasPreparation, canvas: Canvas, program: DetectorFormat) -> tuple[Any, Any]:

@@ -11,14 +11,15 @@ from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.networks.family import OnnxWriter, family_of
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.checksums import NO_DIGEST, ONNX_KEY, sealed, with_onnx_sum
 from cdnv2_jax.weights.safetensors import KEY
 
 
 def save_onnx(path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
-    """Write an `onnx.ModelProto` with metadata, as JSON, in its `metadata_props`."""
+    """Write an `onnx.ModelProto` with metadata, as JSON, and the file's checksum in its `metadata_props`."""
     onnx = import_optional("onnx", "export")
-    onnx.helper.set_model_props(model, {KEY: json.dumps(metadata)})
-    onnx.save_model(model, path)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(sealed(metadata)), ONNX_KEY: NO_DIGEST})
+    path.write_bytes(with_onnx_sum(model.SerializeToString()))
 
 
 def onnx_writer(network: Network) -> OnnxWriter:

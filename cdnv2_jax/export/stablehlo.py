@@ -13,8 +13,9 @@ from jax import export
 
 from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.checksums import sealed, sha256
+from cdnv2_jax.weights.programs import PLATFORMS, metadata_file
 
-PLATFORMS = ("cpu", "cuda", "tpu")
 LOCATIONS = "jax_traceback_in_locations_limit"
 WITHOUT_KERNELS = {kind: "layers" for kind, lowerings in KINDS.items() if "kernel" in lowerings}
 
@@ -58,6 +59,8 @@ def _without_source_locations() -> Iterator[None]:
         jax.config.update(LOCATIONS, before)
 
 
-def write_metadata(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write metadata as indented JSON, readable by people too."""
-    path.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_program(path: Path, program: bytes, metadata: Mapping[str, Any]) -> None:
+    """Write a program, and beside it its metadata and checksum as indented JSON, readable by people too."""
+    path.write_bytes(program)
+    text = json.dumps(sealed({**metadata, "sha256": sha256(program)}), indent=2, ensure_ascii=False)
+    metadata_file(path).write_text(text + "\n", encoding="utf-8")

@@ -2,16 +2,20 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cdnv2_jax.devices import Devices, is_first_process
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.devices import Devices, fetch, is_first_process
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.training.step import TrainState
 from cdnv2_jax.weights.checkpoint import is_checkpoint, read_description
+from cdnv2_jax.weights.checksums import checksum, is_unsealed, seal_fault, sealed
+
+ARRAYS = "arrays"
+"""Key of the arrays' dtypes, shapes and checksums in a description."""
 
 SPARE_BYTES = 16 * 2**20  # for what is stored besides the arrays, and for the run's other files
 
@@ -19,9 +23,9 @@ SPARE_BYTES = 16 * 2**20  # for what is stored besides the arrays, and for the r
 class RunCheckpoints:
     """The checkpoints under `directory`, written atomically and in the background by Orbax.
 
-    Each holds the train state (parameters, BN statistics, masks, optimizer, EMA, step) and a JSON description. The
-    position in the data and all random numbers follow from the step and the config's seed. Use as a context manager:
-    leaving it waits until everything is written.
+    Each holds the train state (parameters, BN statistics, masks, optimizer, EMA, step) and a JSON description, sealed
+    and with every array's dtype, shape and checksum. The position in the data and all random numbers follow from the
+    step and the config's seed. Use as a context manager: leaving it waits until everything is written.
     """
 
     def __init__(self, directory: Path, keep: int):
@@ -57,8 +61,9 @@ class RunCheckpoints:
         """
         if step in self._manager.all_steps():
             return
-        if is_first_process():
+        if is_first_process():  # which alone writes the description
             self.check_room(state)
+            description = sealed({**description, ARRAYS: _summaries(state)})
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(dict(enumerate_leaves(state))),
             description=self._ocp.args.JsonSave(description),
@@ -81,27 +86,80 @@ class RunCheckpoints:
         with _write_errors(self.directory):
             self._manager.wait_until_finished()
 
-    def restore(self, like: TrainState, devices: Devices) -> tuple[TrainState, dict[str, Any]]:
-        """Restore the newest state; return (state, description).
+    def restore(self, like: TrainState, devices: Devices, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """Restore a state and verify every bit of it; return (state, description).
 
         Args:
-          like: state with the expected structure, shapes and dtypes; UserError if they do not match.
+          like: state with the expected structure, shapes and dtypes.
           devices: devices to place the state on, whichever devices it was saved from.
+          step: which checkpoint; None for the newest.
+
+        Raises:
+          UserError: the checkpoint is damaged, or the state does not match `like`.
         """
+        step = self.latest_step if step is None else step
+        description = self._description(step)
+        old = is_unsealed(description)
+        if not old:
+            self._refuse_misfit(step, description[ARRAYS], like)
         targets = {
             name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=devices.everywhere)
             for name, a in enumerate_leaves(like)
         }
         try:
-            args = self._ocp.args.Composite(
-                state=self._ocp.args.StandardRestore(targets), description=self._ocp.args.JsonRestore()
-            )
-            restored = self._manager.restore(self.latest_step, args=args)
+            arrays = self._read(step, state=self._ocp.args.StandardRestore(targets))["state"]
+            state = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in targets])
         except Exception as error:  # Orbax has no common error for damaged or mismatched checkpoints
-            step = self.latest_step
-            raise UserError(f"{self.directory}: step {step} does not fit this config ({one_line(error)})") from error
-        leaves = [restored["state"][name] for name, _ in enumerate_leaves(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), dict(restored["description"])
+            if old:
+                raise UserError(
+                    f"{self.directory}: step {step} does not fit this config or is damaged ({one_line(error)}): "
+                    f"{self._way_out(step)}"
+                ) from error
+            raise self._damaged(step, one_line(error)) from error
+        summaries = {} if old else _summaries(state)
+        if changed := [name for name, summary in summaries.items() if summary != description[ARRAYS][name]]:
+            raise self._damaged(step, f"the checksums of {shorten(changed, most=3)} differ")
+        return state, description
+
+    def remove_after(self, step: int) -> list[int]:
+        """Remove the checkpoints of later steps and return their steps."""
+        later = [other for other in self._manager.all_steps() if other > step]
+        for other in later:
+            self._manager.delete(other)
+        return sorted(later)
+
+    def _read(self, step: int | None, **items: Any) -> Mapping[str, Any]:
+        return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+
+    def _description(self, step: int | None) -> dict[str, Any]:
+        try:
+            description = dict(self._read(step, description=self._ocp.args.JsonRestore())["description"])
+        except Exception as error:  # as above
+            raise self._damaged(step, f"its description cannot be read: {one_line(error)}") from error
+        if fault := seal_fault(description):
+            raise self._damaged(step, fault)
+        needed = {"broken_images", "devices"} | (set() if is_unsealed(description) else {ARRAYS})
+        if lacking := needed - description.keys():
+            raise self._damaged(step, f"its description lacks {shorten(sorted(lacking))}")
+        return description
+
+    def _refuse_misfit(self, step: int | None, stored: Mapping[str, Any], like: TrainState) -> None:
+        expected = {name: _kind(array) for name, array in enumerate_leaves(like)}
+        found = {name: summary[:2] for name, summary in stored.items()}
+        if differing := [name for name in expected | found if expected.get(name) != found.get(name)]:
+            raise UserError(
+                f"{self.directory}: step {step} does not fit this config ({shorten(differing, most=3)} differ): give "
+                f"the config that the run was started with, or add --overwrite to start over"
+            )
+
+    def _damaged(self, step: int | None, what: str) -> UserError:
+        return UserError(f"{self.directory}: step {step} is damaged ({what}): {self._way_out(step)}")
+
+    def _way_out(self, step: int | None) -> str:
+        earlier = [other for other in self._manager.all_steps() if step is not None and other < step]
+        if not earlier:
+            return "there is no earlier one, so add --overwrite to start over"
+        return f"add --from-step {max(earlier)} to resume from the one before it, which removes the later ones"
 
 
 @contextlib.contextmanager
@@ -119,6 +177,15 @@ def _write_errors(directory: Path) -> Iterator[None]:
 def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
     """Return (path, array) of every array in the state, in a fixed order."""
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _kind(array: jax.Array) -> list[Any]:
+    return [str(array.dtype), list(array.shape)]
+
+
+def _summaries(state: TrainState) -> dict[str, list[Any]]:
+    """Return {path: [dtype, shape, CRC-32]} of every array in a replicated state."""
+    return {name: [*_kind(array), checksum(fetch(array))] for name, array in enumerate_leaves(state)}
 
 
 class BestNetwork:
@@ -142,7 +209,10 @@ class BestNetwork:
         """
         if not is_first_process():
             return False
-        kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
+        try:
+            kept = read_description(self.path)["metadata"] if is_checkpoint(self.path) else None
+        except UserError as error:
+            raise UserError(f"{error}; or remove it, and the run keeps the best network from here on") from error
         better = kept is None or kept["step"] >= step or kept.get("stage", 0) < stage or score > kept[name]
         if better:
             save(self.path, {"step": step, "stage": stage, name: score})

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import signal
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +22,7 @@ from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.records import Meter, Profile, RunLog
 from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
+from cdnv2_jax.versions import changes, versions
 
 STEPS_AHEAD = 2  # steps dispatched before the host waits for one: enough to keep the devices busy
 
@@ -37,11 +37,21 @@ class Training:
     Attributes:
       experiment: the experiment, prepared for training.
       workdir: directory of all output.
+      from_step: the step to resume after, whose checkpoint exists; None for the newest.
       pending: (step, loss) of steps that have not been checked yet; checking waits for the device.
     """
 
-    def __init__(self, experiment: Experiment, workdir: Path, console: Console, profile: Profile | None = None):
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        console: Console,
+        profile: Profile | None = None,
+        *,
+        from_step: int | None = None,
+    ):
         self.experiment, self.workdir, self.console = experiment, workdir, console
+        self.from_step = from_step
         self.profile = profile or Profile(workdir)
         self.best = BestNetwork(workdir / BEST)
         data = experiment.config.data
@@ -120,9 +130,14 @@ class Training:
         state = self.experiment.initial_state()
         if self.checkpoints.latest_step is None:
             return state
-        state, description = self.checkpoints.restore(state, self.experiment.devices)
+        state, description = self.checkpoints.restore(state, self.experiment.devices, self.from_step)
         self.broken.found = {int(index): name for index, name in description["broken_images"].items()}
-        self.console.print(f"resuming after step {int(fetch(state.step)):,}")
+        step = int(fetch(state.step))
+        self.console.print(f"resuming after step {step:,}")
+        if removed := self.checkpoints.remove_after(step):  # only with `from_step`
+            self.console.print(f"removed the checkpoints of the later steps {shorten(list(map(str, removed)))}")
+        if changed := changes(description.get("versions", {})):
+            self.console.print(f"{changed}: the numbers may differ in the last bits", markup=False)
         before, now = description["devices"], self.experiment.devices.count
         if self.experiment.per_replica and before != now:
             self.console.print(
@@ -196,7 +211,7 @@ class Training:
             "config": dataclasses.asdict(self.experiment.config),
             "broken_images": {str(index): name for index, name in self.broken.found.items()},
             "devices": self.experiment.devices.count,
-            "versions": {package: version(package) for package in ("jax", "flax", "optax", "orbax-checkpoint")},
+            "versions": versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
         }
         self.checkpoints.save(step, state, description)
 

@@ -61,12 +61,14 @@ class Workdir:
       overwrite: start over, even if the directory holds a run.
       resume: only resume; refuse to start if there is nothing to resume.
       accept_changes: resume although the config or the data have changed.
+      from_step: resume from the checkpoint of this step and remove the later ones; None for the newest.
     """
 
     path: Path
     overwrite: bool = False
     resume: bool = False
     accept_changes: bool = False
+    from_step: int | None = None
 
     def claim(self, config: RunConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
         """Prepare the directory for a run of this config: create it, or remove old results with `overwrite`.
@@ -86,6 +88,8 @@ class Workdir:
         try:
             if self.resume and not config_file.is_file():
                 raise UserError(f"--resume: --workdir {path} holds no run to resume")
+            if self.from_step is not None:
+                self._refuse_missing_step()
             if not self.overwrite and config_file.is_file():
                 self._refuse_other_run(ours)
                 self.refuse_other_data(data)
@@ -99,6 +103,16 @@ class Workdir:
             (path / DATA_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"--workdir {path} cannot be used: {error}") from error
+
+    def _refuse_missing_step(self) -> None:
+        """Raise UserError if the directory holds no checkpoint of `from_step`, or is to be overwritten."""
+        if self.overwrite:
+            raise UserError("--from-step resumes a run and --overwrite starts over: give one of them")
+        folder = self.path / CHECKPOINTS
+        steps = sorted(int(step.name) for step in folder.glob("*") if step.name.isdecimal())
+        if self.from_step not in steps:
+            there = f"there are {shorten(list(map(str, steps)))}" if steps else "there are none"
+            raise UserError(f"--from-step {self.from_step}: {folder} holds no checkpoint of this step: {there}")
 
     def _refuse_other_run(self, ours: dict[str, Any]) -> None:
         """Raise UserError if the directory holds a finished run or one of another config."""

@@ -1,11 +1,8 @@
 """Our own checkpoints: one network or detector as a directory of named arrays (Orbax) with a JSON description."""
 
 import dataclasses
-import json
 import logging
-import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,9 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.network import Form, Network
+from cdnv2_jax.versions import versions
+from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
 
-FORMAT = 1
 DETECTOR = "detector"
 
 
@@ -45,7 +43,7 @@ def save(
     """
     if metadata:
         _check_usage(metadata, model.architecture.num_classes)
-    description = {"format": FORMAT, **describe_network(model), "metadata": dict(metadata or {})}
+    description = {**describe_network(model), "metadata": dict(metadata or {})}
     write_module(Path(path), model, description, overwrite=overwrite)
 
 
@@ -77,11 +75,9 @@ def load(path: str | Path, *, num_classes: int | None = None, seed: int = 0, dty
     if "kind" in description:
         raise UserError(f"{path} holds a {description['kind']}, not a classifier")
     try:
-        if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']}")
         model = described_network(description, dtype=dtype)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
+        raise UserError(f"{path}: its description is not valid ({error})") from error
     fill_module(path, model, description)
     if num_classes is not None:
         replace_head(model, num_classes, seed=seed)
@@ -133,8 +129,8 @@ def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None
 
 def write_module(path: Path, module: nnx.Module, description: Mapping[str, Any], *, overwrite: bool) -> None:
     """Write a module's arrays and its description as the directory `path`, atomically."""
-    versions = {package: version(package) for package in ("jax", "flax", "orbax-checkpoint")}
-    write_arrays(path, flat_arrays(nnx.state(module)), {**description, "versions": versions}, overwrite=overwrite)
+    description = {**description, "versions": versions("jax", "jaxlib", "flax", "orbax-checkpoint")}
+    write_arrays(path, flat_arrays(nnx.state(module)), description, overwrite=overwrite)
 
 
 def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) -> None:
@@ -163,7 +159,6 @@ def save_detector(
 ) -> None:
     """Save a detector as the directory `path`, atomically; UserError if it exists, unless `overwrite`."""
     description = {
-        "format": FORMAT,
         "kind": DETECTOR,
         "settings": dataclasses.asdict(detector.settings),
         "backbone": describe_network(detector.backbone),
@@ -187,13 +182,11 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     if description.get("kind") != DETECTOR:
         raise UserError(f"{path} holds a classifier, not a detector")
     try:
-        if description["format"] != FORMAT:
-            raise ValueError(f"format {description['format']}")
         settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
         backbone = described_network(description["backbone"], dtype=dtype)
         detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=OneKey(0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: its description is not valid for format {FORMAT} ({error})") from error
+        raise UserError(f"{path}: its description is not valid ({error})") from error
     detector.eval()
     fill_module(path, detector, description)
     return detector, classes
@@ -216,7 +209,7 @@ def fill_state(state: nnx.State, arrays: Mapping[str, Any]) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Write arrays and their description as the directory `path`, atomically.
+    """Write arrays and their description, with checksums and a seal, as the directory `path`, atomically.
 
     Raises:
       UserError: `path` exists and `overwrite` is False or it is not a checkpoint, or it cannot be written.
@@ -226,7 +219,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
     refuse_existing(path, overwrite)
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
-    description = json.loads(json.dumps({**description, "crc32": checksums(arrays)}))
+    description = sealed({**description, "crc32": checksums(arrays)})
     # NumPy arrays, because with several processes Orbax takes a JAX array for a shard of a larger one.
     whole = {name: np.asarray(array) for name, array in arrays.items()}
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(whole), description=ocp.args.JsonSave(description))
@@ -249,18 +242,13 @@ def _checkpointer() -> Any:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def checksums(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Return the CRC-32 of every array; without it a flipped bit would go unnoticed, as the storage format has none."""
-    return {name: zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
-
-
 def is_checkpoint(path: Path) -> bool:
     """Return whether `path` is a directory written by `write_arrays`."""
     return (path / "description").is_dir() and (path / "arrays").is_dir()
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return the JSON description of a directory written by `write_arrays`; UserError if there is none."""
+    """Return the JSON description of a directory written by `write_arrays`; UserError if it is not whole."""
     import orbax.checkpoint as ocp
 
     if not path.exists():
@@ -270,9 +258,12 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         with _checkpointer() as checkpointer:
             args = ocp.args.Composite(description=ocp.args.JsonRestore())
-            return dict(checkpointer.restore(path.absolute(), args)["description"])
+            description = dict(checkpointer.restore(path.absolute(), args)["description"])
     except Exception as error:  # damaged files raise errors of many types in Orbax
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
+    if fault := seal_fault(description):
+        raise UserError(f"{path} is damaged ({fault}): take another copy, or write it again")
+    return description
 
 
 def read_arrays(
@@ -297,5 +288,7 @@ def read_arrays(
         )
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
-        raise UserError(f"{path} is damaged: the checksums of {shorten(damaged)} differ")
+        raise UserError(
+            f"{path} is damaged (the checksums of {shorten(damaged)} differ): take another copy, or write it again"
+        )
     return jax.device_put(arrays)  # without compiling, unlike jnp.array

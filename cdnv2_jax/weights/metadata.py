@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cdnv2_jax.bounded_reading import parse_json
@@ -14,12 +13,11 @@ from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.networks.family import MODELS, count_flops
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.versions import written_by
+from cdnv2_jax.weights.checksums import is_unsealed, seal_fault
 
 USAGE_KEY = "usage"
 """Key of the `Usage` in the metadata of checkpoints and of exported files."""
-
-FORMAT = 1
-PACKAGE = "cdnv2-jax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,6 @@ def classifier_metadata(network: Network, usage: Usage) -> dict[str, Any]:
     """Return JSON values: name, form, number of classes, cost for one image (official count), usage, writer."""
     cost = count_flops(network, usage.preparation.size)
     return {
-        "format": FORMAT,
         "kind": "classifier",
         "name": network.name,
         "form": network.form_name,
@@ -105,7 +102,6 @@ def detector_metadata(
 ) -> dict[str, Any]:
     """Return JSON values: kind, backbone, classes, canvas (height, width), cost for one image, usage, writer."""
     return {
-        "format": FORMAT,
         "kind": "detector",
         "detector": detector.settings.kind,
         "name": detector.backbone.name,
@@ -122,22 +118,16 @@ def _class_lists(classes: Classes) -> dict[str, Any]:
     return {"class_names": list(classes.names), "category_ids": list(classes.category_ids)}
 
 
-def written_by() -> str:
-    """Return "cdnv2-jax 0.1.0", without the number if the package is not installed."""
-    try:
-        return f"{PACKAGE} {version(PACKAGE)}"
-    except PackageNotFoundError:
-        return PACKAGE
-
-
 def parse_metadata(text: str, source: str) -> dict[str, Any]:
-    """Parse the JSON metadata of a file of this project; UserError, naming `source`, if it is invalid."""
+    """Parse the sealed JSON metadata of an exported program; UserError, naming `source`, if it is damaged."""
     try:
         values = parse_json(text)
     except ValueError as error:
         raise UserError(f"{source}: its metadata is not valid JSON ({one_line(error)})") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{source}: its metadata was not written by `main.py export`")
+    if not isinstance(values, dict) or is_unsealed(values):
+        raise UserError(f"{source}: its metadata was not written by this `main.py export`: export it again")
+    if fault := seal_fault(values):
+        raise UserError(f"{source} is damaged ({fault}): export it again")
     return values
 
 

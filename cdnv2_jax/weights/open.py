@@ -18,7 +18,7 @@ from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
 from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
-from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, parse_metadata, usual_usage
+from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, usual_usage
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict
 from cdnv2_jax.weights.torch_file import classes_in, model_from_state_dict, torch_format
@@ -28,7 +28,7 @@ PROGRAMS = {
     ".onnx": (programs.read_onnx_metadata, programs.onnx_forward),
     ".stablehlo": (programs.read_stablehlo_metadata, programs.stablehlo_forward),
 }
-"""Suffix of an exported program → functions that read its metadata as text and load it as a `Forward`."""
+"""Suffix of an exported program → functions that read its metadata and load it as a `Forward`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,4 +251,4 @@ def _open_program(path: Path) -> Classifier:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     read, run = PROGRAMS[path.suffix]
-    return Classifier(described(parse_metadata(read(path), str(path)), str(path)), run(path))
+    return Classifier(described(read(path), str(path)), run(path))

@@ -1,6 +1,5 @@
 """Networks and exported programs as functions of images: compiled networks, ONNX and StableHLO files."""
 
-import re
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,22 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import export
+from jax.extend.mlir import ir
+from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
-from cdnv2_jax.errors import UserError, import_optional, one_line
+from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.weights.checksums import onnx_fault, sha256
+from cdnv2_jax.weights.metadata import parse_metadata
 from cdnv2_jax.weights.safetensors import KEY
 
 Forward = Callable[[np.ndarray], np.ndarray | jax.Array]
 """Normalised images, float32 [b, size, size, 3] → logits [b, classes]."""
 
-LARGEST_STABLEHLO = 2 * 2**30
+LARGEST_PROGRAM = 2 * 2**30
 """Limit on the file size in bytes, ten times the size of the largest detector."""
 
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""What StableHLO files are written for."""
 
-ANY_CALL = re.compile("custom_call|call_target_name")
-HARMLESS_CALL = re.compile(r"stablehlo\.custom_call @(?:Sharding|shape_assertion)\(")
-"""In the text of a StableHLO program: what `jax.export` itself writes."""
+CUSTOM_CALLS = {"shape_assertion"}
+"""Custom calls in the StableHLO files of this project; others may address memory or call Python."""
+
+OUTSIDE = {"infeed", "outfeed", "send", "recv"}
+"""StableHLO operations that exchange values with the outside."""
 
 
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -45,14 +52,15 @@ def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Arra
 
 
 def open_session(path: Path) -> Any:
-    """Open an `onnxruntime.InferenceSession` on the CPU; UserError if the file is not a valid ONNX file."""
+    """Open an `onnxruntime.InferenceSession` on the CPU; UserError if the file is not one of ours, whole and valid."""
     onnxruntime = import_optional("onnxruntime", "export")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    data = _read(path)
+    if fault := onnx_fault(data):
+        raise UserError(f"{path} {fault}, so export it again")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised, so they need not be logged
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors each have a class of their own
         raise UserError(f"{path} is not an ONNX file that ONNX Runtime can run ({one_line(error)})") from error
 
@@ -78,15 +86,15 @@ def onnx_forward(path: Path) -> Forward:
     return forward
 
 
-def read_onnx_metadata(path: Path) -> str:
-    """Return the metadata in the file at `path` as text; UserError if there is none."""
+def read_onnx_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata in the file at `path`; UserError if there is none or it is damaged."""
     try:
         found = open_session(path).get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
         raise UserError(f"{path} has metadata that is not text in UTF-8: export it again") from error
     if KEY not in found:
         raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
-    return found[KEY]
+    return parse_metadata(found[KEY], str(path))
 
 
 def metadata_file(path: Path) -> Path:
@@ -95,24 +103,51 @@ def metadata_file(path: Path) -> Path:
 
 
 def read_exported(path: Path) -> export.Exported:
-    """Read the program at `path`; UserError if it is not a valid one."""
+    """Read the program at `path`; UserError if it is not a valid one or not the one that its metadata was written for.
+
+    The checksum comes first: changed bytes can end the process in the deserialiser.
+    """
     import_optional("flatbuffers", "export")  # `jax.export` reads and writes with it
-    try:
-        data = read_bytes(path, LARGEST_STABLEHLO)
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    data = _read(path)
+    if sha256(data) != read_stablehlo_metadata(path).get("sha256"):
+        raise UserError(f"{path} is damaged, or does not belong to {metadata_file(path).name}: export it again")
     try:
         program = export.deserialize(bytearray(data))
-        text = program.mlir_module()
-    except Exception as error:  # damaged files raise errors of many types
+        unusual = _unusual(program)
+    except Exception as error:  # errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
-
-    # Such a call takes the address of what is to be run from the file.
-    if len(ANY_CALL.findall(text)) > len(HARMLESS_CALL.findall(text)):
-        raise UserError(
-            f"{path} calls functions outside of it, which could run anything: export it with main.py export"
-        )
+    if unusual:
+        raise UserError(f"{path} was not written by `main.py export` ({unusual}): it is not run")
     return program
+
+
+def _read(path: Path) -> bytes:
+    """Return the bytes of a program; UserError if it cannot be read or is too large."""
+    try:
+        return read_bytes(path, LARGEST_PROGRAM)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _unusual(program: export.Exported) -> str:
+    """Return what a program has that those of this project do not; "" for nothing."""
+    if program.platforms != PLATFORMS or program.nr_devices != 1:
+        return f"for {program.nr_devices} devices of {', '.join(program.platforms)}"
+    if program.ordered_effects or program.unordered_effects or program.disabled_safety_checks:
+        return "with side effects or without safety checks"
+    found = set()
+
+    def note(operation: ir.Operation) -> ir.WalkResult:
+        kind = operation.name.removeprefix("stablehlo.")
+        if kind == "custom_call":
+            found.add(f"calls {ir.StringAttr(operation.attributes['call_target_name']).value}")
+        elif kind in OUTSIDE:
+            found.add(kind)
+        return ir.WalkResult.ADVANCE
+
+    with mlir.make_ir_context():
+        program.mlir_module(serialized=False).operation.walk(note)
+    return shorten(sorted(found - {f"calls {name}" for name in CUSTOM_CALLS}))
 
 
 def stablehlo_forward(path: Path) -> Forward:
@@ -133,10 +168,11 @@ def stablehlo_forward(path: Path) -> Forward:
     return forward
 
 
-def read_stablehlo_metadata(path: Path) -> str:
-    """Return the metadata beside the StableHLO file at `path` as text; UserError if it cannot be read."""
+def read_stablehlo_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata beside the StableHLO file at `path`; UserError if it cannot be read or is damaged."""
     beside = metadata_file(path)
     try:
-        return read_text(beside)
+        text = read_text(beside)
     except ValueError as error:
         raise UserError(f"{beside}, which belongs to {path}, cannot be read ({error}): copy it there") from error
+    return parse_metadata(text, str(beside))

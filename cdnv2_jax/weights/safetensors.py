@@ -11,10 +11,12 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.bounded_reading import parse_object
-from cdnv2_jax.errors import UserError, import_optional, one_line
+from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checkpoint import describe_network, described_network, fill_state, flat_arrays
+from cdnv2_jax.weights.checksums import checksums, is_unsealed, seal_fault, sealed
 from cdnv2_jax.weights.torch_file import mismatches, model_from_state_dict, to_torch_state_dict
 
 Layout = Literal["ours", "official"]
@@ -22,6 +24,9 @@ Read = TypeVar("Read")
 SUFFIX = ".safetensors"
 KEY = "cdnv2_jax"
 """Key of the network's metadata, stored as JSON text."""
+
+MARK = f"{KEY}.written_by"
+"""Second key of our files: with one of the two damaged, a file does not pass for one of another program."""
 
 
 def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], layout: Layout) -> None:
@@ -41,11 +46,12 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
         tensors = to_torch_state_dict(network)
     else:
         tensors = {name: np.asarray(array) for name, array in flat_arrays(nnx.state(network)).items()}
-    header = {KEY: json.dumps({**metadata, "layout": layout, "network": describe_network(network)})}
-    if layout == "official":
-        header["format"] = "pt"  # tells other readers that these are PyTorch tensors
     # The package writes an array's memory in order and ignores its strides.
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
+    about = {"layout": layout, "network": describe_network(network), "crc32": checksums(contiguous)}
+    header = {KEY: json.dumps(sealed({**metadata, **about})), MARK: written_by()}
+    if layout == "official":
+        header["format"] = "pt"  # tells other readers that these are PyTorch tensors
     path.write_bytes(files.save(contiguous, header))  # its own `save_file` makes the file unreadable for others
 
 
@@ -58,10 +64,14 @@ def load_safetensors(path: str | Path) -> Network:
     """
     path = Path(path)
     values, tensors = read_metadata(path), read_tensors(path)
+    actual = {} if is_unsealed(values) else checksums(tensors)
     try:
         network = described_network(values["network"], dtype=None)
+        stored = dict(values["crc32"]) if actual else {}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its metadata does not describe a network ({one_line(error)})") from error
+    if damaged := [name for name in actual | stored if actual.get(name) != stored.get(name)]:
+        raise UserError(f"{path} is damaged (the checksums of {shorten(damaged)} differ): download it again")
     if values.get("layout") == "official":
         return model_from_state_dict(tensors, network.architecture, name=network.name, source=str(path))
     _fill(path, network, tensors)
@@ -71,10 +81,17 @@ def load_safetensors(path: str | Path) -> Network:
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return our metadata in the header; empty in files of other programs. UserError as for `load_safetensors`."""
 
-    def metadata(file: Any) -> dict[str, Any]:
-        return parse_object((file.metadata() or {}).get(KEY, "{}"))
+    def metadata(file: Any) -> tuple[dict[str, Any], str]:
+        header = file.metadata() or {}
+        if KEY not in header and MARK in header:
+            return {}, f"it lacks the key {KEY}"
+        values = parse_object(header.get(KEY, "{}"))
+        return values, seal_fault(values)
 
-    return _read(path, metadata)
+    values, fault = _read(path, metadata)
+    if fault:
+        raise UserError(f"{path} is damaged ({fault}): download it again")
+    return values
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

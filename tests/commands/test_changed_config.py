@@ -86,3 +86,15 @@ def test_changed_data(tmp_path: Path) -> None:
     Workdir(tmp_path / "run", overwrite=True).claim(config, facts)
     (tmp_path / "run/data.json").unlink()  # as in a run of an older version
     Workdir(tmp_path / "run").claim(config, others)
+
+
+def test_steps_that_cannot_be_returned_to(tmp_path: Path) -> None:
+    config = read_config(DIGITS, [])
+    with pytest.raises(UserError, match=r"--from-step 3: .* holds no checkpoint of this step: there are none"):
+        Workdir(tmp_path / "run", from_step=3).claim(config, {})
+    for name in ("20", "100", "140.orbax-checkpoint-tmp"):
+        (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"--from-step 3: .* holds no checkpoint of this step: there are 20, 100$"):
+        Workdir(tmp_path / "run", from_step=3).claim(config, {})
+    with pytest.raises(UserError, match="give one of them"):
+        Workdir(tmp_path / "run", overwrite=True, from_step=20).claim(config, {})

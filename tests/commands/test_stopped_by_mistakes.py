@@ -1,18 +1,21 @@
 """Runs that cannot go on: they say so in one line, and what was saved before is there to go on from."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from cdnv2_jax import load
+from cdnv2_jax.training.experiment import Experiment
 from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own
 from tests.commands.runs import checkpoints_of, records_of
 from tests.commands.shell import Shell
-from tests.weights.networks import contents
+from tests.weights.networks import contents, rewrite_description
 
 HARDLY_ANY_ROOM = """
 import resource
@@ -95,6 +98,29 @@ def test_checkpoint_of_another_network(shell: Shell) -> None:
     outcome = shell.run("main.py", "train", *RUN, *more_weights, "--workdir", "run")
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "run/checkpoints: step 3 does not fit this config" in outcome.err
+
+
+def test_damaged_checkpoint(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bit of the newest is enough; from the one before, the run comes to the same numbers again."""
+    shutil.copytree(uninterrupted, "run")
+    Path("run/summary.json").unlink()
+    largest = max(Path("run/checkpoints/9/state").rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    arguments = ("main.py", "train", *RUN, "--workdir", "run")
+    complaint = shell.refuses(*arguments)
+    assert "run/checkpoints: step 9 is damaged (the checksums of " in complaint
+    assert "add --from-step 6 to resume from the one before it, which removes the later ones" in complaint
+    monkeypatch.setattr(Experiment, "finish", lambda *_: None)
+    before = json.loads(Path("run/checkpoints/6/description/metadata").read_text())
+    rewrite_description(Path("run/checkpoints/6"), before | {"versions": before["versions"] | {"jax": "0.1.0"}})
+    printed = shell.succeeds(*arguments, "--from-step", "6")
+    assert "resuming after step 6\nremoved the checkpoints of the later steps 9\n" in printed
+    assert f"jax {jax.__version__}, before 0.1.0: the numbers may differ in the last bits" in printed
+    assert checkpoints_of(Path("run")) == {"6", "9"}
+    ours, theirs = (_state(workdir, 9) for workdir in (Path("run"), uninterrupted))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
 
 
 def test_networks_of_a_failed_run_are_kept(uninterrupted: Path, shell: Shell) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cdnv2_jax import UserError, count_flops
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier, write_verified
 from cdnv2_jax.export.verify import agreement, refuse_difference
+from cdnv2_jax.weights.checksums import sealed
 from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.safetensors import KEY
@@ -105,7 +106,7 @@ def test_another_networks_file_is_refused(format: str, tmp_path: Path) -> None:
         refuse_difference(found, str(path))
 
     with pytest.raises(UserError, match=r"network\.\w+ does not reproduce the network's logits"):
-        write_verified(path, kind, {}, lambda to: kind.write(to, other, 24, {}), verify)
+        write_verified(path, kind, lambda to: kind.write(to, other, 24, {}), verify)
     assert contents(tmp_path) == before
 
 
@@ -146,20 +147,21 @@ def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("values", "complaint"),
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "not written by `main.py export`"),
-        ('{"format": 1}', "holds a None, not a classifier"),
-        ('{"format": 1, "kind": "detector"}', "holds a detector, not a classifier"),
-        ('{"format": 1, "kind": "classifier"}', "metadata is invalid"),
-        ('{"format": 1, "kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}', "metadata is invalid"),
+        ("[]", "not written by this `main.py export`"),
+        ('{"format": 1}', "not written by this `main.py export`"),
+        ({}, "holds a None, not a classifier"),
+        ({"kind": "detector"}, "holds a detector, not a classifier"),
+        ({"kind": "classifier"}, "metadata is invalid"),
+        ({"kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}, "metadata is invalid"),
     ],
 )
-def test_metadata_that_cannot_be(text: str, complaint: str, copied: Callable[[str], Path]) -> None:
+def test_metadata_that_cannot_be(values: str | dict[str, str], complaint: str, copied: Callable[[str], Path]) -> None:
     path = copied("stablehlo")
-    Path(f"{path}.json").write_text(text)
+    Path(f"{path}.json").write_text(values if isinstance(values, str) else json.dumps(sealed(values)))
     with pytest.raises(UserError, match=complaint):
         open_classifier(path)
 

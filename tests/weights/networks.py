@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checkpoint import flat_arrays
+from cdnv2_jax.weights.checksums import sealed
 
 FORMS = ["dense", "partly pruned", "pruned", "condensed", "halved"]
 
@@ -50,9 +52,10 @@ def description(path: Path) -> dict[str, Any]:
     return json.loads(_description_file(path).read_text())
 
 
-def rewrite_description(path: Path, text: str | bytes) -> None:
-    """Puts another description into the checkpoint at `path`."""
-    _description_file(path).write_bytes(text.encode() if isinstance(text, str) else text)
+def rewrite_description(path: Path, content: Mapping[str, Any] | bytes) -> None:
+    """Puts another description into the checkpoint at `path`: values, which are sealed, or bytes."""
+    text = content if isinstance(content, bytes) else json.dumps(sealed(content)).encode()
+    _description_file(path).write_bytes(text)
 
 
 def _description_file(path: Path) -> Path:

@@ -13,6 +13,7 @@ import safetensors.torch
 from cdnv2_jax import UserError, to_torch_state_dict
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.checksums import checksums, sealed
 from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
@@ -86,7 +87,8 @@ def _rewrite(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]
     """Changes tensors and what the file says about them."""
     tensors, values = safetensors.numpy.load_file(path), read_metadata(path)
     change(tensors, values)
-    safetensors.numpy.save_file(tensors, path, {KEY: json.dumps(values)})
+    values["crc32"] = checksums(tensors)
+    safetensors.numpy.save_file(tensors, path, {KEY: json.dumps(sealed(values))})
 
 
 def _nan(tensors: dict[str, np.ndarray], values: dict[str, Any]) -> None:

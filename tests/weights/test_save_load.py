@@ -81,7 +81,7 @@ def test_metadata(tmp_path: Path) -> None:
     assert kept["name"] == "cdnv2_cifar_110"
     assert kept["form"] == {"condensed": True, "halved_classifier": False}
     assert kept["architecture"]["growth"] == [8, 8]
-    assert set(kept["versions"]) == {"jax", "flax", "orbax-checkpoint"}
+    assert set(kept["versions"]) == {"cdnv2-jax", "jax", "jaxlib", "flax", "orbax-checkpoint"}
 
 
 def test_missing_directories_are_made(tmp_path: Path) -> None:

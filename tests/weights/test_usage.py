@@ -1,6 +1,5 @@
 """A network says how to use it; what it says is not trusted."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,7 @@ def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any]
     with pytest.raises(UserError, match=complaint):
         save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
     save(tmp_path / "it", network)
-    rewrite_description(
-        tmp_path / "it", json.dumps(description(tmp_path / "it") | {"metadata": {USAGE_KEY: SAID | change}})
-    )
+    rewrite_description(tmp_path / "it", description(tmp_path / "it") | {"metadata": {USAGE_KEY: SAID | change}})
     with pytest.raises(UserError, match=complaint):
         _ = open_network(tmp_path / "it").usage
 
