@@ -29,6 +29,7 @@ from cdnv2_jax.data.sources.webdataset import read_webdataset
 from cdnv2_jax.data.sources.write_array_record import write_array_record
 from cdnv2_jax.detection.data.coco_json import read_coco
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.report.mistakes import Predictions, read_predictions, write_predictions
 from cdnv2_jax.training.records import read_metrics
 from cdnv2_jax.weights.checksums import NO_DIGEST, ONNX_KEY, sealed, sha256, with_onnx_sum
 from cdnv2_jax.weights.safetensors import KEY
@@ -118,6 +119,35 @@ def _write_checkpoint(folder: Path) -> None:
 
     network = _network()
     save(folder / "network", network, metadata={"usage": _metadata(network)["usage"]})
+
+
+def _run_state() -> Any:
+    from flax import nnx
+
+    from cdnv2_jax.devices import Devices
+    from cdnv2_jax.weights.checkpoint import flat_arrays
+
+    return Devices.all().replicate(dict(flat_arrays(nnx.state(_network()))))
+
+
+def _write_run(folder: Path) -> None:
+    from cdnv2_jax.training.checkpoints import RunCheckpoints
+
+    with RunCheckpoints(folder / "checkpoints", keep=2) as checkpoints:
+        checkpoints.save(3, _run_state(), {"broken_images": {"5": "a.png"}, "devices": 1, "step": 3})
+
+
+def _open_run(folder: Path) -> None:
+    from cdnv2_jax.devices import Devices
+    from cdnv2_jax.training.checkpoints import RunCheckpoints
+
+    with RunCheckpoints(folder / "checkpoints", keep=2) as checkpoints:
+        checkpoints.restore(_run_state(), Devices.all())
+
+
+def _write_predictions(folder: Path) -> None:
+    images = np.arange(5)
+    write_predictions(folder / "predictions.csv", Predictions(images, images % 3, images % 2, images / 7))
 
 
 def _write_program(folder: Path, format: str) -> None:
@@ -233,6 +263,7 @@ OPENERS: Mapping[str, Opener] = {
         lambda f: _write_safetensors(f, "official"), lambda folder: _open_weights(_only(folder))
     ),
     "checkpoint": Opener(_write_checkpoint, lambda folder: _open_weights(_only(folder))),
+    "run's checkpoint": Opener(_write_run, _open_run),
     "onnx": Opener(lambda f: _write_program(f, "onnx"), lambda folder: _open_program(folder / "network.onnx")),
     "stablehlo": Opener(
         lambda f: _write_program(f, "stablehlo"), lambda folder: _open_program(folder / "network.stablehlo")
@@ -271,6 +302,9 @@ OPENERS: Mapping[str, Opener] = {
     ),
     "config.json": Opener(_write_config, lambda folder: read_config(str(folder / "config.json"), []), is_python=True),
     "metrics.jsonl": Opener(_write_records, read_metrics, is_python=True),
+    "predictions.csv": Opener(
+        _write_predictions, lambda folder: read_predictions(folder / "predictions.csv", 3), is_python=True
+    ),
 }
 
 
