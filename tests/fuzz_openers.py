@@ -4,8 +4,8 @@
 
 Each input is a valid file (see `fuzz_seeds`) after a few mutations (see `mutations`), opened in a process of its own
 kind: a worker that takes many inputs, is watched, and is started again when it ends. An input is opened, or refused
-with a UserError of one line. Anything else is a failure: another exception, a signal, more than 30 seconds, more than
-2 GiB of resident memory. What failed is kept in DIR/failures with the reason. Openers take turns by the time they have
+with a UserError of one line. Anything else is a failure: another exception, a signal, more than 30 seconds of processor
+time or no end after four times that, more than 2 GiB of resident memory. What failed is kept in DIR/failures with the reason. Openers take turns by the time they have
 used. Prints a table; exit status 1 after a failure. Seed, opener and number make the same input again: --repeat.
 """
 
@@ -24,6 +24,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 REPOSITORY = Path(__file__).parents[1]
 MOST_SECONDS, MOST_BYTES = 30, 2 << 30
@@ -83,6 +85,13 @@ def _memory(process: int | str, field: str) -> int:
     return 0
 
 
+def _processor_seconds(process: int) -> float:
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(process).cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
 class Worker:
     """A process that opens inputs; it is started when it is needed."""
 
@@ -129,16 +138,18 @@ class Worker:
             sys.exit(f"a worker does not start: {found['failed']}")
 
     def _answer(self, most_seconds: float) -> dict[str, Any]:
-        process, deadline = self._process, time.monotonic() + most_seconds
+        process = self._process
         assert process is not None and process.stdout is not None
+        start, before = time.monotonic(), _processor_seconds(process.pid)
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not selector.select(0.1):
-                memory = _memory(process.pid, "VmRSS")
-                if memory > 1.5 * MOST_BYTES or time.monotonic() > deadline:
-                    why = "no end after" if memory <= MOST_BYTES else f"{memory / 2**30:.1f} GiB of memory within"
+                memory, busy = _memory(process.pid, "VmRSS"), _processor_seconds(process.pid) - before
+                waited = time.monotonic() - start  # on a busy machine far more than the processor time
+                if memory > 1.5 * MOST_BYTES or busy > most_seconds or waited > 4 * most_seconds:
                     self.stop()
-                    return {"failed": f"{why} {most_seconds:.0f} seconds"}
+                    used = f"{busy:.0f} seconds of processor time, {memory / 2**30:.1f} GiB of memory"
+                    return {"failed": f"no end after {waited:.0f} seconds, {used}"}
             if line := process.stdout.readline():
                 return json.loads(line)
         status = process.wait()
