@@ -2,11 +2,12 @@
 
     python -m tests.fuzz_openers --minutes 10 [--openers pth onnx] [--seed 1] [--directory DIR]
 
-Each input is a valid file (see `fuzz_seeds`) after a few mutations (see `mutations`), opened in a process of its own
-kind: a worker that takes many inputs, is watched, and is started again when it ends. An input is opened, or refused
-with a UserError of one line. Anything else is a failure: another exception, a signal, more than 30 seconds of processor
-time or no end after four times that, more than 2 GiB of resident memory. What failed is kept in DIR/failures with the reason. Openers take turns by the time they have
-used. Prints a table; exit status 1 after a failure. Seed, opener and number make the same input again: --repeat.
+Each input is a valid file (see `fuzz_seeds`) after a few mutations (see `mutations`), opened in a worker: a process
+that takes many inputs, is watched, and is started again when it ends. An input is opened, or refused with a UserError
+of one line. Anything else is a failure: another exception, a signal, more than 30 seconds of processor time or no end
+after four times that, more than 2 GiB of resident memory. What failed is kept in DIR/failures with the reason. Openers
+take turns by the time they have used. Prints a table; exit status 1 after a failure. Seed, opener and number make the
+same input again: --repeat.
 """
 
 import argparse
