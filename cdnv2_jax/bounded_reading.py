@@ -1,5 +1,6 @@
 """Files of unknown origin, read within limits: regular files of a bounded size, and JSON of a bounded structure."""
 
+import contextlib
 import json
 import os
 import stat
@@ -42,6 +43,16 @@ def refuse_irregular(facts: os.stat_result) -> None:
         raise ValueError("it is a directory")
     if not stat.S_ISREG(facts.st_mode):
         raise ValueError("it is a pipe, a socket or a device, not a regular file")
+
+
+def refuse_irregular_tree(directory: Path) -> None:
+    """Raise ValueError, with the place, if anything in a directory is neither a regular file nor a directory."""
+    for folder, folders, names in os.walk(directory):
+        for place in (os.path.join(folder, name) for name in (*folders, *names)):
+            with contextlib.suppress(OSError):  # removed meanwhile by another process
+                mode = os.stat(place).st_mode
+                if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                    raise ValueError(f"{place} is a pipe, a socket or a device")
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:

@@ -56,6 +56,14 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+def test_a_checkpoint_with_a_pipe_in_it(tmp_path: Path) -> None:
+    for part in ("arrays", "description"):
+        (tmp_path / part).mkdir()
+    os.mkfifo(tmp_path / "arrays" / "manifest.ocdbt")
+    with pytest.raises(UserError, match=r"manifest\.ocdbt is a pipe"):
+        open_weights(tmp_path)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "class names": ("names.txt", read_class_names),
     "a config": ("config.json", lambda path: read_config(str(path), [])),
