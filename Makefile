@@ -20,6 +20,7 @@ soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, mor
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -m soak
 	$(BIN)/python -m tests.kill_often --kills 30
 	$(BIN)/python -m tests.kill_often --kills 30 --signal TERM
+	$(BIN)/python -m tests.fuzz_openers --minutes 10
 
 check: export NODE_OPTIONS = --max-semi-space-size=128  # megabytes; spares pyright a sixth of its time
 check: $(VENV)/.dev

@@ -5,17 +5,62 @@ module that keeps numbers and ignores the rest.
 """
 
 import argparse
+import contextlib
+import contextvars
 import io
 import math
 import pickle
 import pickletools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 """NumPy's codes of the dtypes that are read: floats, integers and bool."""
+
+MOST_OPCODES = 2_000_000  # the largest official checkpoint has 150,000; each may take 100 bytes and two microseconds
+MOST_LONG_INTEGERS = 1_000  # of more than eight bytes, with which a dict can be made to take hours
+LARGEST_SIDE, MOST_DIMENSIONS = 2**40, 32
+_ROOM: contextvars.ContextVar[int | None] = contextvars.ContextVar("room", default=None)
+
+
+@contextlib.contextmanager
+def bounded_copies(size: int) -> Iterator[None]:
+    """Limit the text that is turned into bytes inside to four times a file's size: one text may be named many times."""
+    token = _ROOM.set(4 * size + 4096)
+    try:
+        yield
+    finally:
+        _ROOM.reset(token)
+
+
+def _latin_1(text: str) -> bytes:
+    """Return the bytes that protocol 2 stores as Latin-1 text."""
+    room = _ROOM.get()
+    if room is not None:
+        if len(text) > room:
+            raise pickle.UnpicklingError("the same bytes many times")
+        _ROOM.set(room - len(text))
+    return text.encode("latin-1")
+
+
+def check_opcodes(data: BinaryIO, size: int) -> None:
+    """Read to the end of a pickle of at most `size` bytes without loading it.
+
+    Raises:
+      pickle.UnpicklingError: loading it may take far more time or memory than its size suggests.
+      ValueError: it is damaged.
+    """
+    long_integers = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # notices lengths beyond the file's end
+        # The first two would allocate as much as the file says before they read it.
+        past_end = "PUT" in opcode.name and isinstance(argument, int) and argument > size
+        if opcode.name == "BYTEARRAY8" or past_end or argument in ("builtins bytearray", "__builtin__ bytearray"):
+            raise pickle.UnpicklingError(f"unexpected {opcode.name}")
+        long_integers += type(argument) is int and argument.bit_length() > 64
+        if count > MOST_OPCODES or long_integers > MOST_LONG_INTEGERS:
+            raise pickle.UnpicklingError("more values than any checkpoint of these networks")
 
 
 class Ignored:
@@ -28,6 +73,12 @@ class Ignored:
         pass
 
     def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, value: object) -> None:
         pass
 
 
@@ -47,10 +98,11 @@ class NumberType:
     def read(self, data: object, shape: object, order: str = "C") -> np.ndarray:
         """Return the array stored as bytes; raise ValueError unless it holds numbers, as many as the shape says."""
         if isinstance(data, str):
-            data = data.encode("latin-1")
+            data = _latin_1(data)
         if self.dtype is None or not isinstance(data, bytes) or not isinstance(shape, tuple):
             raise ValueError("an array that does not hold numbers")
-        if not all(type(side) is int and side >= 0 for side in shape):
+        possible = len(shape) <= MOST_DIMENSIONS
+        if not possible or not all(type(side) is int and 0 <= side <= LARGEST_SIDE for side in shape):
             raise ValueError("an array of impossible shape")
         if math.prod(shape) * self.dtype.itemsize != len(data):
             raise ValueError(f"an array of shape {shape} in {len(data)} bytes")
@@ -91,8 +143,7 @@ def _scalar(number_type: object = None, data: object = b"", *_: object) -> objec
 
 
 def _encoded(text: object = "", *_: object) -> bytes:
-    """Return the bytes that protocol 2 stores as Latin-1 text."""
-    return text.encode("latin-1") if isinstance(text, str) else b""
+    return _latin_1(text) if isinstance(text, str) else b""
 
 
 def _empty_dict(*_: object) -> dict[Any, Any]:
@@ -131,13 +182,21 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data), encoding="latin-1")  # as NumPy in Python 2 wrote
+        self._found: dict[str, Callable[..., Any]] = {}
+
     def find_class(self, module_name: str, global_name: str) -> Callable[..., Any]:
         full_name = f"{module_name}.{global_name}"
         if full_name not in _PLAIN:
             raise pickle.UnpicklingError(f"GLOBAL {full_name}")
-        stand_in = _PLAIN[full_name]
-        # A new object each time: a pickle can set attributes of what it is given.
-        return type(stand_in.__name__, (stand_in,), {}) if isinstance(stand_in, type) else lambda *args: stand_in(*args)
+        if full_name not in self._found:
+            stand_in = _PLAIN[full_name]
+            # A new object for each file: a pickle can set attributes of what it is given.
+            is_class = isinstance(stand_in, type)
+            copy = type(stand_in.__name__, (stand_in,), {}) if is_class else lambda *args: stand_in(*args)
+            self._found[full_name] = copy
+        return self._found[full_name]
 
     def persistent_load(self, pid: object) -> None:
         raise pickle.UnpicklingError("GLOBAL torch.storage")
@@ -152,8 +211,6 @@ def read_plain_pickle(data: bytes) -> Any:
       pickle.UnpicklingError: the file asks for a class or function without a stand-in, named after `GLOBAL`.
       Exception: of many types, if the file is damaged.
     """
-    for opcode, argument, _ in pickletools.genops(data):  # notices lengths beyond the end of the file
-        # These would allocate as much as the file says before they read it.
-        if opcode.name == "BYTEARRAY8" or ("PUT" in opcode.name and isinstance(argument, int) and argument > len(data)):
-            raise pickle.UnpicklingError(f"unexpected {opcode.name}")
-    return _Unpickler(io.BytesIO(data), encoding="latin-1").load()  # as NumPy in Python 2 wrote
+    check_opcodes(io.BytesIO(data), len(data))
+    with bounded_copies(len(data)):
+        return _Unpickler(data).load()

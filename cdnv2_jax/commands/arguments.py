@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.errors import LostProcess, UserError, cut
 
 FAILED = 1
@@ -172,9 +173,11 @@ def read_class_names(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--class-names {file} cannot be read: {error.strerror or error}") from error
+        data = read_bytes(file)
+    except ValueError as error:
+        raise UserError(f"--class-names {file} cannot be read: {error}") from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # as in UTF-16

@@ -1,12 +1,12 @@
 """Read the settings of an experiment from a config file and the command line; `config.task` selects its kind."""
 
-import json
 import os
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.detection.config import DetectionConfig
@@ -94,10 +94,10 @@ def _load(spec: str) -> dict[str, Any]:
     if path.endswith(".json"):
         if variant:
             raise UserError(f"{path} is the config of a run and has no variant {variant[0]!r}")
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise UserError(f"{path} is not the config of a run: it must hold a JSON object")
-        return values
+        try:
+            return read_json(Path(path))
+        except ValueError as error:
+            raise UserError(f"it is not the config of a run: {error}") from error
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")

@@ -1,7 +1,6 @@
 """The verb `report`: the plots and the HTML page of a run, or the page of a network."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cdnv2_jax.bounded_reading import parse_json, read_bytes, read_json
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
 from cdnv2_jax.commands.arguments import print_taken
@@ -142,8 +142,7 @@ def read_run(workdir: Path) -> RunFiles:
     """Read a run's files; raise UserError if there is no run or one of its files is damaged."""
     if not (workdir / METRICS_FILE).is_file():
         raise UserError(f"--workdir {workdir} holds no run: there is no {METRICS_FILE} in it")
-    with telling_of_damage(workdir / METRICS_FILE):
-        records = read_metrics(workdir)
+    records = read_metrics(workdir)
     values, config = _read_object(workdir / CONFIG_FILE), None
     if values:
         with telling_of_damage(workdir / CONFIG_FILE):
@@ -154,13 +153,10 @@ def read_run(workdir: Path) -> RunFiles:
 
 def _read_object(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty dict without the file."""
-    if not file.is_file():
+    if not file.exists():
         return {}
     with telling_of_damage(file):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
-    return found
+        return read_json(file)
 
 
 @contextmanager
@@ -172,6 +168,7 @@ def telling_of_damage(file: Path) -> Iterator[None]:
         raise UserError(f"{file} cannot be read: {one_line(error)}") from error
 
 
+MOST_DETECTIONS = 1 << 30  # bytes of a JSON file
 ERROR, PRECISION = "top-1 error, %", "mAP, %"
 
 
@@ -300,7 +297,7 @@ def _pictures(run: RunFiles, images: DetectionSource | None) -> list[np.ndarray]
     if images is None or not file.is_file():
         return []
     with telling_of_damage(file):
-        return example_pictures(images, json.loads(file.read_text(encoding="utf-8")))
+        return example_pictures(images, parse_json(read_bytes(file, MOST_DETECTIONS)))
 
 
 def _sections(

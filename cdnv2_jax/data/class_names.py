@@ -68,7 +68,8 @@ def labels_to_evaluate(data: Sequence[str], network: Sequence[str], num_classes:
             f"own are {listed(network)}: rename or remove these"
         )
     labels = [label for label in found if label is not None]
-    if twice := [name for name, label in zip(data, labels, strict=True) if labels.count(label) > 1]:
+    counts = Counter(labels)
+    if twice := [name for name, label in zip(data, labels, strict=True) if counts[label] > 1]:
         raise UserError(f"{listed(twice)} are the same class of the network: merge them")
     return labels
 

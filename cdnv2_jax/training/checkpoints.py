@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from cdnv2_jax.bounded_reading import refuse_irregular_tree
 from cdnv2_jax.devices import Devices, fetch, is_first_process
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.training.step import TrainState
@@ -31,6 +32,12 @@ class RunCheckpoints:
     def __init__(self, directory: Path, keep: int):
         import orbax.checkpoint as ocp
 
+        try:
+            refuse_irregular_tree(directory)
+        except ValueError as error:
+            raise UserError(
+                f"{directory} cannot be read ({error}): remove it, or start over with --overwrite"
+            ) from error
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)

@@ -16,11 +16,15 @@ from tensorboard.compat.proto import event_pb2 as _event_pb2
 from tensorboard.compat.proto import summary_pb2 as _summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from cdnv2_jax.bounded_reading import parse_object, read_text
 from cdnv2_jax.devices import is_first_process
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
 event_pb2: Any = _event_pb2  # protobuf creates its classes on import, where type checkers cannot see them
 summary_pb2: Any = _summary_pb2
+
+MOST_BYTES = 1 << 30  # of metrics.jsonl, two million records
 
 
 class RunLog:
@@ -38,6 +42,8 @@ class RunLog:
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
         self._file = self._events = None
         if is_first_process():
+            if (workdir / METRICS_FILE).exists():
+                read_metrics(workdir)  # refused now rather than at the end of the run
             self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
             drop_incomplete_record(self._file)
             self._events = Scalars(workdir / EVENTS, first_step + 1)
@@ -114,15 +120,22 @@ def drop_incomplete_record(file: TextIO) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one."""
+    """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     latest: dict[tuple[str, int, str], dict[str, Any]] = {}
-    with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.endswith("\n"):
-                break  # incomplete: the run was killed
-            record = json.loads(line)
-            latest[record["kind"], record["step"], record.get("name", "")] = record
-    return sorted(latest.values(), key=lambda record: record["step"])
+    place = str(file := workdir / METRICS_FILE)
+    try:
+        *lines, _ = read_text(file, MOST_BYTES).split("\n")  # the last is empty, or the run was killed
+        for number, line in enumerate(lines, 1):
+            place = f"{file}, line {number},"
+            record = parse_object(line)
+            latest[record["kind"], int(record["step"]), record.get("name", "")] = record
+        return sorted(latest.values(), key=lambda record: record["step"])
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise UserError(f"{place} cannot be read ({one_line(error)}): remove what is damaged") from error
 
 
 class Scalars:

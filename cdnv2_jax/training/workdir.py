@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import remove
 from cdnv2_jax.report.learning import PLOTS
@@ -147,11 +148,8 @@ class Workdir:
     def _read_json(self, name: str) -> dict[str, Any]:
         """Read a file of the run in the directory; UserError if it is damaged."""
         try:
-            found = json.loads((self.path / name).read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("it is not a JSON object")
-        except ValueError as error:  # not JSON, or not even text
+            return read_json(self.path / name)
+        except ValueError as error:
             raise UserError(
                 f"--workdir {self.path}: {name} is damaged ({one_line(error)}): give another one, or --overwrite"
             ) from error
-        return found

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
@@ -23,6 +24,7 @@ from cdnv2_jax.versions import versions
 from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
 
 DETECTOR = "detector"
+DESCRIPTION = Path("description", "metadata")  # where Orbax stores the JSON
 
 
 def save(
@@ -249,17 +251,14 @@ def is_checkpoint(path: Path) -> bool:
 
 def read_description(path: Path) -> dict[str, Any]:
     """Return the JSON description of a directory written by `write_arrays`; UserError if it is not whole."""
-    import orbax.checkpoint as ocp
-
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     if not is_checkpoint(path):
         raise UserError(f"{path} is not a checkpoint of this project (a directory with 'arrays' and 'description')")
     try:
-        with _checkpointer() as checkpointer:
-            args = ocp.args.Composite(description=ocp.args.JsonRestore())
-            description = dict(checkpointer.restore(path.absolute(), args)["description"])
-    except Exception as error:  # damaged files raise errors of many types in Orbax
+        refuse_irregular_tree(path)  # Orbax would wait for a pipe
+        description = read_json(path / DESCRIPTION)
+    except ValueError as error:
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
     if fault := seal_fault(description):
         raise UserError(f"{path} is damaged ({fault}): take another copy, or write it again")

@@ -53,8 +53,8 @@ def seal_fault(values: Mapping[str, Any]) -> str:
         return ""
     if values.get(SEAL) != _digest(values):
         return "its description has changed since it was written"
-    if values["format"] != FORMAT:
-        return f"it has format {values['format']}, of a newer version of this package"
+    if values.get("format") != FORMAT:
+        return f"it has format {values.get('format')}, of a newer version of this package"
     return ""
 
 

@@ -1,10 +1,10 @@
 """The metadata stored with weights: preprocessing, class names and the version of this package that wrote them."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cdnv2_jax.bounded_reading import parse_json
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.class_names import imagenet_classes, readable
 from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
@@ -121,8 +121,8 @@ def _class_lists(classes: Classes) -> dict[str, Any]:
 def parse_metadata(text: str, source: str) -> dict[str, Any]:
     """Parse the sealed JSON metadata of an exported program; UserError, naming `source`, if it is damaged."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise UserError(f"{source}: its metadata is not valid JSON ({one_line(error)})") from error
     if not isinstance(values, dict) or is_unsealed(values):
         raise UserError(f"{source}: its metadata was not written by this `main.py export`: export it again")

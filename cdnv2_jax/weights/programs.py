@@ -13,6 +13,7 @@ from jax import export
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
+from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256
@@ -87,7 +88,10 @@ def onnx_forward(path: Path) -> Forward:
 
 def read_onnx_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata in the file at `path`; UserError if there is none or it is damaged."""
-    found = open_session(path).get_modelmeta().custom_metadata_map
+    try:
+        found = open_session(path).get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} has metadata that is not text in UTF-8: export it again") from error
     if KEY not in found:
         raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
     return parse_metadata(found[KEY], str(path))
@@ -120,13 +124,9 @@ def read_exported(path: Path) -> export.Exported:
 def _read(path: Path) -> bytes:
     """Return the bytes of a program; UserError if it cannot be read or is too large."""
     try:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if path.stat().st_size > LARGEST_PROGRAM:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than any exported network needs")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
+        return read_bytes(path, LARGEST_PROGRAM)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _unusual(program: export.Exported) -> str:
@@ -172,6 +172,7 @@ def read_stablehlo_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata beside the StableHLO file at `path`; UserError if it cannot be read or is damaged."""
     beside = metadata_file(path)
     try:
-        return parse_metadata(beside.read_text(encoding="utf-8"), str(beside))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(beside)
+    except ValueError as error:
         raise UserError(f"{beside}, which belongs to {path}, cannot be read ({error}): copy it there") from error
+    return parse_metadata(text, str(beside))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cdnv2_jax.bounded_reading import parse_object
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
 from cdnv2_jax.networks.network import Network
@@ -84,9 +85,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         header = file.metadata() or {}
         if KEY not in header and MARK in header:
             return {}, f"it lacks the key {KEY}"
-        values = json.loads(header.get(KEY, "{}"))
-        if not isinstance(values, dict):
-            raise ValueError(f"metadata {values!r}")
+        values = parse_object(header.get(KEY, "{}"))
         return values, seal_fault(values)
 
     values, fault = _read(path, metadata)

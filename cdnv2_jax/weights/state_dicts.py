@@ -45,8 +45,8 @@ class Chosen:
 
 
 def is_tensor(value: object) -> bool:
-    """Return whether a value is a PyTorch tensor, a NumPy array or a stand-in for one."""
-    return hasattr(value, "__array__") and hasattr(type(value), "shape")
+    """Return whether a value is a PyTorch tensor, a NumPy array or a stand-in for one that holds numbers."""
+    return hasattr(value, "__array__") and hasattr(type(value), "shape") and getattr(value, "array", value) is not None
 
 
 def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: str) -> Chosen:
@@ -80,12 +80,18 @@ def _as_text(key: object) -> str:
     return key if isinstance(key, str) else f"<{type(key).__name__}>"
 
 
-def _state_dicts(contents: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """Yield (keys that lead there, state_dict) in order of preference."""
+def _state_dicts(
+    contents: Mapping[Any, Any], where: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """Yield (keys that lead there, state_dict) in order of preference, each once though many keys may lead to it."""
+    seen = set() if seen is None else seen
+    if id(contents) in seen:
+        return
+    seen.add(id(contents))
     inner = [key for key in (*EMA_KEYS, *LIVE_KEYS) if isinstance(contents.get(key), Mapping)]
     if inner and len(where) < DEEPEST:
         for key in inner:
-            yield from _state_dicts(contents[key], (*where, key))
+            yield from _state_dicts(contents[key], (*where, key), seen)
     # Beside the tensors there may be an epoch; a single metric among other things is no state_dict.
     elif sum(map(is_tensor, contents.values())) * 2 > len(contents):
         yield where, contents
@@ -108,7 +114,9 @@ def official_tensors(tensors: Mapping[str, Any], known: Collection[str], source:
     kept = {key: t for key, t in tensors.items() if key.rsplit(".", 1)[-1] not in COUNTED and key != "n_averaged"}
     try:
         return _without_pruning(official_layout(without_wrappers(kept, known, source)), source)
-    except (TypeError, RuntimeError) as error:  # numbers of a kind that NumPy does not have
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # numbers of a kind that NumPy does not have
         raise UserError(f"{source} holds tensors that cannot be read ({one_line(error, 120)}): {SAVE}") from error
 
 

@@ -1,5 +1,6 @@
 """Reading of PyTorch files, and of plain pickles of NumPy arrays, without running anything in them."""
 
+import io
 import pickle
 import re
 import warnings
@@ -8,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.inert_pickle import STAND_INS, read_plain_pickle
+from cdnv2_jax.inert_pickle import STAND_INS, Ignored, bounded_copies, check_opcodes, read_plain_pickle
 
-LARGEST_FILE = 4 * 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
+LARGEST_FILE = 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
 MOST_ENTRIES = 20_000  # tensors and counters; the same checkpoint has 3,000
 SAVE = 'save the weights alone: torch.save(model.state_dict(), "weights.pth")'
 AGAIN = "download it again"
@@ -45,7 +47,8 @@ def kind_of(path: Path) -> Literal["torch", "pickle"]:
     if not path.is_file():
         if (path / "data.pkl").exists() or list(path.glob("*/data.pkl")):
             raise UserError(f"{path} is an unpacked PyTorch file: pack it with zip -0 -r weights.pth {path.name}")
-        raise UserError(f"{path}: no such file" if not path.exists() else f"{path} is a directory, not a PyTorch file")
+        what = "a directory" if path.is_dir() else "a pipe, a socket or a device"
+        raise UserError(f"{path} is {what}, not a PyTorch file" if path.exists() else f"{path}: no such file")
     size = path.stat().st_size
     if size > LARGEST_FILE:
         raise UserError(f"{path} has {size:,} bytes, more than any checkpoint of these networks: {SAVE}")
@@ -88,6 +91,8 @@ def _check_archive(path: Path, size: int) -> None:
         raise UserError(
             f"{path} was packed again with compression, which torch.save does not use: unzip it and pack it with zip -0"
         )
+    if len(set(names)) < len(names):
+        raise UserError(f"{path} holds entries of the same name: {AGAIN}")
     if len(entries) > MOST_ENTRIES:
         raise UserError(f"{path} holds {len(entries):,} tensors, more than any checkpoint of these networks: {SAVE}")
     # Entries that overlap would be read again and again.
@@ -107,7 +112,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     torch = import_torch() if kind_of(path) == "torch" else None
     try:
-        checkpoint = read_plain_pickle(path.read_bytes()) if torch is None else _load(torch, path)
+        data = read_bytes(path, LARGEST_FILE)
+        checkpoint = read_plain_pickle(data) if torch is None else _load(torch, data)
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
     except Exception as error:  # torch.load raises errors of many types for damaged files
@@ -126,11 +132,59 @@ def import_torch():
     return torch
 
 
-def _load(torch: Any, path: Path) -> Any:
+def _load(torch: Any, data: bytes) -> Any:
     stand_ins = [(stand_in, name) for name, stand_in in STAND_INS.items()]
-    with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+    # Of bytes, because from a path PyTorch would first try to unpack the file as a tar, into a folder.
+    buffer = _checked_archive(data) if data.startswith(b"PK") else _checked_old_file(data)
+    with torch.serialization.safe_globals(stand_ins), bounded_copies(len(data)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols and storages; what matters becomes an error
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(buffer, map_location="cpu", weights_only=True)
+
+
+def _checked_archive(data: bytes) -> io.BytesIO:
+    """Return a new archive with the same entries, checksums verified: PyTorch's own reader ignores them, and may find
+    other entries than `zipfile` in one made to deceive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(buffer, "w") as checked:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            if entry.filename.endswith("/data.pkl"):
+                check_opcodes(io.BytesIO(content), len(content))
+            checked.writestr(entry.filename, content)
+    buffer.seek(0)
+    return buffer
+
+
+class _Storages(pickle.Unpickler):
+    """Loads nothing; `names` are those of the storages that a pickle refers to."""
+
+    def __init__(self, data: io.BytesIO):
+        super().__init__(data)
+        self.names: set[object] = set()
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        return Ignored
+
+    def persistent_load(self, pid: Any) -> None:
+        self.names.add(pid[2])
+
+
+def _checked_old_file(data: bytes) -> io.BytesIO:
+    """Check a file from before PyTorch 1.6: four pickles, a fifth of the storages' names, then their contents."""
+    buffer = io.BytesIO(data)
+    starts = []
+    for _ in range(5):
+        starts.append(buffer.tell())
+        check_opcodes(buffer, len(data))
+    referred = _Storages(io.BytesIO(data[starts[3] :]))
+    referred.load()
+    buffer.seek(starts[4])
+    stored = _Storages(buffer).load()
+    # PyTorch would leave the others as they are allocated: of any size, filled with what was in memory.
+    if not isinstance(stored, list) or referred.names != set(stored):
+        raise ValueError("tensors without contents")
+    buffer.seek(0)
+    return buffer
 
 
 def _explain_refusal(path: Path, message: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdnv2_jax import UserError
+from cdnv2_jax import UserError, inert_pickle
+from cdnv2_jax.inert_pickle import read_plain_pickle
 from cdnv2_jax.weights import torch_reading
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 from tests.tables import table
@@ -186,3 +187,60 @@ def _assert_refused(content: bytes, tmp_path: Path, complaint: str = "") -> None
         read_checkpoint(path)
     assert str(path) in str(refusal.value)
     assert complaint in str(refusal.value)
+
+
+def _archive(pickled: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + pickled + b".")
+    return buffer.getvalue()
+
+
+ONE_TEXT = b"X" + (2**20).to_bytes(4, "little") + b"x" * 2**20 + b"q\1"
+BYTES_OF_IT = b"c_codecs\nencode\nh\1X\6\0\0\0latin1\x86R"
+SAME_HASH = [(number * (2**61 - 1)).to_bytes(10, "little") for number in range(2**10, 2**10 + 1100)]
+AMPLIFIERS = {
+    "a bytearray": b"c__builtin__\nbytearray\n\x8a\5" + (3 << 30).to_bytes(5, "little") + b"\x85R",
+    "one text as bytes, again and again": b"(" + ONE_TEXT + BYTES_OF_IT * 100 + b"l",
+    "lists": b"(" + b"]" * 20_100 + b"l",
+    "numbers of the same hash": b"}(" + b"".join(b"\x8a\x0a%bK\1" % number for number in SAME_HASH) + b"u",
+}
+
+
+@table("pickled", AMPLIFIERS)
+def test_a_small_file_that_takes_much_memory_or_time(
+    pickled: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inert_pickle, "MOST_OPCODES", 20_000)
+    _assert_refused(_archive(pickled), tmp_path)
+    with pytest.raises(pickle.UnpicklingError):
+        read_plain_pickle(b"\x80\x02" + pickled + b".")
+
+
+def test_every_bit_of_a_tensor_is_checked(tmp_path: Path) -> None:
+    """PyTorch's own reader ignores the checksums that it writes."""
+    content = _zip_file({"a": torch.arange(1000.0)})
+    start = content.index(torch.arange(1000.0).numpy().tobytes())
+    for position in (start, start + 1234, start + 3999):
+        damaged = bytearray(content)
+        damaged[position] ^= 16
+        assert not torch.equal(torch.load(io.BytesIO(damaged))["a"], torch.arange(1000.0))
+        _assert_refused(bytes(damaged), tmp_path, "Bad CRC-32")
+
+
+def test_an_old_file_without_the_contents_of_its_tensors(tmp_path: Path) -> None:
+    """PyTorch fills them with whatever was in memory."""
+    content = _old_file({"a": torch.zeros(4, 4)})
+    name = content[content.rindex(b"]q\0X") + 4 :]
+    size = int.from_bytes(name[:4], "little")
+    assert name[4 : 4 + size].isdigit()
+    without = content[: content.rindex(b"]q\0X")] + b"]q\0."
+    assert torch.load(io.BytesIO(without))["a"].shape == (4, 4)
+    _assert_refused(without, tmp_path, "tensors without contents")
+
+
+def test_entries_of_the_same_name(tmp_path: Path) -> None:
+    buffer = io.BytesIO(_zip_file({"a": torch.zeros(3)}))
+    with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("archive/data/0", bytes(12))
+    _assert_refused(buffer.getvalue(), tmp_path, "entries of the same name")

@@ -97,7 +97,7 @@ def _find(
     """Return the folder or else the archive, and its files; None if neither exists."""
     if (where := directory / folder).is_dir():
         return where, read_from_folder(where, wanted)
-    if (where := directory / archive).is_file():
+    if (where := directory / archive).exists():
         return where, read_from_archive(where, wanted)
     return None
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdnv2_jax.bounded_reading import refuse_irregular_tree
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import UNSPLIT, choose, choose_split, group_files
@@ -100,6 +101,10 @@ def read_huggingface(directory: Path, split: Split, held_out_fraction: float = 0
     Raises:
       UserError: there is no data set, no such split, or not one column of images and one of classes.
     """
+    try:
+        refuse_irregular_tree(directory)
+    except ValueError as error:
+        raise UserError(f"{directory} cannot be read: {error}") from error
     parts = _parts(directory)
     chosen = choose_split(parts, split, held_out_fraction, directory, "split", LAYOUT)
     part, where = parts[chosen.name], f"{directory} {chosen.name}".strip()

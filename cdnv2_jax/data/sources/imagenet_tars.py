@@ -16,6 +16,7 @@ TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
 IMAGES = (".jpeg", ".jpg")
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"  # in the devkit
+LONGEST_CLASS = 255  # letters; the names of all are stored as wide as the longest
 MOST_BYTES = 64 << 20  # limit for each of the two; the real ones have less than 1 MiB
 
 
@@ -126,6 +127,8 @@ def _index_classes(tar: TarFile) -> Arrays:
     for member in tar.members():
         if member.name.endswith(".tar"):
             wnid = PurePosixPath(member.name).stem
+            if len(wnid) > LONGEST_CLASS:
+                raise UserError(f"{tar.path} has a class tar of {len(wnid):,} letters: download it again")
             if wnid in packed:
                 raise UserError(f"{tar.path} has the class {wnid!r} twice: download it again")
             packed[wnid] = member

@@ -18,6 +18,7 @@ NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4",
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 STRUCT, CHAR, NUMERIC = 2, 4, range(6, 16)  # classes of matrices
 MOST_BYTES = 64 << 20
+MOST_STRUCTS, MOST_FIELDS, MOST_DIMENSIONS = 100_000, 100, 32  # ImageNet has 1,860 structs of 8 fields
 
 Value = float | str | None
 Element = tuple[int, memoryview]
@@ -71,6 +72,8 @@ def _elements(data: memoryview) -> Iterator[Element]:
 def _head(parts: Iterator[Element]) -> tuple[int, list[int], str]:
     """Return class, shape and name of a matrix."""
     flags, shape, name = _numbers(next(parts)), _numbers(next(parts)), next(parts)
+    if len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"an array of {len(shape)} dimensions")
     return int(flags[0]) & 0xFF, shape.astype(int).tolist(), bytes(name[1]).decode("latin-1")
 
 
@@ -84,13 +87,16 @@ def _numbers(element: Element) -> np.ndarray:
 def _structs(parts: Iterator[Element], shape: list[int], wanted: Collection[str]) -> list[dict[str, Value]]:
     """Return the structs: for each in turn, a matrix for each field."""
     length, names = int(_numbers(next(parts))[0]), bytes(next(parts)[1])
-    if length < 1 or len(names) % length:
+    if length < 1 or len(names) % length or len(names) // length > MOST_FIELDS:
         raise ValueError("names of fields that cannot be told apart")
     fields = [names[start : start + length].split(b"\0")[0].decode("latin-1") for start in range(0, len(names), length)]
     if missing := set(wanted) - set(fields):
         raise ValueError(f"structs without {sorted(missing)}")
-    matrices = zip(itertools.cycle(fields), parts, strict=False)
+    most = MOST_STRUCTS * len(fields)
+    matrices = zip(itertools.cycle(fields), itertools.islice(parts, most + 1), strict=False)
     values = [(field, _value(content) if field in wanted else None) for field, (_, content) in matrices]
+    if len(values) > most:
+        raise ValueError(f"more than {MOST_STRUCTS:,} structs")
     count, rest = divmod(len(values), len(fields))
     if rest or count != np.prod(shape, dtype=object):
         raise ValueError(f"{len(values)} values in {shape} structs of {len(fields)} fields")

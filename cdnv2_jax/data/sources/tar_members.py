@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from cdnv2_jax.bounded_reading import refuse_irregular
 from cdnv2_jax.errors import UserError
 
 BLOCK = 512
@@ -101,7 +102,10 @@ class TarFile:
         opened = self._opened
         if opened is None:
             try:
+                refuse_irregular(os.stat(self.path))
                 opened = self._opened = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except ValueError as error:
+                raise UserError(f"{self.path} cannot be opened: {error}") from error
             except OSError as error:
                 raise UserError(f"{self.path} cannot be opened: {error.strerror or error}") from error
             # Two threads may get here at once; both descriptors stay open as long as this object lives.

@@ -6,6 +6,7 @@ floats, 3 a list of integers. Field 1 of such a list holds the values.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -53,8 +54,9 @@ def _features(record: bytes) -> Iterator[tuple[str, memoryview]]:
 
 
 def _only_value(feature: memoryview) -> bytes | int | None:
-    texts = [text for values in _values(feature, BYTES_LIST) for text in _values(values, 1)]
-    numbers = [number for values in _values(feature, INT64_LIST) for number in _integers(values)]
+    # Two are enough to know that there is not one.
+    texts = list(islice((text for values in _values(feature, BYTES_LIST) for text in _values(values, 1)), 2))
+    numbers = list(islice((number for values in _values(feature, INT64_LIST) for number in _integers(values)), 2))
     if len(texts) + len(numbers) != 1:
         return None
     return bytes(texts[0]) if texts else numbers[0]

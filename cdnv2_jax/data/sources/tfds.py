@@ -1,7 +1,6 @@
 """Data sets of TensorFlow Datasets in array_record files, read without TensorFlow."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cdnv2_jax import bounded_reading
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
@@ -17,7 +17,7 @@ LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `m
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
 INFO, FEATURES = "dataset_info.json", "features.json"
 FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # if dataset_info.json gives none
-MOST_BYTES = 64 << 20  # limit for a JSON file
+MOST_FILES, MOST_CLASSES = 100_000, 1_000_000  # of a split; named by a number alone
 
 MOST_OPEN = 512  # open files per data set: many systems limit a process to 1,024
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
@@ -143,7 +143,7 @@ def understood(found: Path, layout: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{found} has metadata that cannot be understood ({one_line(error)}): {layout}") from error
 
 
@@ -161,18 +161,9 @@ def find_data_set(directory: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; raise UserError if the file is missing or holds no object."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} is larger than any {path.name}: {LAYOUT}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): {LAYOUT}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not JSON ({one_line(error)}): rebuild the data set") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a JSON object: rebuild the data set")
-    return content
+        return bounded_reading.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): {LAYOUT}") from error
 
 
 def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str, str, int]:
@@ -193,9 +184,14 @@ def _features(info: Mapping[str, Any], features: Mapping[str, Any]) -> tuple[str
 
 def read_class_names(path: Path, classes: int) -> list[str]:
     """Return the lines of a labels.txt, or numbers without the file; raise UserError unless there are `classes`."""
-    if not path.is_file():
+    if not 0 < classes <= MOST_CLASSES:
+        raise UserError(f"{path.parent / FEATURES} says that there are {classes} classes: rebuild the data set")
+    if not path.exists():
         return [str(label) for label in range(classes)]
-    names = [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    try:
+        names = [line.strip() for line in bounded_reading.read_text(path).split("\n") if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): rebuild the data set") from error
     if len(names) != classes:
         raise UserError(f"{path} names {len(names)} classes, {FEATURES} says {classes}: rebuild the data set")
     return names
@@ -212,6 +208,8 @@ def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[Arra
     lengths = [int(length) for length in splits[chosen].get("shardLengths", [])]
     if not lengths or min(lengths) < 0 or not sum(lengths):
         raise UserError(f"{found} has no records in its split {chosen!r}: rebuild the data set")
+    if len(lengths) > MOST_FILES:
+        raise UserError(f"{found} has {len(lengths):,} files in its split {chosen!r}, more than {MOST_FILES:,}")
     template = splits[chosen].get("filepathTemplate") or FILE_TEMPLATE
     files = []
     for number in range(len(lengths)):

@@ -165,7 +165,7 @@ def _labels(texts: Sequence[bytes], class_names: Sequence[str], where: Path) -> 
 
 
 def _is_number(text: bytes) -> bool:
-    return text.isdigit() and len(text) < 8
+    return text.isdigit() and len(text) < 7
 
 
 def _remarks(paths: Sequence[Path], indices: Sequence[Arrays]) -> list[str]:

@@ -1,13 +1,13 @@
 """The samples in a tar of WebDataset: where each image is, and the text of its label."""
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdnv2_jax.bounded_reading import parse_json
 from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.data.sources.files import Arrays
 from cdnv2_jax.data.sources.tar_members import Member, TarFile
@@ -92,8 +92,8 @@ def _label(tar: TarFile, files: Mapping[str, Member]) -> str | None:
 
 def _from_json(text: str) -> str | None:
     try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError):
+        content: Any = parse_json(text)
+    except ValueError:
         return None
     if isinstance(content, dict):
         content = next((content[field] for field in FIELDS if field in content), None)

@@ -1,6 +1,5 @@
 """Images annotated in COCO's format: a JSON file of all annotations and a folder of images."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.image_files import read_image_file
@@ -17,6 +17,7 @@ from cdnv2_jax.detection.data.coco_layout import LAYOUT, find_annotations, find_
 from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, is_text, shown, whole_number, wrong
 from cdnv2_jax.errors import UserError, one_line
 
+MOST_BYTES = 4 << 30  # of a JSON file; instances_train2017.json has 0.4 GiB, and takes eight times that in memory
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -34,15 +35,20 @@ class CocoSource(DetectionSource):
     ):
         super().__init__(arrays, class_names, category_ids, remarks)
         self._folder = str(folder)
-        # Fixed-width strings take a fraction of a list's memory and of its pickled size.
-        self._files = np.array([os.fsencode(name) for name in file_names], np.bytes_)
+        # One string and the end of each name: a fraction of the memory and of the pickled size of a list.
+        names = [os.fsencode(name) for name in file_names]
+        self._names, self._ends = b"".join(names), np.cumsum([0, *map(len, names)])
 
     def encoded(self, index: int) -> tuple[bytes, str]:
-        path = os.path.join(self._folder, os.fsdecode(self._files[index]))
+        path = os.path.join(self._folder, self._file(index))
         return read_image_file(path), path
 
     def image_names(self) -> list[str]:
-        return [os.fsdecode(name) for name in self._files]
+        return [self._file(index) for index in range(len(self._ends) - 1)]
+
+    def _file(self, index: int) -> str:
+        index = range(len(self._ends) - 1)[index]  # a negative index would select another file
+        return os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]])
 
 
 def read_coco(directory: Path, split: Split, annotations: str = "") -> CocoSource:
@@ -83,15 +89,13 @@ def read_coco(directory: Path, split: Split, annotations: str = "") -> CocoSourc
 
 def _content(file: Path, split: Split) -> Mapping[str, Sequence[Any]]:
     try:
-        content = json.loads(file.read_bytes())  # of bytes, so that a byte-order mark is understood
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error}): {LAYOUT}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({one_line(error)}): copy it again") from error
-    if split == "val" and isinstance(content, dict):
+        content = read_json(file, MOST_BYTES)
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON of that kind ({one_line(error)}): copy it again") from error
+    if split == "val":
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        if not isinstance(content.get(key), list):
             raise UserError(f"{file} has no list {key!r}, as COCO's instances have: {LAYOUT}")
     return content
 
@@ -170,12 +174,20 @@ def _images(items: Sequence[Any], where: str) -> Images:
 
 def _file_name(name: Any, place: str) -> str:
     """Return the path of an image from its folder; Windows' separators become slashes."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or not _is_encodable(name):
         raise wrong(place, "file_name", name, "the name of a file")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or DRIVE.match(name):
         raise UserError(f"{place} names a file outside the image folder, {shown(name)}: use a path inside it")
     return str(path)
+
+
+def _is_encodable(name: str) -> bool:
+    """Return whether a file can have the name; JSON can hold halves of characters."""
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
 
 
 def _arrays(

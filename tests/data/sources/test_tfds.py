@@ -153,7 +153,7 @@ def test_metadata_that_will_not_do(file: str, change: Callable[[Any], object], c
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
 def test_no_json(content: str, made: Path) -> None:
     (made / "features.json").write_text(content)
-    with pytest.raises(UserError, match=r"features\.json (is not JSON|does not hold)"):
+    with pytest.raises(UserError, match=r"features\.json cannot be read"):
         read_tfds(made, "train")
 
 
