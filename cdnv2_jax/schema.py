@@ -177,7 +177,8 @@ class Field:
         if not fits:
             near = difflib.get_close_matches(_shown(value).strip("'"), map(str, self.choices), n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
-            if self.most is None and _is_number(value, self.base) and self._limit() < abs(value) < math.inf:
+            bounded = self.base in LARGEST and self.most is None
+            if bounded and _is_number(value, self.base) and self._limit() < abs(value) < math.inf:
                 hint = f": {self._limit():.10g} is the limit"
             raise FieldError(f"{self.name} must be {self._allowed()}, got {_shown(value)}{hint}")
         return value

@@ -18,9 +18,9 @@ FormName = Literal["masked", "condensed", "plain"]
 
 MOST_CLASSES = 1_000_000
 MOST_STAGES = 32
-MOST_UNITS = 512
+MOST_UNITS = 256
 """Limits of an architecture, however it is given, so that a stranger's description is refused before it costs time.
-`MOST_UNITS` is for the dense layers, or units, of all stages together: a hundred take a third of a second to trace."""
+`MOST_UNITS` is for the dense layers, or units, of all stages together: each takes 15 ms to trace."""
 MOST_CHANNELS = 65_536
 
 ModulePath = tuple[Hashable, ...]

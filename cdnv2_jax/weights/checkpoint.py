@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -20,11 +21,14 @@ from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
+from cdnv2_jax.layers.condensed import check_indices
 from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.network import Form, Network
 
 FORMAT = 1
 DETECTOR = "detector"
+MOST_BYTES = 2**30
+"""Limit of a network's arrays together: forty times the largest of ours. Reading takes up to three times as much."""
 
 
 def save(
@@ -146,6 +150,7 @@ def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) 
             raise UserError(f"{path}: {name} holds NaN or infinity")
     fill_state(state, restored)
     nnx.update(module, state)
+    check_indices(module, str(path))
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
@@ -190,6 +195,8 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']}")
         settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
+        if not len(classes.names) == len(classes.category_ids) == settings.num_classes:
+            raise ValueError(f"{len(classes.names)} names of classes, not {settings.num_classes}")
         backbone = described_network(description["backbone"], dtype=dtype)
         detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=OneKey(0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -275,12 +282,46 @@ def read_description(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
 
 
+def _check_stored(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Compare what the files say of each array with its target, before any memory is allocated for either.
+
+    Orbax would allocate what a target and the stored chunks ask for, however small the files are.
+    """
+    import tensorstore
+
+    if (size := sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in targets.values())) > MOST_BYTES:
+        raise UserError(f"{path} describes {size / 2**30:.1f} GiB of arrays: {MOST_BYTES / 2**30:.0f} GiB is the limit")
+    try:
+        files = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path.absolute()}/arrays/"}).result()
+        reads = {name: files.read(f"{name}/.zarray") for name in targets}
+        stored = {name: json.loads(read.result().value) for name, read in reads.items()}
+        misfits = [name for name, target in targets.items() if not _fits(stored[name], target)]
+    except Exception as error:  # damaged files raise errors of many types in TensorStore
+        raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
+    if misfits:
+        raise UserError(
+            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or dtype)"
+        )
+
+
+def _fits(stored: Mapping[str, Any], target: jax.ShapeDtypeStruct) -> bool:
+    """Whether an array in Zarr's format has the target's shape and dtype, in chunks that are no larger than it."""
+    chunks, shape = stored["chunks"], list(target.shape)
+    return (
+        stored["shape"] == shape
+        and np.dtype(stored["dtype"]) == target.dtype
+        and len(chunks) == len(shape)
+        and all(chunk <= max(side, 1) for chunk, side in zip(chunks, shape, strict=True))
+    )
+
+
 def read_arrays(
     path: Path, targets: Mapping[str, jax.ShapeDtypeStruct], expected_checksums: Mapping[str, int]
 ) -> dict[str, jax.Array]:
     """Return the arrays; UserError unless they match the targets' names, shapes and dtypes, and the checksums."""
     import orbax.checkpoint as ocp
 
+    _check_stored(path, targets)
     try:
         with _checkpointer() as checkpointer:
             # NumPy targets: JAX arrays would have to be restored to the devices they were saved from.
@@ -289,12 +330,6 @@ def read_arrays(
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # damaged files raise errors of many types in Orbax
         raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
-    # Orbax does not check the shapes of saved NumPy arrays.
-    misfits = [n for n, target in targets.items() if (arrays[n].shape, arrays[n].dtype) != (target.shape, target.dtype)]
-    if misfits:
-        raise UserError(
-            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or dtype)"
-        )
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:
         raise UserError(f"{path} is damaged: the checksums of {shorten(damaged)} differ")

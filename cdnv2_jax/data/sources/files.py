@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.files import replacing
+from cdnv2_jax.files import cache_directory, replacing
 
 Arrays = Mapping[str, np.ndarray]
-CACHE = Path(".cache") / "cdnv2_jax"  # in the home directory
 STAMP = "stamp"
 FORMAT = 1
 
@@ -90,8 +89,8 @@ def _check_size(file: str, size: int, most: int) -> None:
 def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[Arrays], bool]) -> Arrays:
     """Return the result of `build` for a file, computed once.
 
-    It is cached in FILE.index.npz or, if that is not writable, in ~/.cache/cdnv2_jax. A cache that cannot be read, does
-    not satisfy `is_valid` or belongs to a file of another size or modification time is rebuilt.
+    It is cached in FILE.index.npz or, if that is not writable, in `cache_directory()`. A cache that cannot be read,
+    does not satisfy `is_valid` or belongs to a file of another size or modification time is rebuilt.
 
     Args:
       file: the file that the arrays describe; it must exist.
@@ -101,7 +100,9 @@ def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[A
     facts = file.stat()
     stamp = np.array([FORMAT, facts.st_size, facts.st_mtime_ns])
     unique = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    homes = [file.with_name(f"{file.name}.index.npz"), Path.home() / CACHE / f"{file.name}.{unique}.npz"]
+    homes = [file.with_name(f"{file.name}.index.npz")]
+    with contextlib.suppress(UserError):  # a user without a home has no cache there
+        homes.append(cache_directory() / f"{file.name}.{unique}.npz")
     for home in homes:
         arrays = _load(home)
         if arrays is not None and np.array_equal(arrays.get(STAMP, ()), stamp) and is_valid(arrays):
