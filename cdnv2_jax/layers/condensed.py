@@ -11,7 +11,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.convolutions import grouped_pointwise, kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import OneKey, grouped_pointwise, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
 
@@ -195,5 +195,5 @@ def empty_twin(conv: MaskedConv) -> CondensedLayer:
         activation=conv.activation,
         dtype=conv.dtype,
         param_dtype=conv.kernel.dtype,
-        rngs=nnx.Rngs(0),
+        rngs=OneKey(0),
     )

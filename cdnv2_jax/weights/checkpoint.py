@@ -22,7 +22,8 @@ from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.layers.condensed import check_indices
-from cdnv2_jax.networks.family import OneKey, blank_network, family_of, find_family, replace_head
+from cdnv2_jax.layers.convolutions import OneKey
+from cdnv2_jax.networks.family import blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.network import Form, Network
 
 FORMAT = 1
