@@ -232,6 +232,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
     import orbax.checkpoint as ocp
 
     refuse_existing(path, overwrite)
+    _check_size(path, arrays)  # so that what is written can be read
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
     description = json.loads(json.dumps({**description, "crc32": checksums(arrays)}))
@@ -283,6 +284,14 @@ def read_description(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
 
 
+def _check_size(path: Path, arrays: Mapping[str, Any]) -> None:
+    if (size := sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays.values())) > MOST_BYTES:
+        raise UserError(
+            f"{path}: its network takes {size / 2**30:.1f} GiB, and {MOST_BYTES / 2**30:.0f} GiB is the limit of a "
+            "checkpoint: make the network smaller"
+        )
+
+
 def _check_stored(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     """Compare what the files say of each array with its target, before any memory is allocated for either.
 
@@ -290,8 +299,7 @@ def _check_stored(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> No
     """
     import tensorstore
 
-    if (size := sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in targets.values())) > MOST_BYTES:
-        raise UserError(f"{path} describes {size / 2**30:.1f} GiB of arrays: {MOST_BYTES / 2**30:.0f} GiB is the limit")
+    _check_size(path, targets)
     try:
         files = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path.absolute()}/arrays/"}).result()
         reads = {name: files.read(f"{name}/.zarray") for name in targets}
