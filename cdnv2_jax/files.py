@@ -56,5 +56,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_directory() -> Path:
-    """Return the directory of files that later runs reuse or rebuild: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax"
+    """Return the directory of files that later runs reuse or rebuild: `cdnv2_jax` in XDG_CACHE_HOME or in ~/.cache.
+
+    Raises:
+      UserError: there is no XDG_CACHE_HOME and this user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdnv2_jax"
+    except RuntimeError as error:
+        raise UserError("this user has no home directory to cache files in: set XDG_CACHE_HOME to one") from error

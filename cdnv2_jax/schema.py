@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import sys
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +27,12 @@ from cdnv2_jax.errors import UserError
 
 Settings = TypeVar("Settings")
 Fields = Mapping[str, "Field"]
+
+
+LARGEST: dict[type, float] = {int: 2**31 - 1, float: 3e38}
+"""Largest magnitude of the numbers of a field without a bound of its own: what int32 and float32 hold."""
+LONGEST = 64
+"""Most entries of a tuple of any length whose field has no limit of its own."""
 
 
 class FieldError(UserError):
@@ -46,6 +52,7 @@ def setting(
     most: float | None = None,
     above: float | None = None,
     filled: bool = False,
+    longest: int = LONGEST,
     entries: "Callable[[Mapping[str, Any]], Fields] | None" = None,
     makes: str = "",
 ) -> Any:
@@ -56,14 +63,16 @@ def setting(
       default: the default value; without `default` or `factory` the field is required.
       factory: function without arguments that makes a mutable default.
       least: lower bound, inclusive, of a number or of every number in a tuple.
-      most: upper bound, inclusive.
+      most: upper bound, inclusive. Fields that determine sizes need one: they may come from a stranger's file.
       above: lower bound, exclusive.
       filled: whether a tuple of any length must hold at least one entry.
+      longest: most entries of a tuple of any length.
       entries: for a mapping, a function from the values of the fields before it to the fields that it may hold.
       makes: for a mapping, the property that builds a dataclass from it.
     """
-    rules = {"least": least, "most": most, "above": above, "filled": filled, "entries": entries, "makes": makes}
-    return dataclasses.field(default=default, default_factory=factory, metadata={"help": help, **rules})
+    rules = {"least": least, "most": most, "above": above, "filled": filled, "longest": longest}
+    metadata = {"help": help, **rules, "entries": entries, "makes": makes}
+    return dataclasses.field(default=default, default_factory=factory, metadata=metadata)
 
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting, dataclasses.field))
@@ -88,6 +97,7 @@ class Field:
     most: float | None = None
     above: float | None = None
     filled: bool = False
+    longest: int = LONGEST
     entries: Callable[[Mapping[str, Any]], Fields] | None = None
     makes: str = ""
 
@@ -165,14 +175,20 @@ class Field:
         else:
             fits = isinstance(value, self.base)
         if not fits:
-            near = difflib.get_close_matches(str(value), map(str, self.choices), n=1)
+            near = difflib.get_close_matches(_shown(value).strip("'"), map(str, self.choices), n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
+            bounded = self.base in LARGEST and self.most is None
+            if bounded and _is_number(value, self.base) and self._limit() < abs(value) < math.inf:
+                hint = f": {self._limit():.10g} is the limit"
             raise FieldError(f"{self.name} must be {self._allowed()}, got {_shown(value)}{hint}")
         return value
 
     def _in_range(self, value: float) -> bool:
         low = (self.least is None or value >= self.least) and (self.above is None or value > self.above)
-        return low and (self.most is None or value <= self.most)
+        return low and value <= self._limit() and (self.least is not None or value >= -LARGEST[self.base])
+
+    def _limit(self) -> float:
+        return LARGEST[self.base] if self.most is None else self.most
 
     def _checked_tuple(self, value: Any) -> tuple[Any, ...]:
         entries = typing.get_args(self.kind)
@@ -181,6 +197,8 @@ class Field:
         count = None if entries[-1] is Ellipsis else len(entries)
         if count not in (None, len(value)) or (self.filled and not value):
             raise FieldError(f"{self.name} must hold {count or 'one or more'} numbers, got {_shown(tuple(value))}")
+        if len(value) > max(self.longest, count or 0):
+            raise FieldError(f"{self.name} must hold {self.longest} numbers or fewer, got {len(value)}")
         rule = self._entry()
         return tuple(rule.checked(entry) for entry in value)
 
@@ -268,9 +286,9 @@ def refuse_unknown(names: Iterable[Any], known: Collection[str], what: str) -> N
     """Raise FieldError for the first unknown name, suggesting the nearest known one."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = difflib.get_close_matches(_shown(name).strip("'"), known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
-            raise FieldError(f"{what} has no {name!r}{hint}")
+            raise FieldError(f"{what} has no {_shown(name)}{hint}")
 
 
 @functools.cache
@@ -295,11 +313,14 @@ def flat_fields(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _is_number(value: Any, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    return kind is int or abs(value) <= sys.float_info.max
+    return value == value  # not NaN
 
 
 def _shown(value: Any, longest: int = 100) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "an integer of thousands of digits"
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

@@ -51,9 +51,15 @@ STRIDES = (4, 8, 16, 32)
 class LearnedResNetArchitecture(Architecture):
     """Architecture of a `LearnedResNet`."""
 
-    width: int = setting("channels of the features", default=32, least=8)
-    blocks: tuple[int, ...] = setting("residual blocks at strides 4, 8, 16 and 32", default=(1, 1, 1, 1), least=1)
-    groups: int = setting("groups of all convolutions, and condensation factor of the learned ones", default=4, least=1)
+    UNITS_PER_STAGE = "blocks"
+
+    width: int = setting("channels of the features", default=32, least=8, most=4096)
+    blocks: tuple[int, ...] = setting(
+        "residual blocks at strides 4, 8, 16 and 32", default=(1, 1, 1, 1), least=1, most=64
+    )
+    groups: int = setting(
+        "groups of all convolutions, and condensation factor of the learned ones", default=4, least=1, most=256
+    )
 
     @property
     def feature_channels(self) -> dict[int, int]:

@@ -28,12 +28,13 @@ class Whole:
     nesterov: bool = setting("momentum's kind", default=True)
     seed: int = setting("of weights", default=0, least=0, most=9)
     any_int: int = setting("of any size", default=0)
+    large: int = setting("larger than others", default=0, most=2**32)
     rate: float = setting("per step", default=0.0, least=0)
     any_float: float = setting("of any size", default=0.0)
     scale: float | None = setting("side", default=None, above=0)
     below: float = setting("upper end alone", default=0.0, most=1)
     width: int | None = setting("of the head", default=None, least=1)
-    stages: tuple[int, ...] = setting("layers per block", default=(1,), least=1)
+    stages: tuple[int, ...] = setting("layers per block", default=(1,), least=1, longest=8)
     ratios: tuple[float, ...] = setting("height / width", default=(1.0,), above=0, filled=True)
     std: tuple[float, float, float] = setting("of each channel", default=(1.0, 1.0, 1.0), least=1e-6)
     strides: tuple[Literal[1, 2], ...] = setting("of each stage", default=(1,))
@@ -54,10 +55,12 @@ class Whole:
         ("nesterov", False, False),
         ("seed", 0, 0),
         ("seed", 9, 9),
-        ("any_int", -(10**400), -(10**400)),
+        ("any_int", -(2**31 - 1), -(2**31 - 1)),
+        ("any_int", 2**31 - 1, 2**31 - 1),
+        ("large", 2**32, 2**32),
         ("rate", 0, 0.0),
         ("rate", 2, 2.0),
-        ("rate", 1e308, 1e308),
+        ("rate", 3e38, 3e38),
         ("scale", None, None),
         ("scale", 5e-324, 5e-324),
         ("below", 1, 1.0),
@@ -102,7 +105,14 @@ def test_accepted(name: str, given: Any, held: Any) -> None:
         ("rate", False, "rate must be a number >= 0, got False"),
         ("rate", math.nan, "rate must be a number >= 0, got nan"),
         ("rate", math.inf, "rate must be a number >= 0, got inf"),
-        ("rate", 10**400, f"rate must be a number >= 0, got 1{'0' * 99}…"),
+        ("rate", 10**400, f"rate must be a number >= 0, got 1{'0' * 99}…: 3e+38 is the limit"),
+        ("any_float", -1e39, "any_float must be a finite number, got -1e+39: 3e+38 is the limit"),
+        ("any_int", 2**31, "any_int must be an integer, got 2147483648: 2147483647 is the limit"),
+        ("any_int", -(2**31), "any_int must be an integer, got -2147483648: 2147483647 is the limit"),
+        ("large", 2**32 + 1, "large must be an integer <= 4294967296, got 4294967297"),
+        ("stages", (1,) * 9, "stages must hold 8 numbers or fewer, got 9"),
+        ("ratios", (1,) * 65, "ratios must hold 64 numbers or fewer, got 65"),
+        ("kind", "x" * 10**6, f"kind must be one of masked, condensed, got '{'x' * 99}…"),
         ("any_float", -math.inf, "any_float must be a finite number, got -inf"),
         ("scale", 0, "scale must be a number > 0, got 0"),
         ("below", 1.5, "below must be a number <= 1, got 1.5"),
@@ -125,6 +135,11 @@ def test_refused(name: str, given: Any, message: str) -> None:
     with pytest.raises(UserError) as error:
         Whole(**{name: given})
     assert str(error.value) == message
+
+
+def test_a_number_too_long_to_print() -> None:
+    with pytest.raises(UserError, match="any_int must be an integer, got an integer of thousands of digits"):
+        Whole(any_int=10**9999)
 
 
 @pytest.mark.parametrize(

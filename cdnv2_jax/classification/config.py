@@ -43,7 +43,7 @@ class ModelConfig:
 class DataConfig(SourceConfig):
     """Source, preprocessing and augmentation of the images."""
 
-    image_size: int = setting("side of the square images, in pixels", least=1)
+    image_size: int = setting("side of the square images, in pixels", least=1, most=LARGEST_SIDE)
     exif_orientation: bool = setting(
         "turn photographs as their EXIF orientation says, as every viewer does; the official code does not",
         default=True,

@@ -95,7 +95,7 @@ class CanvasPreparation:
 
     def __post_init__(self):
         sides = (self.short_side, self.long_side)
-        if not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in sides):
+        if not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
             raise ValueError(f"invalid sides {sides}")
         check_statistics(self)
 

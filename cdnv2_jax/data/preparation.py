@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cdnv2_jax.errors import shorten
+
 Interpolation = Literal["bilinear", "bicubic"]
 PILLOW: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -23,6 +25,9 @@ RESIZE_RATIO = 256 / 224
 """The usual shorter side before the centre crop, relative to the crop."""
 LARGEST_SIDE = 4096
 """Largest side of a prepared or a resized image, in pixels."""
+
+SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1000.0
+"""Bounds of means and standard deviations, for pixels in [0, 1]."""
 
 MOST_PIXELS = 2**24
 """Larger intermediate images are avoided; only images hundreds of times longer than wide have them."""
@@ -52,14 +57,14 @@ class ImagePreparation:
     shorter_side: int = 0
 
     def __post_init__(self):
-        if not (isinstance(self.size, int) and 0 < self.size <= LARGEST_SIDE):
+        if not (type(self.size) is int and 0 < self.size <= LARGEST_SIDE):  # True is an int, too
             raise ValueError(f"invalid size {self.size}")
-        if self.shorter_side and not (isinstance(self.shorter_side, int) and self._crops_inside()):
+        if type(self.shorter_side) is not int or (self.shorter_side and not self._crops_inside()):
             raise ValueError(
                 f"invalid shorter_side {self.shorter_side}: must be 0, or from {self.size} to {LARGEST_SIDE} with "
                 f"a centre crop"
             )
-        if self.resize not in ("centre", "whole") or self.interpolation not in PILLOW:
+        if self.resize not in ("centre", "whole") or self.interpolation not in tuple(PILLOW):
             raise ValueError(f"invalid resize {self.resize!r} or interpolation {self.interpolation!r}")
         check_statistics(self)
 
@@ -87,10 +92,11 @@ class ImagePreparation:
 def check_statistics(preparation: object) -> None:
     """Convert `mean` and `std` of a frozen dataclass to tuples of floats; raise ValueError if they are invalid."""
     for name in ("mean", "std"):
-        values = tuple(float(value) for value in getattr(preparation, name))
-        if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
-            raise ValueError(f"invalid {name} {values}")
-        object.__setattr__(preparation, name, values)
+        values, least = tuple(getattr(preparation, name)), SMALLEST_STD if name == "std" else -LARGEST_STATISTIC
+        numbers = len(values) == 3 and all(type(value) in (int, float) for value in values)
+        if not numbers or not all(least <= value <= LARGEST_STATISTIC for value in values):
+            raise ValueError(f"invalid {name} {shorten([str(value) for value in values])}")
+        object.__setattr__(preparation, name, tuple(float(value) for value in values))
 
 
 def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: Interpolation) -> np.ndarray:

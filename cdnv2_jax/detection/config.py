@@ -3,7 +3,7 @@
 import functools
 from typing import Any, Literal
 
-from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.data.canvas import LARGEST_SIDE, CanvasPreparation
 from cdnv2_jax.detectors.settings import DetectorSettings, Kind
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
@@ -55,8 +55,10 @@ class DetectionData(SourceConfig):
     """Source of the images with boxes: "coco" (JSON and JPEG files), "tfds" (coco/2017 as array_record) or "shapes"
     (generated into `directory` at first use)."""
 
-    short_side: int = setting("target of the images' shorter side, in pixels", default=800, least=1)
-    long_side: int = setting("limit of their longer side, in pixels, which takes precedence", default=1333, least=1)
+    short_side: int = setting("target of the images' shorter side, in pixels", default=800, least=1, most=LARGEST_SIDE)
+    long_side: int = setting(
+        "limit of their longer side, in pixels, which takes precedence", default=1333, least=1, most=LARGEST_SIDE
+    )
     train_annotations: str = setting(
         'JSON file of the training images, for "coco"; from `directory`, "" to look for it', default=""
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jaxlib.version
 
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import cache_directory
 
 SOURCES = Path(__file__).parent / "cpu"
@@ -44,18 +45,22 @@ def built_library() -> Path:
     Raises:
       CannotBuild: no compiler, a failed compilation, or a cache that other users can write to.
     """
-    compiler, flags = find_compiler(), [*FLAGS, *FLOATING_POINT, *processor_flags()]
     try:
+        compiler, flags = find_compiler(), [*FLAGS, *FLOATING_POINT, *processor_flags()]
         directory = _own_directory()
         key = _key(compiler, flags)
         return _cached(directory, key) or _compile_once(directory, key, compiler, flags)
     except OSError as error:
-        raise CannotBuild(f"{error.filename or 'the cache'}: {error.strerror or error}") from error
+        what = f"{error.filename or 'the cache'}: {error.strerror or error}"
+        raise CannotBuild(f"{what} (XDG_CACHE_HOME can name another cache)") from error
+    except (UserError, RuntimeError) as error:  # no home directory; no thread to compile with
+        raise CannotBuild(one_line(error)) from error
 
 
 def find_compiler() -> list[str]:
     """Return the C++ compiler's command: $CXX, or the first of COMPILERS that is installed."""
-    commands = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [[name] for name in COMPILERS]
+    given = _words("CXX", default="")
+    commands = [given] if given else [[name] for name in COMPILERS]
     for command in commands:
         if shutil.which(command[0]):
             return command
@@ -65,7 +70,15 @@ def find_compiler() -> list[str]:
 def processor_flags() -> list[str]:
     """Return the flags that select this machine's processor, or CDNV2_KERNEL_FLAGS."""
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-    return shlex.split(os.environ.get("CDNV2_KERNEL_FLAGS", native))
+    return _words("CDNV2_KERNEL_FLAGS", default=native)
+
+
+def _words(variable: str, default: str) -> list[str]:
+    """Return an environment variable's words, as a shell would split them."""
+    try:
+        return shlex.split(os.environ.get(variable, default))
+    except ValueError as error:
+        raise CannotBuild(f"{variable} is not a command line ({error}): correct or unset it") from error
 
 
 def _own_directory() -> Path:

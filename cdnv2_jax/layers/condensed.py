@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.convolutions import grouped_pointwise, kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.convolutions import OneKey, grouped_pointwise, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
 
@@ -134,6 +136,26 @@ class CondensedLinear(nnx.Module):
         return read @ kernel + bias
 
 
+def check_indices(module: nnx.Module, source: str) -> None:
+    """Check the channel numbers of all condensed layers of a module: the CPU kernels address memory with them.
+
+    Raises:
+      UserError: a number out of range, in the file `source`.
+    """
+    for where, part in nnx.iter_modules(module):
+        if isinstance(part, CondensedReactivation):
+            channels = part.out_channels
+        elif isinstance(part, CondensedGroupConv):
+            channels = part.in_channels
+        elif isinstance(part, CondensedLinear):
+            channels = part.in_features
+        else:
+            continue
+        index = np.asarray(part.index[...])
+        if index.size and not (index.min() >= 0 and index.max() < channels):
+            raise UserError(f"{source}: {'/'.join(map(str, where))}/index must be in [0, {channels}): write it again")
+
+
 CondensedLayer = CondensedGroupConv | CondensedReactivation
 
 
@@ -173,5 +195,5 @@ def empty_twin(conv: MaskedConv) -> CondensedLayer:
         activation=conv.activation,
         dtype=conv.dtype,
         param_dtype=conv.kernel.dtype,
-        rngs=nnx.Rngs(0),
+        rngs=OneKey(0),
     )

@@ -22,8 +22,11 @@ MOMENTUM = 0.1  # as PyTorch defines it: the weight of the new batch
 
 
 def constant(value: float, shape: int | tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Return an array full of `value`, for which `jnp.full` would compile a program for each shape."""
-    return jax.device_put(np.full(shape, value, dtype))
+    """Return an array full of `value`, for which `jnp.full` would compile a program for each shape.
+
+    A network that is traced for its shapes alone takes no memory.
+    """
+    return jax.device_put(np.broadcast_to(np.asarray(value, dtype), shape))
 
 
 class BatchNorm(nnx.Module):

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.condensed import CondensedLinear, empty_twin, replace_masked_convs
+from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.layers.cost import Cost
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.torch_layout import NamedSlots
@@ -203,13 +203,6 @@ def _take_form(network: Network, form: Form) -> None:
         types: dict[str, Any] = {"dtype": linear.dtype, "param_dtype": linear.kernel.dtype}
         network.classifier = CondensedLinear(inputs, outputs, **types, rngs=nnx.Rngs(0))
     network.form = form
-
-
-class OneKey(nnx.Rngs):
-    """Random keys for a network that is traced for its shapes alone, which takes three times as long if they differ."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
 
 
 def blank_network(

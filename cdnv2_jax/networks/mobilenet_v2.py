@@ -12,7 +12,7 @@ from cdnv2_jax.layers.cost import Cost, area_at, conv_norm_cost, depthwise_cost
 from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
 from cdnv2_jax.networks.family import Family, OnnxWriter, TorchFormat
-from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.network import MOST_CHANNELS, MOST_STAGES, MOST_UNITS, Form
 from cdnv2_jax.networks.plain_network import (
     PlainArchitecture,
     PlainNetwork,
@@ -38,17 +38,38 @@ class MobileNetV2Architecture(PlainArchitecture):
     """The architecture of a MobileNetV2; the defaults are from table 2 of the paper."""
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("expansions", "channels", "repeats", "strides")
+    UNITS_PER_STAGE: ClassVar[str] = "repeats"
 
     expansions: tuple[int, ...] = setting(
-        "t of each stage: channels in the middle of a unit per input channel", default=(1, 6, 6, 6, 6, 6, 6), least=1
+        "t of each stage: channels in the middle of a unit per input channel",
+        default=(1, 6, 6, 6, 6, 6, 6),
+        least=1,
+        most=64,
+        longest=MOST_STAGES,
     )
-    channels: tuple[int, ...] = setting("c of each stage: outputs", default=(16, 24, 32, 64, 96, 160, 320), least=1)
-    repeats: tuple[int, ...] = setting("n of each stage: number of units", default=(1, 2, 3, 4, 3, 3, 1), least=1)
+    channels: tuple[int, ...] = setting(
+        "c of each stage: outputs",
+        default=(16, 24, 32, 64, 96, 160, 320),
+        least=1,
+        most=MOST_CHANNELS,
+        longest=MOST_STAGES,
+    )
+    repeats: tuple[int, ...] = setting(
+        "n of each stage: number of units",
+        default=(1, 2, 3, 4, 3, 3, 1),
+        least=1,
+        most=MOST_UNITS,
+        longest=MOST_STAGES,
+    )
     strides: tuple[int, ...] = setting(
-        "s of each stage: stride of its first unit", default=(1, 2, 2, 2, 1, 2, 1), least=1, most=2
+        "s of each stage: stride of its first unit",
+        default=(1, 2, 2, 2, 1, 2, 1),
+        least=1,
+        most=2,
+        longest=MOST_STAGES,
     )
-    stem_channels: int = setting("output channels of the first convolution", default=32, least=1)
-    head_channels: int = setting("output channels of the last convolution", default=1280, least=1)
+    stem_channels: int = setting("output channels of the first convolution", default=32, least=1, most=MOST_CHANNELS)
+    head_channels: int = setting("output channels of the last convolution", default=1280, least=1, most=MOST_CHANNELS)
 
     def units(self) -> list[Unit]:
         """Return all units, from the stem to the head."""

@@ -16,21 +16,31 @@ from cdnv2_jax.schema import check, refuse_unknown, setting, settings
 FormName = Literal["masked", "condensed", "plain"]
 """Form of a network: with learned connections, with only the kept ones, or without learned connections."""
 
+MOST_CLASSES = 1_000_000
+MOST_STAGES = 32
+MOST_UNITS = 256
+"""Limits of an architecture, however it is given, so that a stranger's description is refused before it costs time.
+`MOST_UNITS` is for the dense layers, or units, of all stages together: each takes 15 ms to trace."""
+MOST_CHANNELS = 65_536
+
 ModulePath = tuple[Hashable, ...]
 """Attribute names and list positions that lead to a module, such as ("blocks", 0)."""
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class Form:
-    """The form of a network.
+    """The form of a network."""
 
-    Attributes:
-      condensed: whether learned convolutions store only the kept connections, rather than whole kernels with masks.
-      halved_classifier: whether the classifier reads half of its inputs, as in the official converted CondenseNet (v1).
-    """
+    condensed: bool = setting(
+        "whether learned convolutions store only the kept connections, rather than whole kernels with masks",
+        default=False,
+    )
+    halved_classifier: bool = setting(
+        "whether the classifier reads half of its inputs, as in the official converted CondenseNet (v1)", default=False
+    )
 
-    condensed: bool = False
-    halved_classifier: bool = False
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @settings
@@ -45,8 +55,10 @@ class Architecture:
     """Name that `override` accepts → the fields that it sets."""
     PER_STAGE: ClassVar[tuple[str, ...]] = ()
     """Fields that hold one number per stage, and so must all have the same length."""
+    UNITS_PER_STAGE: ClassVar[str | None] = None
+    """Field that holds the number of layers or units of each stage: `MOST_UNITS` together."""
 
-    num_classes: int = setting("number of classes", default=1000, least=1)
+    num_classes: int = setting("number of classes", default=1000, least=1, most=MOST_CLASSES)
 
     def __post_init__(self) -> None:
         check(self)
@@ -54,6 +66,8 @@ class Architecture:
         if lengths and (0 in lengths or len(set(lengths)) > 1):
             names, counts = (", ".join(map(str, given)) for given in (self.PER_STAGE, lengths))
             raise UserError(f"{names} need one number per stage each: got {counts} numbers")
+        if self.UNITS_PER_STAGE and (units := sum(getattr(self, self.UNITS_PER_STAGE))) > MOST_UNITS:
+            raise UserError(f"{self.UNITS_PER_STAGE} must add up to {MOST_UNITS} or fewer, got {units}")
         self.check_together()
 
     def check_together(self) -> None:

@@ -1,7 +1,7 @@
 """ShuffleNetV2 (Ma et al., ECCV 2018), in the authors' variant and in torchvision's."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from cdnv2_jax.layers.onnx_graph import Graph, Map
 from cdnv2_jax.layers.torch_layout import NamedSlots, in_sequence, linear, prefixed
 from cdnv2_jax.layers.valid_region import at_stride, inside
 from cdnv2_jax.networks.family import Family, OnnxWriter, TorchFormat
-from cdnv2_jax.networks.network import Form
+from cdnv2_jax.networks.network import MOST_CHANNELS, MOST_UNITS, Form
 from cdnv2_jax.networks.plain_network import (
     PlainArchitecture,
     PlainNetwork,
@@ -60,10 +60,16 @@ class ShuffleNetV2Architecture(PlainArchitecture):
     channels and compute from the second, all units interleave the two halves, and the classifier has a bias.
     """
 
-    stage_channels: tuple[int, int, int] = setting("channels of the three stages", default=(116, 232, 464), least=1)
-    stage_units: tuple[int, int, int] = setting("units in each of the three stages", default=(4, 8, 4), least=1)
-    stem_channels: int = setting("output channels of the first convolution", default=24, least=1)
-    head_channels: int = setting("output channels of the last convolution", default=1024, least=1)
+    UNITS_PER_STAGE: ClassVar[str] = "stage_units"
+
+    stage_channels: tuple[int, int, int] = setting(
+        "channels of the three stages", default=(116, 232, 464), least=1, most=MOST_CHANNELS
+    )
+    stage_units: tuple[int, int, int] = setting(
+        "units in each of the three stages", default=(4, 8, 4), least=1, most=MOST_UNITS
+    )
+    stem_channels: int = setting("output channels of the first convolution", default=24, least=1, most=MOST_CHANNELS)
+    head_channels: int = setting("output channels of the last convolution", default=1024, least=1, most=MOST_CHANNELS)
     variant: Variant = setting(
         "implementation to follow: the authors' (megvii, with the published figures) or torchvision's", default="megvii"
     )

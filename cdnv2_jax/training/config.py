@@ -19,8 +19,12 @@ class SourceConfig:
     batch_size: int = setting("global batch: images per update, across all devices", least=1)
     eval_batch_size: int = setting("global batch of evaluation; does not affect results", least=1)
     flip: bool = setting("mirror half of the training images", default=False)
-    mean: tuple[float, float, float] = setting("mean of each channel, for pixels in [0, 1]", default=(0.5, 0.5, 0.5))
-    std: tuple[float, float, float] = setting("std of each channel, likewise", default=(0.5, 0.5, 0.5), least=1e-6)
+    mean: tuple[float, float, float] = setting(
+        "mean of each channel, for pixels in [0, 1]", default=(0.5, 0.5, 0.5), least=-1000, most=1000
+    )
+    std: tuple[float, float, float] = setting(
+        "std of each channel, likewise", default=(0.5, 0.5, 0.5), least=1e-6, most=1000
+    )
     workers: int = setting(
         "worker processes per host that read and augment; 0 for threads of the training process", default=0, least=0
     )

@@ -12,7 +12,7 @@ from cdnv2_jax.detectors.cost import PartCost
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.networks.family import MODELS, count_flops
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import MOST_CLASSES, Network
 from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checksums import is_unsealed, seal_fault
 
@@ -137,7 +137,9 @@ def described(values: Mapping[str, Any], source: str) -> Described:
         raise UserError(f"{source} holds a {values.get('kind')}, not a classifier")
     try:
         name, form, classes = values["name"], values["form"], values["num_classes"]
-        if not (isinstance(name, str) and isinstance(form, str) and isinstance(classes, int) and classes > 0):
+        if not (
+            isinstance(name, str) and isinstance(form, str) and type(classes) is int and 0 < classes <= MOST_CLASSES
+        ):
             raise ValueError("name, form or num_classes")
         return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
     except (KeyError, TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.bounded_reading import parse_object
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
-from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.condensed import check_indices
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checkpoint import describe_network, described_network, fill_state, flat_arrays
@@ -129,20 +129,4 @@ def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> No
             raise UserError(f"{path}: {name} holds NaN or infinity")
     fill_state(state, jax.device_put({name: np.array(tensor) for name, tensor in tensors.items()}))
     nnx.update(network, state)
-    _check_indices(path, network)
-
-
-def _check_indices(path: Path, network: Network) -> None:
-    """Raise UserError for channel indices out of range: the kernels address memory with them."""
-    for where, module in nnx.iter_modules(network):
-        if isinstance(module, CondensedGroupConv):
-            channels = module.in_channels
-        elif isinstance(module, CondensedReactivation):
-            channels = module.out_channels
-        elif isinstance(module, CondensedLinear):
-            channels = module.in_features
-        else:
-            continue
-        index = np.asarray(module.index[...])
-        if index.size and not (index.min() >= 0 and index.max() < channels):
-            raise UserError(f"{path}: {'/'.join(map(str, where))}/index must be in [0, {channels})")
+    check_indices(network, str(path))

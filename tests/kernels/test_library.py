@@ -4,6 +4,7 @@ import ctypes
 import functools
 import logging
 import os
+import pwd
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from cdnv2_jax.kernels import library
 from cdnv2_jax.kernels import library as build
 from tests.kernels.networks import condensed_network, program, random_images, run
+from tests.tables import table
 from tests.twin_models import assert_near
 
 
@@ -133,6 +135,34 @@ def test_without_a_compiler_the_layers_do_it(monkeypatch: pytest.MonkeyPatch, ca
     assert [record.getMessage() for record in caplog.records] == [
         "CPU kernels are not used, everything else works: no C++ compiler (/nowhere/c++) is installed"
     ]
+
+
+@table(
+    "environment, reason",
+    [
+        ({"CXX": "  ", "PATH": "/nowhere"}, "no C++ compiler (c++, g++, clang++) is installed"),
+        ({"CXX": "g++ '-O2"}, "CXX is not a command line (No closing quotation): correct or unset it"),
+        ({"CDNV2_KERNEL_FLAGS": '"'}, "CDNV2_KERNEL_FLAGS is not a command line (No closing quotation)"),
+        ({"HOME": ""}, "this user has no home directory to cache files in: set XDG_CACHE_HOME to one"),
+        ({"HOME": "/proc/nowhere"}, "(XDG_CACHE_HOME can name another cache)"),
+    ],
+)
+def test_odd_environments_cost_one_line(
+    environment: dict[str, str], reason: str, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None of them a traceback, whatever else is set."""
+    caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_loaded", functools.cache(library._loaded.__wrapped__))
+        patch.delenv("XDG_CACHE_HOME")
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        if not environment.get("HOME", "/"):  # as of a user id that the system does not know
+            patch.delenv("HOME")
+            patch.setattr(pwd, "getpwuid", dict[int, Any]().__getitem__)
+        assert not library.available()
+    (record,) = caplog.records
+    assert reason in record.getMessage() and "\n" not in record.getMessage()
 
 
 def test_importing_compiles_nothing(tmp_path: Path) -> None:

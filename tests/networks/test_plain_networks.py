@@ -201,8 +201,9 @@ def test_create_model_follows_overrides() -> None:
 @table(
     "base, changes, message",
     [
-        (SMALL_SHUFFLENET, {"num_classes": 0}, "num_classes must be an integer >= 1, got 0"),
-        (SMALL_SHUFFLENET, {"stage_units": (1, 0, 1)}, "stage_units must be an integer >= 1, got 0"),
+        (SMALL_SHUFFLENET, {"num_classes": 0}, "num_classes must be an integer in [1, 1000000], got 0"),
+        (SMALL_SHUFFLENET, {"stage_units": (1, 0, 1)}, "stage_units must be an integer in [1, 256], got 0"),
+        (SMALL_SHUFFLENET, {"stage_units": (100, 100, 57)}, "stage_units must add up to 256 or fewer, got 257"),
         (SMALL_SHUFFLENET, {"stage_units": 3}, "stage_units must be a sequence of numbers, got 3"),
         (SMALL_SHUFFLENET, {"stage_channels": (16, 20)}, "stage_channels must hold 3 numbers"),
         (SMALL_SHUFFLENET, {"stage_channels": (16, 21, 36)}, "even number of channels"),
@@ -210,7 +211,7 @@ def test_create_model_follows_overrides() -> None:
         (SMALL_SHUFFLENET, {"variant": "keras"}, "variant must be one of megvii, torchvision, got 'keras'"),
         (SMALL_SHUFFLENET, {"head_channel": 4}, "a network has no 'head_channel', did you mean 'head_channels'?"),
         (SMALL_SHUFFLENET, {"zzz": 4}, "a network has no 'zzz'; there are head_channels, num_classes"),
-        (SMALL_MOBILENET, {"num_classes": True}, "num_classes must be an integer >= 1, got True"),
+        (SMALL_MOBILENET, {"num_classes": True}, "num_classes must be an integer in [1, 1000000], got True"),
         (SMALL_MOBILENET, {"channels": (8, 6)}, "need one number per stage each"),
         (SMALL_MOBILENET, dict.fromkeys(("channels", "expansions", "repeats", "strides"), ()), "one number per stage"),
         (SMALL_MOBILENET, {"strides": (1, 2, 2, 3, 2)}, "strides must be an integer in [1, 2], got 3"),

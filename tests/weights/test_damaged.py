@@ -10,9 +10,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+import tensorstore
 from flax import nnx
 
 from cdnv2_jax import UserError, load, save
+from cdnv2_jax.layers.condensed import CondensedGroupConv
 from tests.tables import table
 from tests.weights.networks import assert_same_network, description, network, rewrite_description
 
@@ -117,6 +119,10 @@ WRONG_DESCRIPTIONS: dict[str, Change] = {
     "growth too short": lambda d: d["architecture"].update(growth=[8]),
     "no groups": lambda d: d["architecture"].update(lgc_groups=0),
     "groups null": lambda d: d["architecture"].update(conv_groups=None),
+    "stride of 2⁵⁸": lambda d: d["architecture"].update(stem_stride=2**58),
+    "thousands of layers": lambda d: d["architecture"].update(stages=[15_000, 15_000]),
+    "a million blocks": lambda d: d["architecture"].update(stages=[1] * 10**6, growth=[8] * 10**6),
+    "half condensed": lambda d: d["form"].update(condensed=0.5),
     "unknown form": lambda d: d["form"].update(frozen=True),
     "form a word": lambda d: d.update(form="condensed"),
     "unknown family": lambda d: d.update(family="resnet"),
@@ -154,6 +160,30 @@ def test_arrays_do_not_fit(change: Change, copy: Callable[[], Path]) -> None:
     change(content)
     rewrite_description(path, content)
     _assert_refused(path, "do not fit")
+
+
+def test_a_small_file_of_gigabytes(copy: Callable[[], Path]) -> None:
+    """As its description has it, or only as the storage format's own metadata has it: nothing is allocated."""
+    path = copy()
+    content = description(path)
+    content["architecture"]["growth"] = [4096, 4096]
+    rewrite_description(path, json.dumps(content))
+    _assert_refused(path, "made to fill the memory")
+    for change in ({"chunks": [2**20, 2**20]}, {"shape": [2**20, 2**20]}, {"dtype": "<f8"}, {"shape": None}):
+        path = copy()
+        files = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path}/arrays/"}).result()
+        key = "classifier/kernel/.zarray"
+        files.write(key, json.dumps({**json.loads(files.read(key).result().value), **change})).result()
+        _assert_refused(path, "do not fit", "classifier/kernel have another shape or dtype")
+
+
+def test_connections_out_of_range(tmp_path: Path) -> None:
+    model = nnx.clone(network("condensed"))
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, CondensedGroupConv):
+            layer.index[...] = layer.index[...].at[1, 0].set(2**20)
+    save(tmp_path / "network", model)
+    _assert_refused(tmp_path / "network", "blocks/0/0/lgc/index must be in [0, 16)")
 
 
 def _data_files(path: Path) -> list[Path]:

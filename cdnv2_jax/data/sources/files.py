@@ -15,10 +15,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cdnv2_jax.bounded_reading import read_bytes, refuse_irregular
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.files import replacing
+from cdnv2_jax.files import cache_directory, replacing
 
 Arrays = Mapping[str, np.ndarray]
-CACHE = Path(".cache") / "cdnv2_jax"  # in the home directory
 STAMP = "stamp"
 FORMAT = 1
 MOST_UNPACKED = 400 << 20  # bytes; the largest archive, of CIFAR-10, has 180 MB
@@ -106,8 +105,8 @@ def read_from_archive(archive: Path, wanted: Mapping[str, int]) -> dict[str, byt
 def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[Arrays], bool]) -> Arrays:
     """Return the result of `build` for a file, computed once.
 
-    It is cached in FILE.index.npz or, if that is not writable, in ~/.cache/cdnv2_jax. A cache that cannot be read, does
-    not satisfy `is_valid` or belongs to a file of another size or modification time is rebuilt.
+    It is cached in FILE.index.npz or, if that is not writable, in `cache_directory()`. A cache that cannot be read,
+    does not satisfy `is_valid` or belongs to a file of another size or modification time is rebuilt.
 
     Args:
       file: the file that the arrays describe; it must exist.
@@ -121,7 +120,9 @@ def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[A
         raise UserError(f"{file} cannot be read: {error}") from error
     stamp = np.array([FORMAT, facts.st_size, facts.st_mtime_ns])
     unique = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    homes = [file.with_name(f"{file.name}.index.npz"), Path.home() / CACHE / f"{file.name}.{unique}.npz"]
+    homes = [file.with_name(f"{file.name}.index.npz")]
+    with contextlib.suppress(UserError):  # a user without a home has no cache there
+        homes.append(cache_directory() / f"{file.name}.{unique}.npz")
     for home in homes:
         arrays = _load(home)
         if arrays is not None and np.array_equal(arrays.get(STAMP, ()), stamp) and is_valid(arrays):

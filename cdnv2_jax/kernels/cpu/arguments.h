@@ -1,16 +1,46 @@
-// Reads the arguments of a custom call in order, and checks their dtypes and shapes.
+// Checks what a custom call is given, and turns exceptions into its errors.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
+#include <new>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "map.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace cdnv2 {
 
 namespace ffi = xla::ffi;
+
+// f with errors in place of exceptions: XLA is compiled without them, so one that reached it would end the process.
+template <typename... T>
+auto guarded(ffi::Error (*f)(T...)) {
+  return [f](T... arguments) {
+    try {
+      return f(std::move(arguments)...);
+    } catch (const std::bad_alloc&) {
+      return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+    } catch (const std::exception& error) {
+      return ffi::Error::InvalidArgument(error.what());
+    }
+  };
+}
+
+// Longest axis and side of a map: products of two of them do not overflow.
+constexpr int64_t kLongest = int64_t{1} << 31;
+
+// The map of these sides, which a caller may give any value, if its channels have so many positions.
+inline FlatMap map_of(int64_t height, int64_t width, int64_t positions) {
+  const bool sides = 1 <= height && height < kLongest && 1 <= width && width < kLongest;
+  if (!sides || FlatMap::positions_of(height, width) != positions)
+    throw std::invalid_argument("shapes do not fit together: height and width are not those of the maps");
+  return FlatMap(height, width);
+}
 
 template <typename First, typename Second>
 bool same_shape(const First& first, const Second& second) {
@@ -36,7 +66,7 @@ class Arguments {
  public:
   explicit Arguments(const ffi::RemainingArgs& arguments) : arguments_(arguments) {}
 
-  // float32 with `rank` axes, none of them empty.
+  // float32 with `rank` axes, none of them empty or longer than kLongest.
   Tensor<float> floats(int rank) { return next<float, ffi::F32>(rank); }
 
   // float32 [n].
@@ -71,7 +101,7 @@ class Arguments {
     const auto shape = buffer->dimensions();
     if (static_cast<int>(shape.size()) != rank) return fail("has the wrong number of axes"), nothing;
     for (int64_t n : shape)
-      if (n < 1) return fail("is empty"), nothing;
+      if (n < 1 || n > kLongest) return fail(n < 1 ? "is empty" : "is too large"), nothing;
     if (failed_) return nothing;
     return {buffer->typed_data(), {shape.begin(), shape.end()}};
   }

@@ -4,7 +4,6 @@
 // variance. Everything is checked before use: an invalid call is an error, never an out-of-bounds read.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <utility>
@@ -42,7 +41,8 @@ DenseLayer read_layer(Arguments& arguments, int64_t inputs, int64_t conv_groups,
   Affine norm = read_norm(arguments, hidden);
   const auto kernel = arguments.floats(4);
   const int64_t growth = kernel[3];
-  arguments.require(kernel[0] == 3 && kernel[1] == 3 && kernel[2] * conv_groups == hidden && growth % conv_groups == 0,
+  // In this order: conv_groups may be anything until it is known to divide the growth.
+  arguments.require(kernel[0] == 3 && kernel[1] == 3 && growth % conv_groups == 0 && kernel[2] * conv_groups == hidden,
                     "the 3×3 kernel does not fit the groups or the outputs of LGC");
   layer.conv = {conv_groups, kernel[2], growth / conv_groups, kernel.data, std::move(norm)};
   layer.has_se = se;
@@ -77,10 +77,9 @@ struct Shapes {
 
 // Processes one image: reads its channels, runs the block, writes all channels.
 template <Activation kind>
-bool run_image(Team& team, const Block<kind>& block, const FlatMap& map, const Shapes& s, const float* from,
+void run_image(Team& team, const Block<kind>& block, const FlatMap& map, const Shapes& s, const float* from,
                float* to) {
   const Scratch features(s.channels_out * map.stride), work(block.work(team.threads()));
-  if (!features.data() || !work.data()) return false;
   float* x = features.data();
   team.parallel(s.channels_in, [&](int64_t c) {
     const float* channel = from + c * s.height * s.width;
@@ -99,20 +98,16 @@ bool run_image(Team& team, const Block<kind>& block, const FlatMap& map, const S
       map.write(x + c * map.stride, channel);
     }
   });
-  return true;
 }
 
 template <Activation kind>
-bool run_batch(ffi::ThreadPool& pool, const std::vector<DenseLayer>& layers, const FlatMap& map, const Shapes& s,
+void run_batch(ffi::ThreadPool& pool, const std::vector<DenseLayer>& layers, const FlatMap& map, const Shapes& s,
                const float* from, float* to) {
   const Block<kind> block(map, layers);
-  std::atomic<bool> enough_memory{true};
   for_images(pool, s.batch, [&](Team& team, int64_t i) {
-    if (!run_image(team, block, map, s, from + i * s.channels_in * s.height * s.width,
-                   to + i * s.channels_out * s.out_height() * s.out_width()))
-      enough_memory = false;
+    run_image(team, block, map, s, from + i * s.channels_in * s.height * s.width,
+              to + i * s.channels_out * s.out_height() * s.out_width());
   });
-  return enough_memory;
 }
 
 ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi::RemainingArgs rest,
@@ -138,14 +133,14 @@ ffi::Error condensed_block(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, ffi:
   if (out->element_count() == 0) return ffi::Error::Success();
   const FlatMap map = s.map();
   const auto run = hard_swish ? run_batch<Activation::kHardSwish> : run_batch<Activation::kRelu>;
-  if (run(pool, layers, map, s, x.typed_data(), out->typed_data())) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  run(pool, layers, map, s, x.typed_data(), out->typed_data());
+  return ffi::Error::Success();
 }
 
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CondensedBlock, cdnv2::condensed_block,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CondensedBlock, cdnv2::guarded(cdnv2::condensed_block),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<xla::ffi::BufferR4<xla::ffi::F32>>()

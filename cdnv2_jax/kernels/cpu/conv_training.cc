@@ -224,7 +224,8 @@ Convolution convolution(const FlatMap& map, const Maps& x, const Kernel& kernel,
 bool fit(const FlatMap& map, const Maps& x, const Maps& y, const Kernel& kernel, int64_t groups,
          std::initializer_list<const Vector*> vectors) {
   const auto in = x.dimensions(), out = y.dimensions(), k = kernel.dimensions();
-  return groups > 0 && k[0] == 3 && k[1] == 3 && k[3] % groups == 0 && in[1] == k[2] * groups && out[1] == k[3] &&
+  return k[0] == 3 && k[1] == 3 && 1 <= groups && groups <= k[3] && k[3] % groups == 0 && in[1] % groups == 0 &&
+         in[1] / groups == k[2] && out[1] == k[3] &&
          in[0] == out[0] && in[2] == map.positions && out[2] == map.positions &&
          std::all_of(vectors.begin(), vectors.end(), [&](const Vector* v) { return v->dimensions()[0] == in[1]; });
 }
@@ -234,7 +235,7 @@ ffi::Error wrong_shapes() { return ffi::Error::InvalidArgument("grouped convolut
 ffi::Error conv_forward(ffi::ThreadPool pool, Maps x, Vector scale, Vector bias, Kernel kernel, ffi::Result<Maps> out,
                         ffi::Result<Vector> mean, ffi::Result<Vector> variance, int64_t height, int64_t width,
                         bool hard_swish, int64_t groups) {
-  const FlatMap map(height, width);
+  const FlatMap map = map_of(height, width, x.dimensions()[2]);
   if (!fit(map, x, *out, kernel, groups, {&scale, &bias, &*mean, &*variance})) return wrong_shapes();
   const Convolution op = convolution(map, x, kernel, groups);
   Team team(pool, threads_of(pool));
@@ -250,7 +251,7 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Maps dy, Maps x, Vector mean, Vec
                          Vector bias, Kernel kernel, ffi::Result<Maps> dx, ffi::Result<Vector> dscale,
                          ffi::Result<Vector> dbias, ffi::Result<Kernel> dkernel, int64_t height, int64_t width,
                          bool hard_swish, int64_t groups) {
-  const FlatMap map(height, width);
+  const FlatMap map = map_of(height, width, x.dimensions()[2]);
   if (!fit(map, x, dy, kernel, groups, {&mean, &variance, &scale, &bias, &*dscale, &*dbias}) ||
       !same_shape(*dx, x) || !same_shape(*dkernel, kernel))
     return wrong_shapes();
@@ -267,7 +268,7 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Maps dy, Maps x, Vector mean, Vec
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvForward, cdnv2::conv_forward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvForward, cdnv2::guarded(cdnv2::conv_forward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()
@@ -282,7 +283,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvForward, cdnv2::conv_forward,
                                   .Attr<bool>("hard_swish")
                                   .Attr<int64_t>("groups"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvBackward, cdnv2::conv_backward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ConvBackward, cdnv2::guarded(cdnv2::conv_backward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()

@@ -4,15 +4,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "arguments.h"
 #include "layer.h"
 #include "team.h"
 #include "vector.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace cdnv2 {
 namespace {
-
-namespace ffi = xla::ffi;
 
 // Adds eight partial sums in a fixed order, so that the result depends only on the map.
 float mean_of_channel(const float* x, int64_t size, float scale, float shift) {
@@ -54,7 +52,7 @@ ffi::Error head(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> x, Floats1 gamma, 
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Head, cdnv2::head,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Head, cdnv2::guarded(cdnv2::head),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<xla::ffi::BufferR4<xla::ffi::F32>>()

@@ -27,7 +27,7 @@ class FlatMap {
       : height(height),
         width(width),
         pitch(width + 1),
-        positions(round_up(height * pitch, kGrain)),
+        positions(positions_of(height, width)),
         stride(round_up(positions, kLine)),
         lead(round_up(pitch + 1, kLine)),
         padded_stride(round_up(lead + positions + pitch + 1, kLine)),
@@ -35,6 +35,8 @@ class FlatMap {
     for (int64_t y = 0; y < height; ++y)
       std::fill_n(inside_.begin() + y * pitch, width, int32_t{-1});
   }
+
+  static int64_t positions_of(int64_t height, int64_t width) { return round_up(height * (width + 1), kGrain); }
 
   // For every position, −1 if it belongs to the map, 0 if it is padding.
   const int32_t* inside() const { return inside_.data(); }

@@ -264,7 +264,7 @@ ffi::Error pointwise_forward(ffi::ThreadPool pool, Maps x, Vector scale, Vector 
                              ffi::RemainingArgs optional, ffi::Result<Maps> out, ffi::Result<Vector> mean,
                              ffi::Result<Vector> variance, int64_t height, int64_t width, bool hard_swish,
                              bool outputs_grouped) {
-  const FlatMap map(height, width);
+  const FlatMap map = map_of(height, width, x.dimensions()[2]);
   if (!fit(map, x, kernel, mask, outputs_grouped)) return wrong_shapes();
   const Pointwise op = pointwise(map, x, kernel, mask, outputs_grouped);
   const float* residual = nullptr;
@@ -290,7 +290,7 @@ ffi::Error pointwise_backward(ffi::ThreadPool pool, Maps dy, Maps x, Vector mean
                               ffi::Result<Maps> dx, ffi::Result<Vector> dscale, ffi::Result<Vector> dbias,
                               ffi::Result<Kernel> dkernel, int64_t height, int64_t width, bool hard_swish,
                               bool outputs_grouped, int64_t direct_from) {
-  const FlatMap map(height, width);
+  const FlatMap map = map_of(height, width, x.dimensions()[2]);
   if (!fit(map, x, kernel, mask, outputs_grouped)) return wrong_shapes();
   const Pointwise op = pointwise(map, x, kernel, mask, outputs_grouped);
   Incoming in{dy.typed_data(), dy.dimensions()[1], nullptr, 0, direct_from};
@@ -300,7 +300,7 @@ ffi::Error pointwise_backward(ffi::ThreadPool pool, Maps dy, Maps x, Vector mean
     in.direct = buffer->typed_data();
     in.direct_channels = buffer->dimensions()[1];
     if (!is(*buffer, op.batch, in.direct_channels, map.positions) || direct_from < 0 ||
-        direct_from + op.inputs > in.direct_channels)
+        direct_from > in.direct_channels - op.inputs)
       return wrong_shapes();
   }
   if (!all_have(op.inputs, {&mean, &variance, &scale, &bias, &*dscale, &*dbias}) ||
@@ -319,7 +319,7 @@ ffi::Error pointwise_backward(ffi::ThreadPool pool, Maps dy, Maps x, Vector mean
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PointwiseForward, cdnv2::pointwise_forward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PointwiseForward, cdnv2::guarded(cdnv2::pointwise_forward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()
@@ -336,7 +336,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(PointwiseForward, cdnv2::pointwise_forward,
                                   .Attr<bool>("hard_swish")
                                   .Attr<bool>("outputs_grouped"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PointwiseBackward, cdnv2::pointwise_backward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PointwiseBackward, cdnv2::guarded(cdnv2::pointwise_backward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()

@@ -38,13 +38,13 @@ ffi::Error for_maps(ffi::ThreadPool& pool, Maps& from, ffi::Result<Maps>& to, in
 }
 
 ffi::Error pool_forward(ffi::ThreadPool threads, Maps x, ffi::Result<Maps> out, int64_t height, int64_t width) {
-  const FlatMap large(height, width), small(height / 2, width / 2);
+  const FlatMap large = map_of(height, width, x.dimensions()[2]), small(height / 2, width / 2);
   return for_maps(threads, x, out, large.positions, small.positions,
                   [&](const float* from, float* to) { small.read_pooled(from, large.pitch, to); });
 }
 
 ffi::Error pool_backward(ffi::ThreadPool threads, Maps dy, ffi::Result<Maps> dx, int64_t height, int64_t width) {
-  const FlatMap large(height, width), small(height / 2, width / 2);
+  const FlatMap large = map_of(height, width, dx->dimensions()[2]), small(height / 2, width / 2);
   return for_maps(threads, dy, dx, small.positions, large.positions,
                   [&](const float* from, float* to) { unpool(large, small, from, to); });
 }
@@ -52,7 +52,7 @@ ffi::Error pool_backward(ffi::ThreadPool threads, Maps dy, ffi::Result<Maps> dx,
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolForward, cdnv2::pool_forward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolForward, cdnv2::guarded(cdnv2::pool_forward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()
@@ -60,7 +60,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolForward, cdnv2::pool_forward,
                                   .Attr<int64_t>("height")
                                   .Attr<int64_t>("width"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolBackward, cdnv2::pool_backward,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(PoolBackward, cdnv2::guarded(cdnv2::pool_backward),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<cdnv2::Maps>()

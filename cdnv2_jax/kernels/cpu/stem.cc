@@ -4,19 +4,16 @@
 // reads adjacent values for adjacent outputs.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 
+#include "arguments.h"
 #include "scratch.h"
 #include "team.h"
 #include "tile.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace cdnv2 {
 namespace {
-
-namespace ffi = xla::ffi;
 
 struct Stem {
   int64_t height, width, channels, stride, outputs, out_height, out_width;
@@ -71,32 +68,27 @@ ffi::Error stem(ffi::ThreadPool pool, ffi::BufferR4<ffi::F32> images, ffi::Buffe
                 ffi::Result<ffi::BufferR4<ffi::F32>> out, int64_t stride) {
   const auto in = images.dimensions(), taps = kernel.dimensions(), result = out->dimensions();
   if (out->element_count() == 0) return ffi::Error::Success();
-  if (stride < 1 || taps[0] != 3 || taps[1] != 3 || taps[2] != in[3] || in[3] < 1 || result[0] != in[0] ||
+  constexpr int64_t most = 64;  // working memory is in proportion to the stride
+  if (stride < 1 || stride > most || taps[0] != 3 || taps[1] != 3 || taps[2] != in[3] || in[3] < 1 || result[0] != in[0] ||
       result[1] != taps[3] || result[2] != (in[1] - 1) / stride + 1 || result[3] != (in[2] - 1) / stride + 1)
     return ffi::Error::InvalidArgument("images, kernel, stride and result of the stem do not fit");
   const Stem s{in[1], in[2], in[3], stride, taps[3], result[2], result[3], kernel.typed_data()};
   const float* from = images.typed_data();
   float* to = out->typed_data();
-  std::atomic<bool> enough_memory{true};
   Team team(pool, threads_of(pool));
   team.parallel(in[0] * s.bands(), [&](int64_t i) {
     const int64_t image = i / s.bands();
     const Scratch planes(s.work());
-    if (!planes.data()) {
-      enough_memory = false;
-      return;
-    }
     s.run(from + image * s.height * s.width * s.channels, to + image * s.outputs * s.out_height * s.out_width,
           i % s.bands(), planes.data());
   });
-  if (enough_memory) return ffi::Error::Success();
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  return ffi::Error::Success();
 }
 
 }  // namespace
 }  // namespace cdnv2
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(Stem, cdnv2::stem,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Stem, cdnv2::guarded(cdnv2::stem),
                               xla::ffi::Ffi::Bind()
                                   .Ctx<xla::ffi::ThreadPool>()
                                   .Arg<xla::ffi::BufferR4<xla::ffi::F32>>()

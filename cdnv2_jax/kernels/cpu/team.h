@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "xla/ffi/api/ffi.h"
@@ -42,11 +44,14 @@ class Team {
  public:
   Team() : threads_(1) {}  // the caller alone
   Team(xla::ffi::ThreadPool& pool, int64_t threads) : threads_(threads) {
-    for (int64_t i = 1; i < threads; ++i)
-      pool.Schedule([shared = shared_, caller = std::this_thread::get_id()] {
-        // A pool whose queue is full runs the function at once in the caller, which would then wait for itself.
-        if (std::this_thread::get_id() != caller) help(*shared);
-      });
+    try {
+      for (int64_t i = 1; i < threads; ++i)
+        pool.Schedule([shared = shared_, caller = std::this_thread::get_id()] {
+          // A pool whose queue is full runs the function at once in the caller, which would then wait for itself.
+          if (std::this_thread::get_id() != caller) help(*shared);
+        });
+    } catch (const std::bad_alloc&) {  // the helpers that there are will do
+    }
   }
   ~Team() { shared_->number.store(kOver); }
   Team(const Team&) = delete;
@@ -54,7 +59,8 @@ class Team {
 
   int64_t threads() const { return threads_; }
 
-  // Calls f(i) for i in [0, tasks), in any order and on any thread; returns once all are done.
+  // Calls f(i) for i in [0, tasks), in any order and on any thread; returns once all are done. Once one has thrown an
+  // exception no further ones start, and the first exception is thrown here.
   template <typename F>
   void parallel(int64_t tasks, const F& f) {
     if (threads_ == 1 || tasks <= 1) {
@@ -68,6 +74,7 @@ class Team {
     // From here on no helper enters; those inside finish the tasks they have claimed.
     shared_->phase.store(nullptr);
     for (Patience patience; shared_->inside.load() != 0;) patience.wait();
+    if (phase.error) std::rethrow_exception(phase.error);
   }
 
  private:
@@ -76,9 +83,15 @@ class Team {
     const void* f;
     int64_t tasks;
     std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // read once all helpers have left
 
     void work() {
-      for (int64_t i; (i = next.fetch_add(1)) < tasks;) call(f, i);
+      try {
+        for (int64_t i; (i = next.fetch_add(1)) < tasks && !failed;) call(f, i);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
     }
   };
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.norm import ActivationName
-from cdnv2_jax.networks.network import Architecture
+from cdnv2_jax.networks.network import MOST_CHANNELS, MOST_STAGES, MOST_UNITS, Architecture
 from cdnv2_jax.schema import setting, settings
 
 
@@ -14,30 +14,40 @@ class CondenseNetArchitecture(Architecture):
     """The architecture of a CondenseNet (v1) or CondenseNetV2."""
 
     PER_STAGE: ClassVar[tuple[str, ...]] = ("stages", "growth")
+    UNITS_PER_STAGE: ClassVar[str] = "stages"
     SHORTHANDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "groups": ("lgc_groups", "conv_groups", "sfr_groups"),
         "condensation_factor": ("lgc_factor", "sfr_factor"),
     }
 
-    stages: tuple[int, ...] = setting("dense layers per block", least=1)
-    growth: tuple[int, ...] = setting("growth rate k per block; the stem has 2 · growth[0] channels", least=1)
-    lgc_groups: int = setting("groups of the learned group convolutions", least=1)
-    lgc_factor: int = setting("condensation factor of the learned group convolutions", least=1)
-    conv_groups: int = setting("groups of the 3×3 convolutions", least=1)
-    sfr_groups: int | None = setting("groups of sparse feature reactivation; None for v1", default=None, least=1)
-    sfr_factor: int | None = setting(
-        "condensation factor of sparse feature reactivation; None for v1", default=None, least=1
+    stages: tuple[int, ...] = setting("dense layers per block", least=1, most=MOST_UNITS, longest=MOST_STAGES)
+    growth: tuple[int, ...] = setting(
+        "growth rate k per block; the stem has 2 · growth[0] channels", least=1, most=4096, longest=MOST_STAGES
     )
-    bottleneck: int = setting("b; the 1×1 convolution has b · k outputs", default=4, least=1)
-    hard_swish_from: int | None = setting("first block, from 0, with hard-swish; None if none", default=None, least=0)
-    squeeze_excite_from: int | None = setting("first block, from 0, with SE; None if none", default=None, least=0)
+    lgc_groups: int = setting("groups of the learned group convolutions", least=1, most=4096)
+    lgc_factor: int = setting("condensation factor of the learned group convolutions", least=1, most=4096)
+    conv_groups: int = setting("groups of the 3×3 convolutions", least=1, most=4096)
+    sfr_groups: int | None = setting(
+        "groups of sparse feature reactivation; None for v1", default=None, least=1, most=4096
+    )
+    sfr_factor: int | None = setting(
+        "condensation factor of sparse feature reactivation; None for v1", default=None, least=1, most=4096
+    )
+    bottleneck: int = setting("b; the 1×1 convolution has b · k outputs", default=4, least=1, most=64)
+    hard_swish_from: int | None = setting(
+        "first block, from 0, with hard-swish; None if none", default=None, least=0, most=MOST_STAGES
+    )
+    squeeze_excite_from: int | None = setting(
+        "first block, from 0, with SE; None if none", default=None, least=0, most=MOST_STAGES
+    )
     head_width: int | None = setting(
         "width of the Linear before the classifier; None for v1, which has neither this Linear nor the last SE",
         default=None,
         least=1,
+        most=MOST_CHANNELS,
     )
-    head_reduction: int = setting("reduction of the SE in the head", default=16, least=1)
-    stem_stride: int = setting("stride of the first convolution; 1 for CIFAR", default=2, least=1)
+    head_reduction: int = setting("reduction of the SE in the head", default=16, least=1, most=MOST_CHANNELS)
+    stem_stride: int = setting("stride of the first convolution; 1 for CIFAR", default=2, least=1, most=8)
 
     def check_together(self) -> None:
         if (self.sfr_groups is None) != (self.sfr_factor is None):

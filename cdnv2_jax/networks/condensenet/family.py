@@ -93,7 +93,7 @@ def _layer_slots(layer: DenseLayer) -> torch.NamedSlots:
 def condensenet_form(keys: Mapping[str, Any]) -> Form:
     """Return the form of a state_dict, masked or converted, judging by its keys."""
     condensed = any(key.endswith("conv_1.index") for key in keys)
-    return Form(condensed, halved_classifier="classifier.linear.weight" in keys)
+    return Form(condensed=condensed, halved_classifier="classifier.linear.weight" in keys)
 
 
 def check_official_form(model: CondenseNet) -> None:
