@@ -167,7 +167,7 @@ def test_a_small_file_of_gigabytes(copy: Callable[[], Path]) -> None:
     path = copy()
     content = description(path)
     content["architecture"]["growth"] = [4096, 4096]
-    rewrite_description(path, json.dumps(content))
+    rewrite_description(path, content)
     _assert_refused(path, "made to fill the memory")
     for change in ({"chunks": [2**20, 2**20]}, {"shape": [2**20, 2**20]}, {"dtype": "<f8"}, {"shape": None}):
         path = copy()
