@@ -217,7 +217,7 @@ class Watch:
                 notes = [self.board.read(other) for other in range(self.board.readers)]
                 samples = [note[0] for note in notes if note[2] == process and note[0] is not None]
                 place = f" while reading {_name_in_another_process(self._source, samples[0])}" if samples else ""
-                raise RunFailure(f"an input worker (process {process}) {_end(worker.exitcode, place)}")
+                raise RunFailure(f"an input worker (process {process}) {ending(worker.exitcode, place)}")
 
     def _check_progress(self, reader: int, idle: float) -> None:
         sample, changes, process = self.board.read(reader)
@@ -225,9 +225,9 @@ class Watch:
             return
         which = f"input worker (process {process})" if process not in (0, os.getpid()) else "input"
         if sample is None:
-            raise RunFailure(f"the {which} has done nothing for {idle:.0f} s: it hangs or was stopped; {LATER}")
+            raise RunFailure(f"the {which} has done nothing for {idle:.3g} s: it hangs or was stopped; {LATER}")
         raise RunFailure(
-            f"the {which} has been reading {sample_name(self._source, sample)} for {idle:.0f} s: the disk or the "
+            f"the {which} has been reading {sample_name(self._source, sample)} for {idle:.3g} s: the disk or the "
             f"decoder hangs, or the process was stopped; remove the image if it is the cause, {LATER}"
         )
 
@@ -262,8 +262,8 @@ def _send_name(sending: Connection, source: Source[Picture], sample: int) -> Non
     sending.send(sample_name(source, sample))
 
 
-def _end(exitcode: int, place: str) -> str:
-    """Say how a process ended, and what to do."""
+def ending(exitcode: int, place: str) -> str:
+    """Say how a process ended at a `place`, such as " while reading a.jpg", and what to do."""
     if exitcode >= 0:
         return f"ended{place} with exit status {exitcode}: look at what it printed, {LATER}"
     with contextlib.suppress(ValueError):
