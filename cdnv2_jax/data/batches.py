@@ -90,7 +90,10 @@ class RowMaker(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, row: int) -> dict[str, Any]:
-        """Return a row as a dict; "broken" (int64) is the index of an unreadable sample that was met, else −1."""
+        """Return a row as a dict; "broken" (int64) is the index of an unreadable sample that was met, else −1.
+
+        It calls `now_reading` before it reads a sample, so that one that hangs is named.
+        """
 
     def first_readable(self, indices: Iterable[int], prepare: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """Return the result of `prepare` for the first readable sample of `indices`, with "index" and "broken".
@@ -172,6 +175,7 @@ class EvaluationRow(RowMaker):
         index = self.sample_index(int(row))
         if index >= len(self.source):
             return self._padding(NOT_BROKEN)
+        now_reading(index)
         sample = self.source[index]
         try:
             image = self.preparation.resized(sample.pixels(self.upright, max_megapixels=self.max_megapixels))

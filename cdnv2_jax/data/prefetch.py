@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cdnv2_jax.data.batches import HostBatch, RowMaker
-from cdnv2_jax.data.watchdog import PATIENCE, Board, Patience, Task, Watch, board, sample_name
+from cdnv2_jax.data.watchdog import PATIENCE, Board, Patience, Task, Watch, board, sample_name, watch_thread
 from cdnv2_jax.errors import RunFailure
 
 BATCHES_AHEAD = 2
@@ -57,16 +57,20 @@ class WatchedRow:
     def __call__(self, row: int) -> dict[str, Any]:
         if self.board.stopped:
             raise RunFailure("no more batches are needed")  # nobody waits for this one
-        reader = (int(row) // self.rows.share.rows - self.first) % self.board.readers
-        with self.board.reading(reader, self.rows.sample_index(int(row))):
-            try:
-                return self.rows(row)
-            except MemoryError as error:
-                sample, _, _ = self.board.read(reader)
-                raise RunFailure(
-                    f"no memory is left to prepare {sample_name(self.rows.source, sample)}: use fewer "
-                    f"config.data.workers or smaller batches, then repeat the command"
-                ) from error
+        batch, within = divmod(int(row), self.rows.share.rows)
+        reader = (batch - self.first) % self.board.readers
+        watch_thread(self.board, reader)
+        try:
+            made = self.rows(row)
+        except MemoryError as error:
+            sample, _, _ = self.board.read(reader)
+            raise RunFailure(
+                f"no memory is left to prepare {sample_name(self.rows.source, sample)}: use fewer "
+                f"config.data.workers or smaller batches, then repeat the command"
+            ) from error
+        if within == self.rows.share.rows - 1:
+            self.board.note(reader, None)
+        return made
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -54,11 +55,14 @@ class Board:
       readers: number of readers, threads or processes.
     """
 
-    NOTE = struct.Struct("qqq")  # index of the sample that is read, plus 1 (0: none); notes so far; process
+    NOTE = struct.Struct("qqq")  # index of the sample that is read, plus 1 (0: none); number of the note; process
 
     def __init__(self, readers: int, memory: SharedMemory | None):
         self.readers, self._memory = readers, memory
         self._notes = bytearray(self.size(readers)) if memory is None else memory.buf
+        self._changes = itertools.count(1)
+        self._process = os.getpid()
+        self._stop = self.size(readers) - 1
 
     def __reduce__(self):
         return Board, (self.readers, self._memory)
@@ -69,34 +73,23 @@ class Board:
         return readers * cls.NOTE.size + 1
 
     def read(self, reader: int) -> tuple[int | None, int, int]:
-        """Return the index of the sample that a reader reads, if any, how often that changed, and its process."""
-        sample, changes, process = self.NOTE.unpack_from(self._notes, reader * self.NOTE.size)
-        return sample - 1 if sample else None, changes, process
+        """Return the index of the sample a reader reads, if any, the number of this note (0: none), its process."""
+        sample, note, process = self.NOTE.unpack_from(self._notes, reader * self.NOTE.size)
+        return sample - 1 if sample else None, note, process
 
     def note(self, reader: int, sample: int | None) -> None:
         """Note the sample that a reader reads from now on."""
-        _, changes, _ = self.read(reader)
         number = 0 if sample is None else sample + 1
-        self.NOTE.pack_into(self._notes, reader * self.NOTE.size, number, changes + 1, os.getpid())
+        self.NOTE.pack_into(self._notes, reader * self.NOTE.size, number, next(self._changes), self._process)
 
     @property
     def stopped(self) -> bool:
         """Whether the readers are to end."""
-        return bool(self._notes[self.size(self.readers) - 1])
+        return bool(self._notes[self._stop])
 
     def stop(self) -> None:
         """Ask the readers to end before their next row."""
-        self._notes[self.size(self.readers) - 1] = 1
-
-    @contextlib.contextmanager
-    def reading(self, reader: int, sample: int) -> Iterator[None]:
-        """Note a sample as being read while the context lasts, or whatever `now_reading` says inside."""
-        _here.note = lambda other: self.note(reader, other)
-        self.note(reader, sample)
-        try:
-            yield
-        finally:
-            self.note(reader, None)
+        self._notes[self._stop] = 1
 
 
 @contextlib.contextmanager
@@ -133,10 +126,16 @@ def _start_resource_tracker() -> None:
 _here = threading.local()
 
 
+def watch_thread(board: Board, reader: int) -> None:
+    """Let what `now_reading` says in this thread be noted as what a reader does."""
+    _here.board, _here.reader = board, reader
+
+
 def now_reading(sample: int) -> None:
-    """Note that this thread, if it is watched, now reads another sample than it began with."""
-    if note := getattr(_here, "note", None):
-        note(sample)
+    """Note the index of the sample that this thread reads next, if it is watched; row makers call this."""
+    board: Board | None = getattr(_here, "board", None)
+    if board is not None:
+        board.note(_here.reader, sample)
 
 
 class Task(threading.Thread, Generic[Result]):
@@ -220,8 +219,8 @@ class Watch:
                 raise RunFailure(f"an input worker (process {process}) {ending(worker.exitcode, place)}")
 
     def _check_progress(self, reader: int, idle: float) -> None:
-        sample, changes, process = self.board.read(reader)
-        if idle < (self.patience.sample if changes else self.patience.start):
+        sample, note, process = self.board.read(reader)
+        if idle < (self.patience.sample if note else self.patience.start):
             return
         which = f"input worker (process {process})" if process not in (0, os.getpid()) else "input"
         if sample is None:
