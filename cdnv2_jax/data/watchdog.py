@@ -59,7 +59,7 @@ class Board:
 
     def __init__(self, readers: int, memory: SharedMemory | None):
         self.readers, self._memory = readers, memory
-        self._notes = bytearray(self.size(readers)) if memory is None else memory.buf
+        self._notes: Any = bytearray(self.size(readers)) if memory is None else memory.buf
         self._changes = itertools.count(1)
         self._process = os.getpid()
         self._stop = self.size(readers) - 1
