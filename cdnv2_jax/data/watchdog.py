@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import threading
@@ -193,9 +194,13 @@ class Watch:
                 self._check_progress(reader, idle)
         try:
             return task.take()
-        except RuntimeError:  # as Grain raises for a worker that died
+        except RuntimeError as error:
             self._check_workers(reader, 0)
-            raise
+            died = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if died is None:
+                raise
+            # Grain saw a worker die before it was seen here: one that has only just started.
+            raise RunFailure(f"an input worker {ending(int(died[1]), ' while it started')}") from error
 
     def kill(self) -> None:
         """Kill the worker processes, also stopped ones; they have nothing to lose."""
