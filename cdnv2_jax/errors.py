@@ -11,8 +11,15 @@ class UserError(ValueError):
     """
 
 
-class LostProcess(RuntimeError):
-    """Another process of the same run has stopped; this one is not at fault. Its message is one line."""
+class RunFailure(RuntimeError):
+    """A failure of what a run needs, not of the request: memory, a worker, a disk that does not answer.
+
+    Its message is one line, as a UserError's. The command line prints it and exits with status 1.
+    """
+
+
+class LostProcess(RunFailure):
+    """Another process of the same run has stopped; this one is not at fault."""
 
 
 def shorten(items: list[str], most: int = 8, longest: int = 200) -> str:

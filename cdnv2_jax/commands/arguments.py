@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from cdnv2_jax.bounded_reading import read_bytes
-from cdnv2_jax.errors import LostProcess, UserError, cut
+from cdnv2_jax.errors import RunFailure, UserError, cut
 
 FAILED = 1
 BAD_INPUT = 2
@@ -30,7 +30,7 @@ def program_name(script: str, command: str) -> str:
 
 
 def guarded(action: Callable[[], None], program: str) -> int:
-    """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
+    """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a RunFailure.
 
     Errors are printed on standard error, one line each, including each one of a group of UserErrors. Characters that
     the output's encoding lacks, such as the bytes of a file's name that are not UTF-8, are printed as escapes.
@@ -50,8 +50,8 @@ def guarded(action: Callable[[], None], program: str) -> int:
         for error in group.exceptions:
             _complain(program, error)
         return BAD_INPUT
-    except LostProcess as error:
-        print(f"{program}: {error}", file=sys.stderr)
+    except RunFailure as error:
+        _complain(program, error)
         return FAILED
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

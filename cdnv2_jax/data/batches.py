@@ -1,17 +1,10 @@
-"""Batches of samples: order, sharding over hosts, contents of a row, and prefetching in threads or processes."""
+"""Batches of samples: order, sharding over hosts, contents of a row, and unreadable images."""
 
 import abc
 import contextlib
 import dataclasses
-import itertools
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -20,6 +13,7 @@ from cdnv2_jax.data.augment import Augmentation, erase, training_image
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation, normalise
 from cdnv2_jax.data.source import Picture, Sample, Source
+from cdnv2_jax.data.watchdog import now_reading
 from cdnv2_jax.errors import UserError
 
 NOT_BROKEN = -1
@@ -96,7 +90,10 @@ class RowMaker(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, row: int) -> dict[str, Any]:
-        """Return a row as a dict; "broken" (int64) is the index of an unreadable sample that was met, else −1."""
+        """Return a row as a dict; "broken" (int64) is the index of an unreadable sample that was met, else −1.
+
+        It calls `now_reading` before it reads a sample, so that one that hangs is named.
+        """
 
     def first_readable(self, indices: Iterable[int], prepare: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
         """Return the result of `prepare` for the first readable sample of `indices`, with "index" and "broken".
@@ -106,6 +103,7 @@ class RowMaker(abc.ABC):
         """
         tried: list[int] = []
         for index in indices:
+            now_reading(index)
             with contextlib.suppress(BrokenImage):
                 made = prepare(index)
                 return made | {"index": np.int64(index), "broken": np.int64(tried[0] if tried else NOT_BROKEN)}
@@ -177,6 +175,7 @@ class EvaluationRow(RowMaker):
         index = self.sample_index(int(row))
         if index >= len(self.source):
             return self._padding(NOT_BROKEN)
+        now_reading(index)
         sample = self.source[index]
         try:
             image = self.preparation.resized(sample.pixels(self.upright, max_megapixels=self.max_megapixels))
@@ -192,31 +191,6 @@ class EvaluationRow(RowMaker):
 
 HostBatch = dict[str, np.ndarray]
 """One host's rows of a batch, stacked; see each `RowMaker` for the contents."""
-
-READ_THREADS = 4
-BATCHES_AHEAD = 2
-
-
-@contextlib.contextmanager
-def host_batches(rows: RowMaker, first: int, last: int, workers: int) -> Iterator[Iterator[HostBatch]]:
-    """Iterate over this host's batches `first` … `last` − 1; the same for any `workers` (processes; 0: threads)."""
-    import grain
-
-    size = rows.share.rows
-    batches = grain.MapDataset.range(last * size).map(rows).batch(size)[first:]
-    if workers:
-        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=BATCHES_AHEAD)
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=BATCHES_AHEAD)
-        iterator = iter(batches.to_iter_dataset(read).mp_prefetch(options, _end_with_parent))
-    else:
-        read = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=BATCHES_AHEAD)
-        iterator = iter(batches.to_iter_dataset(read))
-    try:
-        with _starting_workers() if workers else contextlib.nullcontext():
-            ahead = list(itertools.islice(iterator, 1))  # requesting the first batch starts the processes
-        yield itertools.chain(ahead, iterator)
-    finally:
-        iterator.close()
 
 
 class BrokenImages:
@@ -255,54 +229,3 @@ class BrokenImages:
             reason = str(error)
         allowed = f"at most {self._limit} may be broken" if self._limit else "none may be broken"
         raise UserError(f"{reason} ({allowed}: config.data.max_broken_images)")
-
-
-@contextlib.contextmanager
-def _starting_workers() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM in Grain's processes started inside; shells and clusters send them to a whole job.
-
-    The training process handles these signals, and needs batches until it stops.
-    """
-    _mark_absl_flags_as_parsed()
-    _start_resource_tracker()  # otherwise it would be started inside, and unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """End this worker when the training process has ended, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _start_resource_tracker() -> None:
-    """Start Python's process that frees shared memory, with its warnings off.
-
-    A run that ends early always leaves some to free: the prefetched batches.
-    """
-    name = "PYTHONWARNINGS"
-    before = os.environ.get(name)
-    os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-
-
-def _mark_absl_flags_as_parsed() -> None:
-    # Grain starts its processes through absl, which requires parsed flags; only absl's own programs parse them.
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

@@ -12,13 +12,15 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import RunFailure, UserError, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """How the names of image files end, in lower or upper case."""
 
 MAX_MEGAPIXELS = 89
 """Larger images are refused unless the caller allows them, as Pillow recommends: a small file may declare gigabytes."""
+
+LIMIT = "config.data.max_megapixels (predict: --max-megapixels)"
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 """Ends the compressed data of a JPEG scan: 0xFF, except stuffed bytes and restart markers (ITU-T T.81, B.1.1)."""
@@ -79,11 +81,16 @@ def decode(encoded: bytes, name: str, *, upright: bool = True, max_megapixels: f
 
     Raises:
       BrokenImage: the image cannot be decoded; the message contains `name`.
+      RunFailure: memory has run out; likewise.
     """
-    image = _open(encoded, name, max_megapixels)
     try:
+        image = _open(encoded, name, max_megapixels)
         pixels = _stored_pixels(image, encoded)
         return _turned(pixels, *_turns(image, encoded)) if upright else pixels
+    except (BrokenImage, RunFailure):
+        raise
+    except MemoryError as error:
+        raise _no_memory(name) from error
     except Exception as error:  # Pillow raises many types for damaged files: struct.error, IndexError, …
         raise BrokenImage(name, one_line(error)) from error
 
@@ -115,9 +122,13 @@ def _turns(image: Image.Image, encoded: bytes) -> tuple[bool, bool, bool]:
         return AS_STORED  # Pillow has turned it
     if image.format == "PNG" and not any(mark in encoded for mark in LATE_ORIENTATION):
         return AS_STORED  # Pillow would decode the pixels to be sure
-    with contextlib.suppress(Exception), _warnings_ignored():  # damaged EXIF data raise many types
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation), AS_STORED)
-    return AS_STORED
+    try:
+        with _warnings_ignored():
+            return TURNS.get(image.getexif().get(ExifTags.Base.Orientation), AS_STORED)
+    except MemoryError:
+        raise
+    except Exception:  # damaged EXIF data raise many types
+        return AS_STORED
 
 
 def _turned(pixels: np.ndarray, transposed: bool, rows: bool, columns: bool) -> np.ndarray:
@@ -149,13 +160,15 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     most = round(1e6 * max_megapixels)
     if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most
-    advice = "shrink it, or allow more with config.data.max_megapixels (predict: --max-megapixels)"
+    advice = f"shrink it, or allow more with {LIMIT}"
     too_large = BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
     try:
         with _warnings_ignored():
             image = Image.open(io.BytesIO(encoded))
     except Image.DecompressionBombError as error:
         raise too_large from error
+    except MemoryError as error:
+        raise _no_memory(name) from error
     except Exception as error:
         raise _unknown(encoded, name, error) from error
     if image.width * image.height > most:
@@ -163,6 +176,11 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     if image.format == "EPS":
         raise BrokenImage(name, "EPS files are programs, which are not run", "convert it to PNG")
     return image
+
+
+def _no_memory(name: str) -> RunFailure:
+    """Return an error that ends a run: the image may be fine, and skipping it would change the result."""
+    return RunFailure(f"no memory is left to decode {name}: free some, or lower {LIMIT}")
 
 
 def _unknown(encoded: bytes, name: str, error: Exception) -> BrokenImage:

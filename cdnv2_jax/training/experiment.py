@@ -13,8 +13,9 @@ import optax
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share, host_batches
+from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share
 from cdnv2_jax.data.on_device import Normalisation
+from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
-from cdnv2_jax.data.batches import BrokenImages, HostBatch, host_batches
+from cdnv2_jax.data.batches import BrokenImages, HostBatch
+from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.devices import fetch
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints

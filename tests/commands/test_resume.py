@@ -120,14 +120,30 @@ def test_killed(uninterrupted: Path, shell: Shell) -> None:
     """
     with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:
         wait_until(process, Path("run"), 5, checkpoint=3)
-        assert len(_members(process.pid)) > 2
+        assert len(_processes(process.pid)) > 2
         process.kill()
         process.communicate()
     deadline = time.monotonic() + 20
-    while _members(process.pid) and time.monotonic() < deadline:
+    while _processes(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _members(process.pid)
+    assert not _processes(process.pid)
     assert "resuming after step" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
+    assert_ends_like(Path("run"), uninterrupted)
+
+
+@pytest.mark.soak  # another process; that a worker which is killed is noticed is seen in tests/data/test_watchdog.py
+def test_a_worker_is_killed(uninterrupted: Path, shell: Shell) -> None:
+    """By the operating system, when memory runs out, here before its first batch: later ones may not be needed."""
+    run_until(4, Path("run"))
+    with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:
+        while not (workers := _processes(process.pid, "spawn_main")):
+            time.sleep(0.1)
+        os.kill(workers[0], signal.SIGKILL)
+        _, complaint = process.communicate(timeout=100)
+    assert (process.returncode, complaint.count("\n")) == (1, 1), complaint
+    assert complaint.startswith("main.py train: an input worker ") and "was killed by SIGKILL" in complaint
+    assert not _processes(process.pid)
+    assert "resuming after step 3" in shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert_ends_like(Path("run"), uninterrupted)
 
 
@@ -166,8 +182,12 @@ def test_interrupted_from_the_keyboard(shell: Shell) -> None:
     assert "asked to stop" not in printed
 
 
-def _members(group: int) -> list[str]:
-    """The processes of a process group that are alive (not zombies)."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
-    fields = [line.split(None, 2) for line in listed.splitlines()]
-    return [line[-1] for line in fields if line[0] == str(group) and not line[1].startswith("Z")]
+def _processes(group: int, containing: str = "") -> list[int]:
+    """The processes of a process group that are alive (not zombies), or those with a text in their command line."""
+    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    fields = [line.split(None, 3) for line in listed.splitlines()]
+    return [
+        int(process)
+        for process, owner, state, *rest in fields
+        if owner == str(group) and not state.startswith("Z") and containing in "".join(rest)
+    ]

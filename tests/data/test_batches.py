@@ -17,11 +17,11 @@ from cdnv2_jax.data.batches import (
     HostBatch,
     Share,
     TrainingRow,
-    host_batches,
     sample_random,
     shuffled_index,
 )
 from cdnv2_jax.data.on_device import Normalisation
+from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.data.source import Sample, Source
 from tests.data.photographs import encoded, photographs

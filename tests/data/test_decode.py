@@ -13,7 +13,9 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from cdnv2_jax import UserError
+from cdnv2_jax.data import decode as decoding
 from cdnv2_jax.data.decode import BrokenImage, decode, encoded_size
+from cdnv2_jax.errors import RunFailure
 from tests.data.photographs import encoded, photographs
 
 
@@ -339,3 +341,16 @@ def test_threads_leave_the_filters_of_warnings_alone() -> None:
     for thread in threads:
         thread.join()
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("where", ["open", "_decode_jpeg"])
+def test_no_memory_is_not_the_images_fault(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not skipped as unreadable, which would change the result."""
+
+    def fail(*_) -> None:
+        raise MemoryError
+
+    file = encoded(_picture())
+    monkeypatch.setattr(*((Image, "open") if where == "open" else (decoding, "_decode_jpeg")), fail)
+    with pytest.raises(RunFailure, match=r"no memory is left to decode a\.jpg: free some"):
+        decode(file, "a.jpg")

@@ -13,7 +13,8 @@ from cdnv2_jax import load, to_torch_state_dict
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.commands.read_config import read_config
-from cdnv2_jax.data.batches import HostBatch, host_batches
+from cdnv2_jax.data.batches import HostBatch
+from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.training.config import OptimizerConfig
 from tests.distributed.runs import RUN, finished, losses

@@ -1,6 +1,7 @@
 """Checkpoints that are not whole: a UserError that names the path, never half a network."""
 
 import gc
+import json
 import random
 import shutil
 import tempfile

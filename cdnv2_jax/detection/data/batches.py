@@ -11,6 +11,7 @@ from cdnv2_jax.data.augment import draw_flip, flip
 from cdnv2_jax.data.batches import NOT_BROKEN, RowMaker, sample_random
 from cdnv2_jax.data.canvas import CanvasPreparation, flip_boxes, is_landscape, on_canvas, scale_boxes
 from cdnv2_jax.data.decode import BrokenImage
+from cdnv2_jax.data.watchdog import now_reading
 from cdnv2_jax.detection.data.annotations import DetectionSource
 from cdnv2_jax.errors import UserError
 
@@ -191,6 +192,7 @@ class DetectionEvaluationRow(RowMaker):
         index = self.sample_index(int(row))
         if index < 0:
             return self._padding(int(row), NOT_BROKEN)
+        now_reading(index)
         sample = self.source[index]
         canvas = self.preparation.canvas_of(sample.height, sample.width)
         try:

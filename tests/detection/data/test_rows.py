@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import UserError
-from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share, host_batches
+from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share
 from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow, padded_targets
 from cdnv2_jax.detection.pictures import example_pictures
