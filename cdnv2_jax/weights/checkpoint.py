@@ -261,7 +261,10 @@ def read_description(path: Path) -> dict[str, Any]:
             description = dict(checkpointer.restore(path.absolute(), args)["description"])
     except Exception as error:  # damaged files raise errors of many types in Orbax
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
-    if fault := seal_fault(description):
+    fault = seal_fault(description)
+    if not isinstance(description.get("crc32", {}), dict):
+        fault = "its checksums are not valid"
+    if fault:
         raise UserError(f"{path} is damaged ({fault}): take another copy, or write it again")
     return description
 
