@@ -282,7 +282,10 @@ def read_arrays(
             args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like, strict=True))
             arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
     except Exception as error:  # damaged files raise errors of many types in Orbax
-        raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
+        raise UserError(
+            f"{path}: its arrays are damaged or do not fit its description ({one_line(error)}): take another copy, or "
+            f"write it again"
+        ) from error
     # Orbax does not check the shapes of saved NumPy arrays.
     misfits = [n for n, target in targets.items() if (arrays[n].shape, arrays[n].dtype) != (target.shape, target.dtype)]
     if misfits:
