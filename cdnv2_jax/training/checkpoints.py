@@ -122,7 +122,7 @@ class RunCheckpoints:
                     f"{self.directory}: step {step} does not fit this config or is damaged ({one_line(error)}): "
                     f"{self._way_out(step)}"
                 ) from error
-            raise self._damaged(step, one_line(error)) from error
+            raise self._damaged(step, f"its arrays cannot be read: {one_line(error, 120)}") from error
         summaries = {} if old else _summaries(state)
         if changed := [name for name, summary in summaries.items() if summary != description[ARRAYS][name]]:
             raise self._damaged(step, f"the checksums of {shorten(changed, most=3)} differ")
@@ -142,7 +142,7 @@ class RunCheckpoints:
         try:
             description = dict(self._read(step, description=self._ocp.args.JsonRestore())["description"])
         except Exception as error:  # as above
-            raise self._damaged(step, f"its description cannot be read: {one_line(error)}") from error
+            raise self._damaged(step, f"its description cannot be read: {one_line(error, 120)}") from error
         if fault := seal_fault(description):
             raise self._damaged(step, fault)
         needed = {"broken_images", "devices"} | (set() if is_unsealed(description) else {ARRAYS})

@@ -268,7 +268,10 @@ def read_description(path: Path) -> dict[str, Any]:
         description = read_json(path / DESCRIPTION)
     except ValueError as error:
         raise UserError(f"{path}: its description cannot be read ({one_line(error)})") from error
-    if fault := seal_fault(description):
+    fault = seal_fault(description)
+    if not isinstance(description.get("crc32", {}), dict):
+        fault = "its checksums are not valid"
+    if fault:
         raise UserError(f"{path} is damaged ({fault}): take another copy, or write it again")
     return description
 

@@ -84,9 +84,7 @@ def test_what_older_versions_wrote(tmp_path: Path) -> None:
     assert_same_network(load_safetensors(path), network("pruned"))
 
     (tmp_path / "network.onnx").write_bytes(b"\x08\x08")
-    with pytest.raises(
-        UserError, match=r"onnx is not an ONNX file written by this .*no checksum, so export it again"
-    ):
+    with pytest.raises(UserError, match=r"onnx is not an ONNX file written by this .*no checksum, so export it again"):
         open_session(tmp_path / "network.onnx")
     (tmp_path / "network.stablehlo").write_bytes(b"")
     (tmp_path / "network.stablehlo.json").write_text('{"format": 1, "kind": "classifier"}')
