@@ -45,22 +45,40 @@ def _latin_1(text: str) -> bytes:
     return text.encode("latin-1")
 
 
-def check_opcodes(data: BinaryIO, size: int) -> None:
-    """Read to the end of a pickle of at most `size` bytes without loading it.
+def check_opcodes(data: BinaryIO, size: int) -> list[int]:
+    """Read to the end of a pickle of at most `size` bytes without loading it; return where it names ENCODE.
 
     Raises:
       pickle.UnpicklingError: loading it may take far more time or memory than its size suggests.
       ValueError: it is damaged.
     """
-    long_integers = 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # notices lengths beyond the file's end
-        # The first two would allocate as much as the file says before they read it.
+    long_integers, encodes = 0, []
+    for count, (opcode, argument, position) in enumerate(
+        pickletools.genops(data)
+    ):  # notices lengths beyond the file's end
+        # `genops` notices lengths beyond the end. The first two would allocate as much as the file says before reading.
         past_end = "PUT" in opcode.name and isinstance(argument, int) and argument > size
         if opcode.name == "BYTEARRAY8" or past_end or argument in ("builtins bytearray", "__builtin__ bytearray"):
             raise pickle.UnpicklingError(f"unexpected {opcode.name}")
         long_integers += type(argument) is int and argument.bit_length() > 64
         if count > MOST_OPCODES or long_integers > MOST_LONG_INTEGERS:
             raise pickle.UnpicklingError("more values than any checkpoint of these networks")
+        if argument == "_codecs encode" and position is not None:
+            encodes.append(position)
+    return encodes
+
+
+ENCODE, INERT_ENCODE = b"c_codecs\nencode\n", b"cinert\nencode\n"
+"""Names in a pickle: Python's function, which PyTorch calls however often, and the one here, which is limited."""
+
+
+def with_inert_encode(data: bytes, encodes: list[int]) -> bytes:
+    """Return a pickle with other names at the positions that `check_opcodes` found."""
+    parts, end = [], 0
+    for position in encodes:
+        parts += [data[end:position], INERT_ENCODE]
+        end = position + len(ENCODE)
+    return b"".join([*parts, data[end:]])
 
 
 class Ignored:
@@ -162,6 +180,7 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": StoredArray,
     "numpy.dtype": NumberType,
     "_codecs.encode": _encoded,
+    "inert.encode": _encoded,
     "argparse.Namespace": argparse.Namespace,
     "types.SimpleNamespace": argparse.Namespace,
     "collections.defaultdict": _empty_dict,

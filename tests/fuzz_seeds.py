@@ -206,7 +206,8 @@ def _all_of(source: Source[Any]) -> None:
 
 def _write_imagenet(folder: Path) -> None:
     imagenet_archives.write_archives(folder)
-    read_imagenet_tars(folder, "train"), read_imagenet_tars(folder, "val")  # their indexes
+    for split in ("train", "val"):
+        read_imagenet_tars(folder, split)  # writes its index
 
 
 def _write_tfds(folder: Path) -> None:

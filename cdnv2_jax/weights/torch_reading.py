@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.inert_pickle import STAND_INS, Ignored, bounded_copies, check_opcodes, read_plain_pickle
+from cdnv2_jax.inert_pickle import (
+    STAND_INS,
+    Ignored,
+    bounded_copies,
+    check_opcodes,
+    read_plain_pickle,
+    with_inert_encode,
+)
 
 LARGEST_FILE = 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
 MOST_ENTRIES = 20_000  # tensors and counters; the same checkpoint has 3,000
@@ -149,7 +156,7 @@ def _checked_archive(data: bytes) -> io.BytesIO:
         for entry in archive.infolist():
             content = archive.read(entry)
             if entry.filename.endswith("/data.pkl"):
-                check_opcodes(io.BytesIO(content), len(content))
+                content = with_inert_encode(content, check_opcodes(io.BytesIO(content), len(content)))
             checked.writestr(entry.filename, content)
     buffer.seek(0)
     return buffer
@@ -172,10 +179,10 @@ class _Storages(pickle.Unpickler):
 def _checked_old_file(data: bytes) -> io.BytesIO:
     """Check a file from before PyTorch 1.6: four pickles, a fifth of the storages' names, then their contents."""
     buffer = io.BytesIO(data)
-    starts = []
+    starts, encodes = [], []
     for _ in range(5):
         starts.append(buffer.tell())
-        check_opcodes(buffer, len(data))
+        encodes += check_opcodes(buffer, len(data))
     referred = _Storages(io.BytesIO(data[starts[3] :]))
     referred.load()
     buffer.seek(starts[4])
@@ -183,8 +190,7 @@ def _checked_old_file(data: bytes) -> io.BytesIO:
     # PyTorch would leave the others as they are allocated: of any size, filled with what was in memory.
     if not isinstance(stored, list) or referred.names != set(stored):
         raise ValueError("tensors without contents")
-    buffer.seek(0)
-    return buffer
+    return io.BytesIO(with_inert_encode(data, encodes))
 
 
 def _explain_refusal(path: Path, message: str) -> str:

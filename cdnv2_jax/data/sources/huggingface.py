@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdnv2_jax.bounded_reading import refuse_irregular_tree
+from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import UNSPLIT, choose, choose_split, group_files
@@ -158,6 +158,8 @@ def _parts(directory: Path) -> dict[str, _Part]:
 
 def _saved(folder: Path) -> _Part:
     def load() -> Any:
+        for name in ("state.json", "dataset_info.json"):
+            read_json(folder / name)  # the library reads them without limits
         return import_optional("datasets", "huggingface").load_from_disk(str(folder))
 
     return _Part(sorted(folder.glob("*.arrow")), load, lambda: load().features)
