@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode
+from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode, read_file
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.class_folders import is_hidden
 from cdnv2_jax.errors import UserError, shorten
@@ -146,7 +146,7 @@ def predict(
 def _read(path: Path, preparation: ImagePreparation, max_megapixels: float) -> np.ndarray | BrokenImage:
     """Return the preprocessed image, or the error if it cannot be read."""
     try:
-        encoded = path.read_bytes()
+        encoded = read_file(str(path))
     except OSError as error:
         return BrokenImage(str(path), error.strerror or str(error))
     except ValueError as error:  # a path with a zero byte
