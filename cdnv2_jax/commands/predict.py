@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +13,11 @@ from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
 from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
-CLOSED_PIPE = 141  # what shells report for SIGPIPE
 
 
 def predict_images(
@@ -47,7 +46,7 @@ def predict_images(
     read = 0
     for result in predict(classifier, paths, top=top, batch_size=batch_size, max_megapixels=max_megapixels):
         if isinstance(result, Prediction):
-            _print(_as_json(result) if as_json else _as_text(result))
+            say(*([_as_json(result)] if as_json else _as_text(result)))
             read += 1
         else:
             broken.append(result)
@@ -56,17 +55,9 @@ def predict_images(
         usage = classifier.described.usage
         origin = "ImageNet" if usage.class_names == tuple(imagenet_classes().values()) else str(checkpoint)
         origin = str(class_names or origin) if usage.class_names else ""
-        print(_summary(read, +skipped, origin, usage.preparation), file=sys.stderr)
+        say(_summary(read, +skipped, origin, usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader has seen enough: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains when it ends
-        sys.exit(CLOSED_PIPE)
 
 
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
@@ -91,10 +82,10 @@ def _summary(read: int, skipped: Counter[str], names: str, preparation: ImagePre
 
 
 def _as_json(prediction: Prediction) -> str:
-    # Bytes of a name that are not UTF-8 become escapes that JSON has, too; other encodings lack more than those.
-    return json.dumps(prediction.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
+    # What a terminal would obey, and bytes of a name that are not UTF-8, become JSON's own escapes.
+    line = json.dumps(prediction.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def _as_text(prediction: Prediction) -> str:
-    lines = [f"{one.probability:8.2%}  {one.name}" for one in prediction.classes]
-    return "\n".join([str(prediction.path), *lines])
+def _as_text(prediction: Prediction) -> list[str]:
+    return [str(prediction.path), *(f"{one.probability:8.2%}  {one.name}" for one in prediction.classes)]

@@ -3,13 +3,12 @@
 import errno
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Stopped, Training
 from cdnv2_jax.training.optimizer import rate_scale
@@ -27,7 +26,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     devices = Devices.all()
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
-    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    console = Terminal(quiet=not is_first_process())
     data = experiment.data_facts()
     if is_first_process():
         workdir.claim(config, data)
@@ -37,7 +36,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     workdir.refuse_other_data(data)  # another process may have other files
     console.print(f"{_description_of(experiment)} → {path}")
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     training = Training(experiment, path, console, Profile(path, *profile))
     try:
         state = training.run()

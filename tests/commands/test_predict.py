@@ -1,9 +1,11 @@
 """`main.py predict`: what it prints, with networks from everywhere, and how it ends."""
 
+import dataclasses
 import io
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -104,6 +106,37 @@ def test_names_that_are_not_utf_8(here: Shell) -> None:
     )
     assert "cannot be read as an image (No such file or directory)" in complaint
     assert predicts(here, odd).startswith("album/caf\\udce9.png\n")
+
+
+HOSTILE = ("[/red]\x1b[31mcat", "\u202edog\x9b2J\n", "$\\frac$ <b>")
+
+
+def test_names_that_a_terminal_would_obey(here: Shell) -> None:
+    """Paths and classes are printed as escapes, JSON's own with --json."""
+    usage = dataclasses.replace(USAGE, class_names=HOSTILE)
+    save("\x1b[3J", network("condensed"), metadata={USAGE_KEY: usage.to_json()})
+    odd = "\x1b[2J[red]\u2028.png"
+    shutil.copy(ALBUM[0], odd)
+    for flags in ([], ["--json"]):
+        outcome = here.run("main.py", "predict", "--checkpoint", "\x1b[3J", *flags, odd)
+        assert (outcome.status, outcome.out.count("\n")) == (0, 1 if flags else 4)
+        assert all(line.isprintable() for line in (outcome.out + outcome.err).split("\n"))
+    found = json.loads(outcome.out)
+    assert found["image"] == odd and {one["name"] for one in found["classes"]} == set(HOSTILE)
+
+
+def test_files_that_are_none(here: Shell) -> None:
+    """Pipes, sockets, devices and directories are neither waited for nor read; PostScript is not run."""
+    os.mkfifo("pipe.png")
+    os.symlink("/dev/zero", "endless.png")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.png")
+    complaint = "".join(
+        here.refuses("main.py", "predict", "--checkpoint", "network", name)
+        for name in ("pipe.png", "endless.png", "socket.png")
+    )
+    assert complaint.count("cannot be read as an image (it is a pipe or a device)") == 2
+    assert complaint.count("\n") == 3
 
 
 def test_a_reader_that_leaves(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
