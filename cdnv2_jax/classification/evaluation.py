@@ -58,7 +58,7 @@ class ClassificationEvaluation(Evaluation):
 
     @property
     def headline(self) -> str:
-        return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}"
+        return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}{self.warning}"
 
     def per_class(self) -> list[tuple[int, float, float]]:
         """Return (images, top-1, top-5) of every class; both accuracies are 0.0 for a class without images."""
@@ -123,12 +123,14 @@ def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = No
     rank = (~(logits <= own)).sum(1) + ((logits == own) & earlier).sum(1)
     wide = logits.astype(np.float64)
     largest = wide.max(1, keepdims=True)
-    log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]
-    loss, top1, top5 = (log_sum - own[:, 0]).mean(), (rank < 1).mean(), (rank < 5).mean()
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]
+        loss, top1, top5 = (log_sum - own[:, 0]).mean(), (rank < 1).mean(), (rank < 5).mean()
     return ClassificationEvaluation(
         {"loss": float(loss), "top1": float(top1), "top5": float(top5)},
         logits=logits,
         labels=labels,
         ranks=rank,
         images=np.arange(len(labels)) if images is None else images,
+        not_finite=int((~np.isfinite(logits).all(1)).sum()),
     )

@@ -148,7 +148,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         save(path, model, metadata={**metadata, USAGE_KEY: usage.to_json()}, overwrite=True)
 
     def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
-        figures: dict[str, Any] = {"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss}
+        figures = {{"top1": "accuracy"}.get(name, name): value for name, value in evaluation.recorded.items()}
         if model is None:
             return figures
         cost = count_flops(model, self.config.data.image_size)

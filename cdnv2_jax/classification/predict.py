@@ -14,7 +14,7 @@ import numpy as np
 from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode, read_file
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.class_folders import is_hidden
-from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.errors import NOT_FINITE, UserError, shorten
 from cdnv2_jax.weights.open import Classifier
 
 
@@ -170,7 +170,7 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
             f"has {classifier.described.num_classes} classes: export it again"
         )
     if not np.isfinite(logits[: len(images)]).all():
-        raise UserError(f"the network {classifier.described.name} returns NaN or infinity: its weights are damaged")
+        raise UserError(f"the network {classifier.described.name} {NOT_FINITE}")
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
 

@@ -20,13 +20,14 @@ from cdnv2_jax.detection.evaluation import FIGURES, DetectionEvaluation, write_r
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.detectors.cost import cost_of
 from cdnv2_jax.devices import Devices, is_first_process
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.report.mistakes import write_per_class
 from cdnv2_jax.report.published import NAMES, data_set_of_published, published_data_set, published_map
 from cdnv2_jax.terminal import Terminal
+from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.weights.checkpoint import load_detector
 from cdnv2_jax.weights.open import open_detector, open_network
 from cdnv2_jax.weights.torch_file import Weights
@@ -83,6 +84,7 @@ def _evaluate_classifier(
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
         console.print(line)
     found = experiment.evaluate(network)
+    _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     print_taken(opened.taken)
@@ -96,6 +98,11 @@ def _evaluate_classifier(
     if per_class is not None:
         with replacing(per_class) as temporary:
             write_per_class(temporary, experiment.held_out.class_names, found.per_class())
+
+
+def _refuse_not_finite(checkpoint: Path, found: Evaluation) -> None:
+    if found.not_finite:
+        raise UserError(f"{checkpoint} {NOT_FINITE} ({found.not_finite:,} images): nothing was written")
 
 
 def _print_skipped(console: Terminal, names: Iterable[str]) -> None:
@@ -136,6 +143,7 @@ def _evaluate_detector(
     for line in (*experiment.data_lines(), *lines, *unmatched):
         console.print(line)
     found = experiment.evaluate(detector)
+    _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     title = f"{experiment.title}, {len(images):,} images of {_name_of(config.data, images)}"
@@ -148,7 +156,10 @@ def _evaluate_detector(
     if output is not None:
         write_results(output, found.results)
     if per_class is not None:
-        with replacing(per_class) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(per_class) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             csv.writer(file).writerows([("class", "AP"), *found.per_class])
 
 

@@ -172,7 +172,7 @@ class Training:
             found.headline,
             step=step,
             epoch=step / experiment.steps_per_epoch,
-            **found.metrics,
+            **found.recorded,
             weights="EMA" if experiment.config.ema_decay else "live",
         )
         if self.pruner.stage < experiment.stages:

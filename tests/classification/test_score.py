@@ -84,3 +84,5 @@ def test_a_network_that_gives_nan_knows_nothing(broken: slice) -> None:
     result = score(logits, np.full(4, 3, np.int32))
     assert (result.top1, result.top5) == (0, 0)
     assert np.isnan(result.loss)
+    assert result.recorded == {"top1": 0, "top5": 0, "not_finite": 4}
+    assert result.headline.endswith("but NaN or infinity for 4 images")
