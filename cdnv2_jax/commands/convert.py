@@ -87,6 +87,7 @@ def _from_torch(options: argparse.Namespace) -> None:
 
 def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load
+    from cdnv2_jax.devices import start_devices
     from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.networks.family import model_entry
     from cdnv2_jax.terminal import say
@@ -94,6 +95,7 @@ def _to_torch(options: argparse.Namespace) -> None:
 
     refuse_existing(options.output, options.overwrite, file=True)
     model_entry(options.model)
+    start_devices()
     model = load(options.input)
     if model.name != options.model:
         raise UserError(f"{options.input} holds a {model.name}, not a {options.model}")

@@ -19,7 +19,7 @@ from cdnv2_jax.detection.data.coco_2017 import is_coco_val2017
 from cdnv2_jax.detection.evaluation import FIGURES, DetectionEvaluation, write_results
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.detectors.cost import cost_of
-from cdnv2_jax.devices import Devices, is_first_process
+from cdnv2_jax.devices import Devices, is_first_process, start_devices
 from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import count_flops, model_entry
@@ -57,6 +57,7 @@ def evaluate_checkpoint(
     for file in (output, per_class):
         if file is not None:
             refuse_existing(file, overwrite, file=True)
+    start_devices()
     if isinstance(config, DetectionConfig):
         _evaluate_detector(config, origins, checkpoint, output, per_class)
         return

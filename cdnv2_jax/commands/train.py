@@ -21,9 +21,9 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
     config, origins = read_with_origins(spec, overrides)
+    devices = Devices.all()
     config, lines = config_to_train(config, origins)
     path = workdir.path
-    devices = Devices.all()
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
     console = Terminal(quiet=not is_first_process())
