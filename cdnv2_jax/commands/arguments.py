@@ -1,6 +1,7 @@
 """Command-line arguments shared by several verbs, and the exit statuses of a command."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ def program_name(script: str, command: str) -> str:
 def guarded(action: Callable[[], None], program: str) -> int:
     """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
 
+    It is 2, too, if the system refuses a path.
+
     Errors are printed on standard error, one line each, including each one of a group of UserErrors. When nobody reads
     standard output any more, the command ends quietly with status 141.
     """
@@ -57,6 +60,11 @@ def guarded(action: Callable[[], None], program: str) -> int:
         return FAILED
     except ClosedOutput:
         return CLOSED_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _complain(f"{program}: {os.fsdecode(error.filename)}: {error.strerror}")  # permission, length of a name, …
+        return BAD_INPUT
     except KeyboardInterrupt:
         _complain(f"{program}: interrupted")
         return INTERRUPTED
@@ -64,8 +72,9 @@ def guarded(action: Callable[[], None], program: str) -> int:
 
 
 def _complain(message: str) -> None:
-    # What to do comes last, so the middle is left out.
-    say(cut(escaped(" ".join(message.split())), LONGEST), file=sys.stderr)
+    with contextlib.suppress(UserError, ClosedOutput):  # the exit status still tells
+        # What to do comes last, so the middle is left out.
+        say(cut(escaped(" ".join(message.split())), LONGEST), file=sys.stderr)
 
 
 def print_taken(taken: str, file: TextIO | None = None) -> None:

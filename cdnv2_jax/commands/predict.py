@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
-from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
+from cdnv2_jax.commands.arguments import print_taken, read_class_names
 from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.errors import UserError
 from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.state_dicts import Weights
@@ -63,13 +65,15 @@ def predict_images(
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
     """Yield the paths, with "-" replaced by those in `listed`, one per line or, as from `find -print0`, per zero."""
     for image in images:
+        if not image:
+            raise UserError("the path of an image is empty: give a file, a folder, or - for standard input")
         if image != STANDARD_INPUT:
-            yield path(image)
+            yield Path(os.path.expanduser(image))
             continue
         if isinstance(listed, io.TextIOWrapper):
             listed.reconfigure(errors="surrogateescape")  # names of files are any bytes
         for line in listed:
-            yield from (path(name) for name in line.strip("\r\n\ufeff").split("\0") if name.strip())
+            yield from (Path(os.path.expanduser(name)) for name in line.strip("\r\n\ufeff").split("\0") if name.strip())
 
 
 def _summary(read: int, skipped: Counter[str], names: str, preparation: ImagePreparation) -> str:

@@ -13,6 +13,7 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Stopped, Training
 from cdnv2_jax.training.optimizer import rate_scale
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
+from cdnv2_jax.weights.checkpoint import refuse_path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -20,6 +21,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
     """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
+    refuse_path(workdir.path)
     config, origins = read_with_origins(spec, overrides)
     devices = Devices.all()
     config, lines = config_to_train(config, origins)

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -125,6 +126,23 @@ def test_names_that_a_terminal_would_obey(here: Shell) -> None:
     assert found["image"] == odd and {one["name"] for one in found["classes"]} == set(HOSTILE)
 
 
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend\nmore")])
+def test_devices_that_cannot_be_started(error: Exception, here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said of the platform, not of the checkpoint."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", fail)
+    for arguments in (
+        ("predict", "--checkpoint", "network", "album"),
+        ("condense", "--checkpoint=network", "--output=o"),
+    ):
+        complaint = here.refuses("main.py", *arguments)
+        assert "JAX cannot start the devices of JAX_PLATFORMS=cuda" in complaint and "JAX_PLATFORMS=cpu" in complaint
+
+
 def test_files_that_are_none(here: Shell) -> None:
     """Pipes, sockets, devices and directories are neither waited for nor read; PostScript is not run."""
     os.mkfifo("pipe.png")
@@ -238,6 +256,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "not exported by us": (("--checkpoint", "other.onnx", "album"), "other.onnx is not an ONNX file"),
     "no StableHLO": (("--checkpoint", "other.stablehlo", "album"), "other.stablehlo.json, which belongs to"),
     "no safetensors": (("--checkpoint", "other.safetensors", "album"), "is not a complete safetensors file"),
+    "a path that is too long": (("--checkpoint", "x" * 300, "album"), "x: File name too long"),
+    "an empty path": (("--checkpoint", "network", ""), "the path of an image is empty"),
     "no image": (("--checkpoint", "network"), "required: IMAGE"),
     "one that is none": (("--checkpoint", "network", "network/nothing.png"), "nothing.png cannot be read as an image"),
     "a folder without images": (("--checkpoint", "network", "network"), "network holds no images"),
