@@ -175,8 +175,9 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         write_predictions(workdir / PREDICTIONS_FILE, predictions)
         if "masked" not in evaluations:
             return {}
-        difference = np.abs(evaluations["masked"].logits - last.logits).max()
-        return {"max_logit_difference": float(difference)}
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            difference = np.abs(evaluations["masked"].logits - last.logits).max()
+        return {"max_logit_difference": float(difference)} if np.isfinite(difference) else {}
 
 
 def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:

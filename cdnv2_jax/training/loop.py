@@ -175,7 +175,7 @@ class Training:
             **found.recorded,
             weights="EMA" if experiment.config.ema_decay else "live",
         )
-        if self.pruner.stage < experiment.stages:
+        if self.pruner.stage < experiment.stages or found.not_finite:
             return  # it could be neither condensed nor compared with those that will be
         if self.best.offer(
             lambda path, metadata: experiment.save(path, model, metadata),
