@@ -21,9 +21,9 @@ LONGEST = 398  # characters of an error, whatever names and messages of others i
 class OneLineParser(argparse.ArgumentParser):
     """Argument parser whose errors are one line, without the usage."""
 
-    def parse_known_args(self, *arguments: Any) -> Any:
-        prepare_streams()
-        return super().parse_known_args(*arguments)
+    def __init__(self, **options: Any):
+        prepare_streams()  # before --help and errors are printed
+        super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
         _complain(f"{self.prog}: {message} (see {self.prog} --help)")
