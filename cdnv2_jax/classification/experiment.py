@@ -148,7 +148,8 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         save(path, model, metadata={**metadata, USAGE_KEY: usage.to_json()}, overwrite=True)
 
     def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
-        figures = {{"top1": "accuracy"}.get(name, name): value for name, value in evaluation.recorded.items()}
+        recorded = evaluation.recorded
+        figures: dict[str, Any] = {"accuracy": recorded.pop("top1"), "top5": recorded.pop("top5"), **recorded}
         if model is None:
             return figures
         cost = count_flops(model, self.config.data.image_size)
