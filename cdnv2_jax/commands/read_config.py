@@ -70,7 +70,7 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
     spec = os.path.expanduser(spec)
     path = Path(spec.split(":", 1)[0])
     if path.exists() and not path.is_file():
-        raise UserError(f"--config {path} is not a file: give a Python file, or a run's config.json")
+        raise UserError(f"--config {path} is not a file: give a Python file, or the config.json of a run")
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
         hint = f"; there are {', '.join(there)}" if there else ""
