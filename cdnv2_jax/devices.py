@@ -1,6 +1,7 @@
 """One mesh over all devices of all hosts: batches are sharded along it, everything else is replicated."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 
 AXIS = "data"
 
@@ -25,7 +26,8 @@ class Devices:
 
     @classmethod
     def all(cls) -> "Devices":
-        """Return all devices that JAX knows of, on every host."""
+        """Return all devices that JAX knows of, on every host; UserError as for `start_devices`."""
+        start_devices()
         return cls(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
 
     @classmethod
@@ -81,6 +83,24 @@ class Devices:
         local = np.asarray(array)
         # Copied, because the result may be donated and on a CPU could otherwise share memory with `array`.
         return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
+
+
+def start_devices() -> None:
+    """Let JAX start its devices, before anything else would fail because it cannot.
+
+    Raises:
+      UserError: there is no such platform here, or its plugin is broken.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, for some platforms AssertionError without a message
+        asked = os.environ.get("JAX_PLATFORMS")
+        why = one_line(error, 120) if str(error) else "there are none"
+        wanted = f"JAX_PLATFORMS={asked}" if asked else "its platform"
+        raise UserError(
+            f"JAX cannot start the devices of {wanted} ({why}): install what that platform needs, or "
+            f"set JAX_PLATFORMS=cpu to compute on the CPU"
+        ) from error
 
 
 def fetch(tree: Any) -> Any:

@@ -22,6 +22,10 @@ class LostProcess(RunFailure):
     """Another process of the same run has stopped; this one is not at fault."""
 
 
+NOT_FINITE = "returns NaN or infinity: its weights are damaged, or too large to compute with"
+"""What is wrong with a network, after its name."""
+
+
 def shorten(items: list[str], most: int = 8, longest: int = 200) -> str:
     """Join items with commas: the first, each cut in its middle, as long as they are few and fit; the rest is counted.
 

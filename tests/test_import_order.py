@@ -10,7 +10,7 @@ from tests.tables import table
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"errors", "files", "inert_pickle", "schema", "versions"}
+EVERYBODY = {"errors", "files", "inert_pickle", "schema", "terminal", "versions"}
 NETWORKS = {"kernels", "layers", "networks", "pruning"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},
@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": set(),
     "devices": set(),
     "detectors": {"layers", "networks"},
-    "weights": NETWORKS | {"data", "detectors"},
+    "weights": NETWORKS | {"data", "detectors", "devices"},
     "report": NETWORKS | {"data"},
     "export": NETWORKS | {"weights", "data", "detectors", "report"},
     "training": NETWORKS | {"weights", "data", "devices", "report"},

@@ -58,7 +58,7 @@ class ClassificationEvaluation(Evaluation):
 
     @property
     def headline(self) -> str:
-        return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}"
+        return f"accuracy {self.top1:.2%}, loss {self.loss:.3f}{self.warning}"
 
     def per_class(self) -> list[tuple[int, float, float]]:
         """Return (images, top-1, top-5) of every class; both accuracies are 0.0 for a class without images."""
@@ -116,19 +116,22 @@ def score(logits: np.ndarray, labels: np.ndarray, images: np.ndarray | None = No
     """Compute top-1, top-5 and loss of logits [n, classes] for labels [n]; `images` are 0 … n − 1 unless given.
 
     A label's rank is the number of classes with a larger logit plus the number of earlier classes with an equal one.
+    Images whose logits are not all finite count as wrong, also among the top five of five.
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    # Written so that NaN ranks before every label: all comparisons with NaN are false.
-    rank = (~(logits <= own)).sum(1) + ((logits == own) & earlier).sum(1)
+    finite = np.isfinite(logits).all(1)
+    rank = np.where(finite, (logits > own).sum(1) + ((logits == own) & earlier).sum(1), max(5, logits.shape[1]))
     wide = logits.astype(np.float64)
     largest = wide.max(1, keepdims=True)
-    log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]
-    loss, top1, top5 = (log_sum - own[:, 0]).mean(), (rank < 1).mean(), (rank < 5).mean()
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        log_sum = np.log(np.exp(wide - largest).sum(1)) + largest[:, 0]
+        loss, top1, top5 = (log_sum - own[:, 0]).mean(), (rank < 1).mean(), (rank < 5).mean()
     return ClassificationEvaluation(
         {"loss": float(loss), "top1": float(top1), "top5": float(top5)},
         logits=logits,
         labels=labels,
         ranks=rank,
         images=np.arange(len(labels)) if images is None else images,
+        not_finite=int((~finite).sum()),
     )

@@ -148,7 +148,8 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         save(path, model, metadata={**metadata, USAGE_KEY: usage.to_json()}, overwrite=True)
 
     def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
-        figures: dict[str, Any] = {"accuracy": evaluation.top1, "top5": evaluation.top5, "loss": evaluation.loss}
+        recorded = evaluation.recorded
+        figures: dict[str, Any] = {"accuracy": recorded.pop("top1"), "top5": recorded.pop("top5"), **recorded}
         if model is None:
             return figures
         cost = count_flops(model, self.config.data.image_size)
@@ -175,8 +176,9 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         write_predictions(workdir / PREDICTIONS_FILE, predictions)
         if "masked" not in evaluations:
             return {}
-        difference = np.abs(evaluations["masked"].logits - last.logits).max()
-        return {"max_logit_difference": float(difference)}
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            difference = np.abs(evaluations["masked"].logits - last.logits).max()
+        return {"max_logit_difference": float(difference)} if np.isfinite(difference) else {}
 
 
 def source_of(config: ClassificationConfig, split: Split) -> Source[Sample]:

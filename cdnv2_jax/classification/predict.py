@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode
+from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode, read_file
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.class_folders import is_hidden
-from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.errors import NOT_FINITE, UserError, shorten
 from cdnv2_jax.weights.open import Classifier
 
 
@@ -146,7 +146,7 @@ def predict(
 def _read(path: Path, preparation: ImagePreparation, max_megapixels: float) -> np.ndarray | BrokenImage:
     """Return the preprocessed image, or the error if it cannot be read."""
     try:
-        encoded = path.read_bytes()
+        encoded = read_file(str(path))
     except OSError as error:
         return BrokenImage(str(path), error.strerror or str(error))
     except ValueError as error:  # a path with a zero byte
@@ -170,7 +170,7 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
             f"has {classifier.described.num_classes} classes: export it again"
         )
     if not np.isfinite(logits[: len(images)]).all():
-        raise UserError(f"the network {classifier.described.name} returns NaN or infinity: its weights are damaged")
+        raise UserError(f"the network {classifier.described.name} {NOT_FINITE}")
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
 

@@ -1,27 +1,34 @@
 """Command-line arguments shared by several verbs, and the exit statuses of a command."""
 
 import argparse
-import io
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.errors import RunFailure, UserError, cut
+from cdnv2_jax.terminal import ClosedOutput, escaped, prepare_streams, say
 
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130  # what shells report for Ctrl-C
+CLOSED_PIPE = 141  # what shells report for SIGPIPE
 LONGEST = 398  # characters of an error, whatever names and messages of others it quotes
 
 
 class OneLineParser(argparse.ArgumentParser):
     """Argument parser whose errors are one line, without the usage."""
 
+    def __init__(self, **options: Any):
+        prepare_streams()  # before --help and errors are printed
+        super().__init__(**options)
+
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        _complain(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(BAD_INPUT)
 
 
 def program_name(script: str, command: str) -> str:
@@ -32,43 +39,49 @@ def program_name(script: str, command: str) -> str:
 def guarded(action: Callable[[], None], program: str) -> int:
     """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a RunFailure.
 
-    Errors are printed on standard error, one line each, including each one of a group of UserErrors. Characters that
-    the output's encoding lacks, such as the bytes of a file's name that are not UTF-8, are printed as escapes.
+    It is 2, too, if the system refuses a path.
+
+    Errors are printed on standard error, one line each, including each one of a group of UserErrors. When nobody reads
+    standard output any more, the command ends quietly with status 141.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     try:
         action()
     except UserError as error:
-        _complain(program, error)
+        _complain(f"{program}: {error}")
         return BAD_INPUT
     except ExceptionGroup as group:
         _, others = group.split(UserError)
         if others is not None:
             raise
         for error in group.exceptions:
-            _complain(program, error)
+            _complain(f"{program}: {error}")
         return BAD_INPUT
     except RunFailure as error:
-        _complain(program, error)
+        _complain(f"{program}: {error}")
         return FAILED
+    except ClosedOutput:
+        return CLOSED_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _complain(f"{program}: {os.fsdecode(error.filename)}: {error.strerror}")  # permission, length of a name, …
+        return BAD_INPUT
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        _complain(f"{program}: interrupted")
         return INTERRUPTED
     return 0
 
 
-def _complain(program: str, error: Exception) -> None:
-    message = f"{program}: {' '.join(str(error).split())}"
-    # What to do comes last, so the middle is left out; quoted names may hold control characters.
-    print("".join(c if c.isprintable() else "\ufffd" for c in cut(message, LONGEST)), file=sys.stderr)
+def _complain(message: str) -> None:
+    with contextlib.suppress(UserError, ClosedOutput):  # the exit status still tells
+        # What to do comes last, so the middle is left out.
+        say(cut(escaped(" ".join(message.split())), LONGEST), file=sys.stderr)
 
 
 def print_taken(taken: str, file: TextIO | None = None) -> None:
     """Print which of a file's weights were taken, if there was a choice, on standard output or in `file`."""
     if taken:
-        print(f"weights: {taken}", file=file)
+        say(f"weights: {taken}", file=file)
 
 
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.checkpoint import save
 from cdnv2_jax.weights.metadata import USAGE_KEY
 from cdnv2_jax.weights.open import open_network
@@ -31,4 +32,4 @@ def condense_checkpoint(
         metadata[USAGE_KEY] = masked.stored_usage.to_json()
     save(output, condensed, metadata=metadata, overwrite=overwrite)
     print_taken(masked.taken)
-    print(f"{condensed.name} condensed: {output}")
+    say(f"{condensed.name} condensed: {output}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.schema import Field, fields_of
+from cdnv2_jax.terminal import say
 
 
 class Line(NamedTuple):
@@ -31,7 +32,7 @@ def print_config(spec: str, overrides: Sequence[str]) -> None:
     lines = list(_lines(config, origins, ""))
     width = max(len(f"{line.name}={line.value}") for line in lines if len(str(line.value)) < 40)
     for line in lines:
-        print(f"{f'{line.name}={line.value}':{width}}  {line.origin}\n    {line.help}")
+        say(f"{f'{line.name}={line.value}':{width}}  {line.origin}", f"    {line.help}")
 
 
 def _lines(part: Any, origins: Mapping[str, str], prefix: str) -> Iterator[Line]:

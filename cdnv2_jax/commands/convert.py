@@ -56,6 +56,7 @@ def _from_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, save
     from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.networks.family import model_entry
+    from cdnv2_jax.terminal import say
     from cdnv2_jax.weights.checkpoint import is_checkpoint
     from cdnv2_jax.weights.metadata import USAGE_KEY
     from cdnv2_jax.weights.open import open_network
@@ -80,22 +81,25 @@ def _from_torch(options: argparse.Namespace) -> None:
     save(options.output, model, metadata=metadata, overwrite=options.overwrite)
     print_taken(opened.taken)
     if classes != usual:
-        print(f"classes: {classes}, as in the file (a {model.name} usually has {usual})")
-    print(f"{model.name} ({model.form_name}): {options.output}")
+        say(f"classes: {classes}, as in the file (a {model.name} usually has {usual})")
+    say(f"{model.name} ({model.form_name}): {options.output}")
 
 
 def _to_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax import condense, load
+    from cdnv2_jax.devices import start_devices
     from cdnv2_jax.files import refuse_existing
     from cdnv2_jax.networks.family import model_entry
+    from cdnv2_jax.terminal import say
     from cdnv2_jax.weights.torch_file import save_torch_checkpoint
 
     refuse_existing(options.output, options.overwrite, file=True)
     model_entry(options.model)
+    start_devices()
     model = load(options.input)
     if model.name != options.model:
         raise UserError(f"{options.input} holds a {model.name}, not a {options.model}")
     if options.condense:
         model = condense(model, halve_classifier=options.halve_classifier)
     save_torch_checkpoint(options.output, model)
-    print(f"{model.name} ({model.form_name}): {options.output}")
+    say(f"{model.name} ({model.form_name}): {options.output}")

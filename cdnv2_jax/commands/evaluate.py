@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
@@ -20,13 +19,15 @@ from cdnv2_jax.detection.data.coco_2017 import is_coco_val2017
 from cdnv2_jax.detection.evaluation import FIGURES, DetectionEvaluation, write_results
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.detectors.cost import cost_of
-from cdnv2_jax.devices import Devices, is_first_process
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.devices import Devices, is_first_process, start_devices
+from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.family import count_flops, model_entry
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.report.mistakes import write_per_class
 from cdnv2_jax.report.published import NAMES, data_set_of_published, published_data_set, published_map
+from cdnv2_jax.terminal import Terminal
+from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.weights.checkpoint import load_detector
 from cdnv2_jax.weights.open import open_detector, open_network
 from cdnv2_jax.weights.torch_file import Weights
@@ -56,6 +57,7 @@ def evaluate_checkpoint(
     for file in (output, per_class):
         if file is not None:
             refuse_existing(file, overwrite, file=True)
+    start_devices()
     if isinstance(config, DetectionConfig):
         _evaluate_detector(config, origins, checkpoint, output, per_class)
         return
@@ -71,7 +73,7 @@ def _evaluate_classifier(
     output: Path | None,
     per_class: Path | None,
 ) -> None:
-    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    console = Terminal(quiet=not is_first_process())
     opened = open_network(checkpoint, model=config.model.name, weights=weights, overrides=config.model.overrides)
     network = opened.network
     config, lines = evaluated_classifier(config, origins, opened)
@@ -81,8 +83,9 @@ def _evaluate_classifier(
     except UserError as error:
         raise UserError(f"{checkpoint} on {config.data.directory or config.data.source}: {error}") from error
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     found = experiment.evaluate(network)
+    _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     print_taken(opened.taken)
@@ -98,12 +101,19 @@ def _evaluate_classifier(
             write_per_class(temporary, experiment.held_out.class_names, found.per_class())
 
 
-def _print_skipped(console: Console, names: Iterable[str]) -> None:
+def _refuse_not_finite(checkpoint: Path, found: Evaluation) -> None:
+    if found.not_finite:
+        raise UserError(f"{checkpoint} {NOT_FINITE} ({found.not_finite:,} images): nothing was written")
+
+
+def _print_skipped(console: Terminal, names: Iterable[str]) -> None:
     if skipped := ", ".join(names):
         console.print(f"skipped, unreadable: {skipped}")
 
 
-def _print_cost_and_published(console: Console, network: Network, data: DataConfig, class_names: Sequence[str]) -> None:
+def _print_cost_and_published(
+    console: Terminal, network: Network, data: DataConfig, class_names: Sequence[str]
+) -> None:
     cost = count_flops(network, data.image_size)
     console.print(f"{cost.flops:,} FLOPs, {cost.params:,} parameters (official count)")
     published = model_entry(network.name).published
@@ -130,10 +140,11 @@ def _evaluate_detector(
     if config.model.dtype != str(np.dtype(detector.backbone.param_dtype)):
         detector = load_detector(checkpoint, dtype=config.model.dtype)[0]
     detector.settings = config.model.detector_settings
-    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    console = Terminal(quiet=not is_first_process())
     for line in (*experiment.data_lines(), *lines, *unmatched):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     found = experiment.evaluate(detector)
+    _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     title = f"{experiment.title}, {len(images):,} images of {_name_of(config.data, images)}"
@@ -146,11 +157,14 @@ def _evaluate_detector(
     if output is not None:
         write_results(output, found.results)
     if per_class is not None:
-        with replacing(per_class) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(per_class) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             csv.writer(file).writerows([("class", "AP"), *found.per_class])
 
 
-def _print_detections(console: Console, title: str, found: DetectionEvaluation) -> None:
+def _print_detections(console: Terminal, title: str, found: DetectionEvaluation) -> None:
     if found.metrics:
         table = Table(title=title)
         for half in ("average precision", "", "average recall", ""):

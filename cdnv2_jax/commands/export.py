@@ -8,6 +8,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.pruning.condense import condense
+from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.metadata import Usage
 from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, open_weights
 from cdnv2_jax.weights.state_dicts import Weights
@@ -50,8 +51,8 @@ def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: b
         what, found = _export_detector(source, opened, output, format, overwrite)
     else:
         what, found = _export_classifier(source, opened, output, format, overwrite)
-    print(f"{what} as {FORMATS[format].title}: {output}, {output.stat().st_size:,} bytes")
-    print(f"run from the file {found}")
+    say(f"{what} as {FORMATS[format].title}: {output}, {output.stat().st_size:,} bytes")
+    say(f"run from the file {found}")
 
 
 def _export_classifier(

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TextIO
 
 from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
-from cdnv2_jax.commands.arguments import path, print_taken, read_class_names
+from cdnv2_jax.commands.arguments import print_taken, read_class_names
 from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.state_dicts import Weights
 
 STANDARD_INPUT = "-"
-CLOSED_PIPE = 141  # what shells report for SIGPIPE
 
 
 def predict_images(
@@ -47,7 +48,7 @@ def predict_images(
     read = 0
     for result in predict(classifier, paths, top=top, batch_size=batch_size, max_megapixels=max_megapixels):
         if isinstance(result, Prediction):
-            _print(_as_json(result) if as_json else _as_text(result))
+            say(*([_as_json(result)] if as_json else _as_text(result)))
             read += 1
         else:
             broken.append(result)
@@ -56,29 +57,23 @@ def predict_images(
         usage = classifier.described.usage
         origin = "ImageNet" if usage.class_names == tuple(imagenet_classes().values()) else str(checkpoint)
         origin = str(class_names or origin) if usage.class_names else ""
-        print(_summary(read, +skipped, origin, usage.preparation), file=sys.stderr)
+        say(_summary(read, +skipped, origin, usage.preparation), file=sys.stderr)
     if broken:
         raise ExceptionGroup("unreadable images", broken)
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader has seen enough: | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains when it ends
-        sys.exit(CLOSED_PIPE)
 
 
 def _given(images: Iterable[str], listed: TextIO) -> Iterator[Path]:
     """Yield the paths, with "-" replaced by those in `listed`, one per line or, as from `find -print0`, per zero."""
     for image in images:
+        if not image:
+            raise UserError("the path of an image is empty: give a file, a folder, or - for standard input")
         if image != STANDARD_INPUT:
-            yield path(image)
+            yield Path(os.path.expanduser(image))
             continue
         if isinstance(listed, io.TextIOWrapper):
             listed.reconfigure(errors="surrogateescape")  # names of files are any bytes
         for line in listed:
-            yield from (path(name) for name in line.strip("\r\n\ufeff").split("\0") if name.strip())
+            yield from (Path(os.path.expanduser(name)) for name in line.strip("\r\n\ufeff").split("\0") if name.strip())
 
 
 def _summary(read: int, skipped: Counter[str], names: str, preparation: ImagePreparation) -> str:
@@ -91,10 +86,10 @@ def _summary(read: int, skipped: Counter[str], names: str, preparation: ImagePre
 
 
 def _as_json(prediction: Prediction) -> str:
-    # Bytes of a name that are not UTF-8 become escapes that JSON has, too; other encodings lack more than those.
-    return json.dumps(prediction.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
+    # What a terminal would obey, and bytes of a name that are not UTF-8, become JSON's own escapes.
+    line = json.dumps(prediction.to_json(), ensure_ascii=sys.stdout.encoding.lower() != "utf-8")
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
-def _as_text(prediction: Prediction) -> str:
-    lines = [f"{one.probability:8.2%}  {one.name}" for one in prediction.classes]
-    return "\n".join([str(prediction.path), *lines])
+def _as_text(prediction: Prediction) -> list[str]:
+    return [str(prediction.path), *(f"{one.probability:8.2%}  {one.name}" for one in prediction.classes)]

@@ -7,6 +7,7 @@ from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.data.sources.write_array_record import VERSION, write_array_record
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing
+from cdnv2_jax.terminal import say
 
 
 def prepare(
@@ -30,7 +31,7 @@ def prepare(
     splits = {split: open_directory(source, directory, split, held_out_fraction) for split in names}
     for split, images in splits.items():
         for remark in images.remarks:
-            print(f"{split}: {remark}")
+            say(f"{split}: {remark}")
     made = write_array_record(splits, output, name=name, shard_bytes=shard_mib << 20, overwrite=overwrite)
     sizes = ", ".join(f"{len(images)} {split}" for split, images in splits.items())
-    print(f"{made}: {sizes} images of {len(splits['train'].class_names)} classes")
+    say(f"{made}: {sizes} images of {len(splits['train'].class_names)} classes")

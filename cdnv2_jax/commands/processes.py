@@ -123,15 +123,22 @@ def one_of_several(action: Callable[[], int]) -> int:
     try:
         status = action()
     except BaseException:
-        if jax.process_count() == 1:
+        if not _is_one_of_several():
             raise
         traceback.print_exc()
         status = 1
-    if status and jax.process_count() > 1:
+    if status and _is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _is_one_of_several() -> bool:
+    try:
+        return jax.process_count() > 1
+    except Exception:  # JAX cannot start its devices, which the user has been told
+        return False
 
 
 @contextlib.contextmanager

@@ -25,6 +25,9 @@ FLAG = "--config."
 CONFIG_FILE, COMMAND_LINE = "config file", "command line"
 """Where a value comes from."""
 
+LARGEST_PROGRAM = 1 << 20
+"""Bytes of a config file in Python; it would be read as a whole."""
+
 PATHS = (("data", "directory"), ("model", "checkpoint"))
 """Fields that are paths on this machine."""
 
@@ -66,6 +69,8 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
     """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
     spec = os.path.expanduser(spec)
     path = Path(spec.split(":", 1)[0])
+    if path.exists() and not path.is_file():
+        raise UserError(f"--config {path} is not a file: give a Python file, or the config.json of a run")
     if not path.is_file():
         there = sorted(str(other) for other in path.parent.glob("*.py"))
         hint = f"; there are {', '.join(there)}" if there else ""
@@ -98,6 +103,8 @@ def _load(spec: str) -> dict[str, Any]:
             return read_json(Path(path))
         except ValueError as error:
             raise UserError(f"it is not the config of a run: {error}") from error
+    if os.path.getsize(path) > LARGEST_PROGRAM:
+        raise UserError(f"it has more than {LARGEST_PROGRAM:,} bytes, so it is not a config")
     module = runpy.run_path(path, run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")

@@ -41,6 +41,7 @@ from cdnv2_jax.report.published import (
     published_section,
 )
 from cdnv2_jax.schema import flat_fields
+from cdnv2_jax.terminal import say
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.records import read_metrics
 from cdnv2_jax.training.workdir import (
@@ -207,7 +208,7 @@ def report_network(
     if data_set is not None:
         sections.append(_published(data_set, cost, None))
     page = render_page(f"{network.name} ({network.form_name})", f"Network in {checkpoint}", sections)
-    print(write_page(output, page))
+    say(write_page(output, page))
 
 
 def read_network(path: Path) -> Network:
@@ -277,7 +278,7 @@ def report(workdir: Path) -> None:
     if pictures:
         paths.append(detections_sheet(pictures, workdir / EXAMPLES))
     paths.append(write_page(workdir / REPORT_FILE, page))
-    print("\n".join(map(str, paths)))
+    say(*paths)
 
 
 def _title(run: RunFiles) -> str:

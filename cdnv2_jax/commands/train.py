@@ -3,17 +3,17 @@
 import errno
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Stopped, Training
 from cdnv2_jax.training.optimizer import rate_scale
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
+from cdnv2_jax.weights.checkpoint import refuse_path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -21,13 +21,14 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
     """Train as the config describes, or resume the interrupted run in the work directory."""
     keep_freed_memory()
+    refuse_path(workdir.path)
     config, origins = read_with_origins(spec, overrides)
+    devices = Devices.all()
     config, lines = config_to_train(config, origins)
     path = workdir.path
-    devices = Devices.all()
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
-    console = Console(quiet=not is_first_process(), soft_wrap=True)
+    console = Terminal(quiet=not is_first_process())
     data = experiment.data_facts()
     if is_first_process():
         workdir.claim(config, data)
@@ -37,7 +38,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     workdir.refuse_other_data(data)  # another process may have other files
     console.print(f"{_description_of(experiment)} → {path}")
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
     try:
         state = training.run()

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,6 +18,12 @@ from cdnv2_jax.errors import RunFailure, UserError, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """How the names of image files end, in lower or upper case."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""Formats that are read, as Pillow calls them. It knows others, such as PostScript: programs that it lets run."""
+
+MOST_BYTES = 1 << 30
+"""Larger files are refused, because a file is read as a whole."""
 
 MAX_MEGAPIXELS = 89
 """Larger images are refused unless the caller allows them, as Pillow recommends: a small file may declare gigabytes."""
@@ -46,6 +54,9 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 WHITE_IS_ZERO = 0
 """Tags of TIFF files, and a value of the second."""
 
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+"""How EPS files start, the second with a header of DOS."""
+
 _WARNING_FILTERS = threading.Lock()
 
 cv2.setNumThreads(0)  # many processes run in parallel, and threads within each would only compete
@@ -60,6 +71,25 @@ class BrokenImage(UserError):
 
     def __reduce__(self):
         return BrokenImage, self._arguments  # worker processes pickle it
+
+
+def read_file(path: str) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+      OSError: it cannot be read, has more than `MOST_BYTES`, or is none: a pipe or a device, which might never end.
+    """
+    with open(path, "rb", opener=_open_at_once) as opened:
+        facts = os.fstat(opened.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError("it is a pipe or a device")
+        if facts.st_size > MOST_BYTES:
+            raise OSError(f"it has {facts.st_size:,} bytes, more than {MOST_BYTES:,}")
+        return opened.read(MOST_BYTES)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody who writes
 
 
 def decode(encoded: bytes, name: str, *, upright: bool = True, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:
@@ -164,7 +194,7 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
     too_large = BrokenImage(name, f"it has more than {max_megapixels:g} megapixels", advice)
     try:
         with _warnings_ignored():
-            image = Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise too_large from error
     except MemoryError as error:
@@ -173,8 +203,6 @@ def _open(encoded: bytes, name: str, max_megapixels: float) -> Image.Image:
         raise _unknown(encoded, name, error) from error
     if image.width * image.height > most:
         raise too_large
-    if image.format == "EPS":
-        raise BrokenImage(name, "EPS files are programs, which are not run", "convert it to PNG")
     return image
 
 
@@ -188,7 +216,9 @@ def _unknown(encoded: bytes, name: str, error: Exception) -> BrokenImage:
     if not encoded:
         return BrokenImage(name, "it is empty")
     if encoded[4:8] == b"ftyp":
-        return BrokenImage(name, "it is a HEIC image or a video", "convert it to JPEG")
+        return BrokenImage(name, "it is a HEIC or AVIF image, or a video", "convert it to JPEG")
+    if encoded.startswith(POSTSCRIPT):
+        return BrokenImage(name, "EPS files are programs, which are not run", "convert it to PNG")
     return BrokenImage(name, "unknown format" if isinstance(error, UnidentifiedImageError) else one_line(error))
 
 

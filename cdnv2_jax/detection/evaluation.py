@@ -44,7 +44,7 @@ class DetectionEvaluation(Evaluation):
 
     @property
     def headline(self) -> str:
-        return f"AP {self.metrics['AP']:.3f}, AP50 {self.metrics['AP50']:.3f}"
+        return f"AP {self.metrics['AP']:.3f}, AP50 {self.metrics['AP50']:.3f}{self.warning}"
 
 
 def evaluate(
@@ -69,10 +69,11 @@ def evaluate(
       devices: devices that the batches are sharded over.
     """
     detect = compiled_detect(model, normalisation, devices)
-    results, truncated, image_ids = [], 0, source.image_ids
+    results, truncated, not_finite, image_ids = [], 0, 0, source.image_ids
     for rows in batches:
         found, batch = fetch(detect(devices.put_batch(detector_fields(rows))))
         truncated += int((found.truncated & batch["real"]).sum())
+        not_finite += int((~found.finite & batch["real"]).sum())
         results += detections_to_results(
             found.boxes,
             found.scores,
@@ -83,11 +84,11 @@ def evaluate(
             category_ids,
         )
     if not source.is_annotated:
-        return DetectionEvaluation({}, [], results, truncated)
+        return DetectionEvaluation({}, [], results, truncated, not_finite=not_finite)
     truth = source.annotations()
     looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in broken.found]
     score = coco_score(truth, results, looked_at)
-    return DetectionEvaluation(score.figures, score.per_class, results, truncated)
+    return DetectionEvaluation(score.figures, score.per_class, results, truncated, not_finite=not_finite)
 
 
 def detector_fields(batch: HostBatch) -> HostBatch:

@@ -138,10 +138,10 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     def figures(self, evaluation: DetectionEvaluation, model: PyramidDetector | None = None) -> dict[str, Any]:
         if model is None:
-            return dict(evaluation.metrics)
+            return evaluation.recorded
         cost = cost_of(model, *self.config.data.canvas)["total"]
         counts = {"truncated": evaluation.truncated, "multiply_adds": cost.multiply_adds, "params": cost.params}
-        return {**evaluation.metrics, **counts}
+        return {**evaluation.recorded, **counts}
 
     def table(self, summary: Mapping[str, Any], models: Mapping[str, PyramidDetector]) -> dict[str, list[str]]:
         columns = [summary[name] for name in models]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -60,6 +61,7 @@ class Detections:
       labels: int32 [b, n], from 0.
       valid: bool [b, n].
       truncated: bool [b], whether a limit on candidates could have changed the result.
+      finite: bool [b], whether all numbers that the network computed from are finite; others lose detections.
     """
 
     boxes: jax.Array
@@ -67,6 +69,12 @@ class Detections:
     labels: jax.Array
     valid: jax.Array
     truncated: jax.Array
+    finite: jax.Array
+
+
+def all_finite(*outputs: jax.Array) -> jax.Array:
+    """Return for each image of a batch whether the outputs [b, …] of a network are finite: bool [b]."""
+    return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(1) for x in outputs]).all(0)
 
 
 def with_area(targets: Targets) -> Targets:

@@ -1,5 +1,6 @@
 """Faster R-CNN: pooling of boxes from the pyramid, RoI head, losses and detection."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, with_area
+from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, all_finite, with_area
 from cdnv2_jax.detectors.losses import softmax_cross_entropy, sum_where
 from cdnv2_jax.detectors.nms import best_detections
 from cdnv2_jax.detectors.ops.anchors import Maps, level_anchors, level_anchors_inside
@@ -192,7 +193,9 @@ class FasterRCNN(PyramidDetector):
         """
         maps, masks = self.levels(images, sizes)
         anchors, counted = self._anchors(maps, sizes)
-        proposals = self._propose(*self.rpn(maps, masks), anchors, counted, sizes, self.settings.proposals_per_level)
+        objectness, offsets = self.rpn(maps, masks)
+        per_level = self.settings.proposals_per_level
+        proposals = self._propose(objectness, offsets, anchors, counted, sizes, per_level)
         logits, deltas = self.roi_head(pool_boxes(maps, masks, proposals.boxes, self.settings))
 
         def of_image(logits, deltas, proposals, size):
@@ -201,7 +204,8 @@ class FasterRCNN(PyramidDetector):
             boxes = clip_boxes(boxes, size)
             return best_detections(scores, boxes, jnp.zeros((), scores.dtype), self.settings)
 
-        return jax.vmap(of_image)(logits, deltas, proposals, sizes)
+        found = jax.vmap(of_image)(logits, deltas, proposals, sizes)
+        return dataclasses.replace(found, finite=found.finite & all_finite(*objectness, *offsets, logits, deltas))
 
     def _anchors(self, maps: Maps, sizes: jax.Array) -> tuple[list[np.ndarray], list[jax.Array]]:
         s = self.settings

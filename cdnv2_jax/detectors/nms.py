@@ -47,5 +47,6 @@ def best_detections(scores: jax.Array, boxes: jax.Array, left_out: jax.Array, se
         scores=found,
         labels=jnp.where(valid, labels[chosen], 0),
         valid=valid,
+        finite=jnp.isfinite(scores).all() & jnp.isfinite(boxes).all(),
         truncated=(rest > settings.score_threshold) & (rest > jnp.where(valid.all(), found[-1], -jnp.inf)),
     )

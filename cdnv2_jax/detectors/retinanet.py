@@ -1,5 +1,6 @@
 """RetinaNet (Lin et al. 2017): head, losses and detection."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, with_area
+from cdnv2_jax.detectors.detector import Detections, PyramidDetector, Targets, all_finite, with_area
 from cdnv2_jax.detectors.losses import focal_loss, head_kernel, sum_where
 from cdnv2_jax.detectors.nms import best_detections, top_k_and_next
 from cdnv2_jax.detectors.ops.anchors import Maps, level_anchors, level_anchors_inside
@@ -156,7 +157,8 @@ class RetinaNet(PyramidDetector):
                 jnp.concatenate(scores), jnp.concatenate(boxes), jnp.stack(left_out).max(), self.settings
             )
 
-        return jax.vmap(of_image)(logits, deltas, counted, sizes)
+        found = jax.vmap(of_image)(logits, deltas, counted, sizes)
+        return dataclasses.replace(found, finite=found.finite & all_finite(*logits, *deltas))
 
     def _outputs(self, images: jax.Array, sizes: jax.Array):
         """Return (class logits, deltas, anchors, whether anchors count) of all levels."""

@@ -11,7 +11,7 @@ import numpy as np
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import classifier_to_stablehlo, write_program
-from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, refuse_difference
+from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, refuse_difference, refuse_not_finite
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.metadata import Usage, classifier_metadata
@@ -110,7 +110,9 @@ def export_classifier(
 
     def verify(path: Path) -> Agreement:
         images = prepared_photographs(usage.preparation)
-        found = agreement(np.asarray(kind.run(path)(images)), np.asarray(compiled_forward(network)(images)))
+        expected = np.asarray(compiled_forward(network)(images))
+        refuse_not_finite(expected, network.name)
+        found = agreement(np.asarray(kind.run(path)(images)), expected)
         refuse_difference(found, f"{output} ({kind.title})")
         return found
 

@@ -18,7 +18,7 @@ from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import exported, write_program
-from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
+from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, refuse_not_finite, relative_difference, whole_photographs
 from cdnv2_jax.weights.metadata import detector_metadata
 from cdnv2_jax.weights.programs import open_session, read_exported, run_session
 
@@ -83,15 +83,19 @@ def run_onnx(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
 
 
 def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """Return the detector's own detections; for a RetinaNet with the logits of all anchors."""
+    """Return the detector's own detections; for a RetinaNet with the logits of all anchors.
+
+    Raises UserError if its results are not finite.
+    """
 
     def run(images: jax.Array, sizes: jax.Array) -> tuple[dict[str, jax.Array], jax.Array | None]:
         logits = None
         if isinstance(detector, RetinaNet):
             logits = jnp.concatenate(detector.head(*detector.levels(images, sizes))[0], axis=1)
-        return _detections(detector, images, sizes), logits
+        return dataclasses.asdict(detector.detect(images, sizes)), logits
 
     found, logits = jax.device_get(jax.jit(run)(images, sizes))
+    refuse_not_finite(np.where(found["finite"], 0, np.nan), detector.settings.kind)
     of_each = _of_each_image(found)
     if logits is None:
         return of_each

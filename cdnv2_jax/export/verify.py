@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import NOT_FINITE, UserError
 
 SHARES = (1.0, 0.7, 0.45)
 """Fractions of a photograph's height and width that its crops keep."""
@@ -73,6 +73,12 @@ def relative_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference over the largest absolute value of `expected`; NaN if either holds NaN."""
     largest = np.abs(expected).max(initial=0.0)
     return float(np.abs(actual - expected).max(initial=0.0) / max(largest, np.finfo(np.float32).tiny))
+
+
+def refuse_not_finite(values: np.ndarray, network: str) -> None:
+    """Raise UserError if a network's own results are not finite: nothing can be compared with them."""
+    if not np.isfinite(values).all():
+        raise UserError(f"{network} {NOT_FINITE}; nothing was written")
 
 
 def refuse_difference(found: Agreement, what: str) -> None:

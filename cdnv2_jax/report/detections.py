@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cdnv2_jax.errors import cut
 from cdnv2_jax.files import replacing
 from cdnv2_jax.report.page import Photograph, Section, image_uri
+from cdnv2_jax.terminal import escaped
 
 TRUTH = (255, 255, 255)
 GOLDEN = 0.618033988749895
 """Steps around the hue circle by the golden ratio keep consecutive classes apart, however many there are."""
 
 FONT_PIXELS = 13
+LONGEST_NAME = 40  # characters of a class
 GAP = 8  # pixels between the pictures of a sheet
 
 
@@ -57,7 +60,8 @@ def draw_detections(
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
     for index in order:
         label, box = int(labels[index]), np.asarray(boxes[index], np.float64) * enlarge
-        text = class_names[label] + ("" if scores is None else f" {100 * float(scores[index]):.0f}")
+        text = cut(escaped(class_names[label]), LONGEST_NAME)
+        text += "" if scores is None else f" {100 * float(scores[index]):.0f}"
         colour = class_colour(label)
         _frame(draw, box, colour, 2)
         _name(draw, box, text, colour, font, picture.size)

@@ -11,6 +11,7 @@ import numpy as np
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import replacing
 from cdnv2_jax.report.page import INK, SMALL, Photograph, Section, Table, drawing, image_uri
+from cdnv2_jax.terminal import escaped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def draw_confusion(figure: Any, counts: np.ndarray, names: Sequence[str]) -> Non
 
 def short_name(name: str) -> str:
     """Shorten a class name to one line that fits an axis."""
-    line = " ".join(name.split()).encode(errors="replace").decode()  # Matplotlib cannot draw lone surrogates
+    line = escaped(" ".join(name[:1000].split()))
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
 
 

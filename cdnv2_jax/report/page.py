@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cdnv2_jax.files import replacing
+from cdnv2_jax.terminal import escaped
 
 SMALL = 64  # pixels; smaller images are embedded losslessly, larger ones as JPEG
 
@@ -163,10 +164,16 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     import jinja2
 
     here = Path(__file__).parent
-    options = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    options: dict[str, Any] = {"autoescape": True, "finalize": _shown, "undefined": jinja2.StrictUndefined}
+    options |= {"trim_blocks": True, "lstrip_blocks": True}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(here), **options)
     style = (here / STYLESHEET).read_text(encoding="utf-8")
     return environment.get_template(TEMPLATE).render(title=title, subtitle=subtitle, sections=sections, style=style)
+
+
+def _shown(value: Any) -> Any:
+    """Return text with escapes for what would reorder or hide parts of the page; our own markup as it is."""
+    return escaped(value) if type(value) is str else value
 
 
 def write_page(path: Path, page: str) -> Path:

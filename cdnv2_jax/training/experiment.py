@@ -4,6 +4,7 @@ from it and provide data, network, loss and metrics."""
 import abc
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -38,9 +39,11 @@ class Evaluation:
     Attributes:
       metrics: by name, as `metrics.jsonl` records them.
       score_name: the metric by which networks are compared; higher is better.
+      not_finite: number of images for which the network returned NaN or infinity; no metric is right then.
     """
 
     metrics: Mapping[str, float]
+    not_finite: int = dataclasses.field(default=0, kw_only=True)
 
     score_name: ClassVar[str]
 
@@ -53,6 +56,17 @@ class Evaluation:
     def headline(self) -> str:
         """The most important metrics in a few words."""
         raise NotImplementedError
+
+    @property
+    def warning(self) -> str:
+        """The end of the headline, empty if all is well."""
+        return f", but NaN or infinity for {self.not_finite:,} images" if self.not_finite else ""
+
+    @property
+    def recorded(self) -> dict[str, float]:
+        """The metrics as files hold them: without any that is not finite, and with `not_finite` unless it is 0."""
+        finite = {name: value for name, value in self.metrics.items() if math.isfinite(value)}
+        return {**finite, "not_finite": self.not_finite} if self.not_finite else finite
 
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -308,3 +322,6 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         plot_run(read_metrics(workdir), workdir)
         (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         console.print(comparison_table(summary, list(models), self.table(summary, models)))
+        for name, evaluation in evaluations.items():
+            if evaluation.not_finite:
+                console.print(f"{name}: {evaluation.headline}")

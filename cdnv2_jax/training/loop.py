@@ -188,10 +188,10 @@ class Training:
             found.headline,
             step=step,
             epoch=step / experiment.steps_per_epoch,
-            **found.metrics,
+            **found.recorded,
             weights="EMA" if experiment.config.ema_decay else "live",
         )
-        if self.pruner.stage < experiment.stages:
+        if self.pruner.stage < experiment.stages or found.not_finite:
             return  # it could be neither condensed nor compared with those that will be
         if self.best.offer(
             lambda path, metadata: experiment.save(path, model, metadata),

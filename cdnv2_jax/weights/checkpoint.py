@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
     import orbax.checkpoint as ocp
 
     refuse_existing(path, overwrite)
+    refuse_path(path)
     if path.exists() and not is_checkpoint(path):
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
     description = sealed({**description, "crc32": checksums(arrays)})
@@ -257,10 +259,25 @@ def is_checkpoint(path: Path) -> bool:
     return (path / "description").is_dir() and (path / "arrays").is_dir()
 
 
+UNREADABLE = re.compile(r"\\|[\ud800-\udfff]")
+"""What no checkpoint can be read from: backslashes and bytes that are not UTF-8."""
+UNWRITABLE = re.compile(rf"{UNREADABLE.pattern}|\[[^/]*\]")
+"""What none can be written to. Orbax takes [a] for a pattern, finds no arrays, and leaves them out without an error."""
+
+
+def refuse_path(path: Path, odd: re.Pattern[str] = UNWRITABLE) -> None:
+    """Raise UserError for a path to which Orbax and TensorStore would not write, or from which they would not read."""
+    if found := odd.search(str(path.absolute())):
+        raise UserError(
+            f"{path.absolute()} cannot hold a checkpoint because of {found[0]!r} in it: rename it, or give another"
+        )
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Return the JSON description of a directory written by `write_arrays`; UserError if it is not whole."""
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
+    refuse_path(path, UNREADABLE)
     if not is_checkpoint(path):
         raise UserError(f"{path} is not a checkpoint of this project (a directory with 'arrays' and 'description')")
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
+from cdnv2_jax.devices import start_devices
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.networks.network import Network
@@ -151,6 +152,7 @@ def open_weights(
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
+    start_devices()
     is_safetensors = path.suffix == safetensors.SUFFIX and not path.is_dir()
     said = safetensors.read_metadata(path) if is_safetensors else {}
     if weights != "auto" and (path.is_dir() or said):
@@ -250,5 +252,7 @@ def open_classifier(
 def _open_program(path: Path) -> Classifier:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if path.suffix == ".stablehlo":
+        start_devices()
     read, run = PROGRAMS[path.suffix]
     return Classifier(described(read(path), str(path)), run(path))

@@ -76,11 +76,14 @@ def test_what_went_in_comes_out() -> None:
     np.testing.assert_array_equal(result.labels, labels)
 
 
-@pytest.mark.parametrize("broken", [slice(None), slice(3, 4)], ids=["all logits", "the label's"])
-def test_a_network_that_gives_nan_knows_nothing(broken: slice) -> None:
-    """Comparisons with NaN are all false: nothing ranks before such a label unless it is said so."""
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("broken", [slice(None), slice(3, 4), slice(0, 1)], ids=["all", "the label's", "another"])
+def test_a_network_that_gives_nan_knows_nothing(broken: slice, value: float) -> None:
+    """Comparisons with NaN are all false, and infinity is the largest: neither makes a label right."""
     logits = np.zeros((4, 10), np.float32)
-    logits[:, broken] = np.nan
+    logits[:, 3] = 1
+    logits[:, broken] = value
     result = score(logits, np.full(4, 3, np.int32))
     assert (result.top1, result.top5) == (0, 0)
-    assert np.isnan(result.loss)
+    assert result.recorded | {"loss": 0} == {"loss": 0, "top1": 0, "top5": 0, "not_finite": 4}
+    assert result.headline.endswith("but NaN or infinity for 4 images")

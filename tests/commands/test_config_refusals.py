@@ -97,7 +97,7 @@ def test_no_such_config(shell: Shell) -> None:
 
 
 def test_config_is_a_directory(shell: Shell) -> None:
-    assert "no such file" in _refused(shell, config=REPOSITORY / "configs")
+    assert "configs is not a file" in _refused(shell, config=REPOSITORY / "configs")
 
 
 @pytest.mark.parametrize(

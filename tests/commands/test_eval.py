@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 from cdnv2_jax import load_torch_checkpoint, save
 from cdnv2_jax.networks.zoo import architecture_of
@@ -55,6 +56,20 @@ def test_image_folder(ours: Path, images: str, shell: Shell) -> None:
     after = contents(shell.directory)
     del after["logits.npz"]
     assert after == before
+
+
+def test_results_that_are_not_finite(images: str, shell: Shell) -> None:
+    """Of a network whose weights are all finite: no command gives figures or files of it."""
+    overflowing = nnx.clone(network("pruned"))
+    for scale in (overflowing.norm_last.scale, overflowing.classifier.kernel):
+        scale[...] *= 1e30
+    save("ours", overflowing)
+    for arguments in (
+        ("eval", *ON_IMAGES, images, *OURS, "--output", "logits.npz", "--per-class", "classes.csv"),
+        ("predict", *OURS, "--json", "images"),
+        ("export", *OURS, "--format", "safetensors", "--output", "ours.safetensors"),
+    ):
+        assert "returns NaN or infinity" in shell.refuses("main.py", *arguments)
 
 
 def test_nothing_is_written_unasked(ours: Path, images: str, shell: Shell) -> None:

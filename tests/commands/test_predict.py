@@ -1,12 +1,15 @@
 """`main.py predict`: what it prints, with networks from everywhere, and how it ends."""
 
+import dataclasses
 import io
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -104,6 +107,54 @@ def test_names_that_are_not_utf_8(here: Shell) -> None:
     )
     assert "cannot be read as an image (No such file or directory)" in complaint
     assert predicts(here, odd).startswith("album/caf\\udce9.png\n")
+
+
+HOSTILE = ("[/red]\x1b[31mcat", "\u202edog\x9b2J\n", "$\\frac$ <b>")
+
+
+def test_names_that_a_terminal_would_obey(here: Shell) -> None:
+    """Paths and classes are printed as escapes, JSON's own with --json."""
+    usage = dataclasses.replace(USAGE, class_names=HOSTILE)
+    save("\x1b[3J", network("condensed"), metadata={USAGE_KEY: usage.to_json()})
+    odd = "\x1b[2J[red]\u2028.png"
+    shutil.copy(ALBUM[0], odd)
+    for flags in ([], ["--json"]):
+        outcome = here.run("main.py", "predict", "--checkpoint", "\x1b[3J", *flags, odd)
+        assert (outcome.status, outcome.out.count("\n")) == (0, 1 if flags else 4)
+        assert all(line.isprintable() for line in (outcome.out + outcome.err).split("\n"))
+    found = json.loads(outcome.out)
+    assert found["image"] == odd and {one["name"] for one in found["classes"]} == set(HOSTILE)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("Unable to initialize backend\nmore")])
+def test_devices_that_cannot_be_started(error: Exception, here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said of the platform, not of the checkpoint."""
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", fail)
+    for arguments in (
+        ("predict", "--checkpoint", "network", "album"),
+        ("condense", "--checkpoint=network", "--output=o"),
+    ):
+        complaint = here.refuses("main.py", *arguments)
+        assert "JAX cannot start the devices of JAX_PLATFORMS=cuda" in complaint and "JAX_PLATFORMS=cpu" in complaint
+
+
+def test_files_that_are_none(here: Shell) -> None:
+    """Pipes, sockets, devices and directories are neither waited for nor read; PostScript is not run."""
+    os.mkfifo("pipe.png")
+    os.symlink("/dev/zero", "endless.png")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.png")
+    complaint = "".join(
+        here.refuses("main.py", "predict", "--checkpoint", "network", name)
+        for name in ("pipe.png", "endless.png", "socket.png")
+    )
+    assert complaint.count("cannot be read as an image (it is a pipe or a device)") == 2
+    assert complaint.count("\n") == 3
 
 
 def test_a_reader_that_leaves(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +256,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "not exported by us": (("--checkpoint", "other.onnx", "album"), "other.onnx is not an ONNX file"),
     "no StableHLO": (("--checkpoint", "other.stablehlo", "album"), "other.stablehlo.json, which belongs to"),
     "no safetensors": (("--checkpoint", "other.safetensors", "album"), "is not a complete safetensors file"),
+    "a path that is too long": (("--checkpoint", "x" * 300, "album"), "x: File name too long"),
+    "an empty path": (("--checkpoint", "network", ""), "the path of an image is empty"),
     "no image": (("--checkpoint", "network"), "required: IMAGE"),
     "one that is none": (("--checkpoint", "network", "network/nothing.png"), "nothing.png cannot be read as an image"),
     "a folder without images": (("--checkpoint", "network", "network"), "network holds no images"),

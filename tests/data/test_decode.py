@@ -7,11 +7,13 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+import cdnv2_jax
 from cdnv2_jax import UserError
 from cdnv2_jax.data import decode as decoding
 from cdnv2_jax.data.decode import BrokenImage, decode, encoded_size
@@ -267,7 +269,9 @@ def test_largest_size(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 FOREIGN = {
     b"": "it is empty",
-    b"\0\0\0\x18ftypheic\0\0\0\0": "it is a HEIC image or a video.*: convert it to JPEG",
+    b"\0\0\0\x18ftypheic\0\0\0\0": "it is a HEIC or AVIF image, or a video.*: convert it to JPEG",
+    b"\xc5\xd0\xd3\xc6\x1e\0\0\0": "EPS files are programs.*: convert it to PNG",
+    b"\xd7\xcd\xc6\x9a": "unknown format",  # a Windows metafile
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n": "EPS files are programs.*: convert it to PNG",
     b"GIF89a": "cannot be read as an image",
     b"<html></html>": "unknown format",
@@ -279,6 +283,25 @@ def test_says_what_it_is_instead(file: bytes) -> None:
     with pytest.raises(BrokenImage, match=FOREIGN[file]) as error:
         decode(file, "x.jpg")
     assert "BytesIO" not in str(error.value)
+
+
+def test_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow lets Ghostscript run PostScript, whatever a file is called; only one function opens images."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "gs").write_text("#!/bin/sh\n/usr/bin/touch started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for read in (decode, encoded_size):
+        with pytest.raises(BrokenImage, match="EPS files are programs"):
+            read(script, "photograph.jpg")
+    assert not Path("started").exists()
+    with pytest.raises(UnidentifiedImageError), Image.open(io.BytesIO(script)) as opened:
+        opened.load()  # what starts it
+    assert Path("started").exists()
+    sources = Path(cdnv2_jax.__file__).parent.rglob("*.py")
+    assert [file.name for file in sources if "Image.open(" in file.read_text(encoding="utf-8")] == ["decode.py"]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -86,6 +86,14 @@ def test_shapes_and_order(detect: Callable[..., Detections]) -> None:
         assert (x1 <= x2).all() and (y1 <= y2).all()
 
 
+def test_numbers_that_are_not_finite(detect: Callable[..., Detections]) -> None:
+    """They would silently be no detections."""
+    images, sizes = on_canvas(128, 160, 0, 1)
+    assert detect(images, sizes).finite.tolist() == [True, True]
+    for value in (np.nan, np.inf):
+        assert detect(images.at[1, 5, 5, 0].set(value), sizes).finite.tolist() == [True, False]
+
+
 def test_an_image_alone_and_in_a_batch_on_a_larger_canvas(detect: Callable[..., Detections]) -> None:
     both = detect(*on_canvas(128, 160, 0, 1))
     for number in (0, 1):

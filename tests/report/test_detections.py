@@ -41,6 +41,13 @@ def test_names_and_scores_differ() -> None:
     assert len(set(made)) == 4
 
 
+def test_names_that_cannot_be_drawn() -> None:
+    """Control characters and halves of characters are escapes; of two million letters the ends are drawn."""
+    for name, same in (("a\nb\ud800\x1b", "a\\nb\\ud800\\x1b"), ("x" * 2_000_000, f"{'x' * 19}…{'x' * 20}")):
+        one, other = (draw_detections(GREY, BOX, np.array([0]), None, [text]) for text in (name, same))
+        np.testing.assert_array_equal(one, other)
+
+
 def test_the_best_is_on_top() -> None:
     boxes, labels = np.array([[20, 30, 50, 55], [20, 30, 50, 55]], np.float32), np.array([0, 1])
     for scores, top in (((0.9, 0.5), 0), ((0.5, 0.9), 1)):

@@ -48,6 +48,11 @@ def test_evil_names_and_configs() -> None:
     assert page.text.count(EVIL) > 10
 
 
+def test_characters_that_hide_or_reorder_text() -> None:
+    page = HtmlPage(render_page("\u202egpj.exe", "\x1b[2J", [Section("a", "b", ["\udce9\n\x00"])]))
+    assert [text in page.text for text in ("\\u202egpj.exe", "\\x1b[2J", "\\udce9\\n\\x00")] == [True] * 3
+
+
 def test_what_a_page_must_not_hold_is_seen() -> None:
     """The checks of these tests find what they are for."""
     faulty = (

@@ -1,5 +1,6 @@
 """Our own checkpoints: what was saved is what is loaded, and nothing is overwritten unasked."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -24,6 +25,20 @@ def test_round_trip(form: str, tmp_path: Path) -> None:
     assert_same_network(loaded, network(form))
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_array_equal(compiled_forward(loaded)(images), compiled_forward(network(form))(images))
+
+
+@pytest.mark.parametrize("name", ["runs [2]", "a\\b", os.fsdecode(b"caf\xe9")])
+def test_paths_that_lose_arrays(name: str, tmp_path: Path) -> None:
+    """Orbax would write a network that it does not find again."""
+    with pytest.raises(UserError, match="cannot hold a checkpoint because of"):
+        save(tmp_path / name / "network", network())
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_odd_paths(tmp_path: Path) -> None:
+    path = tmp_path / "é ]b [*?#%41$\x1b\n" / "network"
+    save(path, network())
+    assert_same_network(load(path), network())
 
 
 def test_networks_with_initial_weights_differ(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.terminal import escaped
 
 LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
 
@@ -217,5 +218,4 @@ def _identity(path: str | Path) -> Identity:
 
 def printable(name: str) -> str:
     """Return a file's name with all bytes that are not UTF-8, and all control characters, as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return escaped(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cdnv2_jax.bounded_reading import read_bytes, refuse_irregular
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import cache_directory, replacing
+from cdnv2_jax.terminal import Terminal, escaped, say
 
 Arrays = Mapping[str, np.ndarray]
 STAMP = "stamp"
@@ -29,18 +29,18 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
 
     Shows a progress bar in a terminal, and otherwise prints one line at the start.
     """
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
-        print(f"{description} …", flush=True)
+        say(f"{description} …")
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
     )
-    task = bar.add_task(description, total=total)
+    task = bar.add_task(escaped(description), total=total)
     with bar:
         yield lambda done: bar.advance(task, done)
 
