@@ -4,15 +4,16 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
 from cdnv2_jax.errors import LostProcess, UserError, cut
+from cdnv2_jax.stopping import INTERRUPTED, Terminated
 
 FAILED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130  # what shells report for Ctrl-C
 LONGEST = 398  # characters of an error, whatever names and messages of others it quotes
 
 
@@ -30,6 +31,8 @@ def program_name(script: str, command: str) -> str:
 
 def guarded(action: Callable[[], None], program: str) -> int:
     """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a LostProcess.
+
+    For SIGTERM it is 143, or 0 if the same command resumes.
 
     Errors are printed on standard error, one line each, including each one of a group of UserErrors. Characters that
     the output's encoding lacks, such as the bytes of a file's name that are not UTF-8, are printed as escapes.
@@ -55,7 +58,38 @@ def guarded(action: Callable[[], None], program: str) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as stop:
+        if stop.status:
+            print(f"{program}: {stop}", file=sys.stderr)
+        else:
+            print(stop)
+        return stop.status
     return 0
+
+
+def one_of_several(action: Callable[[], int]) -> int:
+    """Run `action` in a process that may be one of several, and return its exit status.
+
+    When one of several processes fails, it exits at once, so that the others notice. Otherwise it would wait in JAX's
+    shutdown for processes that are waiting for it in the middle of a step.
+    """
+    try:
+        status = action()
+    except BaseException:
+        if _processes() == 1:
+            raise
+        traceback.print_exc()
+        status = FAILED
+    if status and _processes() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _processes() -> int:
+    count = getattr(sys.modules.get("jax"), "process_count", None)  # not imported for this
+    return 1 if count is None else count()
 
 
 def _complain(program: str, error: Exception) -> None:

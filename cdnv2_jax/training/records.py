@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import jax
 from rich.console import Console
@@ -17,6 +19,7 @@ from tensorboard.compat.proto import summary_pb2 as _summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cdnv2_jax.devices import is_first_process
+from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
 event_pb2: Any = _event_pb2  # protobuf creates its classes on import, where type checkers cannot see them
@@ -38,7 +41,8 @@ class RunLog:
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
         self._file = self._events = None
         if is_first_process():
-            self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
+            # Unbuffered: a record that the disk has no room for must not be written later, after others.
+            self._file = (workdir / METRICS_FILE).open("a+b", buffering=0)
             drop_incomplete_record(self._file)
             self._events = Scalars(workdir / EVENTS, first_step + 1)
         self._console = console
@@ -96,33 +100,71 @@ class RunLog:
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._file is None or self._events is None:
             return
-        self._file.write(json.dumps({"kind": kind, **record}) + "\n")
-        self._file.flush()
+        if not os.fstat(self._file.fileno()).st_nlink:  # its directory, too; writing on would succeed and be lost
+            raise FileNotFoundError(errno.ENOENT, "removed while the run was writing to it", METRICS_FILE)
+        line = (json.dumps({"kind": kind, **record}) + "\n").encode()
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), METRICS_FILE)
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
         self._events.write(record["step"], {f"{kind}/{name}": value for name, value in numbers.items()})
 
 
-def drop_incomplete_record(file: TextIO) -> None:
-    """Remove an incomplete last line, which a killed run may leave."""
+def drop_incomplete_record(file: BinaryIO) -> None:
+    """Remove an incomplete last line, which a killed run or a full disk may leave."""
     file.seek(0)
     text = file.read()
-    if text and not text.endswith("\n"):
-        whole = text[: text.rfind("\n") + 1]
-        file.seek(0)
-        file.truncate(len(whole.encode()))
-    file.seek(0, os.SEEK_END)
+    if not text.endswith(b"\n"):
+        file.truncate(text.rfind(b"\n") + 1)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one."""
+    """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one.
+
+    Damaged lines are skipped, and named on standard error.
+
+    Raises:
+      UserError: all lines are damaged.
+    """
     latest: dict[tuple[str, int, str], dict[str, Any]] = {}
-    with (workdir / METRICS_FILE).open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.endswith("\n"):
-                break  # incomplete: the run was killed
-            record = json.loads(line)
-            latest[record["kind"], record["step"], record.get("name", "")] = record
+    damaged = []
+    file = workdir / METRICS_FILE
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):  # what follows the last is incomplete
+        record = _record(line)
+        if record is None:
+            damaged.append(str(number))
+        else:
+            latest[record["kind"], record["step"], str(record.get("name", ""))] = record
+    if damaged and not latest:
+        raise UserError(f"{file} is damaged: none of its lines is a record of a run")
+    if damaged:
+        print(f"{file}: damaged lines are skipped: {shorten(damaged)}", file=sys.stderr)
     return sorted(latest.values(), key=lambda record: record["step"])
+
+
+REQUIRED = {
+    "train": {"step", "loss", "sparsity"},
+    "stage": {"step", "stage", "stages", "sparsity"},
+    "eval": {"step", "epoch"},
+    "broken_image": {"step"},
+}
+"""What a record of a kind cannot be shown without."""
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    values = {name: value for name, value in record.items() if name not in ("kind", "name", "weights")}
+    whole = (
+        REQUIRED.get(str(record.get("kind")), {"unknown"}) <= values.keys()
+        and isinstance(record.get("step"), int)
+        and all(isinstance(value, int | float | list) for value in values.values())
+    )
+    return record if whole else None
 
 
 class Scalars:

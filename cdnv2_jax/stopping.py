@@ -1,0 +1,151 @@
+"""How a program ends on SIGTERM and Ctrl-C: by an exception at once, between two steps of training, or, if its main
+thread is in a long call of a library and runs no Python, by a thread that watches.
+
+Light to import, so that signals are handled before JAX is there.
+"""
+
+import contextlib
+import dataclasses
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
+TERMINATED = 143  # and for SIGTERM
+PATIENCE, PATIENCE_WITH_STEPS = 5.0, 25.0  # seconds; clusters kill after 30
+
+
+class Terminated(SystemExit):
+    """SIGTERM asked this program to end; the message is for the user.
+
+    A SystemExit, because libraries pass that on where they hold back other exceptions.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(status)
+        self.message, self.status = message, status
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclasses.dataclass
+class _Request:
+    """What SIGTERM does to this process, and how far that has come.
+
+    Attributes:
+      status, message: how the program ends because of it.
+      asked: whether SIGTERM has come.
+      postponed: whether it is only noted, to be looked at by `asked` and `check`.
+      noticed: whether the main thread is ending the program by itself, so that nothing else may.
+      patience: seconds until the program is ended without its main thread.
+      deadline: when that is, in `time.monotonic`.
+    """
+
+    status: int = TERMINATED
+    message: str = "terminated"
+    asked: bool = False
+    postponed: bool = False
+    noticed: bool = False
+    patience: float = PATIENCE
+    deadline: float | None = None
+
+
+_request = _Request()
+
+
+def run_program(program: Callable[[], int]) -> int:
+    """Run a script's `main` with signals handled, and return its exit status.
+
+    SIGTERM raises Terminated, Ctrl-C KeyboardInterrupt, and a second Ctrl-C ends the process at once, whatever it is
+    doing. Afterwards both signals end it at once: nothing is left to do but to wait for threads.
+    """
+    global _request
+    request = _request = _Request()
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    # Written to by the interpreter's own handler, so whatever the main thread is doing.
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading, request), daemon=True).start()
+    try:
+        status = program()
+    except KeyboardInterrupt:  # before or after the command itself, which says so in its own name
+        status = INTERRUPTED
+    except Terminated as stop:
+        status = stop.status
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if request.asked:  # threads of libraries must not keep the process from ending
+        request.status, request.deadline, request.noticed = status, time.monotonic() + PATIENCE, False
+    return status
+
+
+def resumable(message: str) -> None:
+    """Let SIGTERM end this program with status 0 and a message: the same command resumes."""
+    _request.status, _request.message = 0, message
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Only note SIGTERM in a `with` block, which calls `asked` or `check` often. Does not concern Ctrl-C."""
+    _request.postponed, _request.noticed = True, False
+    try:
+        yield
+    finally:
+        _request.postponed, _request.patience = False, PATIENCE
+
+
+def steps_to_lose() -> None:
+    """Say that work would be lost if this process were ended without its main thread, which gets more time to save."""
+    if _request.postponed:
+        _request.patience = PATIENCE_WITH_STEPS
+
+
+def asked() -> bool:
+    """Return whether SIGTERM has asked the program to end; if so, the caller saves and ends, however long it takes."""
+    _request.noticed = _request.asked
+    return _request.asked
+
+
+def check() -> None:
+    """Raise Terminated if SIGTERM has asked the program to end."""
+    if asked():
+        raise Terminated(_request.message, _request.status)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    first, _request.asked = not _request.asked, True
+    if first and not _request.postponed:
+        raise Terminated(_request.message, _request.status)
+
+
+def _watch(reading: int, request: _Request) -> None:
+    """End the process on a second Ctrl-C, and when its main thread lets the time after a SIGTERM pass."""
+    interrupts = 0
+    while True:
+        ready, _, _ = select.select([reading], [], [], None if request.deadline is None else 0.1)
+        received = os.read(reading, 64) if ready else b""
+        interrupts += received.count(signal.SIGINT)
+        if interrupts > 1:
+            os._exit(INTERRUPTED)
+        if signal.SIGTERM in received and request.deadline is None:
+            request.deadline = time.monotonic() + request.patience
+        if request.deadline is not None and time.monotonic() > request.deadline and not request.noticed:
+            _end(request)
+
+
+def _end(request: _Request) -> None:
+    message = request.message
+    if request.patience > PATIENCE:
+        message = f"asked to stop: a step took more than {PATIENCE_WITH_STEPS:g} seconds, so that steps since the last "
+        message += "checkpoint are lost; repeat the command to resume"
+    with contextlib.suppress(OSError):  # not through Python's streams, which the main thread may hold
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{message}\n".encode())
+    os._exit(request.status)
