@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 TERMINATED = 143  # and for SIGTERM
@@ -42,6 +43,7 @@ class _Request:
       status, message: how the program ends because of it.
       asked: whether SIGTERM has come.
       postponed: whether it is only noted, to be looked at by `asked` and `check`.
+      raised: whether it has raised Terminated; once is enough, as the second would interrupt cleaning up.
       noticed: whether the main thread is ending the program by itself, so that nothing else may.
       patience: seconds until the program is ended without its main thread.
       deadline: when that is, in `time.monotonic`.
@@ -51,6 +53,7 @@ class _Request:
     message: str = "terminated"
     asked: bool = False
     postponed: bool = False
+    raised: bool = False
     noticed: bool = False
     patience: float = PATIENCE
     deadline: float | None = None
@@ -69,15 +72,19 @@ def run_program(program: Callable[[], int]) -> int:
     request = _request = _Request()
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
     os.set_blocking(writing, False)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored, as in `nohup … &`
+        signal.signal(signal.SIGINT, _on_signal)
     # Written to by the interpreter's own handler, so whatever the main thread is doing.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading, request), daemon=True).start()
     try:
         status = program()
     except KeyboardInterrupt:  # before or after the command itself, which says so in its own name
+        print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     except Terminated as stop:
+        print(stop, file=sys.stderr if stop.status else sys.stdout)
         status = stop.status
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -120,10 +127,25 @@ def check() -> None:
         raise Terminated(_request.message, _request.status)
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
-    first, _request.asked = not _request.asked, True
-    if first and not _request.postponed:
-        raise Terminated(_request.message, _request.status)
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """Raise what the signal asks for, unless it is postponed; in the middle of an import, end the process.
+
+    There an exception may crash it: libraries in C++ do not expect one when they start. Nothing is written then.
+    """
+    asked = number == signal.SIGTERM
+    _request.asked |= asked
+    if asked and (_request.postponed or _request.raised):
+        return
+    _request.raised = asked
+    if _is_importing(frame):
+        _end(_request.status if asked else INTERRUPTED, _request.message if asked else "interrupted")
+    raise Terminated(_request.message, _request.status) if asked else KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _watch(reading: int, request: _Request) -> None:
@@ -138,14 +160,18 @@ def _watch(reading: int, request: _Request) -> None:
         if signal.SIGTERM in received and request.deadline is None:
             request.deadline = time.monotonic() + request.patience
         if request.deadline is not None and time.monotonic() > request.deadline and not request.noticed:
-            _end(request)
+            lost = request.patience > PATIENCE
+            _end(request.status, LOST if lost else request.message)
 
 
-def _end(request: _Request) -> None:
-    message = request.message
-    if request.patience > PATIENCE:
-        message = f"asked to stop: a step took more than {PATIENCE_WITH_STEPS:g} seconds, so that steps since the last "
-        message += "checkpoint are lost; repeat the command to resume"
-    with contextlib.suppress(OSError):  # not through Python's streams, which the main thread may hold
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{message}\n".encode())
-    os._exit(request.status)
+LOST = (
+    f"asked to stop: a step took more than {PATIENCE_WITH_STEPS:g} seconds, so that the steps since the last "
+    f"checkpoint are lost; repeat the command to resume"
+)
+
+
+def _end(status: int, message: str) -> NoReturn:
+    """End the process at once, with a message, whatever its threads are doing."""
+    with contextlib.suppress(OSError):  # not through Python's streams, which the main thread may be using
+        os.write(1 if status == 0 else 2, f"{message}\n".encode())
+    os._exit(status)
