@@ -18,7 +18,8 @@ from typing import NoReturn
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 TERMINATED = 143  # and for SIGTERM
-PATIENCE, PATIENCE_WITH_STEPS = 5.0, 25.0  # seconds; clusters kill after 30
+PATIENCE = 5.0  # seconds until a program is ended whose main thread does not notice SIGTERM
+PATIENCE_WITH_STEPS = PATIENCE_TO_TIDY = 25.0  # if that would lose steps or leave files behind; clusters kill after 30
 
 
 class Terminated(SystemExit):
@@ -45,8 +46,8 @@ class _Request:
       postponed: whether it is only noted, to be looked at by `asked` and `check`.
       raised: whether it has raised Terminated; once is enough, as the second would interrupt cleaning up.
       noticed: whether the main thread is ending the program by itself, so that nothing else may.
-      patience: seconds until the program is ended without its main thread.
-      deadline: when that is, in `time.monotonic`.
+      losing: whether steps would be lost if the program were ended without its main thread.
+      deadline: when the program is ended without its main thread, in `time.monotonic`.
     """
 
     status: int = TERMINATED
@@ -55,7 +56,7 @@ class _Request:
     postponed: bool = False
     raised: bool = False
     noticed: bool = False
-    patience: float = PATIENCE
+    losing: bool = False
     deadline: float | None = None
 
 
@@ -89,8 +90,9 @@ def run_program(program: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if request.asked:  # threads of libraries must not keep the process from ending
-        request.status, request.deadline, request.noticed = status, time.monotonic() + PATIENCE, False
+    if request.asked:  # threads of libraries must not keep the process from ending; the message is printed
+        request.status, request.message = status, ""
+        request.deadline, request.noticed = time.monotonic() + PATIENCE, False
     return status
 
 
@@ -106,13 +108,12 @@ def postponed() -> Iterator[None]:
     try:
         yield
     finally:
-        _request.postponed, _request.patience = False, PATIENCE
+        _request.postponed = _request.losing = False
 
 
 def steps_to_lose() -> None:
     """Say that work would be lost if this process were ended without its main thread, which gets more time to save."""
-    if _request.postponed:
-        _request.patience = PATIENCE_WITH_STEPS
+    _request.losing = _request.postponed
 
 
 def asked() -> bool:
@@ -136,10 +137,13 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _request.asked |= asked
     if asked and (_request.postponed or _request.raised):
         return
-    _request.raised = asked
+    _request.raised |= asked
     if _is_importing(frame):
         _end(_request.status if asked else INTERRUPTED, _request.message if asked else "interrupted")
-    raise Terminated(_request.message, _request.status) if asked else KeyboardInterrupt
+    if not asked:
+        raise KeyboardInterrupt
+    _request.deadline = time.monotonic() + PATIENCE_TO_TIDY
+    raise Terminated(_request.message, _request.status)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -158,10 +162,9 @@ def _watch(reading: int, request: _Request) -> None:
         if interrupts > 1:
             os._exit(INTERRUPTED)
         if signal.SIGTERM in received and request.deadline is None:
-            request.deadline = time.monotonic() + request.patience
+            request.deadline = time.monotonic() + (PATIENCE_WITH_STEPS if request.losing else PATIENCE)
         if request.deadline is not None and time.monotonic() > request.deadline and not request.noticed:
-            lost = request.patience > PATIENCE
-            _end(request.status, LOST if lost else request.message)
+            _end(request.status, LOST if request.losing else request.message)
 
 
 LOST = (
@@ -173,5 +176,5 @@ LOST = (
 def _end(status: int, message: str) -> NoReturn:
     """End the process at once, with a message, whatever its threads are doing."""
     with contextlib.suppress(OSError):  # not through Python's streams, which the main thread may be using
-        os.write(1 if status == 0 else 2, f"{message}\n".encode())
+        os.write(1 if status == 0 else 2, f"{message}\n".encode() if message else b"")
     os._exit(status)

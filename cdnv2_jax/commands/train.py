@@ -11,7 +11,7 @@ from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import NO_ROOM
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Training
@@ -57,10 +57,11 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
             raise UserError(
                 f"--workdir {path} was removed while the run was writing to it: put it back to resume, or start again"
             ) from error
-        if not isinstance(error, OSError) or error.errno not in NO_LONGER_WRITABLE:
+        inside = isinstance(error, OSError) and str(error.filename).startswith(str(path))
+        if not isinstance(error, OSError) or not (inside or error.errno in NO_LONGER_WRITABLE):
             raise
         raise UserError(
-            f"--workdir {path}: {error.strerror}; checkpoints are intact: make room, or make it writable, and "
+            f"--workdir {path} cannot be written any more ({one_line(error)}): make room or make it writable, and "
             f"start the same command again"
         ) from error
 
