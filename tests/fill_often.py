@@ -22,7 +22,7 @@ ARGUMENTS = (
 )
 MOMENTS = (
     *("lock", "config.json", "data.json", "checkpoints", "metrics.jsonl", "tensorboard", "train record"),
-    *("stage record", "eval record", "checkpoints/6", "best", "masked", "condensed", "per_class.csv"),
+    *("stage record", "eval record", "checkpoints/10", "best", "masked", "condensed", "per_class.csv"),
     *("predictions.csv", "learning_curves.png", "sparsity.png", "summary.json"),
 )
 """What the disk fills before: a file or directory of the run, or a line of metrics.jsonl."""
@@ -81,6 +81,8 @@ def run(workdir: Path, moment: str, filler: Path) -> subprocess.CompletedProcess
 def fault(disk: Path, moment: str, left_alone: Path) -> str:
     """What is wrong with a run whose disk fills before `moment`, or ""; prints what it says."""
     workdir, filler = disk / "run", disk / "filler"
+    shutil.rmtree(workdir, ignore_errors=True)
+    filler.unlink(missing_ok=True)
     ended = run(workdir, moment, filler)
     print(f"{moment}: {ended.returncode}, {ended.stderr.strip()}", flush=True)
     if ended.returncode != 2 or ended.stderr.count("\n") != 1:
@@ -90,7 +92,6 @@ def fault(disk: Path, moment: str, left_alone: Path) -> str:
     if resumed.returncode:
         return f"{moment}: the same command ends with {resumed.returncode}, {resumed.stderr}"
     assert_same_results(workdir, left_alone)
-    shutil.rmtree(workdir)
     return ""
 
 

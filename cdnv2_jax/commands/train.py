@@ -55,7 +55,8 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
     except (OSError, UserError) as error:
         if not (path / CONFIG_FILE).is_file():
             raise UserError(
-                f"--workdir {path} was removed while the run was writing to it: put it back to resume, or start again"
+                f"--workdir {path} was removed while the run was writing to it: put it back and start the same command "
+                f"again, or give a new directory"
             ) from error
         inside = isinstance(error, OSError) and str(error.filename).startswith(str(path))
         if not isinstance(error, OSError) or not (inside or error.errno in NO_LONGER_WRITABLE):
