@@ -16,10 +16,11 @@ test: $(VENV)/.dev  ## style and types, and beside them the tests
 pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"
 
-soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, more networks, a run killed again and again
+soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, more networks, runs killed, stopped and out of space
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -m soak
-	$(BIN)/python -m tests.kill_often --kills 30
-	$(BIN)/python -m tests.kill_often --kills 30 --signal TERM
+	$(BIN)/python -m tests.kill_often --kills 40
+	$(BIN)/python -m tests.kill_often --kills 40 --signal TERM
+	$(BIN)/python -m tests.fill_often
 	$(BIN)/python -m tests.fuzz_openers --minutes 10
 
 check: export NODE_OPTIONS = --max-semi-space-size=128  # megabytes; spares pyright a sixth of its time

@@ -6,7 +6,7 @@ python convert_torch_weights.py --model cdnv2_a --input PATH --output X.pth.tar 
 
 import sys
 
-from cdnv2_jax.commands.convert import main
+from cdnv2_jax.commands.convert import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -10,7 +10,7 @@ A user's mistake is reported in one line on standard error, with exit status 2.
 
 import sys
 
-from cdnv2_jax.commands.main import main
+from cdnv2_jax.commands.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

@@ -1,8 +1,10 @@
-"""Atomic writes to disk, and protection against overwriting by accident."""
+"""Atomic writes to disk, locks, and protection against overwriting by accident."""
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,24 +37,97 @@ def replacing(path: Path) -> Iterator[Path]:
       UserError: the operating system refuses the write.
     """
     # A directory of its own, so that a library's temporary files beside its output are removed with it.
-    scratch = path.with_name(f".{path.name}.partial")
+    scratch = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(scratch)
+        tidy(path)
         scratch.mkdir()
         yield scratch / path.name
+        _flush(scratch / path.name)
         if path.is_dir():
-            remove(path)
+            path.rename(_former(path))  # removing takes long
         (scratch / path.name).replace(path)
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}{_advice(error)}") from error
     except (RuntimeError, ValueError) as error:  # how PyTorch and Orbax report a full disk
         raise UserError(f"{path} cannot be written: {one_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
-            remove(scratch)
+            tidy(path)
+
+
+def tidy(path: Path) -> None:
+    """Remove what a killed `replacing` left beside `path`; if that had moved a directory aside, move it back."""
+    if not path.exists() and _former(path).exists():
+        _former(path).rename(path)
+    remove(_former(path))
+    remove(_partial(path))
+
+
+def leftovers(path: Path) -> tuple[str, str]:
+    """Return the names of what `tidy` removes."""
+    return _partial(path).name, _former(path).name
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _former(path: Path) -> Path:
+    return path.with_name(f".{path.name}.former")
+
+
+def _flush(path: Path) -> None:
+    """Have a file, or all files of a directory, on the disk: a rename may otherwise survive a power failure alone."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _advice(error: OSError) -> str:
+    return ": make room and start the same command again" if error.errno in NO_ROOM else ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; UserError as for `replacing`."""
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[str]:
+    """Hold a lock on the file `path` during a `with` block; yield what the user should know about it, if anything.
+
+    The lock ends with this process, however that ends, and child processes do not inherit it. The file stays.
+
+    Raises:
+      UserError: another process holds the lock; names its host and process id, and `what` it uses.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield f"{what} cannot be locked on this system: start nothing else there"
+        return
+    with path.open("a+", encoding="utf-8") as file:
+        note = ""
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = " ".join(file.read(200).split()) or "an unknown process"
+                raise UserError(f"{what} is in use by {holder}: wait for it, or give another one") from error
+            note = f"{what} is on a file system without locks ({error.strerror}): start nothing else there"
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield note
 
 
 def cache_directory() -> Path:

@@ -1,10 +1,11 @@
-"""Kills a training run again and again, and compares what it comes to with a run that was left alone.
+"""Interrupts a training run at random moments of its whole life, and compares what it comes to with one left alone.
 
-    python -m tests.kill_often --kills 30 [--signal TERM] [--directory DIR]
+    python -m tests.kill_often --kills 40 [--signal TERM] [--directory DIR]
 
-Trains a tiny network on the digits, with a checkpoint in every epoch so that many kills fall into one being written.
-The killed run is started again after each kill. At the end both final networks must be the same bit for bit; prints
-what happened, exit status 1 if they differ.
+Trains a tiny network on the digits, with a checkpoint in every epoch so that many moments fall into one being written.
+Each start is interrupted at a moment between the start of Python and what a whole run takes, and the command is
+repeated until the run has finished; then the next run begins. Each must end like the one that was left alone: networks
+bit for bit, metrics and summary except for timings. Prints what happened; exit status 1 if a run or a status differs.
 """
 
 import argparse
@@ -15,27 +16,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from flax import nnx
+from tests.commands.interrupted import assert_same_results
+from tests.commands.shell import DIGITS, REPOSITORY, TINY
 
-from cdnv2_jax import load
-from cdnv2_jax.weights.checkpoint import flat_arrays
-
-REPOSITORY = Path(__file__).parents[1]
 COMMAND = (
-    *(sys.executable, "main.py", "train", "--config", "configs/digits.py:smoke"),
-    *("--config.model.overrides.stages=(1,)", "--config.model.overrides.growth=(8,)", "--config.data.image_size=8"),
-    *("--config.data.batch_size=120", "--config.epochs=60", "--config.checkpoint_every_epochs=1"),
-    *("--config.eval_every_epochs=5",),
+    *(sys.executable, "main.py", "train", "--config", DIGITS, *TINY, "--config.data.batch_size=120"),
+    *("--config.epochs=24", "--config.checkpoint_every_epochs=1", "--config.eval_every_epochs=2"),
 )
 SIGNALS = {"KILL": signal.SIGKILL, "TERM": signal.SIGTERM}
+STATUSES = {
+    signal.SIGKILL: {-signal.SIGKILL},
+    signal.SIGTERM: {0, 143, -signal.SIGTERM},  # the last while Python starts and ends
+}
 LONGEST_RUN = 300  # seconds
 
 
 def start(workdir: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Starts or goes on with the run in `workdir`."""
+    """Start or resume the run in `workdir`."""
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
@@ -47,69 +47,71 @@ def start(workdir: Path, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def finish(workdir: Path, log: Path) -> None:
-    """Lets the run come to its end."""
+def finish(workdir: Path, log: Path) -> float:
+    """Let the run come to its end; return how many seconds that took."""
+    begin = time.monotonic()
     status = start(workdir, log).wait(LONGEST_RUN)
     if status:
         sys.exit(f"the run ended with {status}:\n{log.read_text()}")
+    return time.monotonic() - begin
 
 
-def killed_run(workdir: Path, log: Path, kills: int, number: signal.Signals, chance: random.Random) -> list[str]:
-    """Starts the run, kills it at a random moment after it is under way, `kills` times; then lets it end.
-
-    Returns what was found in the directory of checkpoints after each kill.
-    """
-    found = []
-    while len(found) < kills and not (workdir / "summary.json").exists():
-        process = start(workdir, log)
-        metrics = workdir / "metrics.jsonl"
-        before = metrics.stat().st_size if metrics.exists() else 0
-        deadline = time.monotonic() + LONGEST_RUN
-        while process.poll() is None and (not metrics.exists() or metrics.stat().st_size == before):
-            if time.monotonic() > deadline:
-                process.kill()
-                sys.exit(f"the run does not get under way:\n{log.read_text()}")
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.4))
+def interrupt(workdir: Path, log: Path, number: signal.Signals, moment: float) -> str | None:
+    """Start the run and send a signal after `moment` seconds; return what it did then, None if it had finished."""
+    process = start(workdir, log)
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        doing = what_it_does(workdir)
         process.send_signal(number)
-        status = process.wait(LONGEST_RUN)
-        if number == signal.SIGTERM and status != 0:
-            sys.exit(f"SIGTERM: the run ended with {status}:\n{log.read_text()}")
-        checkpoints = workdir / "checkpoints"
-        found.append(" ".join(sorted(entry.name for entry in checkpoints.iterdir())) if checkpoints.exists() else "")
-    finish(workdir, log)
-    return found
+    else:
+        doing = None
+    status = process.wait(LONGEST_RUN)
+    if status not in (STATUSES[number] if doing else {0}) | ({0} if (workdir / "summary.json").exists() else set()):
+        sys.exit(f"{doing or 'uninterrupted'}: the run ended with {status}:\n{log.read_text()}")
+    return doing and f"{doing}: {status}"
 
 
-def differences(ours: Path, theirs: Path) -> list[str]:
-    """Names of the arrays that differ between the final networks of two runs."""
-    different = []
-    for form in ("masked", "condensed"):
-        arrays = [flat_arrays(nnx.state(load(run / form))) for run in (ours, theirs)]
-        for name, array in arrays[0].items():
-            if np.asarray(array).tobytes() != np.asarray(arrays[1][name]).tobytes():
-                different.append(f"{form}/{name}")
-    return different
+def what_it_does(workdir: Path) -> str:
+    """What a run is doing, by the files that are there."""
+    if (workdir / "summary.json").exists():
+        return "ending"
+    if list(workdir.glob(".*.partial")):
+        return "writing results"
+    if (workdir / "learning_curves.png").exists() or (workdir / "masked").exists():
+        return "finishing"
+    if list(workdir.glob("checkpoints/*tmp*")):
+        return "writing a checkpoint"
+    return "training" if (workdir / "metrics.jsonl").exists() else "starting"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Kill a run again and again and compare its end.")
-    parser.add_argument("--kills", type=int, default=30)
+    parser = argparse.ArgumentParser(description="Interrupt runs again and again and compare their ends.")
+    parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--signal", choices=SIGNALS, default="KILL")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", type=Path, help="an empty one to work in (default: a temporary one)")
     options = parser.parse_args(arguments)
+    found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or Path(temporary)
-        finish(directory / "left_alone", directory / "left_alone.log")
-        number, chance = SIGNALS[options.signal], random.Random(options.seed)
-        found = killed_run(directory / "killed", directory / "killed.log", options.kills, number, chance)
-        different = differences(directory / "killed", directory / "left_alone")
-    half_written = sum("tmp" in names for names in found)
-    print(f"{len(found)} of {options.kills} signals, {half_written} of them with a checkpoint half written", flush=True)
-    print("networks differ: " + ", ".join(different) if different else "final networks are the same, bit for bit")
-    return 1 if different or len(found) < options.kills else 0
+        finish(directory / "compiling", directory / "compiling.log")
+        whole = finish(directory / "left_alone", directory / "left_alone.log")
+        number, chance, runs = SIGNALS[options.signal], random.Random(options.seed), 0
+        while found.total() < options.kills:
+            runs += 1
+            workdir, log = directory / f"run{runs}", directory / f"run{runs}.log"
+            while not (workdir / "summary.json").exists():
+                if found.total() == options.kills:
+                    finish(workdir, log)
+                elif doing := interrupt(workdir, log, number, chance.uniform(0, whole)):
+                    found[doing] += 1
+            assert_same_results(workdir, directory / "left_alone")
+    print(f"{found.total()} signals within {whole:.0f} seconds of a start; doing what, and exit status:")
+    print("\n".join(f"{count:4} {doing}" for doing, count in sorted(found.items())))
+    print(f"all {runs} runs end like the one left alone: networks bit for bit, metrics and figures", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

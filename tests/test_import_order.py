@@ -10,7 +10,7 @@ from tests.tables import table
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"errors", "files", "inert_pickle", "schema", "terminal", "versions"}
+EVERYBODY = {"bounded_reading", "errors", "files", "inert_pickle", "schema", "stopping", "terminal", "versions"}
 NETWORKS = {"kernels", "layers", "networks", "pruning"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},

@@ -81,8 +81,8 @@ def test_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
 
 def test_wheel_has_commands_and_version(wheel: zipfile.ZipFile) -> None:
     commands = wheel.read(f"{INFO}/entry_points.txt").decode()
-    assert "cdnv2 = cdnv2_jax.commands.main:main" in commands
-    assert "cdnv2-convert = cdnv2_jax.commands.convert:main" in commands
+    assert "cdnv2 = cdnv2_jax.commands.main:program" in commands
+    assert "cdnv2-convert = cdnv2_jax.commands.convert:program" in commands
     metadata = wheel.read(f"{INFO}/METADATA").decode()
     for extra in ("torch", "export", "tfds", "detection", "docs", "dev"):
         assert f"Provides-Extra: {extra}" in metadata

@@ -4,17 +4,18 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.errors import RunFailure, UserError, cut
+from cdnv2_jax.stopping import INTERRUPTED, Terminated
 from cdnv2_jax.terminal import ClosedOutput, escaped, prepare_streams, say
 
 FAILED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130  # what shells report for Ctrl-C
 CLOSED_PIPE = 141  # what shells report for SIGPIPE
 LONGEST = 398  # characters of an error, whatever names and messages of others it quotes
 
@@ -39,7 +40,7 @@ def program_name(script: str, command: str) -> str:
 def guarded(action: Callable[[], None], program: str) -> int:
     """Run `action` and return the exit status: 0, or 2 for a UserError, 130 for Ctrl-C, 1 for a RunFailure.
 
-    It is 2, too, if the system refuses a path.
+    It is 2, too, if the system refuses a path. For SIGTERM it is 143, or 0 if the same command resumes.
 
     Errors are printed on standard error, one line each, including each one of a group of UserErrors. When nobody reads
     standard output any more, the command ends quietly with status 141.
@@ -69,7 +70,41 @@ def guarded(action: Callable[[], None], program: str) -> int:
     except KeyboardInterrupt:
         _complain(f"{program}: interrupted")
         return INTERRUPTED
+    except Terminated as stop:
+        if stop.status:
+            _complain(f"{program}: {stop}")
+        else:
+            say(stop)
+        return stop.status
     return 0
+
+
+def one_of_several(action: Callable[[], int]) -> int:
+    """Run `action` in a process that may be one of several, and return its exit status.
+
+    When one of several processes fails, it exits at once, so that the others notice. Otherwise it would wait in JAX's
+    shutdown for processes that are waiting for it in the middle of a step.
+    """
+    try:
+        status = action()
+    except BaseException:
+        if not _is_one_of_several():
+            raise
+        traceback.print_exc()
+        status = FAILED
+    if status and _is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")  # not imported for this
+    try:
+        return jax is not None and jax.process_count() > 1
+    except Exception:  # JAX cannot start its devices, which the user has been told
+        return False
 
 
 def _complain(message: str) -> None:

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from cdnv2_jax.commands import arguments as flags
 from cdnv2_jax.commands.arguments import OneLineParser, guarded, print_taken, program_name
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.stopping import run_program
+
+
+def program() -> int:
+    """Run the command line with signals handled, and return the exit status."""
+    return run_program(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -97,8 +97,7 @@ def _evaluate_classifier(
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=found.logits, labels=found.labels)
     if per_class is not None:
-        with replacing(per_class) as temporary:
-            write_per_class(temporary, experiment.held_out.class_names, found.per_class())
+        write_per_class(per_class, experiment.held_out.class_names, found.per_class())
 
 
 def _refuse_not_finite(checkpoint: Path, found: Evaluation) -> None:

@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 
 import cdnv2_jax
 from cdnv2_jax.commands import arguments as flags
-from cdnv2_jax.commands.arguments import OneLineParser, expect_no_more, guarded, program_name
+from cdnv2_jax.commands.arguments import OneLineParser, expect_no_more, guarded, one_of_several, program_name
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.stopping import resumable, run_program
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100", "huggingface", "webdataset")
+
+
+def program() -> int:
+    """Run the command line with signals handled, and return the exit status."""
+    return run_program(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> int:
         return guarded(lambda: options.action(options), f"{parser.prog} {options.verb}")
 
-    if not hasattr(options, "processes"):
-        return work()
-    from cdnv2_jax.commands.processes import one_of_several
-
-    return one_of_several(work)
+    return one_of_several(work) if hasattr(options, "processes") else work()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,6 +198,7 @@ def _config(verb: argparse.ArgumentParser) -> None:
 
 
 def _run_train(options: argparse.Namespace) -> None:
+    resumable("asked to stop: no step is lost; repeat the command to resume")
     _set_up_processes(options)
     from cdnv2_jax.commands.processes import telling_of_lost_processes
     from cdnv2_jax.commands.train import Workdir, train

@@ -1,11 +1,10 @@
-"""The processes of a run: how they join and end together, their allocator settings and their compilation cache."""
+"""The processes of a run: how they join, the loss of one, their allocator settings and compilation cache."""
 
 import contextlib
 import ctypes
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,33 +111,6 @@ def keep_compiled(directory: Path | None) -> None:
             raise UserError(f"--compilation-cache {directory} is not a directory")
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def one_of_several(action: Callable[[], int]) -> int:
-    """Run `action` in a process that may be one of several, and return its exit status.
-
-    When one of several processes fails, it exits at once, so that the others notice. Otherwise it would wait in JAX's
-    shutdown for processes that are waiting for it in the middle of a step.
-    """
-    try:
-        status = action()
-    except BaseException:
-        if not _is_one_of_several():
-            raise
-        traceback.print_exc()
-        status = 1
-    if status and _is_one_of_several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
-
-
-def _is_one_of_several() -> bool:
-    try:
-        return jax.process_count() > 1
-    except Exception:  # JAX cannot start its devices, which the user has been told
-        return False
 
 
 @contextlib.contextmanager

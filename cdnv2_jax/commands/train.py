@@ -1,21 +1,24 @@
 """The verb `train`: train a network as a config describes, or resume a run."""
 
+import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.devices import Devices, is_first_process
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.files import NO_ROOM
 from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Experiment
-from cdnv2_jax.training.loop import Profile, Stopped, Training
+from cdnv2_jax.training.loop import Profile, Training
 from cdnv2_jax.training.optimizer import rate_scale
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
 from cdnv2_jax.weights.checkpoint import refuse_path
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LONGER_WRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
@@ -30,29 +33,39 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
     experiment.prepare_training()
     console = Terminal(quiet=not is_first_process())
     data = experiment.data_facts()
-    if is_first_process():
-        workdir.claim(config, data)
-    devices.wait_for_all("work directory")
-    if not (path / CONFIG_FILE).is_file():
-        raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
-    workdir.refuse_other_data(data)  # another process may have other files
-    console.print(f"{_description_of(experiment)} → {path}")
-    for line in (*experiment.data_lines(), *lines, *experiment.remarks):
-        console.print(line)
-    training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
+    with workdir.claimed(config, data) if is_first_process() else contextlib.nullcontext("") as note:
+        devices.wait_for_all("work directory")
+        if not (path / CONFIG_FILE).is_file():
+            raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
+        workdir.refuse_other_data(data)  # another process may have other files
+        console.print(f"{_description_of(experiment)} → {path}")
+        for line in (*experiment.data_lines(), *lines, *experiment.remarks, *filter(None, [note])):
+            console.print(line)
+        training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
+        with _telling_of_workdir(path):
+            state = training.run()
+            experiment.finish(training.evaluation_model(state), training.unaveraged_model(state), path, console)
+        console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
+
+
+@contextlib.contextmanager
+def _telling_of_workdir(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a run cannot write to its work directory any more into a UserError."""
     try:
-        state = training.run()
-        experiment.finish(training.evaluation_model(state), training.unaveraged_model(state), path, console)
-    except Stopped as stopped:
-        console.print(str(stopped))
-        return
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+        yield
+    except (OSError, UserError) as error:
+        if not (path / CONFIG_FILE).is_file():
+            raise UserError(
+                f"--workdir {path} was removed while the run was writing to it: put it back and start the same command "
+                f"again, or give a new directory"
+            ) from error
+        inside = isinstance(error, OSError) and str(error.filename).startswith(str(path))
+        if not isinstance(error, OSError) or not (inside or error.errno in NO_LONGER_WRITABLE):
             raise
         raise UserError(
-            f"--workdir {path}: {error.strerror}; checkpoints are intact: free space and run the same command again"
+            f"--workdir {path} cannot be written any more ({one_line(error)}): make room or make it writable, and "
+            f"start the same command again"
         ) from error
-    console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
 
 
 def _description_of(experiment: Experiment) -> str:

@@ -110,7 +110,10 @@ def write_per_class(file: Path, names: Sequence[str], figures: Sequence[tuple[in
       figures: (images, top-1, top-5) of each class, as `Evaluation.per_class` gives them.
     """
     # Names of folders may hold bytes that are not UTF-8.
-    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as table:
+    with (
+        replacing(file) as scratch,
+        scratch.open("w", newline="", errors="backslashreplace", encoding="utf-8") as table,
+    ):
         writer = csv.writer(table)
         writer.writerow(["class", "images", "top1", "top5"])
         for name, (images, top1, top5) in zip(names, figures, strict=True):

@@ -14,12 +14,14 @@ import optax
 from flax import nnx
 from rich.console import Console
 
+from cdnv2_jax import stopping
 from cdnv2_jax.data.batches import BrokenImages, HostBatch, RowMaker, Share
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.files import write_text
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import stages_passed
@@ -274,12 +276,14 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
 
         Raises:
           UserError: more images than `config.data.max_broken_images` are unreadable.
+          Terminated: SIGTERM has asked the program to end.
         """
         row, count = self.evaluation_row()
         with host_batches(row, 0, count, self.config.data.workers) as batches:
             return self.evaluate_batches(model, (self._checked(next(batches)) for _ in range(count)))
 
     def _checked(self, batch: HostBatch) -> HostBatch:
+        stopping.check()
         self.broken.check(batch)
         return batch
 
@@ -320,7 +324,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         if form == "masked":
             summary["stages_passed"] = stages_passed(self.backbone_of(trained))
         plot_run(read_metrics(workdir), workdir)
-        (workdir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_text(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
         console.print(comparison_table(summary, list(models), self.table(summary, models)))
         for name, evaluation in evaluations.items():
             if evaluation.not_finite:

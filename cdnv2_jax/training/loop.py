@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -13,23 +11,20 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
+from cdnv2_jax import stopping
 from cdnv2_jax.data.batches import BrokenImages, HostBatch
 from cdnv2_jax.data.prefetch import host_batches
-from cdnv2_jax.devices import fetch
+from cdnv2_jax.devices import fetch, is_first_process
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.pruning import Pruner
-from cdnv2_jax.training.records import Meter, Profile, RunLog
+from cdnv2_jax.training.records import Meter, Profile, RunLog, read_metrics
 from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
 from cdnv2_jax.versions import changes, versions
 
 STEPS_AHEAD = 2  # steps dispatched before the host waits for one: enough to keep the devices busy
-
-
-class Stopped(Exception):
-    """The run was asked to stop and has saved its state; the message is for the user."""
 
 
 class Training:
@@ -63,12 +58,12 @@ class Training:
         """Train to the end and return the last state.
 
         Raises:
-          Stopped: on SIGTERM, after saving a checkpoint of the last completed step.
+          Terminated: on SIGTERM, after saving a checkpoint of the last completed step.
           UserError: the loss is not finite, images cannot be read, the disk is full.
         """
         config, total = self.experiment.config, self.experiment.total_steps
         saving = RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints)
-        with StopSignal() as stop, saving as self.checkpoints:
+        with stopping.postponed(), saving as self.checkpoints:
             state = self._starting_state()
             self.checkpoints.check_room(state)
             first = int(fetch(state.step))
@@ -76,23 +71,22 @@ class Training:
             self.meter = Meter(config.data.batch_size, first)
             rows = host_batches(self.experiment.row, first, total, config.data.workers)
             with RunLog(self.workdir, total, first, self.console) as self.log, rows as batches:
-                state, done = self._steps(state, first, batches, stop)
+                state, done = self._steps(state, first, batches)
                 if done == total:
                     # In a very short run, stages may be due only after the last step; none is ever skipped.
                     state = self._prune(state, total)
                     self._evaluate(state, total)
         if done < total:
-            raise Stopped(f"asked to stop: saved after step {done:,}; repeat the command to resume")
+            raise stopping.Terminated(f"asked to stop: saved after step {done:,}; repeat the command to resume", 0)
         return state
 
-    def _steps(
-        self, state: TrainState, first: int, batches: Iterator[HostBatch], stop: "StopSignal"
-    ) -> tuple[TrainState, int]:
+    def _steps(self, state: TrainState, first: int, batches: Iterator[HostBatch]) -> tuple[TrainState, int]:
         """Train from step `first` to the end, or until asked to stop; return (state, steps done)."""
         experiment, total = self.experiment, self.experiment.total_steps
         train_step = experiment.train_step()
+        known = first if self._evaluation_is_recorded(first) else None
         for step in range(first, total):
-            if stop.due(step):
+            if asked_to_stop(step) or (step != known and not self._evaluated(state, step)):
                 self._save(state, step)
                 return state, step
             self.profile.before_step(step)
@@ -100,11 +94,12 @@ class Training:
             batch = experiment.devices.put_batch(self._next_batch(batches, step))
             state, metrics = train_step(state, batch)
             self._after_step(state, step + 1, metrics)
+            stopping.steps_to_lose()
         self.profile.end()
         return state, total
 
     def _after_step(self, state: TrainState, done: int, metrics: Metrics) -> None:
-        """After `done` steps, wait for the device, and log, evaluate and save if due."""
+        """After `done` steps, wait for the device, and log and save if due."""
         config, steps_per_epoch = self.experiment.config, self.experiment.steps_per_epoch
         self.pending.append((done, metrics["loss"]))
         if len(self.pending) > STEPS_AHEAD:
@@ -112,12 +107,33 @@ class Training:
         last = done == self.experiment.total_steps
         if done % config.log_every_steps == 0 or last:
             self._log(done, metrics)
-        if done % (config.eval_every_epochs * steps_per_epoch) == 0 and not last:  # `run` does the last
-            with self.meter.paused():
-                self._evaluate(state, done)
         if done % (config.checkpoint_every_epochs * steps_per_epoch) == 0 or last:
             with self.meter.paused():
                 self._save(state, done)
+
+    def _evaluated(self, state: TrainState, step: int) -> bool:
+        """Evaluate after `step` if due; return False if SIGTERM interrupted it.
+
+        A checkpoint of `step` that is due has been saved before, because an evaluation takes long and may be killed.
+        """
+        if step == 0 or step % (self.experiment.config.eval_every_epochs * self.experiment.steps_per_epoch):
+            return True
+        try:
+            with self.meter.paused():
+                self._evaluate(state, step)
+        except stopping.Terminated:
+            return False
+        return True
+
+    def _evaluation_is_recorded(self, step: int) -> bool:
+        """Return whether the run was interrupted after the evaluation of `step`; the same in all processes."""
+        records = read_metrics(self.workdir) if is_first_process() else []
+        recorded = any(record["kind"] == "eval" and record["step"] == step for record in records)
+        if jax.process_count() == 1:
+            return recorded
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.broadcast_one_to_all(recorded))
 
     def evaluation_model(self, state: TrainState) -> Any:
         """Return the network to evaluate and keep: with EMA weights if the run has them, else with the live weights."""
@@ -184,16 +200,8 @@ class Training:
         found = experiment.evaluate(model)
         for name in experiment.broken.newly_found():
             self.log.broken_image(step=step, name=name)
-        self.log.evaluation(
-            found.headline,
-            step=step,
-            epoch=step / experiment.steps_per_epoch,
-            **found.recorded,
-            weights="EMA" if experiment.config.ema_decay else "live",
-        )
-        if self.pruner.stage < experiment.stages or found.not_finite:
-            return  # it could be neither condensed nor compared with those that will be
-        if self.best.offer(
+        prunable = self.pruner.stage == experiment.stages  # others cannot be condensed
+        if prunable and not found.not_finite and self.best.offer(
             lambda path, metadata: experiment.save(path, model, metadata),
             step=step,
             stage=self.pruner.stage,
@@ -201,6 +209,14 @@ class Training:
             score=found.score,
         ):
             self.console.print(f"{self.best.path}: now the network of step {step:,}")
+        # Written last: a run that is resumed at this step repeats an evaluation that has no record.
+        self.log.evaluation(
+            found.headline,
+            step=step,
+            epoch=step / experiment.steps_per_epoch,
+            **found.recorded,
+            weights="EMA" if experiment.config.ema_decay else "live",
+        )
 
     def _save(self, state: TrainState, step: int) -> None:
         self._check_losses()
@@ -241,31 +257,13 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.array([jnp.isfinite(x).all() for x in numbers]).all()
 
 
-class StopSignal:
-    """Handler of SIGTERM that lets the loop save and end between two steps. Use as a context manager.
+def asked_to_stop(step: int) -> bool:
+    """Return whether to stop before `step`; every process must call this before every step.
 
     Several processes must end at the same step, so JAX's preemption service notifies all of them when one gets SIGTERM.
-    SIGINT is not handled: it interrupts at once, unless the run was started with it ignored, as `nohup … &` does.
     """
+    if jax.process_count() == 1:
+        return stopping.asked()
+    from jax.experimental import multihost_utils
 
-    def __enter__(self) -> "StopSignal":
-        self._asked = False
-        self._one_process = jax.process_count() == 1
-        if self._one_process:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        if self._one_process:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def due(self, step: int) -> bool:
-        """Return whether to stop before `step`; every process must call this before every step."""
-        if self._one_process:
-            return self._asked
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point(step)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    return multihost_utils.reached_preemption_sync_point(step)

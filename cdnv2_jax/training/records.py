@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import jax
 from rich.console import Console
@@ -16,9 +18,10 @@ from tensorboard.compat.proto import event_pb2 as _event_pb2
 from tensorboard.compat.proto import summary_pb2 as _summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cdnv2_jax.bounded_reading import parse_object, read_text
+from cdnv2_jax.bounded_reading import parse_object, read_bytes
 from cdnv2_jax.devices import is_first_process
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.terminal import say
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
 event_pb2: Any = _event_pb2  # protobuf creates its classes on import, where type checkers cannot see them
@@ -42,9 +45,8 @@ class RunLog:
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
         self._file = self._events = None
         if is_first_process():
-            if (workdir / METRICS_FILE).exists():
-                read_metrics(workdir)  # refused now rather than at the end of the run
-            self._file = (workdir / METRICS_FILE).open("a+", encoding="utf-8")
+            # Unbuffered: a record that the disk has no room for must not be written later, after others.
+            self._file = (workdir / METRICS_FILE).open("a+b", buffering=0)
             drop_incomplete_record(self._file)
             self._events = Scalars(workdir / EVENTS, first_step + 1)
         self._console = console
@@ -102,40 +104,73 @@ class RunLog:
     def _write(self, kind: str, record: dict[str, Any]) -> None:
         if self._file is None or self._events is None:
             return
-        self._file.write(json.dumps({"kind": kind, **record}) + "\n")
-        self._file.flush()
+        if not os.fstat(self._file.fileno()).st_nlink:  # its directory, too; writing on would succeed and be lost
+            raise FileNotFoundError(errno.ENOENT, "removed while the run was writing to it", METRICS_FILE)
+        line = (json.dumps({"kind": kind, **record}) + "\n").encode()
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), METRICS_FILE)
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
         self._events.write(record["step"], {f"{kind}/{name}": value for name, value in numbers.items()})
 
 
-def drop_incomplete_record(file: TextIO) -> None:
-    """Remove an incomplete last line, which a killed run may leave."""
+def drop_incomplete_record(file: BinaryIO) -> None:
+    """Remove an incomplete last line, which a killed run or a full disk may leave."""
     file.seek(0)
     text = file.read()
-    if text and not text.endswith("\n"):
-        whole = text[: text.rfind("\n") + 1]
-        file.seek(0)
-        file.truncate(len(whole.encode()))
-    file.seek(0, os.SEEK_END)
+    if not text.endswith(b"\n"):
+        file.truncate(text.rfind(b"\n") + 1)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Read all records of a run, ordered by step; a record repeated after a resume replaces the earlier one.
 
+    Damaged lines are skipped, and named on standard error.
+
     Raises:
-      UserError: the file is damaged.
+      UserError: the file cannot be read, or all of its lines are damaged.
     """
     latest: dict[tuple[str, int, str], dict[str, Any]] = {}
-    place = str(file := workdir / METRICS_FILE)
+    damaged = []
+    file = workdir / METRICS_FILE
     try:
-        *lines, _ = read_text(file, MOST_BYTES).split("\n")  # the last is empty, or the run was killed
-        for number, line in enumerate(lines, 1):
-            place = f"{file}, line {number},"
-            record = parse_object(line)
-            latest[record["kind"], int(record["step"]), record.get("name", "")] = record
-        return sorted(latest.values(), key=lambda record: record["step"])
-    except (ValueError, LookupError, TypeError, OverflowError) as error:
-        raise UserError(f"{place} cannot be read ({one_line(error)}): remove what is damaged") from error
+        *lines, _ = read_bytes(file, MOST_BYTES).split(b"\n")  # the last is empty, or the run was killed
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read: {one_line(error)}") from error
+    for number, line in enumerate(lines, 1):
+        record = _record(line)
+        if record is None:
+            damaged.append(str(number))
+        else:
+            latest[record["kind"], record["step"], str(record.get("name", ""))] = record
+    if damaged and not latest:
+        raise UserError(f"{file} is damaged: none of its lines is a record of a run")
+    if damaged:
+        say(f"{file}: damaged lines are skipped: {shorten(damaged)}", file=sys.stderr)
+    return sorted(latest.values(), key=lambda record: record["step"])
+
+
+REQUIRED = {
+    "train": {"step", "loss", "sparsity"},
+    "stage": {"step", "stage", "stages", "sparsity"},
+    "eval": {"step", "epoch"},
+    "broken_image": {"step"},
+}
+"""What a record of a kind cannot be shown without."""
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if it is damaged."""
+    try:
+        record = parse_object(line)
+    except ValueError:
+        return None
+    values = {name: value for name, value in record.items() if name not in ("kind", "name", "weights")}
+    whole = (
+        REQUIRED.get(str(record.get("kind")), {"unknown"}) <= values.keys()
+        and isinstance(record.get("step"), int)
+        and all(isinstance(value, int | float | list) for value in values.values())
+    )
+    return record if whole else None
 
 
 class Scalars:

@@ -1,20 +1,22 @@
 """A run's work directory: the names of its files, and checks before a run writes to it."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.errors import UserError, one_line, shorten
-from cdnv2_jax.files import remove
+from cdnv2_jax.files import leftovers, locked, remove, tidy, write_text
 from cdnv2_jax.report.learning import PLOTS
 from cdnv2_jax.schema import flat_fields
 from cdnv2_jax.training.config import RunConfig
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
+LOCK_FILE = "lock"
 METRICS_FILE = "metrics.jsonl"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
@@ -70,39 +72,63 @@ class Workdir:
     accept_changes: bool = False
     from_step: int | None = None
 
-    def claim(self, config: RunConfig, data: Mapping[str, Mapping[str, Any]]) -> None:
-        """Prepare the directory for a run of this config: create it, or remove old results with `overwrite`.
+    @contextlib.contextmanager
+    def claimed(self, config: RunConfig, data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+        """Prepare the directory for a run of this config, and keep other runs out of it during a `with` block.
+
+        Creates it, or removes old results with `overwrite`, and what killed runs left half written. Yields what the
+        user should know about the lock, if anything.
 
         Args:
           config: settings of the run.
           data: what tells its data from others, by split; see `Experiment.data_facts`.
 
         Raises:
-          UserError: it cannot be written to, or holds a finished run, another config's or other data's run, or other
-            files.
+          UserError: it cannot be written to, is in use by another run, or holds a finished run, another config's or
+            other data's run, or other files.
         """
-        ours = json.loads(json.dumps(dataclasses.asdict(config)))
-        path, config_file = self.path, self.path / CONFIG_FILE
+        text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+        path = self.path
         if any(":" in part for part in path.parts[:1]):
             raise UserError(f"--workdir {path} looks like a bucket's address: mount the bucket and give the directory")
-        try:
-            if self.resume and not config_file.is_file():
-                raise UserError(f"--resume: --workdir {path} holds no run to resume")
-            if self.from_step is not None:
-                self._refuse_missing_step()
-            if not self.overwrite and config_file.is_file():
-                self._refuse_other_run(ours)
-                self.refuse_other_data(data)
-            elif path.is_dir() and any(path.iterdir()) and not config_file.is_file():
+        with contextlib.ExitStack() as stack:
+            try:
+                self._refuse(text, data)
+                path.mkdir(parents=True, exist_ok=True)
+                note = stack.enter_context(locked(path / LOCK_FILE, f"--workdir {path}"))
+                self._refuse(text, data)  # what the process that held the lock may have written
+                if self.overwrite:
+                    for name in RESULTS:
+                        remove(path / name)
+                for name in (CONFIG_FILE, *RESULTS):
+                    tidy(path / name)
+                write_text(path / CONFIG_FILE, text)
+                write_text(path / DATA_FILE, json.dumps(data, indent=2) + "\n")
+            except OSError as error:
+                raise UserError(f"--workdir {path} cannot be used: {error}") from error
+            yield note
+
+    def _refuse(self, text: str, data: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise UserError unless a run with `text` as its config may be started or resumed in the directory."""
+        path, config_file = self.path, self.path / CONFIG_FILE
+        if self.resume and not config_file.is_file():
+            raise UserError(f"--resume: --workdir {path} holds no run to resume")
+        if self.from_step is not None:
+            self._refuse_missing_step()
+        if not config_file.is_file():
+            ours = {LOCK_FILE, *leftovers(config_file)}
+            if path.is_dir() and any(entry.name not in ours for entry in path.iterdir()):
                 raise UserError(f"--workdir {path} holds files that are not a run's: give an empty or new directory")
-            path.mkdir(parents=True, exist_ok=True)
-            if self.overwrite:
-                for name in RESULTS:
-                    remove(path / name)
-            config_file.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
-            (path / DATA_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--workdir {path} cannot be used: {error}") from error
+        elif not self.overwrite and not self._is_cut_off(text):
+            self._refuse_other_run(json.loads(text))
+            self.refuse_other_data(data)
+
+    def _is_cut_off(self, text: str) -> bool:
+        """Return whether there is only the first part of this config, as earlier versions left on a full disk."""
+        if {entry.name for entry in self.path.iterdir()} - {LOCK_FILE} != {CONFIG_FILE}:
+            return False
+        found = (self.path / CONFIG_FILE).read_bytes()
+        return text.encode().startswith(found) and len(found) < len(text)
 
     def _refuse_missing_step(self) -> None:
         """Raise UserError if the directory holds no checkpoint of `from_step`, or is to be overwritten."""

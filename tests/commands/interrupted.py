@@ -31,7 +31,7 @@ import signal, sys, time
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and inherited so, under nohup
 {before}
-from cdnv2_jax.commands.main import main
+from cdnv2_jax.commands.main import program
 from cdnv2_jax.training.records import RunLog
 
 write = RunLog.train
@@ -41,7 +41,7 @@ def slowly(log, **record):
     time.sleep(0.3)
 
 RunLog.train = slowly
-sys.exit(main(sys.argv[1:]))
+sys.exit(program())
 """
 """`main.py`, but with a third of a second to each step: time enough for others to do something to it."""
 
@@ -95,12 +95,17 @@ def timeless_records(workdir: Path) -> list[dict[str, Any]]:
 
 
 def assert_ends_like(workdir: Path, uninterrupted: Path) -> None:
-    """The same networks bit for bit, the same metrics and figures, the same checkpoints kept."""
+    """The same results and the same checkpoints kept."""
+    assert_same_results(workdir, uninterrupted)
+    assert checkpoints_of(workdir) == checkpoints_of(uninterrupted)
+
+
+def assert_same_results(workdir: Path, uninterrupted: Path) -> None:
+    """The same networks bit for bit, the same metrics and figures."""
     for network in ("masked", "condensed", "best"):
         assert_same_network(load(workdir / network), load(uninterrupted / network))
     assert load_metadata(workdir / "best")["metadata"] == load_metadata(uninterrupted / "best")["metadata"]
     assert timeless_records(workdir) == timeless_records(uninterrupted)
-    assert checkpoints_of(workdir) == checkpoints_of(uninterrupted)
     ours, theirs = summary_of(workdir), summary_of(uninterrupted)
     for summary in (ours, theirs):
         for form in ("masked", "condensed"):

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cdnv2_jax import UserError, load
 from cdnv2_jax.commands.read_config import read_config
+from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.workdir import Workdir
 from tests.commands.interrupted import RUN
 from tests.commands.runs import checkpoints_of, records_of
@@ -72,29 +74,34 @@ def test_settings_added_to_the_schema_count_with_their_defaults(shell: Shell) ->
     assert "(accumulate differ)" in shell.refuses(*TRAIN, "--config.data.exif_orientation=False")
 
 
+def _claim(workdir: Workdir, config: RunConfig, data: dict[str, dict[str, Any]]) -> None:
+    with workdir.claimed(config, data) as note:
+        assert note == ""
+
+
 def test_changed_data(tmp_path: Path) -> None:
     """A run's data are those that its first start found, until changes are accepted."""
     config = read_config(DIGITS, [])
     facts = {"train": {"images": 5, "fingerprint": "a"}, "val": {"images": 2, "fingerprint": "b"}}
     others = {**facts, "val": {"images": 2, "fingerprint": "c"}}
-    Workdir(tmp_path / "run").claim(config, facts)
-    Workdir(tmp_path / "run").claim(config, facts)
+    _claim(Workdir(tmp_path / "run"), config, facts)
+    _claim(Workdir(tmp_path / "run"), config, facts)
     with pytest.raises(UserError, match=r"a run on other images \(val: names, sizes or labels differ\): restore"):
-        Workdir(tmp_path / "run").claim(config, others)
-    Workdir(tmp_path / "run", accept_changes=True).claim(config, others)
-    Workdir(tmp_path / "run").claim(config, others)
-    Workdir(tmp_path / "run", overwrite=True).claim(config, facts)
+        _claim(Workdir(tmp_path / "run"), config, others)
+    _claim(Workdir(tmp_path / "run", accept_changes=True), config, others)
+    _claim(Workdir(tmp_path / "run"), config, others)
+    _claim(Workdir(tmp_path / "run", overwrite=True), config, facts)
     (tmp_path / "run/data.json").unlink()  # as in a run of an older version
-    Workdir(tmp_path / "run").claim(config, others)
+    _claim(Workdir(tmp_path / "run"), config, others)
 
 
 def test_steps_that_cannot_be_returned_to(tmp_path: Path) -> None:
     config = read_config(DIGITS, [])
     with pytest.raises(UserError, match=r"--from-step 3: .* holds no checkpoint of this step: there are none"):
-        Workdir(tmp_path / "run", from_step=3).claim(config, {})
+        _claim(Workdir(tmp_path / "run", from_step=3), config, {})
     for name in ("20", "100", "140.orbax-checkpoint-tmp"):
         (tmp_path / "run" / "checkpoints" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=r"--from-step 3: .* holds no checkpoint of this step: there are 20, 100$"):
-        Workdir(tmp_path / "run", from_step=3).claim(config, {})
+        _claim(Workdir(tmp_path / "run", from_step=3), config, {})
     with pytest.raises(UserError, match="give one of them"):
-        Workdir(tmp_path / "run", overwrite=True, from_step=20).claim(config, {})
+        _claim(Workdir(tmp_path / "run", overwrite=True, from_step=20), config, {})

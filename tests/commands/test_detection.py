@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "data.json", "metrics.jsonl"),
-    *("summary.json", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
+    *("summary.json", "lock", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
 }
 EPOCHS = ("--config.epochs=2", "--config.checkpoint_every_epochs=1")
 

@@ -45,10 +45,11 @@ DAMAGED = {
     "no kind": '{"step": 1}\n',
     "no step": '{"kind": "train"}\n',
     "no loss": '{"kind": "train", "step": 1}\n',
-    "text for a step": json.dumps({**TRAIN, "step": "one"}) + "\n" + json.dumps(TRAIN) + "\n",
+    "text for a step": json.dumps({**TRAIN, "step": "one"}) + "\n",
     "text for a loss": json.dumps({**TRAIN, "loss": {"a": 1}}) + "\n",
-    "a stage without its sparsity": json.dumps(TRAIN) + '\n{"kind": "stage", "step": 1, "stage": 1}\n',
-    "null for a sparsity": json.dumps(TRAIN) + '\n{"kind": "stage", "step": 1, "stage": 1, "sparsity": null}\n',
+    "a stage without its sparsity": '{"kind": "stage", "step": 1, "stage": 1}\n',
+    "null for a sparsity": '{"kind": "stage", "step": 1, "stage": 1, "stages": 3, "sparsity": null}\n',
+    "not text": bytes(range(128, 256)).decode("latin1") + "\n",
 }
 
 
@@ -59,10 +60,15 @@ def test_damaged_metrics(text: str, shell: Shell) -> None:
     assert "run/metrics.jsonl" in shell.refuses("main.py", "report", "--workdir", "run")
 
 
-def test_metrics_that_are_no_text(shell: Shell) -> None:
+def test_damaged_lines_among_whole_ones(shell: Shell) -> None:
+    """The whole ones are shown, and the others named."""
+    lines = (json.dumps(TRAIN), *DAMAGED.values(), json.dumps({**TRAIN, "step": 2}))
     Path("run").mkdir()
-    Path("run/metrics.jsonl").write_bytes(bytes(range(128, 256)))
-    assert "run/metrics.jsonl" in shell.refuses("main.py", "report", "--workdir", "run")
+    Path("run/metrics.jsonl").write_bytes("".join(line.strip("\n") + "\n" for line in lines).encode("latin1"))
+    outcome = shell.run("main.py", "report", "--workdir", "run")
+    assert (outcome.status, outcome.err.count("\n")) == (0, 1)
+    assert outcome.err.startswith("run/metrics.jsonl: damaged lines are skipped: 2, 3, 4, ")
+    assert "2 steps so far" in Path("run/report.html").read_text()
 
 
 @pytest.mark.parametrize("records", [0, 1])

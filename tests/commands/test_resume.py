@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdnv2_jax import load, save
+from cdnv2_jax import load, save, stopping
 from cdnv2_jax.training.checkpoints import BestNetwork
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.weights.checkpoint import load_metadata
@@ -110,6 +110,29 @@ def test_interrupted_after_the_last_step(uninterrupted: Path, shell: Shell, monk
     printed = shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
     assert f"resuming after step {STEPS}" in printed
     assert len(records_of(Path("run"), "train")) == STEPS
+    assert_ends_like(Path("run"), uninterrupted)
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_asked_to_stop_while_evaluating(uninterrupted: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step before it is saved, and the evaluation is the first thing that the resumed run does."""
+    check = stopping.check
+
+    def asked(*_: Any) -> None:
+        if stopping._request.postponed:  # not at the end, where both networks are evaluated
+            stopping._on_signal(signal.SIGTERM, None)
+        check()
+
+    rarely = "--config.checkpoint_every_epochs=3"  # none is due at this step
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping, "_request", stopping._Request())
+        patch.setattr(stopping, "check", asked)
+        printed = shell.succeeds("main.py", "train", *RUN, rarely, "--workdir", "run")
+    assert "asked to stop: saved after step 6; repeat the command to resume" in printed
+    assert [record["step"] for record in records_of(Path("run"), "eval")] == [3]
+    shell.succeeds("main.py", "train", *RUN, "--workdir", "run")
+    assert len(records_of(Path("run"), "train")) == STEPS + 2  # steps 4 and 5 had been lost before, none was now
+    assert [record["step"] for record in records_of(Path("run"), "eval")] == [3, 6, 9]
     assert_ends_like(Path("run"), uninterrupted)
 
 

@@ -17,7 +17,7 @@ from tests.weights.networks import assert_same_network, contents
 
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard"),
-    *("config.json", "data.json", "metrics.jsonl", "per_class.csv", "predictions.csv", "summary.json"),
+    *("config.json", "data.json", "lock", "metrics.jsonl", "per_class.csv", "predictions.csv", "summary.json"),
     *("learning_curves.png", "sparsity.png"),
 }
 
