@@ -67,7 +67,7 @@ def test_results_that_are_not_finite(images: str, shell: Shell) -> None:
     save("ours", overflowing)
     files = ("--output", "logits.npz", "--per-class", "classes.csv")
     assert "ours returns NaN or infinity" in shell.refuses("main.py", "eval", *ON_IMAGES, images, *OURS, *files)
-    with pytest.raises(UserError, match="ours returns NaN or infinity.*nothing was written"):
+    with pytest.raises(UserError, match=r"ours returns NaN or infinity.*nothing was written"):
         refuse_not_finite(np.array([[0.0, np.inf]]), "ours")  # as export says it
 
 
