@@ -12,7 +12,7 @@ from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, cut, one_line
 from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
@@ -22,6 +22,7 @@ CONFIGS: Mapping[str, type[RunConfig]] = {
     "detection": DetectionConfig,
 }
 FLAG = "--config."
+LONGEST_MESSAGE = 1000  # letters; names and values come from the file
 CONFIG_FILE, COMMAND_LINE = "config file", "command line"
 """Where a value comes from."""
 
@@ -88,7 +89,7 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         _expand_home(values)
         return check_config(values), origins
     except UserError as error:
-        raise UserError(f"{spec}: {error}") from error
+        raise UserError(f"{spec}: {cut(str(error), LONGEST_MESSAGE)}") from error
     except (Exception, SystemExit) as error:  # a config file is a program and can raise anything
         raise UserError(f"{spec}: {one_line(error)}") from error
 
