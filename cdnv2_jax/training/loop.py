@@ -201,12 +201,16 @@ class Training:
         for name in experiment.broken.newly_found():
             self.log.broken_image(step=step, name=name)
         prunable = self.pruner.stage == experiment.stages  # others cannot be condensed
-        if prunable and not found.not_finite and self.best.offer(
-            lambda path, metadata: experiment.save(path, model, metadata),
-            step=step,
-            stage=self.pruner.stage,
-            name=found.score_name,
-            score=found.score,
+        if (
+            prunable
+            and not found.not_finite
+            and self.best.offer(
+                lambda path, metadata: experiment.save(path, model, metadata),
+                step=step,
+                stage=self.pruner.stage,
+                name=found.score_name,
+                score=found.score,
+            )
         ):
             self.console.print(f"{self.best.path}: now the network of step {step:,}")
         # Written last: a run that is resumed at this step repeats an evaluation that has no record.
