@@ -17,7 +17,7 @@ BYTES_PER_CONTAINER = 10
 """Empty lists take 30 times the memory of their text. In data, a list or object has 20 bytes or more of it."""
 
 
-def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+def read_bytes(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the contents of a regular file.
 
     Raises:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, BrokenImage, decode, read_file
+from cdnv2_jax.bounded_reading import read_bytes
+from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, MOST_BYTES, BrokenImage, decode
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.sources.class_folders import is_hidden
 from cdnv2_jax.errors import NOT_FINITE, UserError, shorten
@@ -146,10 +147,8 @@ def predict(
 def _read(path: Path, preparation: ImagePreparation, max_megapixels: float) -> np.ndarray | BrokenImage:
     """Return the preprocessed image, or the error if it cannot be read."""
     try:
-        encoded = read_file(str(path))
-    except OSError as error:
-        return BrokenImage(str(path), error.strerror or str(error))
-    except ValueError as error:  # a path with a zero byte
+        encoded = read_bytes(path, MOST_BYTES)
+    except ValueError as error:
         return BrokenImage(str(path), str(error))
     try:
         return preparation(decode(encoded, str(path), max_megapixels=max_megapixels))

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import os
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -71,25 +69,6 @@ class BrokenImage(UserError):
 
     def __reduce__(self):
         return BrokenImage, self._arguments  # worker processes pickle it
-
-
-def read_file(path: str) -> bytes:
-    """Return the bytes of a file.
-
-    Raises:
-      OSError: it cannot be read, has more than `MOST_BYTES`, or is none: a pipe or a device, which might never end.
-    """
-    with open(path, "rb", opener=_open_at_once) as opened:
-        facts = os.fstat(opened.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError("it is a pipe or a device")
-        if facts.st_size > MOST_BYTES:
-            raise OSError(f"it has {facts.st_size:,} bytes, more than {MOST_BYTES:,}")
-        return opened.read(MOST_BYTES)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody who writes
 
 
 def decode(encoded: bytes, name: str, *, upright: bool = True, max_megapixels: float = MAX_MEGAPIXELS) -> np.ndarray:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.data.decode import read_file
+from cdnv2_jax.bounded_reading import read_bytes
+from cdnv2_jax.data.decode import MOST_BYTES
 from cdnv2_jax.data.source import Sample, Source, fingerprint
 from cdnv2_jax.data.sources.class_folders import printable
 from cdnv2_jax.errors import UserError
@@ -68,6 +69,6 @@ class ImageFolderSource(Source[Sample]):
 def read_image_file(path: str) -> bytes:
     """Return the bytes of a file; raise UserError if it cannot be read."""
     try:
-        return read_file(path)
-    except OSError as error:
-        raise UserError(f"{printable(path)} cannot be read ({error.strerror or error}): fix or remove it") from error
+        return read_bytes(path, MOST_BYTES)
+    except ValueError as error:
+        raise UserError(f"{printable(path)} cannot be read ({error}): fix or remove it") from error
