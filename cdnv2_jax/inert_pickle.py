@@ -53,9 +53,7 @@ def check_opcodes(data: BinaryIO, size: int) -> list[int]:
       ValueError: it is damaged.
     """
     long_integers, encodes = 0, []
-    for count, (opcode, argument, position) in enumerate(
-        pickletools.genops(data)
-    ):  # notices lengths beyond the file's end
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
         # `genops` notices lengths beyond the end. The first two would allocate as much as the file says before reading.
         past_end = "PUT" in opcode.name and isinstance(argument, int) and argument > size
         if opcode.name == "BYTEARRAY8" or past_end or argument in ("builtins bytearray", "__builtin__ bytearray"):
