@@ -8,13 +8,15 @@ from typing import Any
 
 import jax
 
-from cdnv2_jax.bounded_reading import refuse_irregular_tree
+from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.devices import Devices, fetch, is_first_process
-from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.errors import UserError, cut, one_line, shorten
 from cdnv2_jax.training.step import TrainState
-from cdnv2_jax.weights.checkpoint import is_checkpoint, read_description
+from cdnv2_jax.weights.checkpoint import DESCRIPTION, is_checkpoint, read_description
 from cdnv2_jax.weights.checksums import checksum, is_unsealed, seal_fault, sealed
+from cdnv2_jax.weights.stored_arrays import read_stored
 
+STATE = "state"  # the directory of its arrays
 ARRAYS = "arrays"
 """Key of the arrays' dtypes, shapes and checksums in a description."""
 
@@ -72,7 +74,7 @@ class RunCheckpoints:
             self.check_room(state)
             description = sealed({**description, ARRAYS: _summaries(state)})
         args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(dict(enumerate_leaves(state))),
+            **{STATE: self._ocp.args.StandardSave(dict(enumerate_leaves(state)))},
             description=self._ocp.args.JsonSave(description),
         )
         with _write_errors(self.directory):
@@ -109,20 +111,17 @@ class RunCheckpoints:
         old = is_unsealed(description)
         if not old:
             self._refuse_misfit(step, description[ARRAYS], like)
-        targets = {
-            name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=devices.everywhere)
-            for name, a in enumerate_leaves(like)
-        }
+        targets = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in enumerate_leaves(like)}
         try:
-            arrays = self._read(step, state=self._ocp.args.StandardRestore(targets))["state"]
-            state = jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in targets])
-        except Exception as error:  # Orbax has no common error for damaged or mismatched checkpoints
+            arrays = read_stored(self.directory / str(step) / STATE, targets)
+        except ValueError as error:
             if old:
                 raise UserError(
-                    f"{self.directory}: step {step} does not fit this config or is damaged ({one_line(error)}): "
+                    f"{self.directory}: step {step} does not fit this config or is damaged ({error}): "
                     f"{self._way_out(step)}"
                 ) from error
-            raise self._damaged(step, f"its arrays cannot be read: {one_line(error, 120)}") from error
+            raise self._damaged(step, f"its arrays cannot be read: {cut(str(error), 120)}") from error
+        state = devices.replicate(jax.tree.unflatten(jax.tree.structure(like), list(arrays.values())))
         summaries = {} if old else _summaries(state)
         if changed := [name for name, summary in summaries.items() if summary != description[ARRAYS][name]]:
             raise self._damaged(step, f"the checksums of {shorten(changed, most=3)} differ")
@@ -135,14 +134,11 @@ class RunCheckpoints:
             self._manager.delete(other)
         return sorted(later)
 
-    def _read(self, step: int | None, **items: Any) -> Mapping[str, Any]:
-        return self._manager.restore(step, args=self._ocp.args.Composite(**items))
-
     def _description(self, step: int | None) -> dict[str, Any]:
         try:
-            description = dict(self._read(step, description=self._ocp.args.JsonRestore())["description"])
-        except Exception as error:  # as above
-            raise self._damaged(step, f"its description cannot be read: {one_line(error, 120)}") from error
+            description = read_json(self.directory / str(step) / DESCRIPTION)
+        except ValueError as error:
+            raise self._damaged(step, f"its description cannot be read: {cut(str(error), 120)}") from error
         if fault := seal_fault(description):
             raise self._damaged(step, fault)
         needed = {"broken_images", "devices"} | (set() if is_unsealed(description) else {ARRAYS})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.bounded_reading import parse_object, read_json, refuse_irregular_tree
+from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
@@ -26,11 +25,11 @@ from cdnv2_jax.networks.family import blank_network, family_of, find_family, rep
 from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.versions import versions
 from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
+from cdnv2_jax.weights.stored_arrays import read_stored
 
 DETECTOR = "detector"
 DESCRIPTION = Path("description", "metadata")  # where Orbax stores the JSON
-MOST_BYTES, MOST_COMPRESSED = 2**29, 16
-"""A network's arrays may take so many bytes, or so many for each byte of their files: masked ones take seven."""
+ARRAYS = "arrays"
 
 
 def save(
@@ -256,7 +255,7 @@ def _checkpointer() -> Any:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether `path` is a directory written by `write_arrays`."""
-    return (path / "description").is_dir() and (path / "arrays").is_dir()
+    return (path / "description").is_dir() and (path / ARRAYS).is_dir()
 
 
 UNREADABLE = re.compile(r"\\|[\ud800-\udfff]")
@@ -293,66 +292,16 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _check_size(path: Path, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Raise UserError if arrays are too large to come from the files at `path`, which compression makes smaller."""
-    size = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays.values())
-    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if size > max(MOST_BYTES, MOST_COMPRESSED * stored):
-        raise UserError(
-            f"{path} describes a network of {size / 2**30:.1f} GiB, and its files have {stored / 2**20:.1f} MiB: it is "
-            f"damaged, or made to fill the memory"
-        )
-
-
-def _check_stored(path: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Compare what the files say of each array with its target, before any memory is allocated for either.
-
-    Orbax would allocate what a target and the stored chunks ask for, however small the files are.
-    """
-    import tensorstore
-
-    _check_size(path, targets)
-    try:
-        files = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path.absolute()}/arrays/"}).result()
-        reads = {name: files.read(f"{name}/.zarray") for name in targets}
-        stored = {name: parse_object(read.result().value) for name, read in reads.items()}
-        misfits = [name for name, target in targets.items() if not _fits(stored[name], target)]
-    except Exception as error:  # damaged files raise errors of many types in TensorStore
-        raise UserError(f"{path}: its arrays do not fit its description ({one_line(error)})") from error
-    if misfits:
-        raise UserError(
-            f"{path}: its arrays do not fit its description ({shorten(misfits)} have another shape or dtype)"
-        )
-
-
-def _fits(stored: Mapping[str, Any], target: jax.ShapeDtypeStruct) -> bool:
-    """Whether an array in Zarr's format has the target's shape and dtype, in chunks that are no larger than it."""
-    chunks, shape = stored["chunks"], list(target.shape)
-    return (
-        stored["shape"] == shape
-        and np.dtype(stored["dtype"]) == target.dtype
-        and len(chunks) == len(shape)
-        and all(chunk <= max(side, 1) for chunk, side in zip(chunks, shape, strict=True))
-    )
-
-
 def read_arrays(
     path: Path, targets: Mapping[str, jax.ShapeDtypeStruct], expected_checksums: Mapping[str, int]
 ) -> dict[str, jax.Array]:
     """Return the arrays; UserError unless they match the targets' names, shapes and dtypes, and the checksums."""
-    import orbax.checkpoint as ocp
-
-    _check_stored(path, targets)
     try:
-        with _checkpointer() as checkpointer:
-            # NumPy targets: JAX arrays would have to be restored to the devices they were saved from.
-            like = {name: np.empty(target.shape, target.dtype) for name, target in targets.items()}
-            args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like, strict=True))
-            arrays = dict(checkpointer.restore(path.absolute(), args)["arrays"])
-    except Exception as error:  # damaged files raise errors of many types in Orbax
+        arrays = read_stored(path / ARRAYS, targets)
+    except ValueError as error:
         raise UserError(
-            f"{path}: its arrays are damaged or do not fit its description ({one_line(error)}): take another copy, or "
-            f"write it again"
+            f"{path}: its arrays are damaged or do not fit its description ({error}): take another copy, or write it "
+            f"again"
         ) from error
     actual = checksums(arrays)
     if damaged := [name for name in arrays if actual[name] != expected_checksums.get(name)]:

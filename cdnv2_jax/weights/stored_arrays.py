@@ -1,0 +1,71 @@
+"""Arrays in the files that Orbax writes, read by themselves: Orbax's own reading allocates whatever the files ask for,
+and prints a traceback for every array that it cannot read.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cdnv2_jax.errors import one_line, shorten
+
+MOST_BYTES, MOST_COMPRESSED = 2**29, 16
+"""Arrays may take so many bytes together, or so many for each byte of their files; masked networks take seven."""
+
+METADATA = "/.zarray"
+"""End of the key under which Zarr stores an array's shape, dtype and chunks."""
+
+
+def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Return the arrays under `directory` by name.
+
+    Args:
+      directory: where Orbax has saved a flat mapping of arrays.
+      targets: the expected names, shapes and dtypes, which are compared before any memory is allocated.
+
+    Raises:
+      ValueError: the files are damaged, or hold other arrays; the message is the reason, without the path.
+    """
+    import tensorstore
+
+    _check_size(directory, targets)
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory.absolute()}/"}}
+    context = tensorstore.Context()
+    try:
+        keys = tensorstore.KvStore.open(database, context=context).result().list().result()
+        names = {key.decode().removesuffix(METADATA) for key in keys if key.endswith(METADATA.encode())}
+        if others := sorted(names ^ targets.keys()):
+            raise ValueError(f"{shorten(others)} are missing or unknown")
+        opening = {
+            name: tensorstore.open(
+                {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}, "fill_missing_data_reads": False},
+                open=True,
+                context=context,
+            )
+            for name in targets
+        }
+        opened = {name: future.result() for name, future in opening.items()}
+        if misfits := [name for name, target in targets.items() if not _fits(opened[name], target)]:
+            raise ValueError(f"{shorten(misfits)} have another shape or dtype")
+        reading = {name: array.read() for name, array in opened.items()}
+        return {name: future.result() for name, future in reading.items()}
+    except Exception as error:  # TensorStore's are of many types
+        raise ValueError(one_line(error)) from error
+
+
+def _fits(stored: Any, target: jax.ShapeDtypeStruct) -> bool:
+    """Whether an opened array has the target's shape and dtype, in chunks that are no larger than it."""
+    if stored.shape != target.shape or stored.dtype.numpy_dtype != target.dtype:
+        return False
+    chunk = stored.chunk_layout.read_chunk.shape or ()  # None for a single number
+    return all(part <= max(side, 1) for part, side in zip(chunk, target.shape, strict=True))
+
+
+def _check_size(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    size = sum(math.prod(target.shape) * np.dtype(target.dtype).itemsize for target in targets.values())
+    stored = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    if size > max(MOST_BYTES, MOST_COMPRESSED * stored):
+        raise ValueError(f"{size / 2**30:.1f} GiB in files of {stored / 2**20:.1f} MiB, as if made to fill the memory")
