@@ -56,8 +56,12 @@ def refuse_irregular_tree(directory: Path) -> None:
 
 
 def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """Return the contents of a file in UTF-8, with or without a byte-order mark; ValueError as for `read_bytes`."""
-    return _decoded(read_bytes(path, most_bytes))
+    """Return the contents of a file in UTF-8, with or without a byte-order mark; any end of a line becomes a newline.
+
+    Raises:
+      ValueError: as for `read_bytes`, or it is not UTF-8.
+    """
+    return _decoded(read_bytes(path, most_bytes)).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:

@@ -41,7 +41,8 @@ class _Request:
     """What SIGTERM does to this process, and how far that has come.
 
     Attributes:
-      status, message: how the program ends because of it.
+      status: the program's exit status because of it.
+      message: what is said then.
       asked: whether SIGTERM has come.
       postponed: whether it is only noted, to be looked at by `asked` and `check`.
       raised: whether it has raised Terminated; once is enough, as the second would interrupt cleaning up.

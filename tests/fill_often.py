@@ -6,6 +6,7 @@ Each run must end with status 2 and one line, and, once there is room again, lik
 each said; exit status 1 if one does otherwise, 0 with the reason if no file system can be mounted.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -97,6 +98,9 @@ def fault(disk: Path, moment: str, left_alone: Path) -> str:
 
 def main() -> int:
     """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Fills the disk of a run.")
+    parser.add_argument("moments", nargs="*", metavar="FILE", help="before which files of the run (default: all)")
+    moments = parser.parse_args().moments or MOMENTS
     with tempfile.TemporaryDirectory() as temporary:
         disk, left_alone = Path(temporary) / "disk", Path(temporary) / "left_alone"
         disk.mkdir()
@@ -108,7 +112,7 @@ def main() -> int:
             return 0
         try:
             run(left_alone, "nothing", disk / "filler").check_returncode()
-            faults = list(filter(None, (fault(disk, moment, left_alone) for moment in sys.argv[1:] or MOMENTS)))
+            faults = list(filter(None, (fault(disk, moment, left_alone) for moment in moments)))
         finally:
             subprocess.run(["umount", str(disk)], check=False)
     print("\n".join(faults) or "all end like the run left alone: networks bit for bit, metrics and figures")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from cdnv2_jax.bounded_reading import read_bytes
+from cdnv2_jax.bounded_reading import read_text
 from cdnv2_jax.errors import RunFailure, UserError, cut
 from cdnv2_jax.stopping import INTERRUPTED, Terminated
 from cdnv2_jax.terminal import ClosedOutput, escaped, prepare_streams, say
@@ -221,15 +221,13 @@ def read_class_names(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        data = read_bytes(file)
+        text = read_text(file)
+        if "\0" in text:
+            raise ValueError("it is not text in UTF-8, but perhaps in UTF-16")
     except ValueError as error:
-        raise UserError(f"--class-names {file} cannot be read: {error}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:  # as in UTF-16
-        raise UserError(f"--class-names {file} is not a text file in UTF-8: save it as UTF-8, one name per line")
+        raise UserError(
+            f"--class-names {file} cannot be read ({error}): give a text file in UTF-8, one name per line"
+        ) from error
     names = [line.strip() for line in text.split("\n") if line.strip()]
     if not names:
         raise UserError(f"--class-names {file} is empty: write one name per line, in the order of the labels")

@@ -57,7 +57,7 @@ def select_state_dict(checkpoint: Mapping[str, Any], weights: Weights, source: s
     Raises:
       UserError: the file has no such state_dict.
     """
-    found = list(_state_dicts(checkpoint))
+    found = list(_state_dicts(checkpoint, {}))
     averaged = [where for where, _ in found if not set(where).isdisjoint(EMA_KEYS)]
     wanted = [(where, tensors) for where, tensors in found if (where in averaged) == (weights == "ema")]
     if weights == "auto" and averaged:
@@ -81,19 +81,21 @@ def _as_text(key: object) -> str:
 
 
 def _state_dicts(
-    contents: Mapping[Any, Any], where: tuple[str, ...] = (), seen: set[int] | None = None
+    contents: Mapping[Any, Any], verdicts: dict[int, bool], where: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """Yield (keys that lead there, state_dict) in order of preference, each once though many keys may lead to it."""
-    seen = set() if seen is None else seen
-    if id(contents) in seen:
-        return
-    seen.add(id(contents))
+    """Yield (keys that lead there, state_dict) in order of preference.
+
+    Many keys may lead to one object, so `verdicts` remembers which ones are state_dicts.
+    """
     inner = [key for key in (*EMA_KEYS, *LIVE_KEYS) if isinstance(contents.get(key), Mapping)]
     if inner and len(where) < DEEPEST:
         for key in inner:
-            yield from _state_dicts(contents[key], (*where, key), seen)
-    # Beside the tensors there may be an epoch; a single metric among other things is no state_dict.
-    elif sum(map(is_tensor, contents.values())) * 2 > len(contents):
+            yield from _state_dicts(contents[key], verdicts, (*where, key))
+        return
+    if id(contents) not in verdicts:
+        # Beside the tensors there may be an epoch; a single metric among other things is no state_dict.
+        verdicts[id(contents)] = sum(map(is_tensor, contents.values())) * 2 > len(contents)
+    if verdicts[id(contents)]:
         yield where, contents
 
 

@@ -153,7 +153,7 @@ def test_files_that_are_none(here: Shell) -> None:
         here.refuses("main.py", "predict", "--checkpoint", "network", name)
         for name in ("pipe.png", "endless.png", "socket.png")
     )
-    assert complaint.count("cannot be read as an image (it is a pipe or a device)") == 2
+    assert complaint.count("cannot be read as an image (it is a pipe, a socket or a device, not a regular file)") == 3
     assert complaint.count("\n") == 3
 
 
@@ -206,11 +206,11 @@ def test_class_names_that_are_the_same_or_odd(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("cat\ndog\n".encode("utf-16"), "is not a text file in UTF-8: save it as UTF-8"),
-        ("cat\ndog\n".encode("utf-16-le"), "is not a text file in UTF-8"),
-        (b"caf\xe9\n", "is not a text file in UTF-8"),
+        ("cat\ndog\n".encode("utf-16"), r"cannot be read \(it is not text in UTF-8 .*: give a text file in UTF-8"),
+        ("cat\ndog\n".encode("utf-16-le"), r"cannot be read \(it is not text in UTF-8, but perhaps in UTF-16\)"),
+        (b"caf\xe9\n", r"cannot be read \(it is not text in UTF-8 \(byte 3\)"),
         (b"\xef\xbb\xbf\r\n \n", "is empty: write one name per line"),
-        (None, "cannot be read: Is a directory"),
+        (None, r"cannot be read \(it is a directory\)"),
     ],
 )
 def test_files_without_class_names(content: bytes | None, complaint: str, tmp_path: Path) -> None:

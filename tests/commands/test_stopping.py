@@ -12,7 +12,7 @@ import pytest
 from tests.commands.shell import REPOSITORY
 
 PROGRAM = """
-import ctypes, sys, time
+import ctypes, signal, sys, time
 from pathlib import Path
 from cdnv2_jax import stopping
 from cdnv2_jax.commands.arguments import guarded
@@ -67,6 +67,7 @@ def importing():
     sys.path.insert(0, "")
     import slow_module
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored under nohup
 sys.exit(stopping.run_program(lambda: guarded(globals()[sys.argv[1]], "program")))
 """
 
@@ -97,7 +98,6 @@ def test_signals(doing: str, signals: list[signal.Signals], status: int, printed
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(INT, signal.default_int_handler),  # ignored under nohup
         text=True,
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"

@@ -370,7 +370,7 @@ def test_threads_leave_the_filters_of_warnings_alone() -> None:
 def test_no_memory_is_not_the_images_fault(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not skipped as unreadable, which would change the result."""
 
-    def fail(*_) -> None:
+    def fail(*_, **__) -> None:
         raise MemoryError
 
     file = encoded(_picture())

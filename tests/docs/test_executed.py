@@ -80,7 +80,9 @@ RUN = [
     # modules
     Run("python -m pytest .*", "Makefile", "-m pytest"),
     Run("python -m tests.golden_check .*", "tests/test_golden.py", "golden_check"),
-    Run("python -m tests.kill_often .*", "Makefile", "tests.kill_often --kills 30"),
+    Run("python -m tests.kill_often .*", "Makefile", "tests.kill_often --kills 40"),
+    Run("python -m tests.fill_often", "Makefile", "tests.fill_often"),
+    Run("python -m tests.fuzz_openers .*", "Makefile", "tests.fuzz_openers --minutes 10"),
     Run("python -m docs.drawings", "tests/docs/test_drawings.py", "drawings.main("),
     Run("python -m docs.status_tables.*", "tests/docs/test_status.py", "status_tables.main("),
     Run("python -m benchmarks.pod_plan.*", "tests/distributed/test_lowering.py", "benchmarks.pod_plan"),
