@@ -1,6 +1,6 @@
 """Checksums of arrays and files, and seals of JSON objects: what has changed on disk is noticed when it is read.
 
-They show damage, not origin: whoever forges a file can compute them too.
+They show damage, not origin: anyone who forges a file can compute them too.
 """
 
 import hashlib
