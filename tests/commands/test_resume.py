@@ -160,6 +160,7 @@ def test_a_worker_is_killed(uninterrupted: Path, shell: Shell) -> None:
     run_until(4, Path("run"))
     with in_a_process_of_its_own("--workdir", "run", WORKERS) as process:
         while not (workers := _processes(process.pid, "spawn_main")):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         os.kill(workers[0], signal.SIGKILL)
         _, complaint = process.communicate(timeout=100)
@@ -207,7 +208,8 @@ def test_interrupted_from_the_keyboard(shell: Shell) -> None:
 
 def _processes(group: int, containing: str = "") -> list[int]:
     """The processes of a process group that are alive (not zombies), or those with a text in their command line."""
-    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat=,args="], capture_output=True, text=True, check=True).stdout
+    listing = ["ps", "-ewwo", "pid=,pgid=,stat=,args="]
+    listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
     fields = [line.split(None, 3) for line in listed.splitlines()]
     return [
         int(process)
