@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -71,7 +71,8 @@ def _writing_to(stream: Any) -> Iterator[None]:
 
 
 def prepare_streams() -> None:
-    """Let characters that an output's encoding lacks be printed as escapes, and open streams that were closed.
+    """Let characters that an output's encoding lacks be printed as escapes, open streams that were closed, and print
+    each failure once.
 
     The next file that is opened would otherwise get the number of a closed stream, and what libraries print there.
     """
@@ -81,3 +82,17 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (for the whole process)
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
+
+
+class _Unraisable:
+    """Leaves exceptions in callbacks to another hook, except those of TensorStore's for every array that cannot be read
+    or written after the first: by then Orbax, which reports that, has closed their event loop."""
+
+    def __init__(self, others: Callable[[Any], Any]):
+        self._others = others
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._others(unraisable)

@@ -181,7 +181,7 @@ IMAGES: Mapping[str, dict[str, Any]] = {
     **{"a.jpg": {}, "b.jpg": {"progressive": True}, "c.jpg": {"mode": "CMYK"}, "d.jpg": {"mode": "L"}},
     **{"a.png": {}, "b.png": {"mode": "P"}, "c.png": {"mode": "I;16"}, "a.webp": {}, "b.webp": {"lossless": True}},
     **{"a.bmp": {}, "b.bmp": {"mode": "P"}, "a.gif": {"mode": "P"}, "a.ppm": {}},
-    **{"a.tiff": {}, "b.tiff": {"compression": "tiff_lzw"}, "c.tiff": {"compression": "jpeg"}, "a.jp2": {}},
+    **{"a.tiff": {}, "b.tiff": {"compression": "tiff_lzw"}, "c.tiff": {"compression": "jpeg"}},
 }
 
 

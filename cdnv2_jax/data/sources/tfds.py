@@ -1,6 +1,7 @@
 """Data sets of TensorFlow Datasets in array_record files, read without TensorFlow."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -226,6 +227,6 @@ def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[Arra
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{found} names a file outside of it, {name!r}: do not trust the data set")
         files.append(found / name)
-    if missing := [file.name for file in files if not file.is_file()]:
+    if missing := [file.name for file in files if not os.path.isfile(file)]:  # False, too, for names that are too long
         raise UserError(f"{found} lacks {shorten(missing, 2)}: rebuild the data set")
     return ArrayRecords(files, lengths), f"{found} {chosen}"
