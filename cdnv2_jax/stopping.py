@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+FAILED = 1  # input or another process hangs or has died, nothing that the user can correct
 INTERRUPTED = 130  # what shells report for Ctrl-C
 TERMINATED = 143  # and for SIGTERM
 PATIENCE = 5.0  # seconds until a program is ended whose main thread does not notice SIGTERM
@@ -91,6 +92,10 @@ def run_program(program: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if status == FAILED:  # Python would wait for what hangs, and libraries would complain about what died
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     if request.asked:  # threads of libraries must not keep the process from ending; the message is printed
         request.status, request.message = status, ""
         request.deadline, request.noticed = time.monotonic() + PATIENCE, False

@@ -11,10 +11,9 @@ from typing import Any, NoReturn, TextIO
 
 from cdnv2_jax.bounded_reading import read_text
 from cdnv2_jax.errors import RunFailure, UserError, cut
-from cdnv2_jax.stopping import INTERRUPTED, Terminated
+from cdnv2_jax.stopping import FAILED, INTERRUPTED, Terminated
 from cdnv2_jax.terminal import ClosedOutput, escaped, prepare_streams, say
 
-FAILED = 1
 BAD_INPUT = 2
 CLOSED_PIPE = 141  # what shells report for SIGPIPE
 LONGEST = 398  # characters of an error, whatever names and messages of others it quotes

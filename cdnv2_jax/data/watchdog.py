@@ -54,12 +54,13 @@ class Board:
 
     Attributes:
       readers: number of readers, threads or processes.
+      shared: whether they are processes.
     """
 
     NOTE = struct.Struct("qqq")  # index of the sample that is read, plus 1 (0: none); number of the note; process
 
     def __init__(self, readers: int, memory: SharedMemory | None):
-        self.readers, self._memory = readers, memory
+        self.readers, self._memory, self.shared = readers, memory, memory is not None
         self._notes: Any = bytearray(self.size(readers)) if memory is None else memory.buf
         self._changes = itertools.count(1)
         self._process = os.getpid()
@@ -191,6 +192,7 @@ class Watch:
                 # Looks are counted, not the time: it also passes while the whole run is suspended.
                 idle, before = idle + self.patience.poll if now == before else 0.0, now
                 self._check_workers(reader, idle)
+                self._check_starting(reader)
                 self._check_progress(reader, idle)
         try:
             return task.take()
@@ -222,6 +224,19 @@ class Watch:
                 samples = [note[0] for note in notes if note[2] == process and note[0] is not None]
                 place = f" while reading {_name_in_another_process(self._source, samples[0])}" if samples else ""
                 raise RunFailure(f"an input worker (process {process}) {ending(worker.exitcode, place)}")
+
+    def _check_starting(self, reader: int) -> None:
+        """Raise a RunFailure for a worker that was killed while it started.
+
+        `multiprocessing` does not know it yet, and waits for it to read what it was sent.
+        """
+        if not self.board.shared or self.board.read(reader)[1]:
+            return
+        with contextlib.suppress(ChildProcessError):  # there are no children at all
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                place = " while it started"
+                raise RunFailure(f"an input worker (process {ended.si_pid}) {ending(-ended.si_status, place)}")
 
     def _check_progress(self, reader: int, idle: float) -> None:
         sample, note, process = self.board.read(reader)
