@@ -16,7 +16,8 @@ from cdnv2_jax.data.batches import HostBatch, RowMaker
 from cdnv2_jax.data.watchdog import PATIENCE, Board, Patience, Task, Watch, board, sample_name, watch_thread
 from cdnv2_jax.errors import RunFailure
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2  # of each worker process
+READ_THREADS = max(2, min(4, os.cpu_count() or 2))  # a batch each; more than there are cores would only wait
 
 
 @contextlib.contextmanager
@@ -30,7 +31,7 @@ def host_batches(
     """
     import grain
 
-    size, readers = rows.share.rows, workers or BATCHES_AHEAD + 1
+    size, readers = rows.share.rows, workers or READ_THREADS
     with board(readers, shared=workers > 0) as notes:
         watched = WatchedRow(rows, first, notes)
         batches = grain.MapDataset.range(last * size).map(watched).batch(size)[first:]
@@ -76,14 +77,14 @@ class WatchedRow:
 @contextlib.contextmanager
 def _in_threads(batches: Any, watch: Watch) -> Iterator[Iterator[Task[HostBatch]]]:
     """Yield tasks that make the batches, in order, some of them started ahead. Threads that hang are left behind."""
-    started = deque[Task[HostBatch]](maxlen=BATCHES_AHEAD + 1)
+    started = deque[Task[HostBatch]](maxlen=READ_THREADS)
 
     def tasks() -> Iterator[Task[HostBatch]]:
         ahead = deque[Task[HostBatch]]()
         for batch in range(len(batches)):
             started.append(Task(partial(batches.__getitem__, batch)))
             ahead.append(started[-1])
-            if len(ahead) > BATCHES_AHEAD:
+            if len(ahead) == READ_THREADS:
                 yield ahead.popleft()
         yield from ahead
 
