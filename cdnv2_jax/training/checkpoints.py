@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.devices import Devices, fetch, is_first_process
@@ -72,7 +73,8 @@ class RunCheckpoints:
             return
         if is_first_process():  # which alone writes the description
             self.check_room(state)
-            description = sealed({**description, ARRAYS: _summaries(state)})
+            summaries = {name: _summary(fetch(array)) for name, array in enumerate_leaves(state)}
+            description = sealed({**description, ARRAYS: summaries})
         args = self._ocp.args.Composite(
             **{STATE: self._ocp.args.StandardSave(dict(enumerate_leaves(state)))},
             description=self._ocp.args.JsonSave(description),
@@ -121,11 +123,10 @@ class RunCheckpoints:
                     f"{self._way_out(step)}"
                 ) from error
             raise self._damaged(step, f"its arrays cannot be read: {cut(str(error), 120)}") from error
-        state = devices.replicate(jax.tree.unflatten(jax.tree.structure(like), list(arrays.values())))
-        summaries = {} if old else _summaries(state)
+        summaries = {} if old else {name: _summary(array) for name, array in arrays.items()}
         if changed := [name for name, summary in summaries.items() if summary != description[ARRAYS][name]]:
             raise self._damaged(step, f"the checksums of {shorten(changed, most=3)} differ")
-        return state, description
+        return devices.replicate(jax.tree.unflatten(jax.tree.structure(like), list(arrays.values()))), description
 
     def remove_after(self, step: int) -> list[int]:
         """Remove the checkpoints of later steps and return their steps."""
@@ -182,13 +183,13 @@ def enumerate_leaves(state: TrainState) -> list[tuple[str, jax.Array]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def _kind(array: jax.Array) -> list[Any]:
+def _kind(array: jax.Array | np.ndarray) -> list[Any]:
     return [str(array.dtype), list(array.shape)]
 
 
-def _summaries(state: TrainState) -> dict[str, list[Any]]:
-    """Return {path: [dtype, shape, CRC-32]} of every array in a replicated state."""
-    return {name: [*_kind(array), checksum(fetch(array))] for name, array in enumerate_leaves(state)}
+def _summary(array: np.ndarray) -> list[Any]:
+    """Return [dtype, shape, CRC-32]."""
+    return [*_kind(array), checksum(array)]
 
 
 class BestNetwork:
