@@ -12,13 +12,22 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, data_fields, data_fields_in_effect
 from cdnv2_jax.commands.read_config import COMMAND_LINE, CONFIG_FILE
+from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig
+from cdnv2_jax.detection.starting_point import TRAINED_WITH
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.weights.metadata import USAGE_KEY, usual_preparation
-from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, stored_metadata
+from cdnv2_jax.weights.open import (
+    OpenedDetector,
+    OpenedNetwork,
+    canvas_preparation,
+    stored_detector,
+    stored_metadata,
+)
 
 INFERENCE = (
     *("proposals_per_level", "proposals", "proposal_nms_threshold", "sampling_ratio", "exact_roi_align"),
@@ -61,17 +70,22 @@ def evaluated_classifier(
 
 
 def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
-    """Return the config with the preprocessing of the checkpoint that training starts from, if any, and lines on it.
+    """Return the config with what belongs to the weights that training starts from, if any, and lines on it.
 
-    A classifier takes over all of it, a detector the mean and standard deviation.
+    A classifier takes over a classifier's preprocessing. A detector takes over a detector's preprocessing and, from one
+    of its own kind, the settings in `TRAINED_WITH`; from a classifier, the mean and standard deviation.
 
     Raises:
       UserError: the checkpoint is damaged.
     """
     path = Path(config.model.checkpoint)
     usage = stored_metadata(path).get(USAGE_KEY) if config.model.checkpoint and path.exists() else None
-    if not isinstance(usage, Mapping) or "preparation" not in usage:
-        return config, []  # a detector, or a checkpoint without preprocessing
+    if not isinstance(usage, Mapping):
+        return config, []  # a checkpoint without preprocessing
+    if isinstance(config, DetectionConfig) and (settings := stored_detector(path)):
+        return _from_detector(config, origins, settings, canvas_preparation(usage, path))
+    if "preparation" not in usage:
+        return config, []  # a detector, which no classifier starts from
     try:
         stored = ImagePreparation(**usage["preparation"])
     except (TypeError, ValueError) as error:
@@ -80,6 +94,28 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
         return _prepared_as(config, origins, stored)
     own = {"mean": stored.mean, "std": stored.std}
     return _with_stored(config, origins, own, {key: getattr(config.data, key) for key in own})
+
+
+def _from_detector(
+    config: DetectionConfig, origins: Mapping[str, str], settings: DetectorSettings, stored: CanvasPreparation
+) -> tuple[DetectionConfig, list[str]]:
+    lines = []
+    if settings.kind == config.model.detector:
+        own, given = (
+            {key: getattr(each, key) for key in TRAINED_WITH} for each in (settings, config.model.detector_settings)
+        )
+        used, lines = _settled(own, given, lambda key: _origin(origins, "model.settings", key) or CONFIG_FILE)
+        changed = {key: value for key, value in {**own, **used}.items() if value != given[key]}
+        with naming("config.model"):
+            model = dataclasses.replace(config.model, settings={**config.model.settings, **changed})
+        config = dataclasses.replace(config, model=model)
+    config, more = _with_stored(config, origins, *_preprocessing(stored, config.data))
+    return config, [*lines, *more]
+
+
+def _preprocessing(*parts: Any) -> list[dict[str, Any]]:
+    """Return the preprocessing of each of some preparations or data settings of a detector."""
+    return [{key: getattr(part, key) for key in PREPROCESSING} for part in parts]
 
 
 def _prepared_as(
@@ -121,8 +157,7 @@ def evaluated_detector(
     config = dataclasses.replace(config, model=model)
     if USAGE_KEY not in opened.metadata:
         return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
-    own, given = ({key: getattr(part, key) for key in PREPROCESSING} for part in (opened.preparation, config.data))
-    config, more = _with_stored(config, origins, own, given)
+    config, more = _with_stored(config, origins, *_preprocessing(opened.preparation, config.data))
     return config, [*lines, *more]
 
 

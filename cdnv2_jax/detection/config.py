@@ -34,7 +34,9 @@ class DetectorConfig:
         entries=lambda model: override_fields(model["backbone"]),
         makes="architecture",
     )
-    checkpoint: str = setting('classifier of any kind that provides the initial backbone; "" for none', default="")
+    checkpoint: str = setting(
+        'classifier that provides the initial backbone, or detector to start from; "" for neither', default=""
+    )
 
     def __post_init__(self):
         check(self)

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.canvas import KEY
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.data.source import Split
 from cdnv2_jax.detection.classes import match_held_out
-from cdnv2_jax.detection.config import DetectionConfig, DetectorConfig
+from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.annotations import DetectionSource, Id
 from cdnv2_jax.detection.data.batches import DetectionEvaluationRow, DetectionTrainingRow
 from cdnv2_jax.detection.data.sources import open_source
@@ -28,7 +27,7 @@ from cdnv2_jax.detection.evaluation import (
     write_results,
 )
 from cdnv2_jax.detection.pictures import write_examples
-from cdnv2_jax.detectors.build import build_detector
+from cdnv2_jax.detection.starting_point import starting_detector
 from cdnv2_jax.detectors.cost import cost_of
 from cdnv2_jax.detectors.detector import (
     Classes,
@@ -40,12 +39,10 @@ from cdnv2_jax.detectors.detector import (
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
 from cdnv2_jax.weights.checkpoint import save_detector
-from cdnv2_jax.weights.starting_point import network_from
 
 
 class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDetector, DetectionEvaluation]):
@@ -97,7 +94,8 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         return row, row.batches
 
     def build_model(self) -> PyramidDetector:
-        detector = starting_detector(self.config.model, self.config.seed)
+        detector, remark = starting_detector(self.config.model, self.train_images.class_names, self.config.seed)
+        self.remarks += [remark] if remark else []
         detector.canvases_filled = self.training_row()[0].fills_canvas
         return detector
 
@@ -173,25 +171,6 @@ def source_of(config: DetectionConfig, split: Split) -> DetectionSource:
         keep_empty=data.empty_images == "keep",
         shapes=data.shapes_images,
     )
-
-
-def starting_detector(model: DetectorConfig, seed: int) -> PyramidDetector:
-    """Build the detector that training starts from, its backbone new or from `config.model.checkpoint`."""
-    dtype, rngs = jnp.dtype(model.dtype), nnx.Rngs(seed)
-    if model.checkpoint:
-        backbone = network_from(
-            Path(model.checkpoint),
-            name=model.backbone,
-            class_names=None,
-            overrides=model.overrides,
-            dtype=dtype,
-            seed=seed,
-            fields=("config.model.checkpoint", "config.model.backbone"),
-        ).network
-    else:
-        # The classifier is not used; a single class makes it as small as possible.
-        backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)
-    return build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)
 
 
 def detection_loss(model: PyramidDetector, batch: Batch) -> tuple[jax.Array, Metrics]:

@@ -128,6 +128,13 @@ class PyramidDetector(nnx.Module):
         """Detect objects in a batch of images; arguments as in `losses`."""
         raise NotImplementedError
 
+    def class_columns(self, labels: Sequence[int]) -> dict[ModulePath, list[int]]:
+        """Return the layers with outputs per class, by path, each with those of the given labels.
+
+        A layer of a detector of these classes alone would have these outputs in this order.
+        """
+        raise NotImplementedError
+
     def levels(self, images: jax.Array, sizes: jax.Array) -> tuple[Maps, Maps]:
         """Return the pyramid's (maps [b, h, w, c], masks bool [b, h, w, 1]) by stride; ignore cells outside the masks.
 

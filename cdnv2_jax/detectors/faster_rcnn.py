@@ -1,6 +1,7 @@
 """Faster R-CNN: pooling of boxes from the pyramid, RoI head, losses and detection."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from cdnv2_jax.detectors.ops.roi_align import roi_align, roi_align_exact, roi_le
 from cdnv2_jax.detectors.rpn import ProposalLimits, Proposals, RPNHead, propose, rpn_losses
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers.convolutions import normal, xavier_uniform
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import ModulePath, Network
 
 
 def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSettings) -> jax.Array:
@@ -206,6 +207,13 @@ class FasterRCNN(PyramidDetector):
 
         found = jax.vmap(of_image)(logits, deltas, proposals, sizes)
         return dataclasses.replace(found, finite=found.finite & all_finite(*objectness, *offsets, logits, deltas))
+
+    def class_columns(self, labels: Sequence[int]) -> dict[ModulePath, list[int]]:
+        """See `PyramidDetector.class_columns`; the background is the last class, and every other one has its boxes."""
+        return {
+            ("roi_head", "classes"): [*labels, self.settings.num_classes],
+            ("roi_head", "boxes"): [4 * label + side for label in labels for side in range(4)],
+        }
 
     def _anchors(self, maps: Maps, sizes: jax.Array) -> tuple[list[np.ndarray], list[jax.Array]]:
         s = self.settings

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from cdnv2_jax.detectors.ops.assignment import IGNORED, assign
 from cdnv2_jax.detectors.ops.boxes import at_least_float32, clip_boxes, decode, encode, pairwise_iou
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.layers.valid_region import inside
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import ModulePath, Network
 
 _PRIOR = 0.01
 """Initial probability of every class, so that the many negatives do not dominate the first steps."""
@@ -159,6 +160,11 @@ class RetinaNet(PyramidDetector):
 
         found = jax.vmap(of_image)(logits, deltas, counted, sizes)
         return dataclasses.replace(found, finite=found.finite & all_finite(*logits, *deltas))
+
+    def class_columns(self, labels: Sequence[int]) -> dict[ModulePath, list[int]]:
+        """See `PyramidDetector.class_columns`; anchors share their boxes among classes."""
+        s = self.settings
+        return {("head", "classes"): [a * s.num_classes + label for a in range(s.anchors_per_cell) for label in labels]}
 
     def _outputs(self, images: jax.Array, sizes: jax.Array):
         """Return (class logits, deltas, anchors, whether anchors count) of all levels."""

@@ -189,10 +189,8 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     description = read_description(path)
     if description.get("kind") != DETECTOR:
         raise UserError(f"{path} holds a classifier, not a detector")
+    settings, classes = described_detector(path, description)
     try:
-        settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
-        if not len(classes.names) == len(classes.category_ids) == settings.num_classes:
-            raise ValueError(f"{len(classes.names)} names of classes, not {settings.num_classes}")
         backbone = described_network(description["backbone"], dtype=dtype)
         detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=OneKey(0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -200,6 +198,17 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     detector.eval()
     fill_module(path, detector, description)
     return detector, classes
+
+
+def described_detector(path: Path, description: Mapping[str, Any]) -> tuple[DetectorSettings, Classes]:
+    """Return settings and classes from the description of a detector at `path`; UserError if they are not valid."""
+    try:
+        settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])
+        if not len(classes.names) == len(classes.category_ids) == settings.num_classes:
+            raise ValueError(f"{len(classes.names)} names of classes, not {settings.num_classes}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: its description is not valid ({error})") from error
+    return settings, classes
 
 
 # Orbax logs every file it touches, and failures with a traceback; our own messages report each failure once.

@@ -12,13 +12,14 @@ from typing import Any
 
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
+from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.devices import start_devices
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
-from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
+from cdnv2_jax.weights.checkpoint import DETECTOR, described_detector, load, load_detector, read_description
 from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, usual_usage
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict
@@ -106,10 +107,15 @@ class OpenedDetector:
         Raises:
           UserError: the stored values are invalid.
         """
-        try:
-            return CanvasPreparation(**self.metadata.get(USAGE_KEY, {}))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
+        return canvas_preparation(self.metadata.get(USAGE_KEY, {}), self.path)
+
+
+def canvas_preparation(values: Mapping[str, Any], path: Path) -> CanvasPreparation:
+    """Return a detector's preprocessing from the metadata of the checkpoint at `path`; UserError if it is damaged."""
+    try:
+        return CanvasPreparation(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its preprocessing metadata is damaged ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +210,12 @@ def stored_metadata(path: Path) -> Mapping[str, Any]:
     if path.is_dir():
         return read_description(path).get("metadata", {})
     return safetensors.read_metadata(path) if path.suffix == safetensors.SUFFIX else {}
+
+
+def stored_detector(path: Path) -> DetectorSettings | None:
+    """Return the settings of a detector's checkpoint, without its arrays; None for anything else."""
+    description = read_description(path) if path.is_dir() else {}
+    return described_detector(path, description)[0] if description.get("kind") == DETECTOR else None
 
 
 def open_network(path: Path, **official: Any) -> OpenedNetwork:

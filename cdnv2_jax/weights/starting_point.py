@@ -13,7 +13,10 @@ from cdnv2_jax.data.class_names import labels_in_network, listed, matched_by_pos
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.open import open_network
+from cdnv2_jax.weights.open import OpenedNetwork, open_network
+
+FIELD = "config.model.checkpoint"
+"""What messages call the path of a starting point."""
 
 
 class StartingPoint(NamedTuple):
@@ -32,11 +35,10 @@ def network_from(
     path: Path,
     *,
     name: str,
-    class_names: Sequence[str] | None,
+    class_names: Sequence[str],
     overrides: Mapping[str, Any],
     dtype: DTypeLike,
     seed: int,
-    fields: tuple[str, str] = ("config.model.checkpoint", "config.model.name"),
 ) -> StartingPoint:
     """Load the network at `path` as a starting point for training.
 
@@ -46,34 +48,31 @@ def network_from(
     Args:
       path: checkpoint, ours (of any architecture with that `name`) or official, masked or condensed.
       name: name of the model in an official file; our own checkpoints must store this name.
-      class_names: names of the classes, in the order of their labels; None to keep the classifier.
+      class_names: names of the classes, in the order of their labels.
       overrides: changes to the architecture of an official file; our own checkpoints store theirs.
       dtype: dtype of the computation.
       seed: seed of a re-initialised classifier.
-      fields: what messages call `path` and `name`.
 
     Raises:
       UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
     """
     opened = open_network(path, model=name, overrides=overrides, classifier_required=False)
-    found, (where, called) = opened.network, fields
+    found = opened.network
     if found.name != name:
-        raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
+        raise UserError(f"{FIELD} {path} holds a {found.name}, but config.model.name is {name}")
     labels: list[int] | None = list(range(found.architecture.num_classes))
     remark = ""
     if not opened.has_classifier:
         labels, remark = None, f"the classifier is re-initialised: {path} has none"
-    elif class_names is not None and list(class_names) != list(opened.class_names):
-        labels, remark = _outputs_of(class_names, opened.class_names, len(labels))
+    elif list(class_names) != list(opened.class_names):
+        labels, remark = matching_outputs(class_names, opened.class_names, len(labels), layer="classifier")
     same = labels == list(range(found.architecture.num_classes))
     if not same and found.form.halved_classifier:
         raise UserError(
-            f"{where} {path} has a halved classifier, which cannot be replaced: use the masked network, or train "
+            f"{FIELD} {path} has a halved classifier, which cannot be replaced: use the masked network, or train "
             f"on its own {found.architecture.num_classes} classes"
         )
-    architecture = (
-        found.architecture if class_names is None else found.architecture.override({"num_classes": len(class_names)})
-    )
+    architecture = found.architecture.override({"num_classes": len(class_names)})
     model = build_network(architecture, found.form, name=name, dtype=dtype, rngs=nnx.Rngs(seed))
     kept = nnx.to_flat_state(nnx.state(found))
     if not same:
@@ -83,20 +82,36 @@ def network_from(
         for part in ("kernel", "bias"):
             values = np.asarray(getattr(found.classifier, part)[...])[..., labels]
             getattr(model.classifier, part).set_value(jax.device_put(values))
-    taken = f"{where} {path}: {opened.taken}" if opened.taken else ""
-    return StartingPoint(model, "; ".join(filter(None, [taken, remark])))
+    return StartingPoint(model, "; ".join(filter(None, [remark_on_choice(opened), remark])))
 
 
-def _outputs_of(wanted: Sequence[str], known: Sequence[str], num_classes: int) -> tuple[list[int] | None, str]:
-    """Return (outputs of the checkpoint's classifier for the wanted classes, or None for a new one; remark)."""
+def remark_on_choice(opened: OpenedNetwork) -> str:
+    """Say which of a file's weights training starts from; "" if there was no choice."""
+    return f"{FIELD} {opened.path}: {opened.taken}" if opened.taken else ""
+
+
+def matching_outputs(
+    wanted: Sequence[str], known: Sequence[str], num_classes: int, *, layer: str
+) -> tuple[list[int] | None, str]:
+    """Return the outputs that a checkpoint has for the wanted classes, and a remark if they are not all its own.
+
+    Args:
+      wanted: names of the classes to train.
+      known: the checkpoint's; empty if unknown.
+      num_classes: number of the checkpoint's classes.
+      layer: what the remark calls the layer with an output for each class.
+
+    Returns:
+      ([output of each wanted class], remark), or (None, remark) if the layer must be re-initialised.
+    """
     labels = labels_in_network(wanted, known, num_classes)
     found = [label for label in labels if label is not None]
     if matched_by_position(wanted, known):
         if found:
-            return found, f"the checkpoint's classifier is kept: {num_classes} classes, matched by position"
-        return None, f"the classifier is re-initialised: {len(wanted)} classes, the checkpoint has {num_classes}"
+            return found, f"the checkpoint's {layer} is kept: {num_classes} classes, matched by position"
+        return None, f"the {layer} is re-initialised: {len(wanted)} classes, the checkpoint has {num_classes}"
     if unknown := [name for name, label in zip(wanted, labels, strict=True) if label is None]:
-        return None, f"the classifier is re-initialised: the checkpoint does not know {listed(unknown)}"
+        return None, f"the {layer} is re-initialised: the checkpoint does not know {listed(unknown)}"
     if found == list(range(num_classes)):
         return found, ""
-    return found, f"the classifier's {len(found)} outputs are those of the checkpoint's {num_classes:,}, by name"
+    return found, f"the {layer}'s {len(found)} outputs are those of the checkpoint's {num_classes:,}, by name"
