@@ -50,7 +50,7 @@ def classifier_to_onnx(network: Network, *, image_size: int) -> Any:
     writer.head(graph, network, last)
     return graph.model(
         network.name,
-        images=["batch", 3, image_size, image_size],
+        inputs={"images": (np.float32, ["batch", 3, image_size, image_size])},
         outputs={"logits": (np.float32, ["batch", network.architecture.num_classes])},
         description=f"{network.name}, {network.form_name}: normalised RGB images to logits",
     )

@@ -12,13 +12,15 @@ from cdnv2_jax.detectors.retinanet import RetinaNet, RetinaNetHead
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import onnx_writer
-from cdnv2_jax.layers.onnx_graph import Graph, Map
+from cdnv2_jax.layers.onnx_graph import Canvas, Graph, Map
 from cdnv2_jax.layers.onnx_layers import activate, biased_conv
 from cdnv2_jax.layers.valid_region import MULTIPLE
 
+LEAST = float(np.finfo(np.float32).min)
+
 
 def pyramid(graph: Graph, fpn: FPN, maps: Mapping[int, Map]) -> dict[int, Map]:
-    """Return {stride: level}, finest first, for images that fill their canvas; `fpn` must have convolved top levels."""
+    """Return {stride: level}, finest first; `fpn` must have convolved top levels."""
     levels: dict[int, Map] = {}
     with graph.scope("fpn"):
         merged = None
@@ -38,7 +40,7 @@ def doubled(graph: Graph, x: Map) -> Map:
     """Upsample by 2, nearest neighbour."""
     scales = graph.constant(np.array([1, 1, 2, 2], np.float32), "scales")
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return Map(graph.add("Resize", x.name, "", scales, **how), x.channels)
+    return Map(graph.add("Resize", x.name, "", scales, **how), x.channels, x.stride // 2)
 
 
 def every_anchor(settings: DetectorSettings, height: int, width: int) -> list[np.ndarray]:
@@ -54,29 +56,29 @@ def every_anchor(settings: DetectorSettings, height: int, width: int) -> list[np
     ]
 
 
-def decoded(graph: Graph, deltas: Sequence[str], anchors: Sequence[np.ndarray], height: int, width: int) -> str:
-    """Decode the boxes of all levels, [1, n, 4], clipped to the canvas; the output "boxes"."""
+def decoded(graph: Graph, deltas: Sequence[str], anchors: Sequence[np.ndarray], sizes: str) -> str:
+    """Decode the boxes of all levels, [b, n, 4], clipped to the images; the output "boxes"."""
     low, high = np.split(np.concatenate(anchors), 2, axis=-1)
-    centres, sizes = (low + high) / 2, high - low
+    centres, sides = (low + high) / 2, high - low
     with graph.scope("boxes"):
         shifts, stretches = graph.split(graph.add("Concat", *deltas, axis=1), 2, axis=2)
-        shift = graph.add("Mul", shifts, graph.constant(sizes, "sizes"))
+        shift = graph.add("Mul", shifts, graph.constant(sides, "sides"))
         centre = graph.add("Add", shift, graph.constant(centres, "centres"))
         limits = [graph.number(limit) for limit in (-LARGEST_STRETCH, LARGEST_STRETCH)]
         stretch = graph.add("Exp", graph.add("Clip", stretches, *limits))
-        half = graph.add("Mul", stretch, graph.constant(sizes / 2, "half_sizes"))
+        half = graph.add("Mul", stretch, graph.constant(sides / 2, "half_sides"))
         corners = graph.add("Concat", graph.add("Sub", centre, half), graph.add("Add", centre, half), axis=2)
-        largest = graph.constant(np.array([width, height, width, height], np.float32), "largest")
+        width_height = graph.add("Gather", graph.cast(sizes, np.float32), graph.integers(1, 0, 1, 0), axis=1)
         within = graph.add("Max", corners, graph.number(0))
-        return graph.add("Min", within, largest, output="boxes")
+        return graph.add("Min", within, graph.add("Unsqueeze", width_height, graph.integers(1)), output="boxes")
 
 
 def selected(graph: Graph, logits: Sequence[str], boxes: str, counts: Sequence[int], settings: DetectorSettings) -> str:
-    """Select the detections: [n, 3] with image, class and anchor, best first; the output "selected".
+    """Select the detections: [n, 3] with image, class and anchor, best first in each image; the output "selected".
 
     Args:
-      logits: [1, n, c] of each level.
-      boxes: [1, n, 4] of all levels.
+      logits: [b, n, c] of each level, −∞ for anchors that do not count.
+      boxes: [b, n, 4] of all levels.
       counts: anchors of each level.
     """
     s = settings
@@ -84,66 +86,85 @@ def selected(graph: Graph, logits: Sequence[str], boxes: str, counts: Sequence[i
         anchors, candidates = best_of_levels(graph, logits, counts, s.candidates_per_level)
         number = sum(min(s.candidates_per_level, count) for count in counts)
         pairs = min(s.nms_candidates, number * s.num_classes)
-        flat = graph.add("Reshape", graph.add("Sigmoid", candidates), graph.integers(-1))
-        scores, places = graph.top_k(flat, graph.integers(pairs), axis=0)
+        # Runtimes may clamp a sigmoid's argument, and return more than 0 for −∞.
+        counted = graph.add("Greater", candidates, graph.number(LEAST))
+        scored = graph.add("Where", counted, graph.add("Sigmoid", candidates), graph.number(0))
+        flat = graph.add("Reshape", scored, graph.integers(0, number * s.num_classes))
+        scores, places = graph.top_k(flat, graph.integers(pairs), axis=1)
         classes = graph.constant(np.array(s.num_classes))
-        anchor = graph.add("Gather", anchors, graph.add("Div", places, classes), axis=0)
+        anchor = graph.add("GatherElements", anchors, graph.add("Div", places, classes), axis=1)
         label = graph.add("Mod", places, classes)
-        kept = suppressed(graph, graph.add("Gather", boxes, anchor, axis=1), scores, label, s)
-        rows = [graph.constant(np.zeros((pairs, 1), np.int64)), column(graph, label), column(graph, anchor)]
-        table = graph.add("Concat", *rows, axis=1)
-        return graph.add("Gather", table, first(graph, kept, s.most_detections), axis=0, output="selected")
+        kept = suppressed(graph, rows(graph, boxes, anchor), scores, label, s)
+        best = first_of_each(graph, kept, places, s.most_detections)
+        image, _ = graph.split(best, 2, axis=1)
+        found = [
+            graph.add("Unsqueeze", graph.add("GatherND", each, best), graph.integers(1)) for each in (label, anchor)
+        ]
+        return graph.add("Concat", image, *found, axis=1, output="selected")
+
+
+def first_of_each(graph: Graph, kept: str, pairs: str, most: int) -> str:
+    """Return the first `most` of the kept pairs of each image, which are sorted by score: int64 [n, 2], sorted.
+
+    Args:
+      kept: int64 [n, 2], images and pairs in any order.
+      pairs: int64 [b, k], of any value.
+    """
+    ones = graph.add("Expand", graph.integers(1), graph.add("Gather", graph.add("Shape", kept), graph.integers(0)))
+    marks = graph.add("ScatterND", graph.add("Sub", pairs, pairs), kept, ones)
+    rank = graph.add("CumSum", marks, graph.constant(np.array(1)))
+    is_first = graph.add("LessOrEqual", rank, graph.constant(np.array(most)))
+    among = graph.add("And", graph.cast(marks, np.bool_), is_first)
+    return graph.add("Transpose", graph.add("NonZero", among), perm=[1, 0])
+
+
+def rows(graph: Graph, table: str, numbers: str) -> str:
+    """Select rows of each image: [b, n, c] by int64 [b, k] → [b, k, c]."""
+    return graph.add("GatherND", table, graph.add("Unsqueeze", numbers, graph.integers(2)), batch_dims=1)
 
 
 def best_of_levels(graph: Graph, logits: Sequence[str], counts: Sequence[int], most: int) -> tuple[str, str]:
-    """Return (anchors [m], logits [1, m, c]) with the best class scores in each level, numbered across levels."""
+    """Return (anchors [b, m], logits [b, m, c]) with the best class scores in each level, numbered across levels."""
     anchors, candidates, before = [], [], 0
     for of_level, count in zip(logits, counts, strict=True):
-        best = graph.add("ReduceMax", of_level, axes=[0, 2], keepdims=0)
-        _, places = graph.top_k(best, graph.integers(min(most, count)), axis=0)
+        best = graph.add("ReduceMax", of_level, axes=[2], keepdims=0)
+        _, places = graph.top_k(best, graph.integers(min(most, count)), axis=1)
         anchors.append(graph.add("Add", places, graph.constant(np.array(before))))
-        candidates.append(graph.add("Gather", of_level, places, axis=1))
+        candidates.append(rows(graph, of_level, places))
         before += count
-    return graph.add("Concat", *anchors, axis=0), graph.add("Concat", *candidates, axis=1)
+    return graph.add("Concat", *anchors, axis=1), graph.add("Concat", *candidates, axis=1)
 
 
 def suppressed(graph: Graph, boxes: str, scores: str, labels: str, settings: DetectorSettings) -> str:
-    """Apply NMS within each class; return the positions of the kept pairs of box [1, k, 4] and class, int64 [n].
+    """Apply NMS within each class of each image; return the kept pairs of box [b, k, 4] and class, int64 [n, 2].
 
-    Every pair has its own box, with a score in its own class and 0 in all others.
+    Every pair has its own box, with a score in its own class and 0 in all others. The result names image and pair.
     """
     classes = graph.constant(np.arange(settings.num_classes)[:, None], "classes")
-    by_class = graph.add("Where", graph.add("Equal", labels, classes), scores, graph.number(0))
+    own = graph.add("Equal", graph.add("Unsqueeze", labels, graph.integers(1)), classes)
+    by_class = graph.add("Where", own, graph.add("Unsqueeze", scores, graph.integers(1)), graph.number(0))
     found = graph.add(
         "NonMaxSuppression",
         boxes,
-        graph.add("Unsqueeze", by_class, graph.integers(0)),
+        by_class,
         graph.integers(settings.most_detections),
         graph.constant(np.array([settings.nms_threshold], np.float32), "iou_threshold"),
         graph.constant(np.array([settings.score_threshold], np.float32), "score_threshold"),
     )
-    return graph.add("Gather", found, graph.constant(np.array(2)), axis=1)
-
-
-def first(graph: Graph, numbers: str, most: int) -> str:
-    """Return the `most` smallest of int64 [n], ascending: the best, since pairs are sorted by score."""
-    count = graph.add("Min", graph.add("Shape", numbers), graph.integers(most))
-    return graph.top_k(numbers, count, axis=0, largest=False)[0]
-
-
-def column(graph: Graph, numbers: str) -> str:
-    """Turn [n] into [n, 1]."""
-    return graph.add("Unsqueeze", numbers, graph.integers(1))
+    return graph.add("Gather", found, graph.integers(0, 2), axis=1)
 
 
 def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> Any:
-    """Build the ONNX model of a detector in evaluation mode, in float32, for one image that fills its canvas.
+    """Build the ONNX model of a detector in evaluation mode, in float32, for any batch of images on a canvas.
 
-    Input "images", float32 [1, 3, height, width], normalised. Outputs, anchors in the order (level, y, x, anchor):
-      "logits": float32 [1, anchors, classes]; their sigmoid is the score.
-      "boxes": float32 [1, anchors, 4], x1, y1, x2, y2 in pixels, within the image.
-      "selected": int64 [n, 3], the detections of `detect`, best first: image (0), class and anchor, as returned by
-        NonMaxSuppression. Scores are sigmoid(logits[0, anchor, class]), boxes are boxes[0, anchor].
+    Inputs:
+      "images": float32 [b, 3, height, width], normalised, each at the top left of its canvas, zeros beyond it.
+      "sizes": int32 [b, 2], height and width of each image on its canvas.
+    Outputs, anchors in the order (level, y, x, anchor):
+      "logits": float32 [b, anchors, classes]; their sigmoid is the score. −∞ for the anchors of cells beyond the image.
+      "boxes": float32 [b, anchors, 4], x1, y1, x2, y2 in pixels of the canvas, within the image.
+      "selected": int64 [n, 3], the detections of `detect` in all images: image, class and anchor; images in ascending
+        order, the best of each first. Scores are sigmoid(logits[image, anchor, class]), boxes are boxes[image, anchor].
 
     Detections are selected as in `RetinaNet.detect`, with its limits on candidates: the best `candidates_per_level`
     anchors of each level, their best `nms_candidates` pairs of box and class, suppression within each class, the best
@@ -161,36 +182,38 @@ def retinanet_to_onnx(detector: RetinaNet, *, height: int, width: int) -> Any:
         raise UserError(f"only a RetinaNet can be exported to ONNX, not a {type(detector).__name__}")
     if min(height, width) < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
         raise UserError(f"a canvas must be a multiple of {MULTIPLE} pixels on each side, got {height}×{width}")
-    settings, graph = detector.settings, Graph()
+    settings, graph = detector.settings, Graph(Canvas("sizes", height, width))
     with graph.scope("backbone"):
         maps = onnx_writer(detector.backbone).maps(graph, detector.backbone, Map("images", 3))
-    levels = pyramid(graph, detector.fpn, maps)
     logits, deltas = [], []
-    for stride, x in levels.items():
+    for stride, x in pyramid(graph, detector.fpn, maps).items():
         with graph.scope(f"level_{stride}"):
             of_level = head(graph, detector.head, x)
         logits.append(of_level[0])
         deltas.append(of_level[1])
     anchors = every_anchor(settings, height, width)
-    boxes = decoded(graph, deltas, anchors, height, width)
+    boxes = decoded(graph, deltas, anchors, "sizes")
     selected(graph, logits, boxes, [len(of_level) for of_level in anchors], settings)
     graph.add("Concat", *logits, axis=1, output="logits")
     count = sum(map(len, anchors))
     name = f"retinanet_{detector.backbone.name}"
     return graph.model(
         name,
-        images=[1, 3, height, width],
+        inputs={"images": (np.float32, ["batch", 3, height, width]), "sizes": (np.int32, ["batch", 2])},
         outputs={
-            "logits": (np.float32, [1, count, settings.num_classes]),
-            "boxes": (np.float32, [1, count, 4]),
+            "logits": (np.float32, ["batch", count, settings.num_classes]),
+            "boxes": (np.float32, ["batch", count, 4]),
             "selected": (np.int64, ["selected", 3]),
         },
-        description=f"{name}: a normalised RGB image to scored boxes and which of them are detections",
+        description=f"{name}: normalised RGB images to scored boxes and which of them are detections",
     )
 
 
 def head(graph: Graph, module: RetinaNetHead, x: Map) -> tuple[str, str]:
-    """Return (class logits [1, n, c], deltas [1, n, 4]) of one level, with n anchors in (y, x, anchor) order."""
+    """Return (class logits [b, n, c], deltas [b, n, 4]) of one level, with n anchors in (y, x, anchor) order.
+
+    The logits of anchors beyond an image are −∞.
+    """
     found = []
     parts = (
         ("class", module.class_branch, module.classes, module.num_classes),
@@ -201,7 +224,11 @@ def head(graph: Graph, module: RetinaNetHead, x: Map) -> tuple[str, str]:
             h = x
             for conv in branch:
                 h = activate(graph, biased_conv(graph, conv, h), "relu")
+            y = biased_conv(graph, last, h).name
+            if name == "class":
+                is_inside = graph.cast(graph.region(x.stride), np.bool_)
+                y = graph.add("Where", is_inside, y, graph.number(-np.inf))
             # Channels are (anchor, value): moved last, they reshape to one row per anchor.
-            cells = graph.add("Transpose", biased_conv(graph, last, h).name, perm=[0, 2, 3, 1])
-            found.append(graph.add("Reshape", cells, graph.integers(1, -1, per_anchor)))
+            cells = graph.add("Transpose", y, perm=[0, 2, 3, 1])
+            found.append(graph.add("Reshape", cells, graph.integers(0, -1, per_anchor)))
     return found[0], found[1]

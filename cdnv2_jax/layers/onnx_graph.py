@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from cdnv2_jax.errors import import_optional
 from cdnv2_jax.layers.learned import MaskedConv
 from cdnv2_jax.layers.norm import EPSILON, BatchNorm
+from cdnv2_jax.layers.valid_region import MULTIPLE
 
 if TYPE_CHECKING:
     import onnx
@@ -98,19 +99,49 @@ Side = int | str
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A feature map [batch, channels, height, width], or [batch, channels]."""
+    """A feature map [batch, channels, height, width], or [batch, channels].
+
+    Attributes:
+      name: name of the value in the graph.
+      channels: number of channels.
+      stride: pixels of the images between its cells.
+    """
 
     name: str
     channels: int
+    stride: int = 1
+
+    def then(self, name: str, channels: int | None = None, stride: int = 1) -> "Map":
+        """Return a map computed from this one, with the same channels or others, `stride` times as coarse."""
+        return Map(name, self.channels if channels is None else channels, self.stride * stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What a batch of images of several sizes lies on; each is at the top left and zero elsewhere.
+
+    Attributes:
+      sizes: name of an input, int32 [batch, 2], height and width of each image.
+      height, width: of the canvas in pixels.
+    """
+
+    sizes: str
+    height: int
+    width: int
 
 
 class Graph:
     """A graph under construction: nodes in the order of computation, and constants, each stored once.
 
     Nodes and constants are named after the scope that adds them, so the same network always gives the same file.
+
+    With a `canvas`, whatever reads several cells of a map reads zeros beyond an image, padded to a multiple of 32, as
+    in `layers.valid_region`: convolutions, pools with overlapping windows and means.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, canvas: Canvas | None = None) -> None:
+        self.canvas = canvas
+        self._regions: dict[int, str] = {}
         self._onnx = import_optional("onnx", "export")
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
@@ -155,6 +186,10 @@ class Graph:
         self._nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name=outputs[0], **attributes))
         return outputs
 
+    def cast(self, x: str, kind: DTypeLike) -> str:
+        """Convert x to another type."""
+        return self.add("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+
     def split(self, x: str, parts: int, axis: int) -> Sequence[str]:
         """Split x into equal parts along an axis and return their names."""
         return self.add_many("Split", [x], [self._unique("part") for _ in range(parts)], axis=axis)
@@ -170,43 +205,75 @@ class Graph:
     ) -> Map:
         """Add a convolution by a kernel [out, in / groups, k, k], k odd, with padding k // 2."""
         outputs, _, *window = kernel.shape
+        x = x if window == [1, 1] else self.inside(x)
         inputs = [x.name, self.constant(kernel, "kernel")]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
         pads = 2 * [side // 2 for side in window]
         name = self.add("Conv", *inputs, kernel_shape=window, pads=pads, strides=[stride, stride], group=groups)
-        return Map(name, outputs)
+        return x.then(name, outputs, stride)
 
     def norm(self, x: Map, norm: Norm) -> Map:
         """Add a batch normalisation."""
         constants = [self.constant(part, name) for name, part in norm._asdict().items()]
-        return Map(self.add("BatchNormalization", x.name, *constants, epsilon=EPSILON), x.channels)
+        return x.then(self.add("BatchNormalization", x.name, *constants, epsilon=EPSILON))
 
     def apply(self, op: str, *maps: Map, **attributes: Any) -> Map:
-        """Add an operation whose result has the same number of channels as the first of its maps."""
-        return Map(self.add(op, *(each.name for each in maps), **attributes), maps[0].channels)
+        """Add an operation, other than a convolution, whose result has as many channels as the first of its maps."""
+        first, strides = maps[0], attributes.get("strides", [1, 1])
+        if op == "GlobalAveragePool" and self.canvas:
+            # The mean over the image is that over the canvas, with zeros beyond the image, by its share of the canvas.
+            mean = self.add(op, self.inside(first).name)
+            return first.then(self.add("Div", mean, self.add(op, self.region(first.stride))))
+        if attributes.get("kernel_shape", strides) != strides:
+            maps = tuple(self.inside(each) for each in maps)
+        return first.then(self.add(op, *(each.name for each in maps), **attributes), stride=strides[0])
+
+    def inside(self, x: Map) -> Map:
+        """Zero a map beyond each image, padded to a multiple of 32; without a canvas, x itself."""
+        return x.then(self.add("Mul", x.name, self.region(x.stride))) if self.canvas else x
+
+    def region(self, stride: int) -> str:
+        """Return the name of the canvas's cells of that stride, float32 [batch, 1, h, w]: 1 inside an image, else 0."""
+        assert self.canvas is not None
+        if stride not in self._regions:
+            with self.scope(f"region_{stride}"):
+                sizes = self.add("Unsqueeze", self.canvas.sizes, self.integers(2, 3))
+                # [batch, 1, 1, 1] against [h, 1] and [1, w]
+                covered = [
+                    self.add("Less", self.constant(_multiples(side, stride).reshape(shape), "pixels"), size)
+                    for side, shape, size in zip(
+                        (self.canvas.height, self.canvas.width),
+                        ((-1, 1), (1, -1)),
+                        self.split(sizes, 2, axis=1),
+                        strict=True,
+                    )
+                ]
+                self._regions[stride] = self.cast(self.add("And", *covered), np.float32)
+        return self._regions[stride]
 
     def concatenate(self, *maps: Map) -> Map:
         """Concatenate the channels of all maps."""
-        return Map(self.add("Concat", *(each.name for each in maps), axis=1), sum(each.channels for each in maps))
+        name = self.add("Concat", *(each.name for each in maps), axis=1)
+        return maps[0].then(name, sum(each.channels for each in maps))
 
     def gather(self, x: Map, channels: np.ndarray) -> Map:
         """Select the channels with the given numbers, in that order."""
         index = self.constant(channels.astype(np.int64), "channels")
-        return Map(self.add("Gather", x.name, index, axis=1), len(channels))
+        return x.then(self.add("Gather", x.name, index, axis=1), len(channels))
 
     def linear(self, x: Map, kernel: np.ndarray, bias: np.ndarray | None, output: str | None = None) -> Map:
         """Multiply x [batch, in] by a kernel [in, out] and add a bias [out], if any."""
         inputs = [x.name, self.constant(kernel, "kernel")]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
-        return Map(self.add("Gemm", *inputs, output=output), kernel.shape[1])
+        return x.then(self.add("Gemm", *inputs, output=output), kernel.shape[1])
 
     def model(
         self,
         name: str,
         *,
-        images: Sequence[Side],
+        inputs: Mapping[str, tuple[DTypeLike, Sequence[Side]]],
         outputs: Mapping[str, tuple[DTypeLike, Sequence[Side]]],
         description: str,
     ) -> "onnx.ModelProto":
@@ -214,21 +281,18 @@ class Graph:
 
         Args:
           name: name of the graph.
-          images: shape of the input "images", float32.
-          outputs: name → (dtype, shape).
+          inputs, outputs: name → (dtype, shape).
           description: the file's doc string.
         """
         helper = self._onnx.helper
-        graph = helper.make_graph(
-            self._nodes,
-            name,
-            [helper.make_tensor_value_info("images", self._onnx.TensorProto.FLOAT, images)],
+        given, returned = (
             [
-                helper.make_tensor_value_info(output, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
-                for output, (kind, shape) in outputs.items()
-            ],
-            initializer=list(self._constants.values()),
+                helper.make_tensor_value_info(each, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), shape)
+                for each, (kind, shape) in ends.items()
+            ]
+            for ends in (inputs, outputs)
         )
+        graph = helper.make_graph(self._nodes, name, given, returned, initializer=list(self._constants.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -240,6 +304,11 @@ class Graph:
         model = self._onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         self._onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def _multiples(side: int, stride: int) -> np.ndarray:
+    """Return for each cell of a row the first of the 32 pixels that an image covers together: int32 [side / stride]."""
+    return (np.arange(0, side, stride) // MULTIPLE * MULTIPLE).astype(np.int32)
 
 
 def _version() -> str:

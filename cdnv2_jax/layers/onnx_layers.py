@@ -28,7 +28,7 @@ def activate(graph: Graph, x: Map, name: ActivationName | AfterNorm) -> Map:
         return x
     if name == "relu6":
         limits = [graph.number(limit) for limit in (0, 6)]
-        return Map(graph.add("Clip", x.name, *limits), x.channels)
+        return x.then(graph.add("Clip", x.name, *limits))
     return graph.apply({"relu": "Relu", "hard_swish": "HardSwish"}[name], x)
 
 

@@ -1,12 +1,12 @@
-"""Models of RetinaNet give what our own detector gives, down to the detections."""
+"""Models of RetinaNet give what our own detector gives, down to the detections, for any batch of images of any size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from flax import nnx
 from scipy.special import expit
@@ -18,7 +18,7 @@ from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
 from tests.detection.tiny import tiny_detector, tiny_settings
-from tests.export.onnx.networks import operations, run, small_network
+from tests.export.onnx.networks import operations, small_network
 from tests.tables import table
 
 HEIGHT, WIDTH = 64, 96
@@ -38,10 +38,9 @@ def detector_on(what: str, gain: float = 30.0, **changes: float) -> RetinaNet:
     return detector
 
 
-def ours(detector: RetinaNet, images: np.ndarray) -> tuple[list[jax.Array], Detections]:
-    """(logits of every level, detections) of one image that fills its canvas."""
+def ours(detector: RetinaNet, images: np.ndarray, sizes: np.ndarray) -> tuple[list[jax.Array], Detections]:
+    """(logits of every level, detections in images of these sizes)."""
     graph, state = nnx.split(detector)
-    sizes = jnp.array([images.shape[1:3]])
 
     @jax.jit
     def outputs(state, images):
@@ -52,7 +51,27 @@ def ours(detector: RetinaNet, images: np.ndarray) -> tuple[list[jax.Array], Dete
     return outputs(state, images)
 
 
-IMAGES = np.random.default_rng(0).normal(size=(1, HEIGHT, WIDTH, 3)).astype(np.float32)
+def placed(sizes: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """Noise of these sizes at the upper left of canvases."""
+    images = np.random.default_rng(0).normal(size=(len(sizes), *canvas, 3)).astype(np.float32)
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[height:] = image[:, width:] = 0
+    return images
+
+
+def session_of(detector: RetinaNet, canvas: tuple[int, int]) -> onnxruntime.InferenceSession:
+    model = retinanet_to_onnx(detector, height=canvas[0], width=canvas[1])
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(session: onnxruntime.InferenceSession, images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    found = session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2)), "sizes": sizes})
+    return [np.asarray(output) for output in found]
+
+
+SIZES = np.array([(64, 96), (33, 40), (64, 31)], np.int32)
+"""One fills its canvas; one reaches into a cell of 32 pixels that it does not fill; one leaves two thirds empty."""
+
 CASES: dict[str, tuple[str, dict[str, float]]] = {
     "condensed": ("cdnv2_a condensed", {"score_threshold": 0.3}),
     "shufflenet, few candidates of a level": ("shufflenet, megvii", {"candidates_per_level": 20}),
@@ -63,23 +82,32 @@ CASES: dict[str, tuple[str, dict[str, float]]] = {
 
 @pytest.mark.parametrize(("what", "changes"), CASES.values(), ids=CASES)
 def test_same_detections(what: str, changes: dict[str, float]) -> None:
-    check_same_detections(detector_on(what, **changes), IMAGES)
+    """In batches of one, two and three images."""
+    check_same_detections(detector_on(what, **changes), SIZES, (HEIGHT, WIDTH), (slice(0, 1), slice(1, 3), slice(0, 3)))
 
 
-def check_same_detections(detector: RetinaNet, images: np.ndarray) -> None:
-    height, width = images.shape[1:3]
-    logits, boxes, selected = run(retinanet_to_onnx(detector, height=height, width=width), images)
-    our_logits, found = ours(detector, images)
+def check_same_detections(
+    detector: RetinaNet, sizes: np.ndarray, canvas: tuple[int, int], batches: Sequence[slice]
+) -> None:
+    images, session = placed(sizes, canvas), session_of(detector, canvas)
+    our_logits, found = ours(detector, images, sizes)
     expected = np.concatenate(our_logits, axis=1)
-    np.testing.assert_allclose(logits, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
-    valid = np.asarray(found.valid[0])
-    assert valid.sum() >= 5
-    assert selected.shape == (valid.sum(), 3) and selected.dtype == np.int64
-    of_image, labels, anchors = selected.T
-    assert not of_image.any()
-    np.testing.assert_array_equal(labels, np.asarray(found.labels[0])[valid])
-    np.testing.assert_allclose(boxes[0, anchors], np.asarray(found.boxes[0])[valid], atol=1e-3)
-    np.testing.assert_allclose(expit(logits[0, anchors, labels]), np.asarray(found.scores[0])[valid], atol=1e-5)
+    for batch in batches:
+        logits, boxes, selected = run(session, images[batch], sizes[batch])
+        counted = np.isfinite(logits)
+        assert counted[(sizes[batch] == canvas).all(1)].all()
+        np.testing.assert_allclose(
+            logits[counted], expected[batch][counted], atol=TOLERANCE * np.abs(expected).max(), rtol=0
+        )
+        assert selected.dtype == np.int64 and (np.diff(selected[:, 0]) >= 0).all()
+        for place, number in enumerate(range(len(sizes))[batch]):
+            valid = np.asarray(found.valid[number])
+            assert valid.sum() >= 5
+            _, labels, anchors = selected[selected[:, 0] == place].T
+            np.testing.assert_array_equal(labels, np.asarray(found.labels[number])[valid])
+            np.testing.assert_allclose(boxes[place, anchors], np.asarray(found.boxes[number])[valid], atol=5e-3)
+            scores = expit(logits[place, anchors, labels])
+            np.testing.assert_allclose(scores, np.asarray(found.scores[number])[valid], atol=1e-5)
 
 
 @pytest.mark.soak  # cdnv2_c and 256 channels in the pyramid are compiled here, most of a minute
@@ -88,33 +116,48 @@ def test_same_detections_at_full_size() -> None:
     detector = build_detector(settings, small_network("cdnv2_c condensed", whole=True), rngs=nnx.Rngs(0))
     assert isinstance(detector, RetinaNet)
     detector.eval()
-    images = np.random.default_rng(0).normal(size=(1, 256, 320, 3)).astype(np.float32)
-    logits, *_ = run(retinanet_to_onnx(detector, height=256, width=320), images)
+    canvas, sizes = (256, 320), np.array([(256, 320), (200, 300)], np.int32)
+    logits, *_ = run(session_of(detector, canvas), placed(sizes[:1], canvas), sizes[:1])
     detector.head.classes.kernel[...] = detector.head.classes.kernel[...] / logits.std()
-    check_same_detections(detector, images)
+    check_same_detections(detector, sizes, canvas, (slice(0, 2),))
 
 
 def test_nothing_found() -> None:
-    detector = detector_on("mobilenet", score_threshold=1.0)
-    *_, selected = run(retinanet_to_onnx(detector, height=HEIGHT, width=WIDTH), IMAGES)
+    session = session_of(detector_on("mobilenet", score_threshold=1.0), (HEIGHT, WIDTH))
+    *_, selected = run(session, placed(SIZES, (HEIGHT, WIDTH)), SIZES)
     assert selected.shape == (0, 3)
 
 
-def test_boxes_lie_within_the_canvas() -> None:
-    """All of them are given, those that were not selected, too."""
-    detector = detector_on("mobilenet")
-    _, boxes, _ = run(retinanet_to_onnx(detector, height=HEIGHT, width=WIDTH), IMAGES)
-    cells = sum(-(-HEIGHT // stride) * -(-WIDTH // stride) for stride in detector.settings.strides)
-    assert boxes.shape == (1, cells * detector.settings.anchors_per_cell, 4)
-    assert boxes.min() == 0 and boxes[..., 0::2].max() == WIDTH and boxes[..., 1::2].max() == HEIGHT
+def test_anchors_and_boxes() -> None:
+    """All are given, those that were not selected, too: boxes within the images, scores of 0 for cells beyond them.
+
+    Without a score threshold nothing that scores 0 is selected.
+    """
+    detector = detector_on("mobilenet", score_threshold=0.0)
+    logits, boxes, selected = run(session_of(detector, (HEIGHT, WIDTH)), placed(SIZES, (HEIGHT, WIDTH)), SIZES)
+    s = detector.settings
+    inside = [
+        np.concatenate(
+            [
+                np.repeat(np.add.outer(0 * y, x < width) & (y < height)[:, None], s.anchors_per_cell)
+                for y, x in ((np.arange(0, HEIGHT, stride), np.arange(0, WIDTH, stride)) for stride in s.strides)
+            ]
+        )
+        for height, width in ((64, 96), (64, 64), (64, 32))  # of SIZES, padded to 32
+    ]
+    np.testing.assert_array_equal(np.isfinite(logits), np.stack(inside)[:, :, None] & np.ones(3, bool))
+    assert np.isfinite(logits[tuple(selected[:, [0, 2]].T)]).all()
+    assert boxes.shape == (3, len(inside[0]), 4)
+    for of_image, (height, width) in zip(boxes, SIZES, strict=True):
+        assert of_image.min() == 0 and of_image[:, 0::2].max() == width and of_image[:, 1::2].max() == height
 
 
 def test_structure() -> None:
-    """The head's weights, shared by five levels, are stored once; only its outputs are transposed."""
+    """The head's weights, shared by five levels, are stored once; only its outputs and the result are transposed."""
     detector = detector_on("cdnv2_a condensed")
     model = retinanet_to_onnx(detector, height=HEIGHT, width=WIDTH)
     onnx.checker.check_model(model, full_check=True)
-    assert operations(model)["Transpose"] == 2 * 5
+    assert operations(model)["Transpose"] == 2 * 5 + 1
     stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith("level_")]
     floats = sum(int(np.prod(tensor.dims)) for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT)
     assert floats == sum(x.size for x in jax.tree.leaves(nnx.state(detector.head, nnx.Param)))
