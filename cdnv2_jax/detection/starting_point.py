@@ -14,6 +14,7 @@ from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import build_network
+from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.weights.checkpoint import flat_arrays
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
@@ -51,7 +52,8 @@ def starting_detector(model: DetectorConfig, class_names: Sequence[str], seed: i
       seed: seed of all that is random.
 
     Raises:
-      UserError: there is no such checkpoint, it holds another backbone, or a detector whose weights have other shapes.
+      UserError: there is no such checkpoint, or it holds another backbone, one for other images than RGB, or a detector
+        whose weights have other shapes.
     """
     dtype, rngs = jnp.dtype(model.dtype), nnx.Rngs(seed)
     if not model.checkpoint:
@@ -64,6 +66,7 @@ def starting_detector(model: DetectorConfig, class_names: Sequence[str], seed: i
     found = opened.detector.backbone if is_detector else opened.network
     if found.name != model.backbone:
         raise UserError(f"{FIELD} {path} holds a {found.name}, but config.model.backbone is {model.backbone}")
+    refuse_other_than_rgb(found, f"{FIELD} {path}")
     backbone = build_network(found.architecture, found.form, name=found.name, dtype=dtype, rngs=nnx.Rngs(seed))
     nnx.update(backbone, nnx.state(found))
     detector = build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)

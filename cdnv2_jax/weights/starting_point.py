@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from cdnv2_jax.data.class_names import labels_in_network, listed, matched_by_position
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import build_network
+from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.open import OpenedNetwork, open_network
 
@@ -54,12 +55,14 @@ def network_from(
       seed: seed of a re-initialised classifier.
 
     Raises:
-      UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
+      UserError: there is no such checkpoint, it holds another model or one for other images than RGB, or its classifier
+        cannot be replaced.
     """
     opened = open_network(path, model=name, overrides=overrides, classifier_required=False)
     found = opened.network
     if found.name != name:
         raise UserError(f"{FIELD} {path} holds a {found.name}, but config.model.name is {name}")
+    refuse_other_than_rgb(found, f"{FIELD} {path}")
     labels: list[int] | None = list(range(found.architecture.num_classes))
     remark = ""
     if not opened.has_classifier:
