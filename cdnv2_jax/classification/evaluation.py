@@ -1,10 +1,11 @@
 """Exact evaluation of a classifier: every sample once, whatever the batch size."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -14,6 +15,9 @@ from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation
+
+Classified = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of the rows of a batch: logits [b, classes], labels [b], and whether each row is real [b]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +91,36 @@ def evaluate(
     devices = devices or Devices.all()
     graph, state = nnx.split(model)
     state = devices.replicate(state)
-    logits, labels, images, passed = [], [], [], 0
-    for rows in batches:
+
+    def classified(rows: HostBatch) -> Classified:
         batch = devices.put_batch({name: rows[name] for name in ("image", "label", "real")})
-        batch_logits, batch_labels, real = fetch(_classified(graph, normalisation, devices.everywhere, state, batch))
+        return fetch(_classified(graph, normalisation, devices.everywhere, state, batch))
+
+    return _evaluated(map(classified, batches), columns)
+
+
+def evaluate_program(
+    logits_of: Callable[[np.ndarray], np.ndarray],
+    batches: Iterable[HostBatch],
+    normalisation: Normalisation,
+    columns: Sequence[int] | None = None,
+) -> ClassificationEvaluation:
+    """Run all batches through an exported program, in this process alone; otherwise as `evaluate`.
+
+    Args:
+      logits_of: normalised images, float32 [b, size, size, 3] → logits [b, classes].
+    """
+
+    def classified(rows: HostBatch) -> Classified:
+        return logits_of(np.asarray(normalisation(jnp.asarray(rows["image"])))), rows["label"], rows["real"]
+
+    return _evaluated(map(classified, batches), columns)
+
+
+def _evaluated(batches: Iterable[Classified], columns: Sequence[int] | None) -> ClassificationEvaluation:
+    """Score the real rows of all batches."""
+    logits, labels, images, passed = [], [], [], 0
+    for batch_logits, batch_labels, real in batches:
         logits.append(np.asarray(batch_logits, np.float32)[real])
         labels.append(batch_labels[real])
         images.append(passed + np.flatnonzero(real))

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.classification.config import ClassificationConfig, preparation_of
-from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate
+from cdnv2_jax.classification.evaluation import ClassificationEvaluation, evaluate, evaluate_program
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import EvaluationRow, HostBatch, TrainingRow
 from cdnv2_jax.data.class_names import describe_match, labels_to_evaluate
@@ -136,6 +136,18 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
 
     def evaluate_batches(self, model: Network, batches: Iterator[HostBatch]) -> ClassificationEvaluation:
         return evaluate(model, batches, self.normalisation, self.devices, self.columns)
+
+    def evaluate_program(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> ClassificationEvaluation:
+        """Evaluate an exported program on every held-out image once, in a single process; raises what `evaluate` does.
+
+        Raises:
+          UserError: there are several processes.
+        """
+        if jax.process_count() > 1:
+            raise UserError("an exported program is evaluated by one process: start a single one")
+        return self.evaluate_with(
+            lambda batches: evaluate_program(logits_of, batches, self.normalisation, self.columns)
+        )
 
     def inference(self, model: Network, batch: HostBatch) -> Callable[[], jax.Array]:
         forward, images = compiled_forward(model), self.normalisation(jnp.asarray(batch["image"]))

@@ -117,12 +117,7 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
         return np.zeros((0, classifier.described.num_classes))
     batch = np.zeros((rows, *images[0].shape), np.float32)
     batch[: len(images)] = images
-    logits = np.asarray(classifier.forward(batch), np.float64)
-    if logits.shape != (rows, classifier.described.num_classes):
-        raise UserError(
-            f"the network returns logits of shape {list(logits.shape)} for {rows} images, but its metadata says it "
-            f"has {classifier.described.num_classes} classes: export it again"
-        )
+    logits = classifier.logits(batch).astype(np.float64)
     if not np.isfinite(logits[: len(images)]).all():
         raise UserError(f"the network {classifier.described.name} {NOT_FINITE}")
     likelihood = np.exp(logits - logits.max(1, keepdims=True))

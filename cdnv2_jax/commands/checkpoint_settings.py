@@ -24,8 +24,8 @@ from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.open import (
+    Classifier,
     OpenedDetector,
-    OpenedNetwork,
     canvas_preparation,
     stored_detector,
     stored_metadata,
@@ -43,7 +43,7 @@ PREPROCESSING = ("short_side", "long_side", "mean", "std")
 
 
 def evaluated_classifier(
-    config: ClassificationConfig, origins: Mapping[str, str], opened: OpenedNetwork
+    config: ClassificationConfig, origins: Mapping[str, str], opened: Classifier, path: Path
 ) -> tuple[ClassificationConfig, list[str]]:
     """Return the config with the preprocessing to evaluate with, and a line on each setting in dispute.
 
@@ -52,19 +52,21 @@ def evaluated_classifier(
     Args:
       config: as read.
       origins: where its values come from, see `read_with_origins`.
-      opened: the checkpoint.
+      opened: the checkpoint or exported program.
+      path: where it comes from.
 
     Raises:
       UserError: the checkpoint holds another network, or one for other images than RGB.
     """
-    name, classes = opened.network.name, opened.network.architecture.num_classes
-    if name != config.model.name:
-        raise UserError(f"{opened.path} holds a {name}, the config is for a {config.model.name}")
-    refuse_other_than_rgb(opened.network, str(opened.path))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))
-    if opened.network.usage is not None:
-        return _prepared_as(config, origins, opened.network.usage.preparation)
-    ours, usual = data_fields_in_effect(config), data_fields(usual_preparation(opened.network))
+    about, network = opened.described, opened.network
+    if about.name != config.model.name:
+        raise UserError(f"{path} holds a {about.name}, the config is for a {config.model.name}")
+    if network is not None:
+        refuse_other_than_rgb(network, str(path))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=about.num_classes))
+    if network is None or network.usage is not None:
+        return _prepared_as(config, origins, about.usage.preparation)
+    ours, usual = data_fields_in_effect(config), data_fields(usual_preparation(network))
     return config, [
         f"data.{key} {ours[key]} (config) instead of {usual[key]} (official code)"
         for key in ours

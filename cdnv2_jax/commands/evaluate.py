@@ -30,7 +30,7 @@ from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.checkpoint import load_detector
-from cdnv2_jax.weights.open import open_detector, open_network
+from cdnv2_jax.weights.open import open_classifier, open_detector
 from cdnv2_jax.weights.torch_file import Weights
 
 
@@ -48,7 +48,7 @@ def evaluate_checkpoint(
 
     Args:
       spec, overrides: the config, which names the images and the network; see `read_with_origins`.
-      checkpoint: any checkpoint or file that `open_weights` reads, or the directory of a run.
+      checkpoint: any checkpoint, file or exported program that `open_classifier` reads, or the directory of a run.
       weights: which weights of an official file to use.
       output: file for a classifier's logits or a detector's results; None to write none.
       per_class: file for a table of metrics per class; None to write none.
@@ -78,25 +78,28 @@ def _evaluate_classifier(
     per_class: Path | None,
 ) -> None:
     console = Terminal(quiet=not is_first_process())
-    opened = open_network(checkpoint, model=config.model.name, weights=weights, overrides=config.model.overrides)
-    network = opened.network
-    config, lines = evaluated_classifier(config, origins, opened)
+    opened = open_classifier(checkpoint, model=config.model.name, weights=weights, overrides=config.model.overrides)
+    about, network = opened.described, opened.network
+    config, lines = evaluated_classifier(config, origins, opened, checkpoint)
     experiment = ClassificationExperiment(config, Devices.all())
     try:
-        experiment.match_classes(opened.class_names, network.architecture.num_classes)
+        experiment.match_classes(about.usage.class_names, about.num_classes)
     except UserError as error:
         raise UserError(f"{checkpoint} on {config.data.directory or config.data.source}: {error}") from error
     for line in (*experiment.data_lines(), *lines, *experiment.remarks):
         console.print(line)
-    found = experiment.evaluate(network)
+    found = experiment.evaluate_program(opened.logits) if network is None else experiment.evaluate(network)
     _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     print_taken(opened.taken)
-    console.print(f"{network.name} ({network.form_name}), {found.count:,} images of {config.data.source}")
+    console.print(f"{about.name} ({about.form}), {found.count:,} images of {config.data.source}")
     console.print(f"top-1 {found.top1:.4%}   top-5 {found.top5:.4%}   loss {found.loss:.6f}")
     _print_skipped(console, experiment.broken.found.values())
-    _print_cost_and_published(console, network, config.data, experiment.held_out.class_names)
+    if network is None:
+        console.print(f"{about.flops:,} FLOPs, {about.params:,} parameters (official count)")
+    else:
+        _print_cost_and_published(console, network, config.data, experiment.held_out.class_names)
     if output is not None:
         with replacing(output) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, logits=found.logits, labels=found.labels)

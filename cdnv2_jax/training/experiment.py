@@ -278,9 +278,13 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
           UserError: more images than `config.data.max_broken_images` are unreadable.
           Terminated: SIGTERM has asked the program to end.
         """
+        return self.evaluate_with(lambda batches: self.evaluate_batches(model, batches))
+
+    def evaluate_with(self, run: Callable[[Iterator[HostBatch]], EvaluationT]) -> EvaluationT:
+        """Return the result of a function of all batches of `evaluation_row`; raises what `evaluate` does."""
         row, count = self.evaluation_row()
         with host_batches(row, 0, count, self.config.data.workers) as batches:
-            return self.evaluate_batches(model, (self._checked(next(batches)) for _ in range(count)))
+            return run(self._checked(next(batches)) for _ in range(count))
 
     def _checked(self, batch: HostBatch) -> HostBatch:
         stopping.check()

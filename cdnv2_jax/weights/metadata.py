@@ -28,12 +28,15 @@ class Described:
       form: "masked", "condensed" or "plain".
       num_classes: number of logits.
       usage: preprocessing and class names.
+      flops, params: cost for one image, official count; None where it is not stored.
     """
 
     name: str
     form: str
     num_classes: int
     usage: Usage
+    flops: int | None = None
+    params: int | None = None
 
 
 def classifier_metadata(network: Network) -> dict[str, Any]:
@@ -100,7 +103,10 @@ def described(values: Mapping[str, Any], source: str) -> Described:
             isinstance(name, str) and isinstance(form, str) and type(classes) is int and 0 < classes <= MOST_CLASSES
         ):
             raise ValueError("name, form or num_classes")
-        return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
+        cost = [values[key] for key in ("flops", "params")]
+        if not all(type(count) is int and count >= 0 for count in cost):
+            raise ValueError("flops or params")
+        return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes), *cost)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: its metadata is invalid ({one_line(error)})") from error
 

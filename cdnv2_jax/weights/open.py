@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
@@ -111,11 +113,23 @@ class Classifier:
       described: its name, form, number of classes and usage.
       forward: normalised images → logits.
       taken: as for `OpenedNetwork`.
+      network: the network itself; None for an exported program.
     """
 
     described: Described
     forward: Forward
     taken: str = ""
+    network: Network | None = None
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits, [b, classes], of normalised images; UserError if there is not one for each class."""
+        logits, expected = np.asarray(self.forward(images)), (len(images), self.described.num_classes)
+        if logits.shape != expected:
+            raise UserError(
+                f"the network returns logits of shape {list(logits.shape)} for {expected[0]} images, but its metadata "
+                f"says it has {expected[1]} classes: export it again"
+            )
+        return logits
 
 
 def open_weights(
@@ -155,7 +169,7 @@ def open_weights(
             return OpenedDetector(path, *load_detector(path), metadata)
         return OpenedNetwork(path, load(path), metadata)
     if path.suffix in PROGRAMS:
-        raise UserError(f"{path} is an exported program, for predict only: give the checkpoint it was made from")
+        raise UserError(f"{path} is an exported program, for predict and eval: give the checkpoint it was made from")
     if said:
         return OpenedNetwork(path, safetensors.load_safetensors(path), said)
     checkpoint = safetensors.read_tensors(path) if is_safetensors else read_checkpoint(path)
@@ -221,7 +235,12 @@ def open_detector(path: Path) -> OpenedDetector:
 
 
 def open_classifier(
-    path: Path, *, model: str | None = None, weights: Weights = "auto", class_names: Sequence[str] = ()
+    path: Path,
+    *,
+    model: str | None = None,
+    weights: Weights = "auto",
+    class_names: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Open anything that classifies images: a network in any format, or a program written by `main.py export`.
 
@@ -230,17 +249,20 @@ def open_classifier(
       model: name of the model in an official file that does not store it.
       weights: which weights of a PyTorch file to load, see `load_torch_checkpoint`.
       class_names: names that replace those stored in the file.
+      overrides: changes to the architecture of an official file.
 
     Raises:
       UserError: `path` does not exist, is damaged or holds a detector, or `class_names` has the wrong length.
     """
     if path.suffix in PROGRAMS and not path.is_dir():
+        if weights != "auto":
+            raise UserError(f"{path} holds one network, with no choice of weights: leave out --weights")
         found = _open_program(path)
     else:
-        opened = open_network(path, model=model, weights=weights)
+        opened = open_network(path, model=model, weights=weights, overrides=overrides)
         network = opened.network
         about = Described(network.name, network.form_name, network.architecture.num_classes, opened.usage)
-        found = Classifier(about, compiled_forward(network), opened.taken)
+        found = Classifier(about, compiled_forward(network), opened.taken, network)
     if not class_names:
         return found
     usage = found.described.usage.with_names(class_names, found.described.num_classes)

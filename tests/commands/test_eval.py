@@ -9,6 +9,8 @@ import torch
 from flax import nnx
 
 from cdnv2_jax import UserError, load_torch_checkpoint, save
+from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.export.verify import refuse_not_finite
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.torch_file import Weights
@@ -75,6 +77,38 @@ def test_nothing_is_written_unasked(ours: Path, images: str, shell: Shell) -> No
     before = contents(shell.directory)
     shell.succeeds("main.py", "eval", *ON_IMAGES, images, *OURS)
     assert contents(shell.directory) == before
+
+
+@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+def test_exported_programs(format: str, shell: Shell) -> None:
+    """The figures of the checkpoint, of images prepared as the file says, in batches of which the last is not full."""
+    model = nnx.clone(network("condensed"))
+    model.usage = Usage(ImagePreparation(16, "whole", "bicubic", *CIFAR10), ("c", "a", "b"))
+    save("ours", model)
+    write_images(Path("images"), {"a": ["x.png", "y.png"], "b": ["y.png"], "c": ["z.png", "x.png"]})
+    program = f"it.{format}"
+    shell.succeeds("main.py", "export", "--checkpoint", "ours", "--format", format, "--output", program)
+    on_images = (*ON_IMAGES, "--config.data.directory=images", "--config.data.eval_batch_size=2")
+    printed, logits = {}, {}
+    for checkpoint in ("ours", program):
+        output = ("--output", f"{checkpoint}.npz", "--per-class", f"{checkpoint}.csv")
+        printed[checkpoint] = shell.succeeds("main.py", "eval", *on_images, "--checkpoint", checkpoint, *output)
+        with np.load(f"{checkpoint}.npz") as saved:
+            logits[checkpoint] = saved["logits"]
+    top1 = next(line for line in printed["ours"].splitlines() if line.startswith("top-1")).split("loss")[0]
+    for line in (
+        "cdnv2_cifar_110 (condensed), 5 images of image_folder",
+        top1,
+        "FLOPs, ",
+        "data.interpolation bicubic",
+    ):
+        assert line in printed["ours"] and line in printed[program]
+    assert logits[program].shape == (5, CLASSES)
+    np.testing.assert_allclose(logits[program], logits["ours"], rtol=1e-4, atol=1e-4)
+    assert Path("ours.csv").read_text() == Path(f"{program}.csv").read_text()
+    evaluation = ("main.py", "eval", *on_images, "--checkpoint", program)
+    assert "holds a cdnv2_cifar_110, the config" in shell.refuses(*evaluation, "--config.model.name=condensenet_50")
+    assert "with no choice of weights" in shell.refuses(*evaluation, "--weights", "ema")
 
 
 @pytest.fixture(scope="module")
