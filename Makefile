@@ -7,8 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: quickstart test pytest soak check bench bench-results docs clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
-	$(BIN)/python main.py train --config configs/digits.py --workdir runs/digits --overwrite
-	$(BIN)/python main.py report --workdir runs/digits
+	$(BIN)/cdnv2 quickstart --overwrite
 
 test: $(VENV)/.dev  ## style and types, and beside them the tests
 	$(MAKE) --jobs=2 check pytest
@@ -56,7 +55,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml requirements.txt
 	@echo "Installing JAX and what else is needed (a minute or two) …"
-	$(PIP) --editable .
+	$(PIP) --editable '.[export]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt

@@ -1,6 +1,8 @@
 """Errors that the user can correct, and helpers for their messages."""
 
 import importlib
+import shlex
+import sys
 from typing import Any
 
 
@@ -65,9 +67,17 @@ def one_line(error: BaseException, longest: int = 300) -> str:
 
 
 def import_optional(module: str, extra: str) -> Any:
-    """Import a module; if it is missing, raise a UserError that names the extra which installs it."""
+    """Import a module; if it is missing, raise a UserError with the command that installs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        raise UserError(f"this needs the package {package}: pip install 'cdnv2-jax[{extra}]'") from error
+        raise UserError(f"this needs the package {module.partition('.')[0]}: {install_command(extra)}") from error
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this interpreter's packages, for an installed package or a checkout."""
+    from importlib import metadata  # takes long
+
+    installed = any(metadata.distributions(name="cdnv2-jax"))
+    what = f"'cdnv2-jax[{extra}]'" if installed else f"-e '.[{extra}]'"
+    return f"{shlex.quote(sys.executable)} -m pip install {what}"

@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100: CondenseNetV2-110 and -146 and their CondenseNet baselines, with CondenseNet's recipe.
 
-    python main.py train --config configs/cifar.py:condensenet_86,cifar10 --workdir runs/86 \
+    cdnv2 train --config cifar:condensenet_86,cifar10 --workdir runs/86 \
         --config.data.directory=/data/cifar
 
 Data: cifar-10-binary.tar.gz or cifar-100-binary.tar.gz (or -python) under `config.data.directory`, see docs/data.md.
@@ -38,14 +38,15 @@ MEAN_AND_STD = {
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
 CLASSES = {"cifar10": 10, "cifar100": 100}
+VARIANTS = tuple(f"{model},{dataset}{smoke}" for model in MODELS for dataset in CLASSES for smoke in ("", ",smoke"))
 
 
 def get_config(variant: str = "condensenet_86,cifar10") -> ConfigDict:
     """Return the config of `MODEL,DATASET` from `MODELS` and `CLASSES`; `MODEL,DATASET,smoke` for a single step."""
     model, dataset, smoke = (*variant.split(","), "", "")[:3]
-    if model not in MODELS or dataset not in CLASSES or smoke not in ("", "smoke") or variant.count(",") > 2:
+    if variant not in VARIANTS:
         raise ValueError(
-            f"configs/cifar.py has MODEL,DATASET and MODEL,DATASET,smoke with models {', '.join(MODELS)} and data sets "
+            f"cifar has MODEL,DATASET and MODEL,DATASET,smoke with models {', '.join(MODELS)} and data sets "
             f"{', '.join(CLASSES)}, not {variant!r}"
         )
     config = ConfigDict()

@@ -1,21 +1,23 @@
 """A small CondenseNetV2 on handwritten digits: trained, pruned and condensed in a few minutes on a laptop.
 
-    python main.py train --config configs/digits.py --workdir runs/digits
+    cdnv2 train --config digits --workdir runs/digits
 
 Data: 1,797 real 8×8 digits that come with the package, those of scikit-learn, shown at 16×16; 360 of them are held out.
 Expected: ≥ 98 % top-1 on the held-out digits, masked and condensed alike (own measurement, see README).
 Cost: about two minutes on 2 CPU cores.
 
-`configs/digits.py:smoke` is the same, shortened to a few steps.
+`digits:smoke` is the same, shortened to a few steps.
 """
 
 from ml_collections import ConfigDict
 
+VARIANTS = ("full", "smoke")
+
 
 def get_config(variant: str = "full") -> ConfigDict:
     """Return the config `full`, or `smoke` for a run of a few steps."""
-    if variant not in ("full", "smoke"):
-        raise ValueError(f"configs/digits.py has the variants 'full' and 'smoke', not {variant!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"digits has the variants 'full' and 'smoke', not {variant!r}")
     config = ConfigDict()
     config.seed = 0
     config.epochs = 30

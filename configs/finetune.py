@@ -1,6 +1,6 @@
 """Fine-tuning a trained network on images of your own.
 
-    python main.py train --config configs/finetune.py:cdnv2_a --workdir runs/flowers \
+    cdnv2 train --config finetune:cdnv2_a --workdir runs/flowers \
         --config.data.directory=/data/flowers --config.model.num_classes=102 \
         --config.model.checkpoint=cdnv2_a.pth.tar
 
@@ -23,13 +23,14 @@ MODELS = (
     *("cdnv2_a", "cdnv2_b", "cdnv2_c", "condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8"),
     *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "mobilenet_v2_x1_0"),
 )
+VARIANTS = tuple(f"{model}{smoke}" for model in MODELS for smoke in ("", ",smoke"))
 
 
 def get_config(variant: str = "cdnv2_a") -> ConfigDict:
     """Return the config to fine-tune one of `MODELS`; `MODEL,smoke` for a single step."""
     model, _, smoke = variant.partition(",")
-    if model not in MODELS or smoke not in ("", "smoke"):
-        raise ValueError(f"configs/finetune.py has {', '.join(MODELS)}, each also as MODEL,smoke, not {variant!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"finetune has {', '.join(MODELS)}, each also as MODEL,smoke, not {variant!r}")
     config = ConfigDict()
     config.seed = 0
     config.epochs = 30

@@ -1,7 +1,7 @@
 """ImageNet classification: CondenseNetV2 A/B/C and CondenseNet-74 with their official recipes.
 
-    python main.py train --config configs/imagenet.py:cdnv2_a --workdir runs/a --config.data.directory=/data/imagenet
-    python main.py eval  --config configs/imagenet.py:cdnv2_a --checkpoint runs/a/condensed \
+    cdnv2 train --config imagenet:cdnv2_a --workdir runs/a --config.data.directory=/data/imagenet
+    cdnv2 eval  --config imagenet:cdnv2_a --checkpoint runs/a/condensed \
         --config.data.directory=/data/imagenet
 
 Data: `train` and `val` under `config.data.directory`, a folder per class in each. `--config.data.source=imagenet_tars`
@@ -23,13 +23,14 @@ from ml_collections import ConfigDict
 
 V2 = ("cdnv2_a", "cdnv2_b", "cdnv2_c")
 V1 = ("condensenet_imagenet_74_c4", "condensenet_imagenet_74_c8")
+VARIANTS = tuple(f"{model}{smoke}" for model in V2 + V1 for smoke in ("", ",smoke"))
 
 
 def get_config(variant: str = "cdnv2_a") -> ConfigDict:
     """Return the recipe of a model in `V2` or `V1`; `MODEL,smoke` for a single step of it."""
     model, _, smoke = variant.partition(",")
-    if model not in V2 + V1 or smoke not in ("", "smoke"):
-        raise ValueError(f"configs/imagenet.py has {', '.join(V2 + V1)}, each also as MODEL,smoke, not {variant!r}")
+    if variant not in VARIANTS:
+        raise ValueError(f"imagenet has {', '.join(V2 + V1)}, each also as MODEL,smoke, not {variant!r}")
     config = ConfigDict()
     config.seed = 0
     config.model = ConfigDict({"name": model, "num_classes": 1000, "dtype": "bfloat16", "overrides": {}})

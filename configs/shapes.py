@@ -1,7 +1,7 @@
 """Detection of drawn shapes: a detector trained from random initialisation in a quarter of an hour on a laptop.
 
-    python main.py train --config configs/shapes.py:retinanet,cdnv2_a --workdir runs/shapes
-    python main.py train --config configs/shapes.py:faster_rcnn,cdnv2_a --workdir runs/shapes_rcnn
+    cdnv2 train --config shapes:retinanet,cdnv2_a --workdir runs/shapes
+    cdnv2 train --config shapes:faster_rcnn,cdnv2_a --workdir runs/shapes_rcnn
 
 Data: images with circles, squares, triangles, stars and crosses, drawn at first use into COCO's own format (JSON and
 image files), landscape and portrait, with overlaps, crowds and images without objects (`detection/data/shapes.py`).
@@ -21,15 +21,18 @@ BACKBONES = (
     *("cdnv2_a", "cdnv2_b", "cdnv2_c", "mobilenet_v2_x1_0"),
     *("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5"),
 )
+VARIANTS = tuple(
+    f"{detector},{backbone}{smoke}" for detector in DETECTORS for backbone in BACKBONES for smoke in ("", ",smoke")
+)
 
 
 def get_config(variant: str = "retinanet,cdnv2_a") -> ConfigDict:
     """Return the config of DETECTOR,BACKBONE from `DETECTORS` and `BACKBONES`; DETECTOR,BACKBONE,smoke for one step."""
     detector, _, rest = variant.partition(",")
     backbone, _, smoke = rest.partition(",")
-    if detector not in DETECTORS or backbone not in BACKBONES or smoke not in ("", "smoke"):
+    if variant not in VARIANTS:
         raise ValueError(
-            f"configs/shapes.py has DETECTOR,BACKBONE of {', '.join(DETECTORS)} and {', '.join(BACKBONES)}, each also "
+            f"shapes has DETECTOR,BACKBONE of {', '.join(DETECTORS)} and {', '.join(BACKBONES)}, each also "
             f"as DETECTOR,BACKBONE,smoke, not {variant!r}"
         )
     config = ConfigDict()

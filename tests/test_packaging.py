@@ -1,6 +1,7 @@
 """What is packed and installed: sdist, wheel, the package index's page, commands, and light imports."""
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -73,10 +74,23 @@ def test_sdist_is_the_checkout(sdist: Path) -> None:
 
 
 def test_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
-    """With its data files and nothing else."""
+    """With its data files and the configs, and nothing else."""
     files = {name for name in wheel.namelist() if not name.startswith(INFO)}
-    assert files == {name for name in files_of_checkout() if name.startswith("cdnv2_jax/")}
+    ours = files_of_checkout()
+    configs = {f"cdnv2_jax/{name}" for name in ours if name.startswith("configs/")}
+    assert files == {name for name in ours if name.startswith("cdnv2_jax/")} | configs
     assert {"cdnv2_jax/py.typed", "cdnv2_jax/layers/lowerings.json", "cdnv2_jax/kernels/cpu/block.h"} <= files
+
+
+def test_configs_of_the_wheel_have_names(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Away from the checkout, and as a module; the variants listed are what running the files gave."""
+    wheel.extractall(tmp_path / "installed")
+    command = [sys.executable, "-m", "cdnv2_jax", "config"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    names = {Path(name).stem for name in files_of_checkout() if name.startswith("configs/")}
+    assert set(re.findall(r"^(\w+)  ", done.stdout, re.MULTILINE)) == names
+    assert " digits:full\n" in done.stdout and " shapes:retinanet,cdnv2_a " in done.stdout
 
 
 def test_wheel_has_commands_and_version(wheel: zipfile.ZipFile) -> None:

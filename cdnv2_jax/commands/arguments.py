@@ -32,8 +32,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def program_name(script: str, command: str) -> str:
-    """Return the program's name for usage and messages: `command` if it was started as that, else `script`."""
-    return command if Path(sys.argv[0]).stem == command else script
+    """Return the program's name for usage and messages: as it was started, as `command` or a module, else `script`."""
+    started = {command: command, "__main__": "python -m cdnv2_jax"}
+    return started.get(Path(sys.argv[0]).stem, script)
 
 
 def guarded(action: Callable[[], None], program: str) -> int:

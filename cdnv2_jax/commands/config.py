@@ -1,4 +1,4 @@
-"""The verb `config`: print the settings that result from a config file and the command line."""
+"""The verb `config` with `--config`: print the settings that result from a config and the command line."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ def print_config(spec: str, overrides: Sequence[str]) -> None:
     """Print every setting on two lines; what the first starts with, after `--config.`, sets it again.
 
     Args:
-      spec: path of a config file, optionally followed by `:variant`.
+      spec: name of a config of the package or path of a config file, optionally followed by `:variant`.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:

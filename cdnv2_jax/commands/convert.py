@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cdnv2_jax.commands import arguments as flags
 from cdnv2_jax.commands.arguments import OneLineParser, guarded, print_taken, program_name
+from cdnv2_jax.commands.completion import complete
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.stopping import run_program
 
@@ -17,6 +18,7 @@ def program() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Convert one checkpoint and return the exit status."""
     parser = _parser()
+    complete(parser)
     options = parser.parse_args(arguments)
     if options.halve_classifier and not options.condense:
         parser.error("--halve-classifier is an option of condensing: add --condense")

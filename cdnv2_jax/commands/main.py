@@ -1,16 +1,19 @@
-"""`python main.py VERB …`, or `cdnv2 VERB …` once the package is installed."""
+"""`cdnv2 VERB …`, or `python -m cdnv2_jax VERB …`, or `python main.py VERB …` in a checkout that is not installed."""
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cdnv2_jax
 from cdnv2_jax.commands import arguments as flags
+from cdnv2_jax.commands import completion
 from cdnv2_jax.commands.arguments import OneLineParser, expect_no_more, guarded, one_of_several, program_name
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.stopping import resumable, run_program
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
 RESULT_FORMATS = ("text", "json", "csv")
+SHELLS = ("bash", "zsh", "fish")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100", "huggingface", "webdataset")
 
 
@@ -22,6 +25,7 @@ def program() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     parser = _parser()
+    completion.complete(parser)
     options, rest = parser.parse_known_args(arguments)
     if hasattr(options, "config"):
         overrides = [argument for argument in rest if argument.startswith("--config.")]
@@ -40,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog=program, description="Train, evaluate, condense, export and use CondenseNetV2.")
     parser.add_argument("--version", action="version", version=f"cdnv2-jax {cdnv2_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=OneLineParser)
+    _quickstart(verbs)
     _train(verbs)
     _eval(verbs)
     _condense(verbs)
@@ -48,7 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     _report(verbs)
     _prepare(verbs)
     _config_verb(verbs)
+    _completion(verbs)
     return parser
+
+
+def _quickstart(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "quickstart", "train, prune and condense a small network on real digits", _run_quickstart)
+    workdir = {"type": flags.path, "default": Path("runs/digits"), "metavar": "DIR"}
+    verb.add_argument("--workdir", **workdir, help="directory for all results (default: runs/digits)")
+    verb.add_argument("--overwrite", action="store_true", help="remove the run's results and start over")
 
 
 def _train(verbs: argparse._SubParsersAction) -> None:
@@ -179,8 +192,21 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
 
 
 def _config_verb(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "config", "print all settings of a config: value, origin, meaning and range", _run_config)
-    _config(verb)
+    purpose = "list the configs of the package, copy them, or print all settings of one: value, origin, meaning, range"
+    verb = _add(verbs, "config", purpose, _run_config)
+    _config(verb, required=False)
+    verb.add_argument(
+        "--copy",
+        type=flags.path,
+        metavar="PATH",
+        help="copy the config to this file (.py) or directory; without --config, all of them to this directory",
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace what --copy would write if it exists")
+
+
+def _completion(verbs: argparse._SubParsersAction) -> None:
+    verb = _add(verbs, "completion", "print code that completes commands with the tab key", _run_completion)
+    verb.add_argument("shell", choices=SHELLS, help='what reads it: eval "$(cdnv2 completion bash)"')
 
 
 def _add(
@@ -191,16 +217,25 @@ def _add(
     return verb
 
 
-def _config(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
+def _config(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
+    config = verb.add_argument(
         "--config",
-        required=True,
-        metavar="FILE[:variant]",
-        help="config file, or a run's config.json; change its fields with --config.key=value",
+        required=required,
+        metavar="NAME[:variant]",
+        help="config of the package (`config` lists them), config file, or a run's config.json; change its fields with "
+        "--config.key=value",
     )
+    config.completer = completion.configs  # pyright: ignore[reportAttributeAccessIssue]  # read by argcomplete
 
 
 # The verbs are imported when they run, so that --help and errors in flags do not wait for JAX.
+
+
+def _run_quickstart(options: argparse.Namespace) -> None:
+    resumable("asked to stop: no step is lost; repeat the command to resume")
+    from cdnv2_jax.commands.quickstart import quickstart
+
+    quickstart(options.workdir, program=program_name("python main.py", "cdnv2"), overwrite=options.overwrite)
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -329,6 +364,10 @@ def _run_prepare(options: argparse.Namespace) -> None:
 
 
 def _run_config(options: argparse.Namespace) -> None:
-    from cdnv2_jax.commands.config import print_config
+    from cdnv2_jax.commands.shipped_configs import show_configs
 
-    print_config(options.config, options.overrides)
+    show_configs(options.config, options.overrides, options.copy, overwrite=options.overwrite)
+
+
+def _run_completion(options: argparse.Namespace) -> None:
+    completion.print_completion(options.shell)

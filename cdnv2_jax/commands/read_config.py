@@ -9,10 +9,11 @@ from typing import Any, Literal
 from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
+from cdnv2_jax.commands.shipped_configs import config_files, with_path
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
-from cdnv2_jax.errors import UserError, cut, one_line
+from cdnv2_jax.errors import UserError, cut, one_line, shorten
 from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
@@ -56,8 +57,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
     """Read a config file, apply the overrides of the command line, and check every field.
 
     Args:
-      spec: path of a Python file with `get_config`, optionally followed by `:variant`; or of the config.json that a run
-        wrote.
+      spec: name of a config that comes with the package, or path of a Python file with `get_config`, both optionally
+        followed by `:variant`; or path of the config.json that a run wrote.
       overrides: arguments of the form `--config.data.batch_size=32`.
 
     Raises:
@@ -68,16 +69,16 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
 
 def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
     """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
-    spec = os.path.expanduser(spec)
-    path = Path(spec.split(":", 1)[0])
+    located = with_path(os.path.expanduser(spec))
+    path = Path(located.split(":", 1)[0])
     if path.exists() and not path.is_file():
         raise UserError(f"--config {path} is not a file: give a Python file, or the config.json of a run")
     if not path.is_file():
-        there = sorted(str(other) for other in path.parent.glob("*.py"))
-        hint = f"; there are {', '.join(there)}" if there else ""
-        raise UserError(f"--config {path}: no such file{hint}")
+        beside = sorted(str(other) for other in path.parent.glob("*.py")) if path.suffix else []
+        there = shorten([*config_files(), *beside], most=16)
+        raise UserError(f"--config {path}: no such file, and no config of the package; there are {there}")
     try:
-        values = _load(spec)
+        values = _load(located)
         origins = dict.fromkeys(flat_fields(values), CONFIG_FILE)
         for argument in overrides:
             name, given, text = argument.removeprefix(FLAG).partition("=")
@@ -85,7 +86,6 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
                 raise UserError(f"{argument} gives no value: write {argument}=VALUE")
             _replace(values, name.split("."), Text(text))
             origins[name] = COMMAND_LINE
-            origins[name] = "command line"
         _expand_home(values)
         return check_config(values), origins
     except UserError as error:

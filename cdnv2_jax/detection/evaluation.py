@@ -20,7 +20,7 @@ from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.detection.data.annotations import DetectionSource, Id
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
 from cdnv2_jax.training.experiment import Evaluation
 
@@ -166,11 +166,8 @@ def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_
     Raises:
       UserError: `pycocotools` is not installed, or a result refers to an unknown image or category.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise UserError("COCO's metrics need pycocotools: pip install 'cdnv2-jax[detection]'") from error
+    COCO = import_optional("pycocotools.coco", "detection").COCO
+    COCOeval = import_optional("pycocotools.cocoeval", "detection").COCOeval
     images = _positions(annotations["images"])
     categories = _positions(sorted(annotations["categories"], key=lambda one: (isinstance(one["id"], str), one["id"])))
     looked_at = list(dict.fromkeys(image_ids))

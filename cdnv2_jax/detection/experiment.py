@@ -37,7 +37,7 @@ from cdnv2_jax.detectors.detector import (
     trainable_parameters,
 )
 from cdnv2_jax.devices import Devices
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
@@ -60,6 +60,7 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     def open_source(self, split: Split) -> DetectionSource:
         """Open the images of one split; UserError if they are missing, or val has other categories than train."""
+        import_optional("pycocotools", "detection")  # otherwise missed after the first epoch
         source = source_of(self.config, split)
         if split == "val":
             self.category_ids = source.category_ids

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.files import replacing
 from cdnv2_jax.layers.learned import on_host
 from cdnv2_jax.layers.torch_layout import COUNTER, Bookkeeping, MaskSlot, Slot
@@ -15,7 +15,7 @@ from cdnv2_jax.networks.image_channels import for_channels
 from cdnv2_jax.networks.network import MOST_IMAGE_CHANNELS, Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.state_dicts import Weights, is_tensor, official_tensors, select_state_dict, shape_of, to_numpy
-from cdnv2_jax.weights.torch_reading import import_torch, read_checkpoint
+from cdnv2_jax.weights.torch_reading import read_checkpoint
 
 
 class TensorLike(Protocol):
@@ -188,7 +188,7 @@ def load_torch_checkpoint(
 
 def save_torch_checkpoint(path: str | Path, model: Network) -> None:
     """Write `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
-    torch = import_torch()
+    torch = import_optional("torch", "torch")
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}
     with replacing(Path(path)) as temporary:
         torch.save({"state_dict": tensors, "arch": model.name}, temporary)

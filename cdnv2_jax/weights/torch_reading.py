@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdnv2_jax.bounded_reading import read_bytes
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, import_optional, one_line
 from cdnv2_jax.inert_pickle import (
     STAND_INS,
     Ignored,
@@ -117,7 +117,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
       UserError: the file does not exist, is not a PyTorch file, is truncated, or would run code.
     """
     path = Path(path)
-    torch = import_torch() if kind_of(path) == "torch" else None
+    torch = import_optional("torch", "torch") if kind_of(path) == "torch" else None
     try:
         data = read_bytes(path, LARGEST_FILE)
         checkpoint = read_plain_pickle(data) if torch is None else _load(torch, data)
@@ -128,15 +128,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a dict of weights: {SAVE}")
     return dict(checkpoint)
-
-
-def import_torch():
-    """Import PyTorch, which only PyTorch files need; UserError with the install command if it is missing."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError("reading and writing PyTorch files needs PyTorch: pip install 'cdnv2-jax[torch]'") from error
-    return torch
 
 
 def _load(torch: Any, data: bytes) -> Any:

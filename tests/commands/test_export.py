@@ -150,4 +150,4 @@ def test_missing_packages(format: str, package: str, shell: Shell, monkeypatch: 
     monkeypatch.setitem(sys.modules, package, None)
     arguments = ("--checkpoint", "network", "--format", format, "--output", f"it.{format}")
     complaint = shell.refuses("main.py", "export", *arguments)
-    assert f"this needs the package {package}: pip install 'cdnv2-jax[export]'" in complaint
+    assert f"this needs the package {package}: {sys.executable} -m pip install 'cdnv2-jax[export]'" in complaint

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands.shell import DIGITS, REPOSITORY, Shell
 
-VERBS = ["train", "eval", "condense", "export", "predict", "report", "prepare", "config"]
+VERBS = ["quickstart", "train", "eval", "condense", "export", "predict", "report", "prepare", "config", "completion"]
 HELP = {
     "main.py": ("main.py", []),
     **{f"main.py {verb}": ("main.py", [verb]) for verb in VERBS},

@@ -27,7 +27,7 @@ SCRIPTS = {
     "cdnv2": main.main,
     "cdnv2-convert": convert.main,
 }
-USERS_OWN = {"FILE", "my_experiment.py"}
+USERS_OWN = {"CONFIG", "FILE", "my_experiment.py"}
 """Configs that stand for one of the reader's."""
 POSITIONAL_ONLY = {"benchmarks.detector_step"}
 """Modules that another starts, without a parser."""
@@ -77,12 +77,10 @@ def test_commands_were_found() -> None:
     found = {str(command) for command in COMMANDS.values()}
     assert len(found) > 60
     assert {"make quickstart", "pip install .", "cdnv2 --version"} <= found
-    assert "python main.py report --workdir runs/digits" in found
+    assert "cdnv2 report --workdir runs/digits" in found
     # In quotes within quotes, behind variables, in a loop.
     assert any("--process 1" in command for command in found)
-    assert any(
-        command.startswith("python main.py train --config configs/cifar.py:condensenet_50,") for command in found
-    )
+    assert any(re.search(r"main.py train --config (configs/)?cifar(.py)?:condensenet_50,", line) for line in found)
 
 
 @pytest.mark.usefixtures("stop_after_parsing")
@@ -202,6 +200,8 @@ def check_config(arguments: list[str]) -> None:
         "python -m benchmarks.sweeps",
         "python -m benchmarks.sweep --model",
         "python convert_torch_weights.py --input x --output y",
+        "cdnv2 train --config digit --workdir x",
+        "cdnv2 completion tcsh",
         "make tests",
         "pip install .[tests]",
         "pip install cdnv2-jax[export]",

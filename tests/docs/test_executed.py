@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+from cdnv2_jax.commands.shipped_configs import config_files
 from tests.docs.markdown import PAGES, ROOT, commands
 from tests.tables import table
 
@@ -23,7 +24,9 @@ class Run(NamedTuple):
 RUN = [
     # make and pip
     Run("make (test|check)", ".github/workflows/test.yml", "make test"),
-    Run("make quickstart", "Makefile", "main.py train --config configs/digits.py"),
+    Run("make quickstart", "tests/commands/test_readme.py", '"make quickstart"'),
+    Run("python main.py quickstart", "tests/commands/test_readme.py", '"quickstart"'),
+    Run("python main.py completion .*", "tests/commands/test_completion.py", '"completion"'),
     Run("make soak", "Makefile", "-m soak"),
     Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
     Run(
@@ -53,8 +56,9 @@ RUN = [
     ),
     Run("python main.py train --workdir .*--coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("python main.py train --coordinator .*", "tests/distributed/runs.py", "--coordinator"),
-    Run("(python main.py|cdnv2) train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
-    Run("python main.py config .*", "tests/commands/test_config.py", '"config"'),
+    Run("python main.py train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
+    Run("python main.py config --copy .*", "tests/commands/test_shipped_configs.py", '"--copy"'),
+    Run("python main.py config( --config .*)?", "tests/commands/test_config.py", '"config"'),
     # eval
     Run("python main.py eval --config configs/digits.py.*", "tests/commands/test_train.py", '"eval"'),
     Run(
@@ -69,13 +73,13 @@ RUN = [
     Run("python main.py eval --config configs/(coco|shapes).py.*", "tests/commands/test_detection.py", '("eval"'),
     Run("python main.py eval", "tests/commands/test_eval.py", '"eval"'),
     # the other verbs
-    Run("(python main.py|cdnv2) condense .*", "tests/commands/test_condense.py", '"condense"'),
+    Run("python main.py condense .*", "tests/commands/test_condense.py", '"condense"'),
     Run("python main.py prepare .*", "tests/commands/test_prepare.py", '"prepare"'),
     Run("python main.py report .*", "tests/commands/test_report.py", '"report"'),
     Run("python main.py export .*", "tests/commands/test_export.py", '"export"'),
     Run("python main.py predict .*", "tests/commands/test_predict.py", '"predict"'),
     Run("python main.py", "tests/commands/test_help.py", '"main.py"'),
-    Run("cdnv2 --version", "tests/test_packaging.py", "--version"),
+    Run("python main.py --version", "tests/test_packaging.py", "--version"),
     Run("(python convert_torch_weights.py|cdnv2-convert).*", "tests/commands/test_convert.py", "CONVERT"),
     # modules
     Run("python -m pytest .*", "Makefile", "-m pytest"),
@@ -103,7 +107,17 @@ NOT_RUN = {
 }
 """Command → why nothing runs it."""
 
-COMMANDS = sorted({str(command) for page in PAGES for command in commands(page) if command.words[1:2] != ("-c",)})
+
+def in_a_checkout(command: str) -> str:
+    """The command as it is without installation: `python main.py` for `cdnv2`, and a config's file for its name."""
+    configs = "|".join(config_files())
+    command = re.sub(r"^cdnv2 ", "python main.py ", command)
+    return re.sub(rf"--config ({configs})(?=[: ]|$)", r"--config configs/\1.py", command)
+
+
+COMMANDS = sorted(
+    {in_a_checkout(str(command)) for page in PAGES for command in commands(page) if command.words[1:2] != ("-c",)}
+)
 
 
 @table("command", COMMANDS)
