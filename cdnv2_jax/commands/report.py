@@ -30,6 +30,7 @@ from cdnv2_jax.report.figures import config_section, figures_section
 from cdnv2_jax.report.learning import Record, learning_section, of_kind, plot_run
 from cdnv2_jax.report.mistakes import mistakes_section, read_predictions
 from cdnv2_jax.report.page import Section, render_page, write_page
+from cdnv2_jax.report.precision import precision_section, read_precision
 from cdnv2_jax.report.published import (
     NAMES,
     PUBLISHED,
@@ -50,6 +51,7 @@ from cdnv2_jax.training.workdir import (
     DETECTIONS,
     EXAMPLES,
     METRICS_FILE,
+    PRECISION_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
@@ -316,6 +318,9 @@ def _sections(
     elif isinstance(run.config, DetectionConfig):
         precision = run.own_figure("AP")
         sections += detector_published(run.config, images, None if precision is None else 100 * precision)
+    if (file := run.workdir / PRECISION_FILE).is_file():
+        with telling_of_damage(file):
+            sections.append(precision_section(read_precision(file)))
     if pictures or (notes and (run.workdir / DETECTIONS).is_file()):
         sections.append(detections_section(pictures, notes))
     if run.values:

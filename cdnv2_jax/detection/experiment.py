@@ -41,9 +41,10 @@ from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import create_model
+from cdnv2_jax.report.precision import write_precision
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
-from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
+from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES, PRECISION_FILE
 from cdnv2_jax.weights.checkpoint import save_detector
 from cdnv2_jax.weights.starting_point import network_from
 
@@ -154,9 +155,10 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         }
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:
-        """Write detections.json, in COCO's results format, and detections.png, which shows some of them."""
+        """Write detections.json, in COCO's results format, detections.png, which shows some, and precision.json."""
         *_, last = evaluations.values()
         write_results(workdir / DETECTIONS, last.results)
+        write_precision(workdir / PRECISION_FILE, last.precision)
         write_examples(workdir / EXAMPLES, self.held_out, last.results)
         return {}
 

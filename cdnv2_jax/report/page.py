@@ -191,7 +191,7 @@ COLOURS = {
 }
 """Colour as drawn on white → variable of `page.css`."""
 
-WIDTH = 5.0
+WIDTH = 4.3
 """Inches; at this width text is ten pixels high on a phone."""
 
 
