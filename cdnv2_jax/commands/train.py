@@ -43,8 +43,7 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
             console.print(line)
         training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
         with _telling_of_workdir(path):
-            state = training.run()
-            experiment.finish(training.evaluation_model(state), training.unaveraged_model(state), path, console)
+            experiment.finish(training.run(), path, console)
         console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
 
 

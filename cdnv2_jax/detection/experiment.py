@@ -54,6 +54,10 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     device_fields = ("image", "size", "boxes", "labels", "valid")
     summary_metric = "AP"
+    summary_rows = (
+        *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"),
+        *("multiply_adds", "params", "bytes_on_disk", "ms_per_image"),
+    )
 
     @property
     def title(self) -> str:
@@ -137,22 +141,12 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         usage = self.config.data.preparation.to_json()
         save_detector(path, model, classes, metadata={**metadata, KEY: usage}, overwrite=True)
 
-    def figures(self, evaluation: DetectionEvaluation, model: PyramidDetector | None = None) -> dict[str, Any]:
-        if model is None:
-            return evaluation.recorded
-        cost = cost_of(model, *self.config.data.canvas)["total"]
-        counts = {"truncated": evaluation.truncated, "multiply_adds": cost.multiply_adds, "params": cost.params}
-        return {**evaluation.recorded, **counts}
+    def figures(self, evaluation: DetectionEvaluation) -> dict[str, Any]:
+        return {**evaluation.recorded, "truncated": evaluation.truncated}
 
-    def table(self, summary: Mapping[str, Any], models: Mapping[str, PyramidDetector]) -> dict[str, list[str]]:
-        columns = [summary[name] for name in models]
-        shown = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-        return {
-            **{metric: [f"{column[metric]:.3f}" for column in columns] for metric in shown},
-            "multiply-adds per image": [f"{column['multiply_adds']:,}" for column in columns],
-            "parameters": [f"{column['params']:,}" for column in columns],
-            "ms per image": [f"{column['ms_per_image']:.1f}" for column in columns],
-        }
+    def cost(self, model: PyramidDetector) -> dict[str, int]:
+        cost = cost_of(model, *self.config.data.canvas)["total"]
+        return {"multiply_adds": cost.multiply_adds, "params": cost.params}
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:
         """Write detections.json, in COCO's results format, detections.png, which shows some, and precision.json."""

@@ -41,15 +41,13 @@ def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[s
     return {name: statistics.median(values) / images for name, values in times.items()}
 
 
-def comparison_table(
-    summary: Mapping[str, Any], forms: Sequence[str], rows: Mapping[str, Sequence[str]]
-) -> rich_table.Table:
-    """Make the terminal table of one form, or of masked and condensed side by side.
+def comparison_table(summary: Mapping[str, Any], forms: Sequence[str], rows: Sequence[str]) -> rich_table.Table:
+    """Make the terminal table of one form, or of masked and condensed side by side, and of the weights not kept.
 
     Args:
       summary: the run's summary.
-      forms: the columns.
-      rows: {label: a cell for each form}.
+      forms: the forms, as the summary's keys.
+      rows: the figures.
     """
     caption = [f"{summary['stages_passed']} condensation stages passed"] if "stages_passed" in summary else []
     if "max_logit_difference" in summary:
@@ -57,11 +55,16 @@ def comparison_table(
     table = rich_table.Table(
         title=f"{' and '.join(forms).capitalize()} network on the held-out images", caption=", ".join(caption) or None
     )
+    columns = [
+        *forms,
+        *(weights for weights in ("EMA", "live") if weights in summary and weights != summary["weights"]),
+    ]
     table.add_column("")
-    for form in forms:
-        table.add_column(form, justify="right")
-    for label, cells in rows.items():
-        table.add_row(label, *cells)
+    for column in columns:
+        table.add_column(named(column), justify="right")
+    for row in rows:
+        cells = [shown(row, summary[column][row]) if row in summary[column] else "" for column in columns]
+        table.add_row(named(row), *cells)
     return table
 
 
@@ -76,7 +79,9 @@ NAMES = {
     "truncated": "images affected by a limit on candidates",
     "max_logit_difference": "largest difference of logits, masked and condensed",
     "stages_passed": "condensation stages passed",
-    "live": "not averaged",
+    "bytes_on_disk": "size on disk",
+    "EMA": "averaged weights (EMA)",
+    "live": "live weights",
 }
 
 
@@ -110,6 +115,8 @@ def shown(key: str, value: Any) -> str:
         return str(value)
     if key in PERCENT and math.isfinite(value):
         return f"{value:.2%}"
+    if key == "bytes_on_disk":
+        return f"{value / 1e6:,.2f} MB"
     if isinstance(value, int):
         return f"{value:,}"
     if value == -1:

@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 PLOTS = ("learning_curves.png", "sparsity.png")
 FEW_STAGES = 4
-TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
+TRAIN, HELD_OUT, LIVE, STAGE, PRUNED = "#4477aa", "#cc6677", "#ddaa33", "#999999", "#228833"
 
 
 def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
@@ -32,7 +32,10 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
 
 
 def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
-    """Draw loss and accuracy (AP for a detector) over the steps, with a dashed line at each condensation stage."""
+    """Draw loss and accuracy (AP for a detector) over the steps, with a dashed line at each condensation stage.
+
+    Held-out images have two curves if the run averages its weights (EMA): one with these, one with the live weights.
+    """
     train, held_out = of_kind(records, "train"), of_kind(records, "eval")
     detection = any("AP" in record for record in held_out)
     loss, accuracy = figure.subplots(2, 1, sharex=True)
@@ -43,7 +46,11 @@ def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
     ):
         mark_stages(axes, records, with_numbers=axes is loss)
         axes.plot(*series(train, train_key), color=TRAIN, lw=1, label="training batches")
-        axes.plot(*series(held_out, eval_key), color=HELD_OUT, marker="o", ms=3, label="held-out images")
+        live = series(held_out, f"live_{eval_key}")
+        averaged = ", averaged weights (EMA)" if live[0] else ""
+        axes.plot(*series(held_out, eval_key), color=HELD_OUT, marker="o", ms=3, label=f"held-out images{averaged}")
+        if averaged:
+            axes.plot(*live, color=LIVE, marker="o", ms=3, label="held-out images, live weights")
         axes.set_ylabel(label)
         axes.grid(alpha=0.2)
     accuracy.set_xlabel("step")

@@ -34,6 +34,7 @@ FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "data.json", "metrics.jsonl"),
     *("summary.json", "lock", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
 }
+COSTS = ("multiply_adds", "params", "bytes_on_disk", "ms_per_image")
 EPOCHS = ("--config.epochs=2", "--config.checkpoint_every_epochs=1")
 
 
@@ -60,9 +61,9 @@ def beside(runs: Path, shell: Shell) -> Shell:
 def test_files_and_figures(detector: str, runs: Path) -> None:
     assert {entry.name for entry in (runs / detector).iterdir()} == FILES
     summary = summary_of(runs / detector)
-    assert list(summary) == ["masked", "condensed", "live", "stages_passed"]
+    assert list(summary) == ["weights", "masked", "condensed", "EMA", "live", "stages_passed"]
     for form in ("masked", "condensed"):
-        assert list(summary[form]) == [*FIGURES, "truncated", "multiply_adds", "params", "ms_per_image"]
+        assert list(summary[form]) == [*FIGURES, "truncated", *COSTS]
     assert all(abs(summary["masked"][name] - summary["condensed"][name]) < 1e-3 for name in FIGURES)
     assert summary["masked"]["multiply_adds"] > summary["condensed"]["multiply_adds"]
     assert summary["stages_passed"] == 7
@@ -253,7 +254,7 @@ def test_starting_from_a_condensed_classifier(beside: Shell) -> None:
     prune(model, 7)
     save("classifier", condense(model))
     beside.succeeds("main.py", *train("retinanet", "run"), "--config.model.checkpoint=classifier")
-    assert list(summary_of(Path("run"))) == ["condensed", "live"]
+    assert list(summary_of(Path("run"))) == ["weights", "condensed", "EMA", "live"]
     trained = load_detector(Path("run/condensed"))[0]
     assert trained.backbone.form.condensed
 

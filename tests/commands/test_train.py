@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,20 @@ def test_files(smoke_run: Path) -> None:
 
 def test_summary(smoke_run: Path) -> None:
     summary = summary_of(smoke_run)
-    assert list(summary) == ["masked", "condensed", "live", "max_logit_difference", "stages_passed"]
-    assert list(summary["live"]) == ["accuracy", "top5", "loss"]
+    assert list(summary) == ["weights", "masked", "condensed", "EMA", "live", "max_logit_difference", "stages_passed"]
+    assert list(summary["EMA"]) == list(summary["live"]) == ["accuracy", "top5", "loss"]
+    costs = ["multiply_adds", "flops", "params", "bytes_on_disk", "ms_per_image"]
     for form in ("masked", "condensed"):
-        assert list(summary[form]) == ["accuracy", "top5", "loss", "flops", "params", "ms_per_image"]
+        assert list(summary[form]) == ["accuracy", "top5", "loss", *costs]
+        listed = subprocess.run(
+            ["find", smoke_run / form, "-type", "f", "-printf", "%s\n"], capture_output=True, text=True
+        )
+        assert summary[form]["bytes_on_disk"] == sum(map(int, listed.stdout.split()))
         assert 0 <= summary[form]["accuracy"] <= 1
         assert isinstance(summary[form]["flops"], int) and isinstance(summary[form]["params"], int)
         assert summary[form]["ms_per_image"] > 0
     assert summary["masked"]["flops"] == summary["condensed"]["flops"]
+    assert summary["masked"]["multiply_adds"] > summary["condensed"]["multiply_adds"]
     assert 0 <= summary["max_logit_difference"] < 1e-5
 
 
@@ -68,8 +75,14 @@ def test_metrics(smoke_run: Path) -> None:
     # All three stages at once: three quarters of the connections of each layer's LGC and SFR, and the lighter ones.
     assert records[1]["cut_connections"] == [0.75] * 12
     assert len(records[1]["cut_weight"]) == 12 and all(0.3 < share < 0.75 for share in records[1]["cut_weight"])
-    assert records[-1]["top1"] == summary_of(smoke_run)["masked"]["accuracy"]
+    summary = summary_of(smoke_run)
     assert records[-1]["weights"] == "EMA"
+    for weights, prefix in (("EMA", ""), ("live", "live_")):
+        assert {name: records[-1][f"{prefix}{name}"] for name in ("top1", "top5", "loss")} == {
+            "top1": summary[weights]["accuracy"],
+            "top5": summary[weights]["top5"],
+            "loss": summary[weights]["loss"],
+        }
 
 
 def test_tensorboard_holds_the_same(smoke_run: Path) -> None:
@@ -89,11 +102,12 @@ def test_live_weights_are_those_of_a_run_without_averages(shell: Shell) -> None:
         arguments = (*TINY, "--workdir", workdir, f"--config.ema_decay={decay}")
         shell.succeeds("main.py", "train", "--config", DIGITS, *arguments)
     averaged, plain = summary_of(Path("averaged")), summary_of(Path("plain"))
-    assert "live" not in plain
+    assert plain["weights"] == "live" and not {"EMA", "live"} & plain.keys()
     assert averaged["live"]["loss"] == pytest.approx(plain["masked"]["loss"], rel=1e-5)
     assert averaged["live"]["accuracy"] == plain["masked"]["accuracy"]
-    assert averaged["masked"]["loss"] != averaged["live"]["loss"]
+    assert averaged["EMA"]["loss"] != averaged["live"]["loss"]
     assert records_of(Path("plain"), "eval")[-1]["weights"] == "live"
+    assert records_of(Path("averaged"), "eval")[-1]["live_top1"] == plain["masked"]["accuracy"]
 
 
 def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
@@ -102,6 +116,7 @@ def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
         assert kept["name"] == "cdnv2_cifar_110"
         assert kept["form"]["condensed"] == (form == "condensed")
         assert kept["metadata"]["accuracy"] == summary_of(smoke_run)[form]["accuracy"]
+        assert kept["metadata"]["weights"] == summary_of(smoke_run)["weights"]
 
 
 def test_what_is_printed(smoke_run: Path) -> None:
