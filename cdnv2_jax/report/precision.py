@@ -119,8 +119,11 @@ def precision_section(precision: Precision) -> Section:
     if missing := len(precision.classes) - len(known):
         text.append(f"{missing} of the classes have no objects in these images.")
     if len(known) > MOST_CLASSES:
-        known = [*known[: MOST_CLASSES // 2], *known[-MOST_CLASSES // 2 :]]
-        text.append(f"Of {len(precision.classes)} classes, the {len(known)} with the highest and lowest AP are shown.")
+        half = MOST_CLASSES // 2
+        text.append(
+            f"Of {len(known)} classes, the {half} with the highest and the {half} with the lowest AP are shown."
+        )
+        known = [*known[:half], *known[-half:]]
     means = ", ".join(f"{np.mean(precision.curves[name]):.3f} at IoU {name}" for name in CURVES)
     rows = [(one.name, f"{one.objects:,}", *(f"{v:.3f}" for v in (one.AP, one.AP50, one.AP75))) for one in known]
     return Section(

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.slow
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "data.json", "metrics.jsonl"),
     *("summary.json", "lock", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
+    "precision.json",
 }
 COSTS = ("multiply_adds", "params", "bytes_on_disk", "ms_per_image")
 EPOCHS = ("--config.epochs=2", "--config.checkpoint_every_epochs=1")
@@ -212,7 +213,7 @@ def test_resuming_changes_nothing(beside: Shell, runs: Path) -> None:
 def test_report_draws_again(beside: Shell, runs: Path) -> None:
     """The same picture, from the files that the run left."""
     Path("run").mkdir()
-    for name in ("metrics.jsonl", "config.json", "detections.json", "summary.json"):
+    for name in ("metrics.jsonl", "config.json", "detections.json", "precision.json", "summary.json"):
         shutil.copy(runs / "retinanet" / name, "run")
     shutil.copytree(runs / "retinanet/condensed", "run/condensed")
     printed = beside.succeeds("main.py", "report", "--workdir", "run")
@@ -221,7 +222,12 @@ def test_report_draws_again(beside: Shell, runs: Path) -> None:
     page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
     assert page.faults == []
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert sections == ["figures", "learning", "connections", "detections", "config"]
+    assert sections == ["figures", "learning", "connections", "precision", "detections", "config"]
+    curves = json.loads(Path("run/precision.json").read_text())["curves"]
+    figures = summary_of(Path("run"))["condensed"]
+    for name, key in (("0.50", "AP50"), ("0.75", "AP75"), ("0.50:0.95", "AP")):
+        assert np.mean(curves[name]) == pytest.approx(figures[key])
+        assert f"IoU {name}: AP {figures[key]:.3f}" in page.text
     assert f"{summary_of(Path('run'))['condensed']['params']:,}" in page.text
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 8  # as many as are held out
     Path("run/detections.json").write_text("[{}]")
