@@ -44,7 +44,7 @@ def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *
     axes.set_xticks(ticks, labels=[str(tick + 1) for tick in ticks])
     axes.set_yticks(ticks, labels=["stem" if tick == 0 else str(tick) for tick in ticks])
     axes.set(xlabel=columns, ylabel=rows, xlim=(-0.5, layers - 0.5), ylim=(layers - 0.5, -0.5))
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], label="of the column's maximum")
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], label="fraction of the maximum")
     bar.outline.set_edgecolor(MUTED)
 
 

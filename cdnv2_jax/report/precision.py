@@ -17,7 +17,7 @@ RECALLS = np.linspace(0, 1, 101)
 """Recalls at which COCO's evaluation samples the precision."""
 
 CURVES = {"0.50": ("#cc6677", "-"), "0.75": ("#4477aa", "--"), "0.50:0.95": ("#228833", ":")}
-"""Least IoU of a right detection, or range of it in steps of 0.05 → colour and style of the line."""
+"""IoU threshold, or range of thresholds in steps of 0.05 → colour and style of the line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ def draw_classes(figure: Any, classes: Sequence[ClassPrecision]) -> None:
     """Draw a horizontal bar for the AP of each class, from top to bottom, and a dot at its AP50."""
     axes = figure.subplots()
     rows = range(len(classes))
-    axes.barh(rows, [one.AP for one in classes], height=0.7, color="#4477aa", alpha=0.6, lw=0, label="AP")
-    axes.plot([one.AP50 for one in classes], rows, "o", color="#cc6677", ms=4, ls="none", label="AP50")
+    bars = axes.barh(rows, [one.AP for one in classes], height=0.7, color="#4477aa", alpha=0.6, lw=0, label="AP")
+    dots = axes.plot([one.AP50 for one in classes], rows, "o", color="#cc6677", ms=4, ls="none", label="AP50")
     for row, one in enumerate(classes):
         axes.text(1.03, row, f"{one.AP:.2f}", va="center", fontsize=9, color=INK)
     axes.set_yticks(rows, labels=[short_name(one.name) for one in classes], fontsize=9)
@@ -99,7 +99,7 @@ def draw_classes(figure: Any, classes: Sequence[ClassPrecision]) -> None:
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2, axis="x")
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(handles=[bars, *dots], loc="outside upper center", ncols=2)
 
 
 MOST_CLASSES = 80
@@ -109,15 +109,15 @@ MOST_CLASSES = 80
 def precision_section(precision: Precision) -> Section:
     """Make the section with precision over recall and the AP of each class."""
     text = [
-        "Computed by pycocotools on the held-out images. A detection is right if it overlaps an object of its class by "
-        "the least IoU. Precision is the fraction of right ones among the detections, recall the fraction of the "
-        "objects that are found, as the least score falls. AP is the mean of the curve."
+        "Computed by pycocotools on the held-out images. A detection is correct if its IoU with an object of its class "
+        "reaches the threshold. Precision is the fraction of detections that are correct, recall the fraction of "
+        "objects that are found, as the score threshold falls. AP is the mean of a curve."
     ]
     if not precision.curves:
         return Section("precision", "Precision and recall", ["The held-out images have no objects."])
     known = sorted((one for one in precision.classes if one.AP >= 0), key=lambda one: -one.AP)
     if missing := len(precision.classes) - len(known):
-        text.append(f"{missing} of the classes have no objects in these images.")
+        text.append(f"Classes without objects in these images: {missing}.")
     if len(known) > MOST_CLASSES:
         half = MOST_CLASSES // 2
         text.append(
@@ -137,8 +137,8 @@ def precision_section(precision: Precision) -> Section:
                 key="precision-recall",
                 height=4.0,
                 label=f"Curves of precision over recall; their means are {means}.",
-                caption="Precision over recall, the mean over classes. A curve falls to zero where no detection, "
-                "however low its score, finds more objects.",
+                caption="Precision over recall, mean over classes. A curve falls to zero at the recall that no "
+                "score threshold exceeds.",
             ),
             drawing(
                 lambda figure: draw_classes(figure, known),

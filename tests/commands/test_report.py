@@ -131,7 +131,7 @@ def test_finished_run(smoke_run: Path, shell: Shell) -> None:
 
 @pytest.mark.usefixtures("shell")
 def test_figures_that_older_runs_did_not_record(smoke_run: Path) -> None:
-    """Multiply-adds and bytes are counted again; with "live" metrics beside them, the others are of averaged weights."""
+    """Multiply-adds and bytes are counted again; with "live" metrics beside them, the others are averaged."""
     workdir = _copy(smoke_run, "config.json", "summary.json", "metrics.jsonl", "masked", "condensed")
     recorded = summary_of(workdir)
     older = {key: value for key, value in recorded.items() if key not in ("weights", "EMA")}

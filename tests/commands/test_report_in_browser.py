@@ -110,6 +110,19 @@ def test_detector(tmp_path: Path, tab: Tab) -> None:
     _check(tab, page)
 
 
+def test_paper_is_white(tmp_path: Path, tab: Tab) -> None:
+    """Also where the screen is dark."""
+    page = tmp_path / "page.html"
+    page.write_text(render_page("report", "of nothing", []), encoding="utf-8")
+    for media, scheme in (("screen", "dark"), ("print", "light")):
+        tab.show(page, "desktop", "dark")
+        tab.send(
+            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": "dark"}]
+        )
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == GROUNDS[scheme]
+    tab.send("Emulation.setEmulatedMedia", media="")
+
+
 def test_what_is_wrong_is_seen(tmp_path: Path, tab: Tab) -> None:
     """The same checks on a page that does what ours must not."""
     page = tmp_path / "bad.html"
