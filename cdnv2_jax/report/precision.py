@@ -137,8 +137,7 @@ def precision_section(precision: Precision) -> Section:
                 key="precision-recall",
                 height=4.0,
                 label=f"Curves of precision over recall; their means are {means}.",
-                caption="Precision over recall, mean over classes. A curve falls to zero at the recall that no "
-                "score threshold exceeds.",
+                caption="Precision over recall, mean over classes; zero beyond the highest recall that is reached.",
             ),
             drawing(
                 lambda figure: draw_classes(figure, known),
