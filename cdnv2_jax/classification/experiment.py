@@ -21,8 +21,8 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import count_flops
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.family import network_cost
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
@@ -152,8 +152,9 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         recorded = evaluation.recorded
         return {"accuracy": recorded.pop("top1"), "top5": recorded.pop("top5"), **recorded}
 
-    def cost(self, model: Network) -> dict[str, int]:
-        cost = count_flops(model, self.config.data.image_size)
+    def cost(self, model: Network, form: Form) -> dict[str, int]:
+        size = self.config.data.image_size
+        cost = network_cost(model.architecture, form, size, size)
         return {"multiply_adds": cost.multiply_adds, "flops": cost.flops, "params": cost.params}
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, ClassificationEvaluation]) -> dict[str, Any]:

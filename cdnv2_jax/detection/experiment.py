@@ -39,7 +39,7 @@ from cdnv2_jax.detectors.detector import (
 )
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.report.precision import write_precision
 from cdnv2_jax.training.experiment import Experiment
@@ -144,8 +144,8 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
     def figures(self, evaluation: DetectionEvaluation) -> dict[str, Any]:
         return {**evaluation.recorded, "truncated": evaluation.truncated}
 
-    def cost(self, model: PyramidDetector) -> dict[str, int]:
-        cost = cost_of(model, *self.config.data.canvas)["total"]
+    def cost(self, model: PyramidDetector, form: Form) -> dict[str, int]:
+        cost = cost_of(model, *self.config.data.canvas, form)["total"]
         return {"multiply_adds": cost.multiply_adds, "params": cost.params}
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:

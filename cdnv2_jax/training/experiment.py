@@ -22,7 +22,8 @@ from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import bytes_under, write_text
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.family import family_of
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import stages_passed
 from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
@@ -117,6 +118,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
       schedule: step → learning rate.
       optimizer: the optimizer with this schedule.
       stages: number of condensation stages of the network.
+      costs: {form: `cost`} of the network, masked and condensed if it has both; empty without a cost rule.
       graph: the network's structure; merged with a `TrainState` it gives the network.
     """
 
@@ -136,6 +138,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     stages: int
+    costs: dict[str, dict[str, int]]
     graph: nnx.GraphDef
 
     def __init__(self, config: ConfigT, devices: Devices):
@@ -162,8 +165,17 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         model = self.build_model()
         backbone = self.backbone_of(model)
         backbone.remat, self.stages = config.remat, backbone.condensation_stages
+        self.costs = self._costs_of(model, backbone)
         self.optimizer = self.build_optimizer(model)
         self.graph, self._state = create_state(model, self.optimizer, set_training_mode=self.set_training_mode)
+
+    def _costs_of(self, model: ModelT, backbone: Network) -> dict[str, dict[str, int]]:
+        if family_of(backbone.architecture).cost is None:
+            return {}
+        forms = {backbone.form_name: backbone.form}
+        if backbone.form_name == "masked":
+            forms["condensed"] = Form(condensed=True)
+        return {name: self.cost(model, form) for name, form in forms.items()}
 
     def data_lines(self) -> list[str]:
         """Say what was found, one line for each split that is open, with what was skipped and why."""
@@ -230,9 +242,9 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         """Return an evaluation as stored in `summary.json`."""
 
     @abc.abstractmethod
-    def cost(self, model: ModelT) -> dict[str, int]:
-        """Return the cost of one image as stored in `summary.json`: "multiply_adds", "params" and, for a classifier,
-        "flops" by the official convention."""
+    def cost(self, model: ModelT, form: Form) -> dict[str, int]:
+        """Return the cost of one image in a form of the pruned part, as stored in `summary.json`: "multiply_adds",
+        "params" and, for a classifier, "flops" by the official convention."""
 
     @abc.abstractmethod
     def write_results(self, workdir: Path, evaluations: Mapping[str, EvaluationT]) -> dict[str, Any]:
@@ -344,7 +356,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
             figures, path = self.figures(evaluations[name]), workdir / name
             self.save(path, model, {"weights": kept.weights, self.summary_metric: figures[self.summary_metric]})
             sizes = {"bytes_on_disk": bytes_under(path), "ms_per_image": milliseconds[name]}
-            summary[name] = {**figures, **self.cost(model), **sizes}
+            summary[name] = {**figures, **self.costs.get(name, {}), **sizes}
         if len(candidates) > 1:
             summary |= {one.weights: self.figures(one.evaluation) for one in candidates}
         summary |= self.write_results(workdir, evaluations)
@@ -355,7 +367,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         console.print(comparison_table(summary, list(models), self.summary_rows))
         if len(candidates) > 1:
             others = "; ".join(str(one) for one in candidates if one is not kept)
-            console.print(f"{' and '.join(models)}: {kept}; not kept: {others}")
+            console.print(f"kept in {' and '.join(models)}: {kept}; not kept: {others}")
         for name, evaluation in evaluations.items():
             if evaluation.not_finite:
                 console.print(f"{name}: {evaluation.headline}")

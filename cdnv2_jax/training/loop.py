@@ -17,6 +17,7 @@ from cdnv2_jax.devices import fetch, is_first_process
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
 from cdnv2_jax.training.experiment import Candidate, Experiment, best_of
+from cdnv2_jax.training.outline import Forecast, outline
 from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.records import Meter, Profile, RunLog, read_metrics
 from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
@@ -68,6 +69,9 @@ class Training:
             first = int(fetch(state.step))
             self.pruner = Pruner(self.experiment.graph, state)
             self.meter = Meter(config.data.batch_size, first)
+            self.forecast = Forecast(config.data.batch_size, total)
+            for line in outline(self.experiment, first, self.pruner.stage):
+                self.console.print(line)
             rows = host_batches(self.experiment.row, first, total, config.data.workers)
             with RunLog(self.workdir, total, first, self.console) as self.log, rows as batches:
                 state, done = self._steps(state, first, batches)
@@ -178,6 +182,7 @@ class Training:
     def _log(self, step: int, metrics: Metrics) -> None:
         values = {name: float(fetch(value)) for name, value in metrics.items()}
         self._check_losses()
+        measured = self.meter.read(step)
         self.log.train(
             step=step,
             epoch=step / self.experiment.steps_per_epoch,
@@ -185,8 +190,10 @@ class Training:
             learning_rate=float(jnp.asarray(self.experiment.schedule(step - 1))),
             stage=self.pruner.stage,
             sparsity=self.pruner.sparsity,
-            **self.meter.read(step),
+            **measured,
         )
+        if line := self.forecast.line(step, measured["images_per_second"]):
+            self.console.print(f"{line}, evaluations not counted")
 
     def _evaluate(self, state: TrainState, step: int) -> list[Candidate[Any, Any]]:
         """Evaluate averaged and live weights, and keep the better network if it is fully pruned and the best so far."""
@@ -199,7 +206,7 @@ class Training:
             self.log.broken_image(step=step, name=name)
         better = best_of(found)
         prunable = self.pruner.stage == experiment.stages  # others cannot be condensed
-        if (
+        kept = (
             prunable
             and not better.evaluation.not_finite
             and self.best.offer(
@@ -209,12 +216,11 @@ class Training:
                 name=better.evaluation.score_name,
                 score=better.evaluation.score,
             )
-        ):
-            self.console.print(f"{self.best.path}: now the network of step {step:,}")
+        )
         # Written last: a run that is resumed at this step repeats an evaluation that has no record.
         first, *others = found
         self.log.evaluation(
-            "; ".join(map(str, found)),
+            "; ".join(map(str, found)) + (f" → {self.best.path.name}/" if kept else ""),
             step=step,
             epoch=step / experiment.steps_per_epoch,
             **first.evaluation.recorded,
