@@ -331,7 +331,7 @@ def run_figures(run: RunFiles) -> Section:
         text = [f"The run has ended, after {step:,} steps."]
         if run.config is not None:
             batch = run.config.data.eval_batch_size
-            text.append(f"Times are medians in batches of {batch} images, on the machine that trained the network.")
+            text.append(f"Times are medians on one device of the run, in batches of up to {batch} images.")
         return figures_section(_with_costs(run), text)
     judged = of_kind(run.records, "eval")
     text = f"The run has not ended: {step:,} steps so far" + (", the latest evaluation below." if judged else ".")
@@ -339,7 +339,8 @@ def run_figures(run: RunFiles) -> Section:
         return figures_section({}, [text])
     latest = {key: value for key, value in judged[-1].items() if key not in ("kind", "step")}
     live = {key.removeprefix("live_"): latest.pop(key) for key in list(latest) if key.startswith("live_")}
-    return figures_section({"EMA": latest, "live": live} if live else {"held-out images": latest}, [text])
+    weights = {"weights": latest.pop("weights")} if "weights" in latest else {}
+    return figures_section({"EMA": latest, "live": live} if live else {**weights, "held-out images": latest}, [text])
 
 
 def _with_costs(run: RunFiles) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn of which records."""
+"""Learning curves: what is drawn of which records; accuracy in per cent."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ AVERAGED = "held-out images, averaged weights (EMA)"
 @table(
     "evaluation, loss, score",
     {
-        "one network": (EVAL, {"held-out images": [1.0]}, {"held-out images": [0.5]}),
+        "one network": (EVAL, {"held-out images": [1.0]}, {"held-out images": [50.0]}),
         "averaged and live weights": (
             {**EVAL, **LIVE},
             {AVERAGED: [1.0], "held-out images, live weights": [0.5]},
-            {AVERAGED: [0.5], "held-out images, live weights": [0.75]},
+            {AVERAGED: [50.0], "held-out images, live weights": [75.0]},
         ),
         "a detector, whose evaluation has no loss": (
             DETECTOR,
-            {"held-out images": []},
+            {},
             {AVERAGED: [0.25], "held-out images, live weights": [0.5]},
         ),
     },
@@ -37,5 +37,7 @@ def test_curves_of_held_out_images(
     draw_learning_curves(figure, [TRAIN, evaluation])
     for axes, expected in zip(figure.axes, (loss, score), strict=True):
         drawn = {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
-        del drawn["training batches"]
+        drawn.pop("training batches", None)
         assert drawn == expected
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training batches", *score]
