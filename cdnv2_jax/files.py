@@ -27,6 +27,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def bytes_under(directory: Path) -> int:
+    """Return the size of all files in a directory and below it."""
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, for a file or a directory; move it to `path` once the block succeeds.

@@ -22,8 +22,8 @@ from cdnv2_jax.data.sources.open import open_source
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.networks.family import count_flops
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.family import network_cost
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
@@ -40,6 +40,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
 
     device_fields = ("image", "label", "erase")
     summary_metric = "accuracy"
+    summary_rows = ("accuracy", "multiply_adds", "flops", "params", "bytes_on_disk", "ms_per_image")
 
     def __init__(self, config: ClassificationConfig, devices: Devices):
         super().__init__(config, devices)
@@ -159,26 +160,14 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
     def save(self, path: Path, model: Network, metadata: Mapping[str, Any]) -> None:
         save(path, model, metadata=metadata, overwrite=True)
 
-    def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
+    def figures(self, evaluation: ClassificationEvaluation) -> dict[str, Any]:
         recorded = evaluation.recorded
-        figures: dict[str, Any] = {"accuracy": recorded.pop("top1"), "top5": recorded.pop("top5"), **recorded}
-        if model is None:
-            return figures
-        cost = count_flops(model, self.config.data.image_size)
-        return {**figures, "flops": cost.flops, "params": cost.params}
+        return {"accuracy": recorded.pop("top1"), "top5": recorded.pop("top5"), **recorded}
 
-    def table(self, summary: Mapping[str, Any], models: Mapping[str, Network]) -> dict[str, list[str]]:
-        columns = [summary[name] for name in models]
-        costs = [count_flops(model, self.config.data.image_size) for model in models.values()]
-        return {
-            "accuracy": [f"{column['accuracy']:.2%}" for column in columns],
-            "FLOPs (official count)": [f"{cost.flops:,}" for cost in costs],
-            "multiply-adds (true)": [f"{cost.multiply_adds:,}" for cost in costs],
-            "parameters (official count)": [f"{cost.params:,}" for cost in costs],
-            f"ms per image (batch {self.config.data.eval_batch_size})": [
-                f"{column['ms_per_image']:.3f}" for column in columns
-            ],
-        }
+    def cost(self, model: Network, form: Form) -> dict[str, int]:
+        size = self.config.data.image_size
+        cost = network_cost(model.architecture, form, size, size)
+        return {"multiply_adds": cost.multiply_adds, "flops": cost.flops, "params": cost.params}
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, ClassificationEvaluation]) -> dict[str, Any]:
         """Write per_class.csv and predictions.csv."""

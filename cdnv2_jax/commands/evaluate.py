@@ -1,6 +1,7 @@
 """The verb `eval`: evaluate a checkpoint on the held-out images of a config."""
 
 import csv
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -167,7 +168,10 @@ def _evaluate_detector(
             replacing(per_class) as temporary,
             temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
-            csv.writer(file).writerows([("class", "AP"), *found.per_class])
+            csv.writer(file).writerows([PER_CLASS_COLUMNS, *map(dataclasses.astuple, found.precision.classes)])
+
+
+PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AP75")
 
 
 def _print_detections(console: Terminal, title: str, found: DetectionEvaluation) -> None:

@@ -248,7 +248,8 @@ def _run_train(options: argparse.Namespace) -> None:
         options.workdir, options.overwrite, options.resume, options.accept_changes, from_step=options.from_step
     )
     with telling_of_lost_processes():
-        train(options.config, options.overrides, workdir, profile=options.profile)
+        program = program_name("python main.py", "cdnv2")
+        train(options.config, options.overrides, workdir, profile=options.profile, program=program)
 
 
 def _set_up_processes(options: argparse.Namespace) -> None:

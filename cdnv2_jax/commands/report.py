@@ -19,7 +19,7 @@ from cdnv2_jax.detection.data.coco_2017 import is_coco_val2017
 from cdnv2_jax.detection.experiment import source_of as detection_source
 from cdnv2_jax.detection.pictures import example_pictures
 from cdnv2_jax.errors import UserError, one_line
-from cdnv2_jax.files import refuse_existing
+from cdnv2_jax.files import bytes_under, refuse_existing
 from cdnv2_jax.layers.cost import Cost
 from cdnv2_jax.networks.family import count_flops, model_entry, network_cost
 from cdnv2_jax.networks.network import Form, Network
@@ -30,6 +30,7 @@ from cdnv2_jax.report.figures import config_section, figures_section
 from cdnv2_jax.report.learning import Record, learning_section, of_kind, plot_run
 from cdnv2_jax.report.mistakes import mistakes_section, read_predictions
 from cdnv2_jax.report.page import Section, render_page, write_page
+from cdnv2_jax.report.precision import precision_section, read_precision
 from cdnv2_jax.report.published import (
     NAMES,
     PUBLISHED,
@@ -49,6 +50,7 @@ from cdnv2_jax.training.workdir import (
     DETECTIONS,
     EXAMPLES,
     METRICS_FILE,
+    PRECISION_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
@@ -195,7 +197,7 @@ def report_network(
     cost = count_flops(network, size)
     sections = [
         figures_section(
-            {network.form_name: _cost_figures(cost)},
+            {network.form_name: {**dataclasses.asdict(cost), "bytes_on_disk": _bytes_at(checkpoint)}},
             [f"Cost of one image of {size} × {size} pixels; accuracy was not measured."],
         )
     ]
@@ -254,10 +256,6 @@ def _published(data_set: str, cost: Cost, error: float | None) -> Section:
     return published_section(classifier_points(data_set), where=NAMES[data_set], figure_name=ERROR, own=own)
 
 
-def _cost_figures(cost: Cost) -> dict[str, Any]:
-    return {"flops": cost.flops, "multiply_adds": cost.multiply_adds, "params": cost.params}
-
-
 def report(workdir: Path) -> None:
     """Write the plots of a run, finished or in progress, a detector's example images, and one page with everything.
 
@@ -302,7 +300,7 @@ def _sections(
     run: RunFiles, images: DetectionSource | None, pictures: list[np.ndarray], notes: list[str]
 ) -> list[Section]:
     with telling_of_damage(run.workdir / (SUMMARY_FILE if run.summary else METRICS_FILE)):
-        sections = [_figures(run)]
+        sections = [run_figures(run)]
     with telling_of_damage(run.workdir / METRICS_FILE):
         kinds = [] if run.network is None else [kind for kind, _ in learned_layers(run.network)]
         sections.append(learning_section(run.records, kinds))
@@ -313,6 +311,9 @@ def _sections(
     elif isinstance(run.config, DetectionConfig):
         precision = run.own_figure("AP")
         sections += detector_published(run.config, images, None if precision is None else 100 * precision)
+    if (file := run.workdir / PRECISION_FILE).is_file():
+        with telling_of_damage(file):
+            sections.append(precision_section(read_precision(file)))
     if pictures or (notes and (run.workdir / DETECTIONS).is_file()):
         sections.append(detections_section(pictures, notes))
     if run.values:
@@ -320,15 +321,41 @@ def _sections(
     return sections
 
 
-def _figures(run: RunFiles) -> Section:
+def run_figures(run: RunFiles) -> Section:
     """Return the section of metrics: from the summary or, until there is one, the latest evaluation."""
     step = max((record["step"] for record in run.records), default=0)
     if run.summary:
-        return figures_section(run.summary, [f"The run has ended, after {step:,} steps."])
+        text = [f"The run has ended, after {step:,} steps."]
+        if run.config is not None:
+            batch = run.config.data.eval_batch_size
+            text.append(f"Times are medians on one device of the run, in batches of up to {batch} images.")
+        return figures_section(_with_costs(run), text)
     judged = of_kind(run.records, "eval")
-    figures = {k: v for k, v in judged[-1].items() if k not in ("kind", "step")} if judged else {}
     text = f"The run has not ended: {step:,} steps so far" + (", the latest evaluation below." if judged else ".")
-    return figures_section({"held-out images": figures} if judged else {}, [text])
+    if not judged:
+        return figures_section({}, [text])
+    latest = {key: value for key, value in judged[-1].items() if key not in ("kind", "step")}
+    live = {key.removeprefix("live_"): latest.pop(key) for key in list(latest) if key.startswith("live_")}
+    weights = {"weights": latest.pop("weights")} if "weights" in latest else {}
+    return figures_section({"EMA": latest, "live": live} if live else {**weights, "held-out images": latest}, [text])
+
+
+def _with_costs(run: RunFiles) -> dict[str, Any]:
+    """Return the summary with what those of older runs lack: which weights were kept, multiply-adds and sizes."""
+    summary = {**({"weights": "EMA"} if "live" in run.summary else {}), **run.summary}
+    for form in FORMS:
+        if form in summary and is_checkpoint(run.workdir / form):
+            costs = {"bytes_on_disk": _bytes_at(run.workdir / form)}
+            if run.network is not None and isinstance(run.config, ClassificationConfig):
+                size = run.config.data.image_size
+                stored = dataclasses.replace(run.network.form, condensed=form == "condensed")
+                costs["multiply_adds"] = network_cost(run.network.architecture, stored, size, size).multiply_adds
+            summary[form] = {**costs, **summary[form]}
+    return summary
+
+
+def _bytes_at(checkpoint: Path) -> int:
+    return bytes_under(checkpoint) if checkpoint.is_dir() else checkpoint.stat().st_size
 
 
 def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]:

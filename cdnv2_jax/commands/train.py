@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,17 +13,29 @@ from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import NO_ROOM
 from cdnv2_jax.terminal import Terminal
-from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.loop import Profile, Training
-from cdnv2_jax.training.optimizer import rate_scale
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
 from cdnv2_jax.weights.checkpoint import refuse_path
 
 NO_LONGER_WRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
-def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tuple[int, int] = (0, 0)) -> None:
-    """Train as the config describes, or resume the interrupted run in the work directory."""
+def train(
+    spec: str,
+    overrides: Sequence[str],
+    workdir: Workdir,
+    *,
+    profile: tuple[int, int] = (0, 0),
+    program: str = "",
+) -> None:
+    """Train as the config describes, or resume the interrupted run in the work directory.
+
+    Args:
+      spec, overrides: see `read_config`.
+      workdir: where to write.
+      profile: the first step to trace, and the one after the last.
+      program: how this program is started, for the commands to type next that are printed at the end; "" for none.
+    """
     keep_freed_memory()
     refuse_path(workdir.path)
     config, origins = read_with_origins(spec, overrides)
@@ -38,14 +51,15 @@ def train(spec: str, overrides: Sequence[str], workdir: Workdir, *, profile: tup
         if not (path / CONFIG_FILE).is_file():
             raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
         workdir.refuse_other_data(data)  # another process may have other files
-        console.print(f"{_description_of(experiment)} → {path}")
+        console.print(f"{experiment.title} on {experiment.devices} → {path}")
         for line in (*experiment.data_lines(), *lines, *experiment.remarks, *filter(None, [note])):
             console.print(line)
         training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
         with _telling_of_workdir(path):
-            state = training.run()
-            experiment.finish(training.evaluation_model(state), training.unaveraged_model(state), path, console)
+            experiment.finish(training.run(), path, console)
         console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
+        for line in _next_commands(path, program) if program else ():
+            console.print(line)
 
 
 @contextlib.contextmanager
@@ -68,11 +82,11 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _description_of(experiment: Experiment) -> str:
-    """Return a one-line description of the training."""
-    config, batch_size = experiment.config, experiment.config.data.batch_size
-    rate = config.optimizer.learning_rate * rate_scale(config.optimizer, batch_size)
-    return (
-        f"{experiment.title}, {experiment.total_steps:,} × {batch_size} images on {experiment.devices}, "
-        f"learning rate {rate:g}, {experiment.stages} condensation stages"
-    )
+def _next_commands(workdir: Path, program: str) -> list[str]:
+    """Return what to type after a run: what uses its network, condensed if it has that form, and what shows the run."""
+    *_, network = [workdir / name for name in ("plain", "masked", "condensed") if (workdir / name).is_dir()]
+    return [
+        "next:",
+        f"    {program} predict --checkpoint {shlex.quote(str(network))} IMAGE",
+        f"    {program} report --workdir {shlex.quote(str(workdir))}",
+    ]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
+from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation
 
 
@@ -31,12 +33,12 @@ class DetectionEvaluation(Evaluation):
 
     Attributes:
       metrics: COCO's twelve metrics by name, in [0, 1], or −1 if there is no such ground truth; empty without any.
-      per_class: (name, AP) of each class of the images; empty without ground truth.
+      precision: precision over recall and by class; empty without ground truth.
       results: the detections, in COCO's results format.
       truncated: number of images whose result a limit on candidates could have changed.
     """
 
-    per_class: list[tuple[str, float]]
+    precision: Precision
     results: list[dict[str, Any]]
     truncated: int
 
@@ -84,11 +86,11 @@ def evaluate(
             category_ids,
         )
     if not source.is_annotated:
-        return DetectionEvaluation({}, [], results, truncated, not_finite=not_finite)
+        return DetectionEvaluation({}, Precision(), results, truncated, not_finite=not_finite)
     truth = source.annotations()
     looked_at = [image["id"] for n, image in enumerate(truth["images"]) if n not in broken.found]
     score = coco_score(truth, results, looked_at)
-    return DetectionEvaluation(score.figures, score.per_class, results, truncated, not_finite=not_finite)
+    return DetectionEvaluation(score.figures, score.precision, results, truncated, not_finite=not_finite)
 
 
 def detector_fields(batch: HostBatch) -> HostBatch:
@@ -144,11 +146,11 @@ class CocoScore:
 
     Attributes:
       figures: the metrics in `FIGURES`, by name.
-      per_class: (name, AP), in the order of category ids.
+      precision: precision over recall and by class.
     """
 
     figures: dict[str, float]
-    per_class: list[tuple[str, float]]
+    precision: Precision
 
 
 def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]) -> CocoScore:
@@ -187,21 +189,7 @@ def coco_score(annotations: Mapping[str, Any], results: Sequence[Result], image_
         evaluation.summarize()
     figures = {name: float(value) for name, value in zip(FIGURES, evaluation.stats, strict=True)}
     names = {categories[item["id"]]: str(item["name"]) for item in annotations["categories"]}
-    return CocoScore(figures, _per_class(names, evaluation))
-
-
-def coco_figures(
-    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]
-) -> dict[str, float]:
-    """Return the twelve metrics by name; see `coco_score`."""
-    return coco_score(annotations, results, image_ids).figures
-
-
-def per_class_ap(
-    annotations: Mapping[str, Any], results: Sequence[Result], image_ids: Iterable[Id]
-) -> list[tuple[str, float]]:
-    """Return (name, AP over IoU .50 to .95) of every class in the order of category ids; see `coco_score`."""
-    return coco_score(annotations, results, image_ids).per_class
+    return CocoScore(figures, _precision(names, evaluation))
 
 
 def detections_to_results(
@@ -285,10 +273,20 @@ def _found(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _per_class(names: Mapping[int, str], evaluation: Any) -> list[tuple[str, float]]:
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all sizes, 100 detections
-    ap = []
-    for number, values in zip(evaluation.params.catIds, np.moveaxis(precision, -1, 0), strict=True):
-        known = values[values > NONE]
-        ap.append((names[int(number)], float(known.mean()) if known.size else NONE))
-    return ap
+def _precision(names: Mapping[int, str], evaluation: Any) -> Precision:
+    found = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all sizes, 100 detections
+    thresholds = {"0.50:0.95": slice(None), "0.50": slice(0, 1), "0.75": slice(5, 6)}
+    of_each = {name: found[chosen].mean(0) for name, chosen in thresholds.items()}
+    has_objects = found[0, 0] > NONE
+    curves = {name: values[:, has_objects].mean(1).tolist() for name, values in of_each.items() if has_objects.any()}
+    averages = zip(*(values.mean(0).tolist() for values in of_each.values()), strict=True)
+    looked_at, objects = set(evaluation.params.imgIds), Counter()
+    for one in evaluation.cocoGt.dataset["annotations"]:
+        objects[one["category_id"]] += one["image_id"] in looked_at and not one["iscrowd"]
+    return Precision(
+        curves,
+        [
+            ClassPrecision(names[int(number)], objects[number], *values)
+            for number, values in zip(evaluation.params.catIds, averages, strict=True)
+        ],
+    )

@@ -38,10 +38,11 @@ from cdnv2_jax.detectors.detector import (
 )
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError, import_optional
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.networks.network import Form, Network
+from cdnv2_jax.report.precision import write_precision
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
-from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES
+from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES, PRECISION_FILE
 from cdnv2_jax.weights.checkpoint import save_detector
 
 
@@ -50,6 +51,10 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     device_fields = ("image", "size", "boxes", "labels", "valid")
     summary_metric = "AP"
+    summary_rows = (
+        *("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"),
+        *("multiply_adds", "params", "bytes_on_disk", "ms_per_image"),
+    )
 
     @property
     def title(self) -> str:
@@ -135,27 +140,18 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
         usage = self.config.data.preparation.to_json()
         save_detector(path, model, classes, metadata={**metadata, KEY: usage}, overwrite=True)
 
-    def figures(self, evaluation: DetectionEvaluation, model: PyramidDetector | None = None) -> dict[str, Any]:
-        if model is None:
-            return evaluation.recorded
-        cost = cost_of(model, *self.config.data.canvas)["total"]
-        counts = {"truncated": evaluation.truncated, "multiply_adds": cost.multiply_adds, "params": cost.params}
-        return {**evaluation.recorded, **counts}
+    def figures(self, evaluation: DetectionEvaluation) -> dict[str, Any]:
+        return {**evaluation.recorded, "truncated": evaluation.truncated}
 
-    def table(self, summary: Mapping[str, Any], models: Mapping[str, PyramidDetector]) -> dict[str, list[str]]:
-        columns = [summary[name] for name in models]
-        shown = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-        return {
-            **{metric: [f"{column[metric]:.3f}" for column in columns] for metric in shown},
-            "multiply-adds per image": [f"{column['multiply_adds']:,}" for column in columns],
-            "parameters": [f"{column['params']:,}" for column in columns],
-            "ms per image": [f"{column['ms_per_image']:.1f}" for column in columns],
-        }
+    def cost(self, model: PyramidDetector, form: Form) -> dict[str, int]:
+        cost = cost_of(model, *self.config.data.canvas, form)["total"]
+        return {"multiply_adds": cost.multiply_adds, "params": cost.params}
 
     def write_results(self, workdir: Path, evaluations: Mapping[str, DetectionEvaluation]) -> dict[str, Any]:
-        """Write detections.json, in COCO's results format, and detections.png, which shows some of them."""
+        """Write detections.json, in COCO's results format, detections.png, which shows some, and precision.json."""
         *_, last = evaluations.values()
         write_results(workdir / DETECTIONS, last.results)
+        write_precision(workdir / PRECISION_FILE, last.precision)
         write_examples(workdir / EXAMPLES, self.held_out, last.results)
         return {}
 

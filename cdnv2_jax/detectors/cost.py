@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.networks.family import cost_parts
+from cdnv2_jax.networks.network import Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +20,10 @@ class PartCost:
         return PartCost(self.multiply_adds + other.multiply_adds, self.params + other.params)
 
 
-def cost_of(detector: PyramidDetector, height: int, width: int) -> dict[str, PartCost]:
-    """Return the `detector_cost` of a detector, its backbone counted as it is, masked or condensed."""
+def cost_of(detector: PyramidDetector, height: int, width: int, form: Form | None = None) -> dict[str, PartCost]:
+    """Return the `detector_cost` of a detector, its backbone counted in the form that it has, or in another one."""
     backbone = detector.backbone
-    body, _ = cost_parts(backbone.architecture, backbone.form, height, width)
+    body, _ = cost_parts(backbone.architecture, form or backbone.form, height, width)
     return detector_cost(
         detector.settings,
         backbone.feature_channels,

@@ -1,5 +1,6 @@
 """The pruning schedule, the choice of connections to remove, and pruning of whole networks."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import partial
 
@@ -41,12 +42,12 @@ def pruning_steps(total_steps: int, condensation_factor: int) -> dict[int, int]:
     In a short run several stages may be due at the same step. A stage that is not due before the last step is due
     after it, at step `total_steps`, so no stage is skipped.
     """
-    steps: dict[int, int] = {}
-    for step in range(total_steps + 1):
-        progress = step / total_steps if total_steps else 1.0
-        for stage in range(len(steps) + 1, due_stage(progress, condensation_factor) + 1):
-            steps[stage] = step
-    return steps
+
+    def due(step: int) -> int:
+        return due_stage(step / total_steps if total_steps else 1.0, condensation_factor)
+
+    # The steps before which a stage is not due come first.
+    return {stage: bisect_left(range(total_steps + 1), stage, key=due) for stage in range(1, condensation_factor)}
 
 
 LASSO_FLOOR = 1e-6

@@ -44,7 +44,7 @@ def draw_layer_map(figure: Any, values: np.ndarray, block_ends: Sequence[int], *
     axes.set_xticks(ticks, labels=[str(tick + 1) for tick in ticks])
     axes.set_yticks(ticks, labels=["stem" if tick == 0 else str(tick) for tick in ticks])
     axes.set(xlabel=columns, ylabel=rows, xlim=(-0.5, layers - 0.5), ylim=(layers - 0.5, -0.5))
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1])
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, ticks=[0, 0.5, 1], label="fraction of the maximum")
     bar.outline.set_edgecolor(MUTED)
 
 
@@ -222,7 +222,7 @@ def _heat_map(words: Words, convs: list[Connections], block_ends: list[int]) -> 
             figure, values, block_ends, columns=f"dense layer that {words.does}s", rows="features of"
         ),
         key=f"{words.key}-map",
-        height=4.4,
+        height=3.7,
         label=f"Heat map of {words.kind} between {len(convs)} layers: {nearest:.0%} of them are most connected with "
         f"the features just before them.",
         caption=f"{words.meaning}; each column is divided by its maximum. Dashed: ends of blocks.",

@@ -127,5 +127,5 @@ def detections_section(pictures: Sequence[np.ndarray], notes: Sequence[str]) -> 
         Photograph(image_uri(pixels, longest=LONGEST_SIDE), label.format(number), f"Held-out image {number}")
         for number, pixels in enumerate(pictures, start=1)
     ]
-    text = ["Coloured boxes are detections with their scores in per cent; white boxes are the ground truth."]
-    return Section("detections", "Detections", [*(text if photographs else []), *notes], photographs=photographs)
+    above = "Coloured boxes are detections with their scores in per cent; white boxes are the ground truth."
+    return Section("detections", "Detections", notes, photographs=photographs, above_photographs=above)

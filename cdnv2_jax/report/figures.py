@@ -41,15 +41,17 @@ def median_milliseconds(times: Mapping[str, list[float]], images: int) -> dict[s
     return {name: statistics.median(values) / images for name, values in times.items()}
 
 
-def comparison_table(
-    summary: Mapping[str, Any], forms: Sequence[str], rows: Mapping[str, Sequence[str]]
-) -> rich_table.Table:
-    """Make the terminal table of one form, or of masked and condensed side by side.
+WEIGHTS = ("EMA", "live")
+"""Names of a run's weights: averaged over its steps, and as they are."""
+
+
+def comparison_table(summary: Mapping[str, Any], forms: Sequence[str], rows: Sequence[str]) -> rich_table.Table:
+    """Make the terminal table of one form, or of masked and condensed side by side, and of the weights not kept.
 
     Args:
       summary: the run's summary.
-      forms: the columns.
-      rows: {label: a cell for each form}.
+      forms: the forms, as the summary's keys.
+      rows: the figures.
     """
     caption = [f"{summary['stages_passed']} condensation stages passed"] if "stages_passed" in summary else []
     if "max_logit_difference" in summary:
@@ -57,43 +59,73 @@ def comparison_table(
     table = rich_table.Table(
         title=f"{' and '.join(forms).capitalize()} network on the held-out images", caption=", ".join(caption) or None
     )
+    columns = [
+        *forms,
+        *(weights for weights in WEIGHTS if weights in summary and weights != summary["weights"]),
+    ]
     table.add_column("")
-    for form in forms:
-        table.add_column(form, justify="right")
-    for label, cells in rows.items():
-        table.add_row(label, *cells)
+    for column in columns:
+        table.add_column(named(column), justify="right")
+    for row in rows:
+        cells = [shown(row, summary[column][row]) if row in summary[column] else "" for column in columns]
+        table.add_row(named(row), *cells)
     return table
 
 
 PERCENT = ("accuracy", "top1", "top5")
 NAMES = {
     "flops": "FLOPs (official count)",
-    "params": "parameters",
+    "params": "parameters (official count)",
     "multiply_adds": "multiply-adds (true)",
     "ms_per_image": "ms per image",
+    "top1": "accuracy",
     "loss": "loss, nats",
     "top5": "top-5 accuracy",
+    "APs": "AP, small objects",
+    "APm": "AP, medium objects",
+    "APl": "AP, large objects",
+    "ARs": "AR, small objects",
+    "ARm": "AR, medium objects",
+    "ARl": "AR, large objects",
     "truncated": "images affected by a limit on candidates",
+    "not_finite": "images with NaN or infinity",
     "max_logit_difference": "largest difference of logits, masked and condensed",
     "stages_passed": "condensation stages passed",
-    "live": "not averaged",
+    "bytes_on_disk": "size on disk",
+    "EMA": "averaged weights (EMA)",
+    "live": "live weights",
 }
+COSTS = ("flops", "multiply_adds", "params", "bytes_on_disk", "ms_per_image")
+"""Rows below the metrics, in this order."""
+
+TWO_COUNTS = (
+    "Official FLOPs and parameters, as in the papers, are equal for a masked network and its condensed form. The true "
+    "multiply-adds are those of the layers as they are stored: a masked layer multiplies its zeros, too."
+)
 
 
-def figures_section(figures: Mapping[str, Any], text: list[str]) -> Section:
+def figures_section(figures: Mapping[str, Any], text: Sequence[str]) -> Section:
     """Make the section of metrics: one table with a column per network, one with the remaining values.
 
     Args:
-      figures: a run's summary.json, {"masked": {"accuracy": …}, …, "stages_passed": …}, or the same structure.
+      figures: a run's summary.json, {"weights": "EMA", "masked": {"accuracy": …}, …, "live": {"accuracy": …}, …,
+        "stages_passed": …}, or the same structure. The column of the weights that were kept is left out, because the
+        other columns are of these.
       text: paragraphs before the tables.
     """
-    columns = {name: values for name, values in figures.items() if isinstance(values, Mapping)}
-    alone = {name: value for name, value in figures.items() if name not in columns}
+    kept = figures.get("weights")
+    networks = {name: values for name, values in figures.items() if isinstance(values, Mapping)}
+    columns = {name: values for name, values in networks.items() if name != kept}
+    alone = {name: value for name, value in figures.items() if name not in (*networks, "weights")}
     tables = []
     if columns:
-        rows = dict.fromkeys(key for values in columns.values() for key in values)
+        keys = dict.fromkeys(key for values in columns.values() for key in values)
+        rows = sorted(keys, key=lambda key: COSTS.index(key) if key in COSTS else -1)
         cells = [[named(key), *(shown(key, values.get(key, "")) for values in columns.values())] for key in rows]
-        tables.append(Table("Networks", ("", *map(named, columns)), cells))
+        if kept is not None:
+            cells.insert(0, ["weights", *(name if name in WEIGHTS else str(kept) for name in columns)])
+        note = TWO_COUNTS if {"flops", "multiply_adds"} <= keys.keys() else ""
+        tables.append(Table("Networks", ("", *map(named, columns)), cells, note))
     if alone:
         tables.append(Table("Further figures", ("", "value"), [[named(k), shown(k, v)] for k, v in alone.items()]))
     return Section("figures", "Figures", text, tables)
@@ -110,6 +142,8 @@ def shown(key: str, value: Any) -> str:
         return str(value)
     if key in PERCENT and math.isfinite(value):
         return f"{value:.2%}"
+    if key == "bytes_on_disk":
+        return f"{value / 1e6:,.2f} MB"
     if isinstance(value, int):
         return f"{value:,}"
     if value == -1:

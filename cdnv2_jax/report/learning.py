@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 PLOTS = ("learning_curves.png", "sparsity.png")
 FEW_STAGES = 4
-TRAIN, HELD_OUT, STAGE, PRUNED = "#4477aa", "#cc6677", "#999999", "#228833"
+TRAIN, HELD_OUT, LIVE, STAGE, PRUNED = "#4477aa", "#cc6677", "#aa8800", "#999999", "#228833"
 
 
 def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
@@ -32,22 +32,34 @@ def plot_run(records: Sequence[Record], directory: Path) -> list[Path]:
 
 
 def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
-    """Draw loss and accuracy (AP for a detector) over the steps, with a dashed line at each condensation stage."""
+    """Draw loss and accuracy (AP for a detector) over the steps, with a dashed line at each condensation stage.
+
+    Held-out images have two curves if the run averages its weights (EMA): one with these, one with the live weights.
+    """
     train, held_out = of_kind(records, "train"), of_kind(records, "eval")
     detection = any("AP" in record for record in held_out)
+    averaged = ", averaged weights (EMA)" if any("live_loss" in one or "live_AP" in one for one in held_out) else ""
     loss, accuracy = figure.subplots(2, 1, sharex=True)
-    loss.set_title("Training and held-out performance")
-    for axes, train_key, eval_key, label in (
-        (loss, "loss", "loss", "loss"),
-        (accuracy, "accuracy", "AP" if detection else "top1", "AP" if detection else "accuracy"),
+    for axes, train_key, eval_key, label, scale in (
+        (loss, "loss", "loss", "loss" if detection else "loss, nats", 1),
+        (accuracy, "accuracy", *(("AP", "AP", 1) if detection else ("top1", "accuracy, %", 100))),
     ):
         mark_stages(axes, records, with_numbers=axes is loss)
-        axes.plot(*series(train, train_key), color=TRAIN, lw=1, label="training batches")
-        axes.plot(*series(held_out, eval_key), color=HELD_OUT, marker="o", ms=3, label="held-out images")
+        curves: list[tuple[Sequence[Record], str, str, dict[str, Any]]] = [
+            (train, train_key, "training batches", {"color": TRAIN, "lw": 1}),
+            (held_out, eval_key, f"held-out images{averaged}", {"color": HELD_OUT, "marker": "o", "ms": 3}),
+            (held_out, f"live_{eval_key}", "held-out images, live weights", {"color": LIVE, "marker": "s", "ms": 3}),
+        ]
+        for of, key, name, style in curves:
+            steps, values = series(of, key)
+            if steps:
+                axes.plot(steps, [scale * float(value) for value in values], label=name, **style)
         axes.set_ylabel(label)
         axes.grid(alpha=0.2)
     accuracy.set_xlabel("step")
-    loss.legend(loc="upper right")
+    named = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in (loss, accuracy)]
+    entries = {name: line for pairs in named for line, name in pairs}
+    figure.legend(list(entries.values()), list(entries), loc="outside upper center")
 
 
 def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:

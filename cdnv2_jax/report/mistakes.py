@@ -194,9 +194,8 @@ def mistakes_section(
     if picture is not None:
         seen = [(int(at), picture(int(predictions.images[at]))) for at in wrong[:PICTURES]]
         photographs = [_photograph(predictions, at, names, pixels) for at, pixels in seen if pixels is not None]
-        if photographs:
-            text.append("The most confident mistakes, with the predicted probability:")
-    return Section("mistakes", "Mistakes", text, tables, drawings, photographs)
+    above = "The most confident mistakes, with the predicted probability:"
+    return Section("mistakes", "Mistakes", text, tables, drawings, photographs, above)
 
 
 def _photograph(predictions: Predictions, at: int, names: Sequence[str], pixels: np.ndarray) -> Photograph:

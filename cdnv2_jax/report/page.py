@@ -131,11 +131,13 @@ class Table:
       caption: above the table.
       head: column titles.
       rows: cells; the first of each row is its title.
+      note: below the table.
     """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Section:
       tables: after the text.
       drawings: after the tables.
       photographs: after the drawings.
+      above_photographs: a paragraph before them.
     """
 
     key: str
@@ -157,6 +160,7 @@ class Section:
     tables: Sequence[Table] = ()
     drawings: Sequence[Drawing] = ()
     photographs: Sequence[Photograph] = ()
+    above_photographs: str = ""
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -191,7 +195,7 @@ COLOURS = {
 }
 """Colour as drawn on white → variable of `page.css`."""
 
-WIDTH = 5.0
+WIDTH = 4.3
 """Inches; at this width text is ten pixels high on a phone."""
 
 

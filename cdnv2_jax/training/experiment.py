@@ -21,8 +21,9 @@ from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.data.source import Picture, Source, Split
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.files import write_text
-from cdnv2_jax.networks.network import Network
+from cdnv2_jax.files import bytes_under, write_text
+from cdnv2_jax.networks.family import family_of
+from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.pruning.prune import stages_passed
 from cdnv2_jax.report.figures import comparison_table, median_milliseconds, milliseconds_per_call
@@ -77,6 +78,29 @@ ModelT = TypeVar("ModelT", bound=nnx.Module)
 EvaluationT = TypeVar("EvaluationT", bound=Evaluation)
 
 
+@dataclasses.dataclass(frozen=True)
+class Candidate(Generic[ModelT, EvaluationT]):
+    """A network that a run may keep.
+
+    Attributes:
+      weights: which of the run's weights it has, "EMA" or "live".
+      model: the network, in evaluation mode.
+      evaluation: its metrics.
+    """
+
+    weights: str
+    model: ModelT
+    evaluation: EvaluationT
+
+    def __str__(self) -> str:
+        return f"{self.evaluation.headline} ({self.weights} weights)"
+
+
+def best_of(candidates: Sequence[Candidate[ModelT, EvaluationT]]) -> Candidate[ModelT, EvaluationT]:
+    """Return the candidate with the highest score, of equal ones the first; any without NaN precedes one with it."""
+    return max(candidates, key=lambda one: (not one.evaluation.not_finite, one.evaluation.score))
+
+
 class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     """A config and the devices it runs on. A new one can `evaluate`; `prepare_training` adds what training needs.
 
@@ -94,6 +118,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
       schedule: step → learning rate.
       optimizer: the optimizer with this schedule.
       stages: number of condensation stages of the network.
+      costs: {form: `cost`} of the network, masked and condensed if it has both; empty without a cost rule.
       graph: the network's structure; merged with a `TrainState` it gives the network.
     """
 
@@ -101,6 +126,8 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     """Fields of a training batch that the step takes."""
     summary_metric: ClassVar[str]
     """The metric of `summary.json` that is stored in a saved network's metadata."""
+    summary_rows: ClassVar[Sequence[str]]
+    """The figures of `summary.json` in the table printed at the end."""
     per_replica: bool = False
     """Whether each device normalises its own part of the batch, so that results depend on the number of devices."""
 
@@ -111,6 +138,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     stages: int
+    costs: dict[str, dict[str, int]]
     graph: nnx.GraphDef
 
     def __init__(self, config: ConfigT, devices: Devices):
@@ -137,8 +165,17 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         model = self.build_model()
         backbone = self.backbone_of(model)
         backbone.remat, self.stages = config.remat, backbone.condensation_stages
+        self.costs = self._costs_of(model, backbone)
         self.optimizer = self.build_optimizer(model)
         self.graph, self._state = create_state(model, self.optimizer, set_training_mode=self.set_training_mode)
+
+    def _costs_of(self, model: ModelT, backbone: Network) -> dict[str, dict[str, int]]:
+        if family_of(backbone.architecture).cost is None:
+            return {}
+        forms = {backbone.form_name: backbone.form}
+        if backbone.form_name == "masked":
+            forms["condensed"] = Form(condensed=True)
+        return {name: self.cost(model, form) for name, form in forms.items()}
 
     def data_lines(self) -> list[str]:
         """Say what was found, one line for each split that is open, with what was skipped and why."""
@@ -201,12 +238,13 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
         """Save a network as a checkpoint that every command opens, replacing an existing one."""
 
     @abc.abstractmethod
-    def figures(self, evaluation: EvaluationT, model: ModelT | None = None) -> dict[str, Any]:
-        """Return an evaluation as stored in `summary.json`; with `model`, also the cost of that network."""
+    def figures(self, evaluation: EvaluationT) -> dict[str, Any]:
+        """Return an evaluation as stored in `summary.json`."""
 
     @abc.abstractmethod
-    def table(self, summary: Mapping[str, Any], models: Mapping[str, ModelT]) -> dict[str, list[str]]:
-        """Return the table printed at the end: {label: one cell for each of `models`}."""
+    def cost(self, model: ModelT, form: Form) -> dict[str, int]:
+        """Return the cost of one image in a form of the pruned part, as stored in `summary.json`: "multiply_adds",
+        "params" and, for a classifier, "flops" by the official convention."""
 
     @abc.abstractmethod
     def write_results(self, workdir: Path, evaluations: Mapping[str, EvaluationT]) -> dict[str, Any]:
@@ -300,36 +338,40 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
 
     # The end of a run.
 
-    def finish(self, trained: ModelT, unaveraged: ModelT | None, workdir: Path, console: Console) -> None:
-        """Condense the trained network, evaluate and time both forms, and write the run's results to `workdir`.
+    def finish(self, candidates: Sequence[Candidate[ModelT, EvaluationT]], workdir: Path, console: Console) -> None:
+        """Condense the best trained network, evaluate and time both forms, and write the run's results to `workdir`.
 
         These are masked/ and condensed/ (or condensed/ or plain/ alone, if there is nothing to condense), the plots,
-        the files of `write_results` and, last, summary.json: {form: {metrics, cost, "ms_per_image"}, "live": {metrics
-        of the weights that were not averaged}, …, "stages_passed"}. Every process takes part in the evaluation; the
-        first one measures and writes.
+        the files of `write_results` and, last, summary.json: {"weights": those kept, form: {metrics, cost,
+        "bytes_on_disk", "ms_per_image"}, …, weights: {metrics} of each of several candidates, …, "stages_passed"}.
+        Every process takes part in the evaluation; the first one measures and writes.
         """
-        form = self.backbone_of(trained).form_name
-        models = {form: trained}
+        kept = best_of(candidates)
+        form = self.backbone_of(kept.model).form_name
+        models, evaluations = {form: kept.model}, {form: kept.evaluation}
         if form == "masked":
-            models["condensed"] = condense(trained)
-        evaluations = {name: self.evaluate(model) for name, model in models.items()}
-        live = None if unaveraged is None else self.evaluate(unaveraged)
+            models["condensed"] = condense(kept.model)
+            evaluations["condensed"] = self.evaluate(models["condensed"])
         if not is_first_process():
             return
         milliseconds = self.milliseconds_per_image(models)
-        summary: dict[str, Any] = {}
+        summary: dict[str, Any] = {"weights": kept.weights}
         for name, model in models.items():
-            figures = self.figures(evaluations[name], model)
-            summary[name] = {**figures, "ms_per_image": milliseconds[name]}
-            self.save(workdir / name, model, {self.summary_metric: figures[self.summary_metric]})
-        if live is not None:
-            summary["live"] = self.figures(live)
+            figures, path = self.figures(evaluations[name]), workdir / name
+            self.save(path, model, {"weights": kept.weights, self.summary_metric: figures[self.summary_metric]})
+            sizes = {"bytes_on_disk": bytes_under(path), "ms_per_image": milliseconds[name]}
+            summary[name] = {**figures, **self.costs.get(name, {}), **sizes}
+        if len(candidates) > 1:
+            summary |= {one.weights: self.figures(one.evaluation) for one in candidates}
         summary |= self.write_results(workdir, evaluations)
         if form == "masked":
-            summary["stages_passed"] = stages_passed(self.backbone_of(trained))
+            summary["stages_passed"] = stages_passed(self.backbone_of(kept.model))
         plot_run(read_metrics(workdir), workdir)
         write_text(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-        console.print(comparison_table(summary, list(models), self.table(summary, models)))
+        console.print(comparison_table(summary, list(models), self.summary_rows))
+        if len(candidates) > 1:
+            others = "; ".join(str(one) for one in candidates if one is not kept)
+            console.print(f"kept in {' and '.join(models)}: {kept}; not kept: {others}")
         for name, evaluation in evaluations.items():
             if evaluation.not_finite:
                 console.print(f"{name}: {evaluation.headline}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from rich.console import Console
 
 from cdnv2_jax import stopping
@@ -17,7 +16,8 @@ from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.devices import fetch, is_first_process
 from cdnv2_jax.errors import UserError, shorten
 from cdnv2_jax.training.checkpoints import BestNetwork, RunCheckpoints
-from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.experiment import Candidate, Experiment, best_of
+from cdnv2_jax.training.outline import Forecast, outline
 from cdnv2_jax.training.pruning import Pruner
 from cdnv2_jax.training.records import Meter, Profile, RunLog, read_metrics
 from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
@@ -54,8 +54,8 @@ class Training:
         self.broken = BrokenImages(experiment.train_images, data.max_broken_images, data.max_megapixels)
         self.pending: list[tuple[int, jax.Array]] = []
 
-    def run(self) -> TrainState:
-        """Train to the end and return the last state.
+    def run(self) -> list[Candidate[Any, Any]]:
+        """Train to the end and return the trained networks: with averaged weights, if the run has them, and with live.
 
         Raises:
           Terminated: on SIGTERM, after saving a checkpoint of the last completed step.
@@ -69,16 +69,19 @@ class Training:
             first = int(fetch(state.step))
             self.pruner = Pruner(self.experiment.graph, state)
             self.meter = Meter(config.data.batch_size, first)
+            self.forecast = Forecast(config.data.batch_size, total)
+            for line in outline(self.experiment, first, self.pruner.stage):
+                self.console.print(line)
             rows = host_batches(self.experiment.row, first, total, config.data.workers)
             with RunLog(self.workdir, total, first, self.console) as self.log, rows as batches:
                 state, done = self._steps(state, first, batches)
                 if done == total:
                     # In a very short run, stages may be due only after the last step; none is ever skipped.
                     state = self._prune(state, total)
-                    self._evaluate(state, total)
+                    trained = self._evaluate(state, total)
         if done < total:
             raise stopping.Terminated(f"asked to stop: saved after step {done:,}; repeat the command to resume", 0)
-        return state
+        return trained
 
     def _steps(self, state: TrainState, first: int, batches: Iterator[HostBatch]) -> tuple[TrainState, int]:
         """Train from step `first` to the end, or until asked to stop; return (state, steps done)."""
@@ -135,13 +138,10 @@ class Training:
 
         return bool(multihost_utils.broadcast_one_to_all(recorded))
 
-    def evaluation_model(self, state: TrainState) -> Any:
-        """Return the network to evaluate and keep: with EMA weights if the run has them, else with the live weights."""
-        return (ema_model if self.experiment.config.ema_decay else live_model)(self.experiment.graph, state)
-
-    def unaveraged_model(self, state: TrainState) -> nnx.Module | None:
-        """Return the network with the live weights if `evaluation_model` has EMA weights, else None."""
-        return live_model(self.experiment.graph, state) if self.experiment.config.ema_decay else None
+    def _networks(self, state: TrainState) -> dict[str, Any]:
+        """Return the networks that the run may keep, {"EMA": …, "live": …}; without an EMA only the latter."""
+        graph, averages = self.experiment.graph, self.experiment.config.ema_decay
+        return ({"EMA": ema_model(graph, state)} if averages else {}) | {"live": live_model(graph, state)}
 
     def _starting_state(self) -> TrainState:
         state = self.experiment.initial_state()
@@ -182,6 +182,7 @@ class Training:
     def _log(self, step: int, metrics: Metrics) -> None:
         values = {name: float(fetch(value)) for name, value in metrics.items()}
         self._check_losses()
+        measured = self.meter.read(step)
         self.log.train(
             step=step,
             epoch=step / self.experiment.steps_per_epoch,
@@ -189,38 +190,44 @@ class Training:
             learning_rate=float(jnp.asarray(self.experiment.schedule(step - 1))),
             stage=self.pruner.stage,
             sparsity=self.pruner.sparsity,
-            **self.meter.read(step),
+            **measured,
         )
+        if line := self.forecast.line(step, measured["images_per_second"]):
+            self.console.print(f"{line}, evaluations not counted")
 
-    def _evaluate(self, state: TrainState, step: int) -> None:
-        """Evaluate on the held-out images, and keep the network if it is fully pruned and the best so far."""
+    def _evaluate(self, state: TrainState, step: int) -> list[Candidate[Any, Any]]:
+        """Evaluate averaged and live weights, and keep the better network if it is fully pruned and the best so far."""
         self._check_losses()
         experiment = self.experiment
-        model = self.evaluation_model(state)
-        found = experiment.evaluate(model)
+        found = [
+            Candidate(weights, model, experiment.evaluate(model)) for weights, model in self._networks(state).items()
+        ]
         for name in experiment.broken.newly_found():
             self.log.broken_image(step=step, name=name)
+        better = best_of(found)
         prunable = self.pruner.stage == experiment.stages  # others cannot be condensed
-        if (
+        kept = (
             prunable
-            and not found.not_finite
+            and not better.evaluation.not_finite
             and self.best.offer(
-                lambda path, metadata: experiment.save(path, model, metadata),
+                lambda path, metadata: experiment.save(path, better.model, {**metadata, "weights": better.weights}),
                 step=step,
                 stage=self.pruner.stage,
-                name=found.score_name,
-                score=found.score,
+                name=better.evaluation.score_name,
+                score=better.evaluation.score,
             )
-        ):
-            self.console.print(f"{self.best.path}: now the network of step {step:,}")
+        )
         # Written last: a run that is resumed at this step repeats an evaluation that has no record.
+        first, *others = found
         self.log.evaluation(
-            found.headline,
+            "; ".join(map(str, found)) + (f" → {self.best.path.name}/" if kept else ""),
             step=step,
             epoch=step / experiment.steps_per_epoch,
-            **found.recorded,
-            weights="EMA" if experiment.config.ema_decay else "live",
+            **first.evaluation.recorded,
+            weights=first.weights,
+            **{f"{one.weights}_{key}": value for one in others for key, value in one.evaluation.recorded.items()},
         )
+        return found
 
     def _save(self, state: TrainState, step: int) -> None:
         self._check_losses()

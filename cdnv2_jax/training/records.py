@@ -38,7 +38,8 @@ class RunLog:
       train: step, epoch, loss and the step's other metrics, learning_rate, stage, sparsity, images_per_second,
         input_wait and, where known, device_memory_gib.
       stage: step, stage, stages, sparsity, cut_connections and cut_weight (see `training/pruning.py`).
-      eval: step, epoch, the evaluation's metrics, weights ("EMA" or "live").
+      eval: step, epoch, the evaluation's metrics and their weights ("EMA" or "live"); with "EMA", the metrics of the
+        live weights, too, as "live_loss" etc.
       broken_image: step, name.
     """
 
@@ -92,9 +93,9 @@ class RunLog:
         )
 
     def evaluation(self, headline: str, **record: Any) -> None:
-        """Write and print an evaluation on the held-out images; `headline` is its short summary."""
+        """Write and print an evaluation on the held-out images; `headline` is its summary for people."""
         self._write("eval", record)
-        self._console.print(f"epoch {record['epoch']:g}: held-out {headline} ({record['weights']} weights)")
+        self._console.print(f"epoch {record['epoch']:g}: held-out {headline}")
 
     def broken_image(self, *, step: int, name: str) -> None:
         """Write and print that an image is unreadable: training replaces it by another one, evaluation skips it."""

@@ -32,11 +32,11 @@ TO_SHOW = ("masked", "condensed", "plain", BEST)
 """A run's networks in order of preference: to predict with; to condense; to draw, where masked and condensed have the
 same connections."""
 PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
-EXAMPLES, DETECTIONS = "detections.png", "detections.json"
+EXAMPLES, DETECTIONS, PRECISION_FILE = "detections.png", "detections.json", "precision.json"
 
 RESULTS = (
     *(DATA_FILE, CHECKPOINTS, BEST, SUMMARY_FILE, METRICS_FILE, EVENTS, PROFILE, REPORT_FILE, *NETWORKS, *PLOTS),
-    *(PER_CLASS_FILE, PREDICTIONS_FILE, EXAMPLES, DETECTIONS),
+    *(PER_CLASS_FILE, PREDICTIONS_FILE, EXAMPLES, DETECTIONS, PRECISION_FILE),
 )
 """Everything that runs of any kind write besides `config.json`; `--overwrite` removes it."""
 

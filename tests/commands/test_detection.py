@@ -33,7 +33,9 @@ pytestmark = pytest.mark.slow
 FILES = {
     *("best", "checkpoints", "condensed", "masked", "tensorboard", "config.json", "data.json", "metrics.jsonl"),
     *("summary.json", "lock", "learning_curves.png", "sparsity.png", "detections.png", "detections.json"),
+    "precision.json",
 }
+COSTS = ("multiply_adds", "params", "bytes_on_disk", "ms_per_image")
 EPOCHS = ("--config.epochs=2", "--config.checkpoint_every_epochs=1")
 
 
@@ -60,9 +62,9 @@ def beside(runs: Path, shell: Shell) -> Shell:
 def test_files_and_figures(detector: str, runs: Path) -> None:
     assert {entry.name for entry in (runs / detector).iterdir()} == FILES
     summary = summary_of(runs / detector)
-    assert list(summary) == ["masked", "condensed", "live", "stages_passed"]
+    assert list(summary) == ["weights", "masked", "condensed", "EMA", "live", "stages_passed"]
     for form in ("masked", "condensed"):
-        assert list(summary[form]) == [*FIGURES, "truncated", "multiply_adds", "params", "ms_per_image"]
+        assert list(summary[form]) == [*FIGURES, "truncated", *COSTS]
     assert all(abs(summary["masked"][name] - summary["condensed"][name]) < 1e-3 for name in FIGURES)
     assert summary["masked"]["multiply_adds"] > summary["condensed"]["multiply_adds"]
     assert summary["stages_passed"] == 7
@@ -211,7 +213,7 @@ def test_resuming_changes_nothing(beside: Shell, runs: Path) -> None:
 def test_report_draws_again(beside: Shell, runs: Path) -> None:
     """The same picture, from the files that the run left."""
     Path("run").mkdir()
-    for name in ("metrics.jsonl", "config.json", "detections.json", "summary.json"):
+    for name in ("metrics.jsonl", "config.json", "detections.json", "precision.json", "summary.json"):
         shutil.copy(runs / "retinanet" / name, "run")
     shutil.copytree(runs / "retinanet/condensed", "run/condensed")
     printed = beside.succeeds("main.py", "report", "--workdir", "run")
@@ -220,7 +222,12 @@ def test_report_draws_again(beside: Shell, runs: Path) -> None:
     page = HtmlPage(Path("run/report.html").read_text(encoding="utf-8"))
     assert page.faults == []
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
-    assert sections == ["figures", "learning", "connections", "detections", "config"]
+    assert sections == ["figures", "learning", "connections", "precision", "detections", "config"]
+    curves = json.loads(Path("run/precision.json").read_text())["curves"]
+    figures = summary_of(Path("run"))["condensed"]
+    for name, key in (("0.50", "AP50"), ("0.75", "AP75"), ("0.50:0.95", "AP")):
+        assert np.mean(curves[name]) == pytest.approx(figures[key])
+        assert f"IoU {name}: AP {figures[key]:.3f}" in page.text
     assert f"{summary_of(Path('run'))['condensed']['params']:,}" in page.text
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 8  # as many as are held out
     Path("run/detections.json").write_text("[{}]")
@@ -253,7 +260,7 @@ def test_starting_from_a_condensed_classifier(beside: Shell) -> None:
     prune(model, 7)
     save("classifier", condense(model))
     beside.succeeds("main.py", *train("retinanet", "run"), "--config.model.checkpoint=classifier")
-    assert list(summary_of(Path("run"))) == ["condensed", "live"]
+    assert list(summary_of(Path("run"))) == ["weights", "condensed", "EMA", "live"]
     trained = load_detector(Path("run/condensed"))[0]
     assert trained.backbone.form.condensed
 

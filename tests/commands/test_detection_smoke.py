@@ -37,7 +37,7 @@ def test_plain_classifier(shell: Shell) -> None:
     shell.succeeds("main.py", "train", *config, "--workdir", "run")
     workdir = shell.directory / "run"
     assert load(workdir / "plain").name == "shufflenet_v2_x0_5"
-    assert list(summary_of(workdir)) == ["plain", "live"]
+    assert list(summary_of(workdir)) == ["weights", "plain", "EMA", "live"]
     printed = shell.succeeds("main.py", "eval", *config, "--checkpoint", "run/plain")
     assert "shufflenet_v2_x0_5 (plain), 8 images" in printed
     assert "nothing to condense" in shell.refuses("main.py", "condense", "--checkpoint", "run/plain", "--output", "x")

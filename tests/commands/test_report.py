@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from cdnv2_jax import save
+from cdnv2_jax.commands.report import read_run, run_figures
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.zoo import architecture_of
 from tests.commands.runs import records_of, summary_of
@@ -126,6 +127,26 @@ def test_finished_run(smoke_run: Path, shell: Shell) -> None:
     drawings = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
     assert len(drawings) == 3 + 6 + 1  # learning, connections of both kinds, confusion
     assert (workdir / "report.html").stat().st_size < 2e6
+
+
+@pytest.mark.usefixtures("shell")
+def test_figures_that_older_runs_did_not_record(smoke_run: Path) -> None:
+    """Multiply-adds and bytes are counted again; with "live" metrics beside them, the others are averaged."""
+    workdir = _copy(smoke_run, "config.json", "summary.json", "metrics.jsonl", "masked", "condensed")
+    recorded = summary_of(workdir)
+    older = {key: value for key, value in recorded.items() if key not in ("weights", "EMA")}
+    for form in ("masked", "condensed"):
+        older[form] = {k: v for k, v in recorded[form].items() if k not in ("multiply_adds", "bytes_on_disk")}
+    (workdir / "summary.json").write_text(json.dumps({**older, "live": {"accuracy": 0.125}}))
+    [table, _] = run_figures(read_run(workdir)).tables
+    rows = {name: cells for name, *cells in table.rows}
+    forms = [recorded[form] for form in ("masked", "condensed")]
+    assert table.head == ("", "masked", "condensed", "live weights")
+    assert rows["weights"] == ["EMA", "EMA", "live"]
+    assert rows["accuracy"] == [*(f"{form['accuracy']:.2%}" for form in forms), "12.50%"]
+    assert rows["multiply-adds (true)"] == [*(f"{form['multiply_adds']:,}" for form in forms), ""]
+    assert rows["size on disk"] == [*(f"{form['bytes_on_disk'] / 1e6:.2f} MB" for form in forms), ""]
+    assert forms[1]["multiply_adds"] < forms[0]["multiply_adds"] and forms[0]["flops"] == forms[1]["flops"]
 
 
 def test_run_that_goes_on(smoke_run: Path, shell: Shell) -> None:

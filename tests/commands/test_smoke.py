@@ -79,6 +79,7 @@ def test_smoke(spec: str, shell: Shell) -> None:
     for form in ("masked", "condensed"):
         assert summary[form]["loss"] == pytest.approx(guessing, rel=0.15)
         assert summary[form]["accuracy"] * 8 in range(9)
-        assert min(summary[form][figure] for figure in ("flops", "params", "ms_per_image")) > 0
+        figures = ("multiply_adds", "flops", "params", "bytes_on_disk", "ms_per_image")
+        assert min(summary[form][figure] for figure in figures) > 0
     assert summary["max_logit_difference"] < (1e-5 if precise else 0.05)
     assert ("live" in summary) == (("imagenet_74" not in model and "cifar" not in spec) or "finetune" in spec)

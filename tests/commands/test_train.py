@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cdnv2_jax import load
+from cdnv2_jax.classification.evaluation import ClassificationEvaluation
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.runs import records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
@@ -28,14 +30,20 @@ def test_files(smoke_run: Path) -> None:
 
 def test_summary(smoke_run: Path) -> None:
     summary = summary_of(smoke_run)
-    assert list(summary) == ["masked", "condensed", "live", "max_logit_difference", "stages_passed"]
-    assert list(summary["live"]) == ["accuracy", "top5", "loss"]
+    assert list(summary) == ["weights", "masked", "condensed", "EMA", "live", "max_logit_difference", "stages_passed"]
+    assert list(summary["EMA"]) == list(summary["live"]) == ["accuracy", "top5", "loss"]
+    costs = ["multiply_adds", "flops", "params", "bytes_on_disk", "ms_per_image"]
     for form in ("masked", "condensed"):
-        assert list(summary[form]) == ["accuracy", "top5", "loss", "flops", "params", "ms_per_image"]
+        assert list(summary[form]) == ["accuracy", "top5", "loss", *costs]
+        listed = subprocess.run(
+            ["find", smoke_run / form, "-type", "f", "-printf", "%s\n"], capture_output=True, text=True
+        )
+        assert summary[form]["bytes_on_disk"] == sum(map(int, listed.stdout.split()))
         assert 0 <= summary[form]["accuracy"] <= 1
         assert isinstance(summary[form]["flops"], int) and isinstance(summary[form]["params"], int)
         assert summary[form]["ms_per_image"] > 0
     assert summary["masked"]["flops"] == summary["condensed"]["flops"]
+    assert summary["masked"]["multiply_adds"] > summary["condensed"]["multiply_adds"]
     assert 0 <= summary["max_logit_difference"] < 1e-5
 
 
@@ -68,8 +76,14 @@ def test_metrics(smoke_run: Path) -> None:
     # All three stages at once: three quarters of the connections of each layer's LGC and SFR, and the lighter ones.
     assert records[1]["cut_connections"] == [0.75] * 12
     assert len(records[1]["cut_weight"]) == 12 and all(0.3 < share < 0.75 for share in records[1]["cut_weight"])
-    assert records[-1]["top1"] == summary_of(smoke_run)["masked"]["accuracy"]
+    summary = summary_of(smoke_run)
     assert records[-1]["weights"] == "EMA"
+    for weights, prefix in (("EMA", ""), ("live", "live_")):
+        assert {name: records[-1][f"{prefix}{name}"] for name in ("top1", "top5", "loss")} == {
+            "top1": summary[weights]["accuracy"],
+            "top5": summary[weights]["top5"],
+            "loss": summary[weights]["loss"],
+        }
 
 
 def test_tensorboard_holds_the_same(smoke_run: Path) -> None:
@@ -83,17 +97,24 @@ def test_tensorboard_holds_the_same(smoke_run: Path) -> None:
     assert ("train/loss", 2) in expected and ("eval/top1", 2) in expected
 
 
-def test_live_weights_are_those_of_a_run_without_averages(shell: Shell) -> None:
-    """The average follows the weights and does nothing to them: both runs train the same network."""
+def test_live_weights_are_those_of_a_run_without_averages(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average follows the weights and does nothing to them: both runs train the same network. As the live weights
+    score higher here, by the loss, both keep the same, too."""
+    monkeypatch.setattr(ClassificationEvaluation, "score", property(lambda evaluation: -evaluation.loss))
     for workdir, decay in (("averaged", 0.9), ("plain", 0.0)):
         arguments = (*TINY, "--workdir", workdir, f"--config.ema_decay={decay}")
         shell.succeeds("main.py", "train", "--config", DIGITS, *arguments)
     averaged, plain = summary_of(Path("averaged")), summary_of(Path("plain"))
-    assert "live" not in plain
+    assert plain["weights"] == "live" and not {"EMA", "live"} & plain.keys()
     assert averaged["live"]["loss"] == pytest.approx(plain["masked"]["loss"], rel=1e-5)
     assert averaged["live"]["accuracy"] == plain["masked"]["accuracy"]
-    assert averaged["masked"]["loss"] != averaged["live"]["loss"]
+    assert averaged["EMA"]["loss"] > averaged["live"]["loss"] == averaged["masked"]["loss"]
+    assert averaged["weights"] == "live"
+    for network in ("masked", "condensed", "best"):
+        assert load_metadata(Path("averaged") / network)["metadata"]["weights"] == "live"
+        assert_same_network(load(Path("averaged") / network), load(Path("plain") / network))
     assert records_of(Path("plain"), "eval")[-1]["weights"] == "live"
+    assert records_of(Path("averaged"), "eval")[-1]["live_top1"] == plain["masked"]["accuracy"]
 
 
 def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
@@ -102,18 +123,29 @@ def test_checkpoints_carry_name_and_accuracy(smoke_run: Path) -> None:
         assert kept["name"] == "cdnv2_cifar_110"
         assert kept["form"]["condensed"] == (form == "condensed")
         assert kept["metadata"]["accuracy"] == summary_of(smoke_run)[form]["accuracy"]
+        assert kept["metadata"]["weights"] == summary_of(smoke_run)["weights"]
 
 
 def test_what_is_printed(smoke_run: Path) -> None:
     printed = (smoke_run.parent / "printed.txt").read_text(encoding="utf-8")
     printed = " ".join(printed.split())  # lines are broken where they are too long
     for line in (
-        "2 × 480 images",
-        "3 condensation stages",
-        "stage 3 of 3 passed",
-        "75.0%",
-        "held-out accuracy",
+        "cdnv2_cifar_110 on 1 cpu device → ",
+        "train: 1,437 images of 10 classes, digits",
+        "held out: 360 images of 10 classes, digits",
+        # As in the table at the end and, for the whole network, in tests/networks/test_cost.py.
+        "network: 58,906 parameters; multiply-adds: 2,247,936 masked, 1,326,336 condensed; official FLOPs: 1,398,216",
+        "training: 2 steps, 480 images each, 1 epoch, learning rate 0.1, EMA decay 0.9",
+        "condensation stages: 3, after epoch 0.5",
+        "config.ema_decay 0.9 averages over 10 steps, but the run has 2: averaged weights lag behind to the end",
+        "stage 3 of 3 passed, 75.0%",
+        "epoch 1: held-out accuracy",
+        "│ multiply-adds (true) │ 2,247,936 │ 1,326,336 │",
+        "│ size on disk │ 0.3",
+        "kept in masked and condensed: accuracy",
         "summary: ",
+        f"main.py predict --checkpoint {smoke_run}/condensed IMAGE",
+        f"main.py report --workdir {smoke_run}",
     ):
         assert line in printed
 

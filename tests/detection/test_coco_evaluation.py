@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cdnv2_jax import UserError
-from cdnv2_jax.detection.evaluation import FIGURES, coco_figures, detections_to_results, per_class_ap, write_results
+from cdnv2_jax.detection.evaluation import FIGURES, coco_score, detections_to_results, write_results
+from cdnv2_jax.report.precision import Precision
 
 Items = list[dict[str, Any]]
 
@@ -49,7 +51,7 @@ def _perfect(truth: dict[str, Any]) -> Items:
 
 
 def _figures(truth: dict[str, Any], results: Items) -> dict[str, float]:
-    return coco_figures(truth, results, [image["id"] for image in truth["images"]])
+    return coco_score(truth, results, [image["id"] for image in truth["images"]]).figures
 
 
 def test_perfect_detections(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +83,10 @@ def test_average_precision_by_hand() -> None:
     results = _perfect(truth)
     results[1]["score"] = 0.1
     results.append({"image_id": 0, "category_id": 1, "bbox": [600, 400, 20, 20], "score": 0.5})
-    figures = _figures(truth, results)
+    score = coco_score(truth, results, [0, 1])
+    for curve in score.precision.curves.values():
+        assert curve == pytest.approx([1] * 51 + [2 / 3] * 50)
+    figures = score.figures
     assert figures["AP"] == pytest.approx((51 + 50 * 2 / 3) / 101)
     assert figures["AR100"] == 1
     assert figures["APl"] == figures["ARl"] == -1  # there are only small ones
@@ -118,10 +123,10 @@ def test_only_images_that_were_looked_at_count() -> None:
     """Found in images 0 and 1 alone: perfect for these, and with image 2, without a detection, a third is missed."""
     truth = _truth()
     results = [one for one in _perfect(truth) if one["image_id"] < 2]
-    assert coco_figures(truth, results, [0, 1])["AR100"] == 1
-    assert coco_figures(truth, results, np.array([1, 0, 5, 5]))["AR100"] == 1  # 5 is empty
-    assert coco_figures(truth, results, [0, 1, 2])["AR100"] < 0.8
-    assert coco_figures(truth, results, [2])["AR100"] == 0
+    assert coco_score(truth, results, [0, 1]).figures["AR100"] == 1
+    assert coco_score(truth, results, np.array([1, 0, 5, 5])).figures["AR100"] == 1  # 5 is empty
+    assert coco_score(truth, results, [0, 1, 2]).figures["AR100"] < 0.8
+    assert coco_score(truth, results, [2]).figures["AR100"] == 0
 
 
 def test_nothing_is_changed() -> None:
@@ -158,10 +163,17 @@ def test_the_same_as_pycocotools(seed: int, tmp_path: Path) -> None:
     figures = _figures(truth, results)
     np.testing.assert_array_equal(list(figures.values()), evaluation.stats)
     assert 0.05 < figures["AP"] < 0.95
-    # The mean over the classes is the whole.
-    names, values = zip(*per_class_ap(truth, results, range(6)), strict=True)
-    assert names == ("person", "car", "brush")
-    assert np.mean(values) == pytest.approx(figures["AP"])
+    _check_precision(coco_score(truth, results, range(6)).precision, evaluation, figures)
+
+
+def _check_precision(precision: Precision, evaluation: Any, figures: dict[str, float]) -> None:
+    """Against the array of the evaluation, and COCO's own means: over classes and over recall, both are the whole."""
+    array = evaluation.eval["precision"][:, :, :, 0, -1]
+    assert [one.name for one in precision.classes] == ["person", "car", "brush"]
+    for name, key, chosen in (("0.50", "AP50", array[:1]), ("0.75", "AP75", array[5:6]), ("0.50:0.95", "AP", array)):
+        curve, values = precision.curves[name], [getattr(one, key) for one in precision.classes]
+        np.testing.assert_allclose(curve, [chosen[:, point].mean() for point in range(101)])
+        assert np.mean(curve) == pytest.approx(figures[key]) == np.mean(values)
 
 
 def test_classes_one_by_one() -> None:
@@ -169,7 +181,16 @@ def test_classes_one_by_one() -> None:
     truth = _truth()
     truth["annotations"] = [one for one in truth["annotations"] if one["category_id"] != 90]
     results = [one for one in _perfect(truth) if one["category_id"] == 1]
-    assert per_class_ap(truth, results, range(6)) == [("person", 1.0), ("car", 0.0), ("brush", -1.0)]
+    truth["annotations"][0] |= {"iscrowd": 1}
+    precision = coco_score(truth, results, range(6)).precision
+    assert [(one.name, one.AP, one.AP50, one.AP75) for one in precision.classes] == [
+        ("person", 1.0, 1.0, 1.0), ("car", 0.0, 0.0, 0.0), ("brush", -1.0, -1.0, -1.0)
+    ]  # fmt: skip
+    counts = Counter(one["category_id"] for one in truth["annotations"] if not one["iscrowd"])
+    assert [one.objects for one in precision.classes] == [counts[1], counts[3], 0]
+    # The mean over the classes with objects.
+    assert {value for curve in precision.curves.values() for value in curve} == {0.5}
+    assert coco_score(truth, [], [5]).precision.curves == {}  # an image without objects
 
 
 @pytest.mark.parametrize(("change", "complaint"), [({"image_id": 77}, "image 77"), ({"category_id": 0}, "category 0")])
@@ -179,7 +200,7 @@ def test_results_of_something_else(change: dict[str, int], complaint: str) -> No
     with pytest.raises(UserError, match=f"results refer to {complaint}, which the annotations lack"):
         _figures(_truth(), results)
     with pytest.raises(UserError, match="results refer to image 99"):
-        coco_figures(_truth(), [], [99])
+        coco_score(_truth(), [], [99])
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""What a run says about itself before it starts: stages, costs, averages that cannot keep up, and the time it takes."""
+
+import re
+
+import pytest
+
+from cdnv2_jax.training.outline import Forecast, averaging_fault, duration, network_line, stages_line
+from tests.tables import table
+
+
+@table(
+    "decay, steps, stages, fitting",
+    {
+        "nothing is averaged": (0.0, 1, 7, None),
+        "ImageNet as published: 5,000 steps, stages 31,275 apart": (0.9998, 437_850, 7, None),
+        "the digits: 10 steps, stages 110 apart": (0.9, 660, 3, None),
+        "1,000 steps, stages 401 apart": (0.999, 5616, 7, "0.99 (100 steps) fits"),
+        "50 steps, stages 110 apart": (0.98, 660, 3, "0.95 (20 steps) fits"),
+        "exactly three times between two stages": (0.99, 1800, 3, None),
+        "a step less": (0.99, 1799, 3, "0.98 (50 steps) fits"),
+        "no stages: a tenth of the run": (0.99, 1000, 0, None),
+        "a little less": (0.99, 999, 0, "0.98 (50 steps) fits"),
+        "one stage in the middle, so the length decides": (0.95, 190, 1, "0.9 (10 steps) fits"),
+        "the initial weights for ever": (1.0, 10**6, 7, "0.9999 (10,000 steps) fits"),
+        "too short for any": (0.9, 2, 3, "0 turns it off"),
+    },
+)
+def test_averages_that_lag_behind(decay: float, steps: int, stages: int, fitting: str | None) -> None:
+    fault = averaging_fault(decay, steps, stages)
+    assert fault.endswith(f", --config.ema_decay={fitting}") if fitting else fault == ""
+    if advised := re.search(r"ema_decay=([\d.]+)", fault):
+        assert averaging_fault(float(advised[1]), steps, stages) == ""
+
+
+@table(
+    "decay, steps, stages, said",
+    [
+        (
+            0.999,
+            5616,
+            7,
+            "0.999 averages over 1,000 steps, but the run has 5,616: averaged weights lag behind to the end, ",
+        ),
+        (0.99, 1400, 7, "0.99 averages over 100 steps, but stages come every 100: averaged weights lag behind until "),
+        (1.0, 100, 0, "1 keeps the initial weights, but the run has 100: averaged weights lag behind to the end, "),
+    ],
+)
+def test_why_an_average_lags_behind(decay: float, steps: int, stages: int, said: str) -> None:
+    assert averaging_fault(decay, steps, stages).startswith(f"config.ema_decay {said}")
+
+
+@table(
+    "stages, passed, line",
+    [
+        (3, 0, "condensation stages: 3, after epochs 5, 10, 15"),
+        (3, 2, "condensation stages: 1 of 3, after epoch 15"),
+        (3, 3, "condensation stages: all 3 passed"),
+        (0, 0, "condensation stages: none"),
+    ],
+)
+def test_stages_ahead(stages: int, passed: int, line: str) -> None:
+    assert stages_line(stages, passed, total_steps=660, steps_per_epoch=22) == line
+
+
+@table(
+    "costs, line",
+    [
+        (
+            {"masked": {"multiply_adds": 4000, "flops": 1200, "params": 50}, "condensed": {"multiply_adds": 1000}},
+            "network: 50 parameters; multiply-adds: 4,000 masked, 1,000 condensed; official FLOPs: 1,200",
+        ),
+        (
+            {"plain": {"multiply_adds": 4000, "flops": 4000, "params": 50}},
+            "network: 50 parameters; multiply-adds: 4,000",
+        ),
+    ],
+)
+def test_costs(costs: dict[str, dict[str, int]], line: str) -> None:
+    assert network_line({form: {**next(iter(costs.values())), **cost} for form, cost in costs.items()}) == line
+
+
+def test_forecast() -> None:
+    """64 images a step at 32 a second: two seconds a step once compiled, and told once."""
+    forecast = Forecast(batch_size=64, last_step=1000)
+    rates = {10: 3.0, 20: 32.0, 30: 32.0, 40: 32.0, 50: 32.0}
+    assert {step: forecast.line(step, rate) for step, rate in rates.items()} == {
+        **dict.fromkeys((10, 20, 40, 50), ""),
+        30: "about 32 minutes for the 970 steps left",  # of 1940 seconds
+    }
+
+
+def test_forecast_waits_for_ten_seconds() -> None:
+    """Twenty quick steps say little: 0.1 seconds each here."""
+    forecast = Forecast(batch_size=64, last_step=10_000)
+    told = [step for step in range(300, 400, 10) if forecast.line(step, 640.0)]
+    assert told == []
+    assert [step for step in range(400, 420, 10) if forecast.line(step, 640.0)] == [400]
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [
+        (3, "about 1 minute"),
+        (100, "about 2 minutes"),
+        (5900, "about 98 minutes"),
+        (7200, "about 2 hours"),
+        (260_000, "about 3 days"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
