@@ -64,17 +64,12 @@ class Opener:
 
 
 def _network() -> Any:
-    from tests.weights.networks import network
-
-    return network("condensed")
-
-
-def _metadata(network: Any) -> dict[str, Any]:
     from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
-    from cdnv2_jax.weights.metadata import Usage, classifier_metadata
+    from cdnv2_jax.data.usage import Usage
+    from tests.weights.networks import network, used
 
     usage = Usage(ImagePreparation(IMAGE_SIZE, "whole", "bilinear", *CIFAR10), ("a", "b", "c"))
-    return classifier_metadata(network, usage)
+    return used(network("condensed"), usage)
 
 
 def _torch_contents() -> dict[str, Any]:
@@ -108,17 +103,17 @@ def _write_pdparams(folder: Path) -> None:
 
 
 def _write_safetensors(folder: Path, layout: Any) -> None:
+    from cdnv2_jax.weights.metadata import classifier_metadata
     from cdnv2_jax.weights.safetensors import save_safetensors
 
     network = _network()
-    save_safetensors(folder / "network.safetensors", network, _metadata(network), layout)
+    save_safetensors(folder / "network.safetensors", network, classifier_metadata(network), layout)
 
 
 def _write_checkpoint(folder: Path) -> None:
     from cdnv2_jax.weights.checkpoint import save
 
-    network = _network()
-    save(folder / "network", network, metadata={"usage": _metadata(network)["usage"]})
+    save(folder / "network", _network())
 
 
 def _run_state() -> Any:
@@ -152,11 +147,8 @@ def _write_predictions(folder: Path) -> None:
 
 def _write_program(folder: Path, format: str) -> None:
     from cdnv2_jax.export.classifier import export_classifier
-    from cdnv2_jax.weights.metadata import Usage
 
-    network = _network()
-    usage = Usage.from_json(_metadata(network)["usage"], 3)
-    export_classifier(network, usage, folder / f"network.{format}", format=format)
+    export_classifier(_network(), folder / f"network.{format}", format=format)
 
 
 def _open_program(path: Path) -> None:

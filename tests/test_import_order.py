@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},
     "kernels": set(),
     "layers": {"kernels"},
-    "networks": {"kernels", "layers"},
+    "networks": {"kernels", "layers", "data"},
     "pruning": {"layers", "networks"},
     "data": set(),
     "devices": set(),

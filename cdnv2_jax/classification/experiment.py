@@ -19,6 +19,7 @@ from cdnv2_jax.data.class_names import describe_match, labels_to_evaluate
 from cdnv2_jax.data.on_device import TrainingPreprocessing
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources.open import open_source
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import count_flops
@@ -30,7 +31,6 @@ from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import PER_CLASS_FILE, PREDICTIONS_FILE
 from cdnv2_jax.weights.checkpoint import save
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.starting_point import StartingPoint, network_from
 
@@ -88,6 +88,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         self._check_classes()
         model, remark = starting_network(config, self.train_images.class_names)
         self.remarks += [remark] if remark else []
+        model.usage = Usage(self.preparation, self.train_images.class_names)
         model.architecture.check_image(size, size)
         replicas = self.devices.count if self.per_replica else 1
         images = config.data.batch_size // config.accumulate // replicas
@@ -144,8 +145,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         return model
 
     def save(self, path: Path, model: Network, metadata: Mapping[str, Any]) -> None:
-        usage = Usage(self.preparation, self.train_images.class_names)
-        save(path, model, metadata={**metadata, USAGE_KEY: usage.to_json()}, overwrite=True)
+        save(path, model, metadata=metadata, overwrite=True)
 
     def figures(self, evaluation: ClassificationEvaluation, model: Network | None = None) -> dict[str, Any]:
         recorded = evaluation.recorded

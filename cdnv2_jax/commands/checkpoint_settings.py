@@ -15,9 +15,11 @@ from cdnv2_jax.commands.read_config import COMMAND_LINE, CONFIG_FILE
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
-from cdnv2_jax.weights.metadata import USAGE_KEY, usual_preparation
+from cdnv2_jax.weights.checkpoint import USAGE_KEY
+from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, stored_metadata
 
 INFERENCE = (
@@ -44,14 +46,15 @@ def evaluated_classifier(
       opened: the checkpoint.
 
     Raises:
-      UserError: the checkpoint holds another network.
+      UserError: the checkpoint holds another network, or one for other images than RGB.
     """
     name, classes = opened.network.name, opened.network.architecture.num_classes
     if name != config.model.name:
         raise UserError(f"{opened.path} holds a {name}, the config is for a {config.model.name}")
+    refuse_other_than_rgb(opened.network, str(opened.path))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))
-    if opened.stored_usage is not None:
-        return _prepared_as(config, origins, opened.stored_usage.preparation)
+    if opened.network.usage is not None:
+        return _prepared_as(config, origins, opened.network.usage.preparation)
     ours, usual = data_fields_in_effect(config), data_fields(usual_preparation(opened.network))
     return config, [
         f"data.{key} {ours[key]} (config) instead of {usual[key]} (official code)"

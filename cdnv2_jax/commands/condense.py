@@ -1,14 +1,12 @@
 """The verb `condense`: convert a masked checkpoint to a condensed one."""
 
 from pathlib import Path
-from typing import Any
 
 from cdnv2_jax.commands.arguments import print_taken
 from cdnv2_jax.files import refuse_existing
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.terminal import say
 from cdnv2_jax.weights.checkpoint import save
-from cdnv2_jax.weights.metadata import USAGE_KEY
 from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.state_dicts import Weights
 
@@ -27,9 +25,6 @@ def condense_checkpoint(
     refuse_existing(output, overwrite)
     masked = open_network(checkpoint, model=model, weights=weights, num_classes=num_classes)
     condensed = condense(masked.network, halve_classifier=halve_classifier)
-    metadata: dict[str, Any] = {"condensed_from": str(checkpoint)}
-    if masked.stored_usage is not None:  # the usual one of an official file is a guess, and stays one
-        metadata[USAGE_KEY] = masked.stored_usage.to_json()
-    save(output, condensed, metadata=metadata, overwrite=overwrite)
+    save(output, condensed, metadata={"condensed_from": str(checkpoint)}, overwrite=overwrite)
     print_taken(masked.taken)
     say(f"{condensed.name} condensed: {output}")

@@ -64,7 +64,6 @@ def _from_torch(options: argparse.Namespace) -> None:
     from cdnv2_jax.networks.family import model_entry
     from cdnv2_jax.terminal import say
     from cdnv2_jax.weights.checkpoint import is_checkpoint
-    from cdnv2_jax.weights.metadata import USAGE_KEY
     from cdnv2_jax.weights.open import open_network
     from cdnv2_jax.weights.torch_reading import kind_of
 
@@ -83,7 +82,6 @@ def _from_torch(options: argparse.Namespace) -> None:
     if options.condense:
         model = condense(model, halve_classifier=options.halve_classifier)
     metadata = {"converted_from": str(options.input), "weights": options.weights}
-    metadata |= {key: opened.metadata[key] for key in (USAGE_KEY,) if key in opened.metadata}
     save(options.output, model, metadata=metadata, overwrite=options.overwrite)
     print_taken(opened.taken)
     if classes != usual:

@@ -4,12 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from cdnv2_jax.commands.arguments import print_taken, read_class_names
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.terminal import say
-from cdnv2_jax.weights.metadata import Usage
 from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, open_weights
 from cdnv2_jax.weights.state_dicts import Weights
 
@@ -63,10 +63,10 @@ def _export_classifier(
         raise UserError(f"--canvas is for detectors, {source.checkpoint} holds a classifier: use --image-size")
     network = opened.network
     print_taken(opened.taken)
-    usage = _usage(source, opened.usage, network.architecture.num_classes)
+    network.usage = _usage(source, opened.usage, network.architecture.num_classes)
     if source.condense:
         network = condense(network, halve_classifier=source.halve_classifier)
-    found = export_classifier(network, usage, output, format=format, overwrite=overwrite)
+    found = export_classifier(network, output, format=format, overwrite=overwrite)
     return f"{network.name} ({network.form_name})", found
 
 

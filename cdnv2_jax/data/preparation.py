@@ -1,7 +1,7 @@
 """Preprocessing of images for evaluation, as one description that is stored with the network."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import cv2
@@ -25,6 +25,7 @@ RESIZE_RATIO = 256 / 224
 """The usual shorter side before the centre crop, relative to the crop."""
 LARGEST_SIDE = 4096
 """Largest side of a prepared or a resized image, in pixels."""
+MOST_CHANNELS = 512
 
 SMALLEST_STD, LARGEST_STATISTIC = 1e-6, 1000.0
 """Bounds of means and standard deviations, for pixels in [0, 1]."""
@@ -39,6 +40,8 @@ class ImagePreparation:
 
     Evaluation normalises on the device, prediction on the host, with equal results; both use `resized`.
 
+    Images have as many channels as there are means: three if they are RGB.
+
     Attributes:
       size: side of the prepared image, in pixels.
       resize: "centre" (shorter side to `shorter_side`, then the centre crop), or "whole" (the image to size × size; an
@@ -52,8 +55,8 @@ class ImagePreparation:
     size: int
     resize: Literal["centre", "whole"]
     interpolation: Interpolation
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     shorter_side: int = 0
 
     def __post_init__(self):
@@ -66,7 +69,7 @@ class ImagePreparation:
             )
         if self.resize not in ("centre", "whole") or self.interpolation not in tuple(PILLOW):
             raise ValueError(f"invalid resize {self.resize!r} or interpolation {self.interpolation!r}")
-        check_statistics(self)
+        check_statistics(self, channels=min(len(self.mean), MOST_CHANNELS) or 1)
 
     def _crops_inside(self) -> bool:
         return self.resize == "centre" and self.size <= self.shorter_side <= LARGEST_SIDE
@@ -76,11 +79,11 @@ class ImagePreparation:
         return dataclasses.replace(self, size=size, shorter_side=round(self.shorter_side * size / self.size))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Resize and normalise an image: uint8 [h, w, 3] → float32 [size, size, 3]."""
+        """Resize and normalise an image: uint8 [h, w, channels] → float32 [size, size, channels]."""
         return normalise(self.resized(image), self.mean, self.std)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
-        """Resize an image: uint8 [h, w, 3] → uint8 [size, size, 3], not normalised."""
+        """Resize an image: uint8 [h, w, channels] → uint8 [size, size, channels], not normalised."""
         if self.resize == "centre":
             shorter = self.shorter_side or round(self.size * RESIZE_RATIO)
             return _resize_and_crop(image, shorter, self.size, self.interpolation)
@@ -89,23 +92,23 @@ class ImagePreparation:
         return resize_whole(image, self.size, self.interpolation)
 
 
-def check_statistics(preparation: object) -> None:
+def check_statistics(preparation: object, channels: int = 3) -> None:
     """Convert `mean` and `std` of a frozen dataclass to tuples of floats; raise ValueError if they are invalid."""
     for name in ("mean", "std"):
         values, least = tuple(getattr(preparation, name)), SMALLEST_STD if name == "std" else -LARGEST_STATISTIC
-        numbers = len(values) == 3 and all(type(value) in (int, float) for value in values)
+        numbers = len(values) == channels and all(type(value) in (int, float) for value in values)
         if not numbers or not all(least <= value <= LARGEST_STATISTIC for value in values):
             raise ValueError(f"invalid {name} {shorten([str(value) for value in values])}")
         object.__setattr__(preparation, name, tuple(float(value) for value in values))
 
 
 def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: Interpolation) -> np.ndarray:
-    """Resize the shorter side as Pillow does and crop the centre: uint8 [size, size, 3].
+    """Resize the shorter side as Pillow does and crop the centre: uint8 [size, size, channels].
 
     Rounding follows torchvision: the longer side is truncated to whole pixels, the crop's corner rounded half to even.
 
     Args:
-      image: uint8 [h, w, 3].
+      image: uint8 [h, w, channels].
       shorter: length of the shorter side after resizing, in pixels, at least `size`.
       size: side of the crop, in pixels.
       interpolation: interpolation for resizing.
@@ -115,8 +118,8 @@ def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: 
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
     if scaled[0] * scaled[1] > MOST_PIXELS:
         return _crop_of_resized(image, scaled, (left, top), size, interpolation)
-    resized = Image.fromarray(image).resize(scaled, PILLOW[interpolation])
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    area = (left, top, left + size, top + size)
+    return _by_pillow(image, lambda whole: whole.resize(scaled, PILLOW[interpolation]).crop(area))
 
 
 def _crop_of_resized(
@@ -135,24 +138,34 @@ def _crop_of_resized(
         image = image[:, start : int((first + size) * scale + reach) + 1].swapaxes(0, 1)
         box += [first * scale - start, (first + size) * scale - start]
     left, right, top, bottom = box
-    part = Image.fromarray(np.ascontiguousarray(image))
-    return np.array(part.resize((size, size), PILLOW[interpolation], (left, top, right, bottom)))
+    part, area = np.ascontiguousarray(image), (left, top, right, bottom)
+    return _by_pillow(part, lambda picture: picture.resize((size, size), PILLOW[interpolation], area))
 
 
 def resize_whole(image: np.ndarray, size: int, interpolation: Interpolation) -> np.ndarray:
-    """Resize an image as Pillow does: uint8 [h, w, 3] → uint8 [size, size, 3]."""
+    """Resize an image as Pillow does: uint8 [h, w, channels] → uint8 [size, size, channels]."""
     height, width = image.shape[:2]
-    picture = Image.fromarray(image)
+    sizes = [(size, size)]
     if height * size > MOST_PIXELS:  # older Pillows would start by making all rows `size` wide
-        picture = picture.resize((width, size), PILLOW[interpolation])
-    return np.array(picture.resize((size, size), PILLOW[interpolation]))
+        sizes.insert(0, (width, size))
+    for wanted in sizes:
+        image = _by_pillow(image, lambda picture, wanted=wanted: picture.resize(wanted, PILLOW[interpolation]))
+    return image
+
+
+def _by_pillow(image: np.ndarray, work: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """Apply `work` to an image as Pillow's or, unless it is RGB, to each channel: a fourth would be transparency."""
+    if image.shape[2] == 3:
+        return np.array(work(Image.fromarray(image)))
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return np.stack([np.array(work(Image.fromarray(plane))) for plane in planes], axis=2)
 
 
 def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalise an image: uint8 [h, w, 3] → float32 [h, w, 3], (level / 255 − mean) / std of each channel.
+    """Normalise an image: uint8 [h, w, c] → float32 [h, w, c], (level / 255 − mean) / std of each channel.
 
     A table lookup gives exactly the same result as float32 arithmetic, in a tenth of the time.
     """
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return cv2.LUT(image, table[:, None])
+    return cv2.LUT(image, table[:, None]).reshape(image.shape)  # a single channel's axis is lost

@@ -13,7 +13,7 @@ from cdnv2_jax.detectors.ops.anchors import Maps, level_masks
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.layers.valid_region import MULTIPLE
-from cdnv2_jax.networks.network import ModulePath, Network
+from cdnv2_jax.networks.network import RGB, ModulePath, Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +145,11 @@ class PyramidDetector(nnx.Module):
 
 
 def _check_backbone(settings: DetectorSettings, backbone: Network) -> None:
+    if (channels := backbone.architecture.in_channels) != RGB:
+        raise UserError(
+            f"detectors read RGB images, this backbone images of {channels} channels: use its features in a detector "
+            f"of your own, see docs/backbone.md"
+        )
     given, read = sorted(backbone.feature_channels), settings.feature_strides
     if not set(read) <= set(given):
         raise UserError(f"{settings.kind} needs a backbone with maps of strides {list(read)}, this one gives {given}")

@@ -14,7 +14,7 @@ from cdnv2_jax.export.stablehlo import classifier_to_stablehlo, write_program
 from cdnv2_jax.export.verify import Agreement, agreement, prepared_photographs, refuse_difference, refuse_not_finite
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.metadata import Usage, classifier_metadata
+from cdnv2_jax.weights.metadata import classifier_metadata, usage_of
 from cdnv2_jax.weights.programs import (
     Forward,
     compiled_forward,
@@ -88,14 +88,11 @@ Verified = TypeVar("Verified")
 """Result of a successful verification."""
 
 
-def export_classifier(
-    network: Network, usage: Usage, output: Path, *, format: str, overwrite: bool = False
-) -> Agreement:
+def export_classifier(network: Network, output: Path, *, format: str, overwrite: bool = False) -> Agreement:
     """Write a classifier to the file `output` and return how closely the file's own results match the network's.
 
     Args:
-      network: in evaluation mode, masked, condensed or plain.
-      usage: preprocessing and class names; the preprocessing sets the image size.
+      network: in evaluation mode, masked, condensed or plain; its preprocessing sets the image size.
       output: path of the file; for StableHLO, FILE.json with the metadata is written beside it.
       format: a key of FORMATS.
       overwrite: replace an existing file.
@@ -105,18 +102,17 @@ def export_classifier(
         small, the format does not support the network, or the results differ. Nothing is written then.
     """
     kind = check_target(output, format, overwrite)
-    size = usage.preparation.size
-    metadata = classifier_metadata(network, usage)
+    preparation, metadata = usage_of(network).preparation, classifier_metadata(network)
 
     def verify(path: Path) -> Agreement:
-        images = prepared_photographs(usage.preparation)
+        images = prepared_photographs(preparation)
         expected = np.asarray(compiled_forward(network)(images))
         refuse_not_finite(expected, network.name)
         found = agreement(np.asarray(kind.run(path)(images)), expected)
         refuse_difference(found, f"{output} ({kind.title})")
         return found
 
-    return write_verified(output, kind, lambda path: kind.write(path, network, size, metadata), verify)
+    return write_verified(output, kind, lambda path: kind.write(path, network, preparation.size, metadata), verify)
 
 
 def check_target(output: Path, format: str, overwrite: bool) -> Format:

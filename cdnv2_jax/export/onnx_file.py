@@ -33,9 +33,9 @@ def onnx_writer(network: Network) -> OnnxWriter:
 def classifier_to_onnx(network: Network, *, image_size: int) -> Any:
     """Build the `onnx.ModelProto` of a network in evaluation mode, in float32 whatever the network's own dtype.
 
-    Input "images", float32 [batch, 3, image_size, image_size], normalised; output "logits", float32 [batch, classes];
-    any batch size. A BatchNorm is folded into the convolution directly before it, if there is one. The removed
-    connections of a masked network are zeros in its kernels. The same network gives the same bytes.
+    Input "images", float32 [batch, channels, image_size, image_size], normalised; output "logits", float32
+    [batch, classes]; any batch size. A BatchNorm is folded into the convolution directly before it, if there is one.
+    The removed connections of a masked network are zeros in its kernels. The same network gives the same bytes.
 
     Args:
       network: a network from `create_model`, `condense` or `load`.
@@ -45,12 +45,13 @@ def classifier_to_onnx(network: Network, *, image_size: int) -> Any:
       UserError: images of that size are too small, or the network's family has no ONNX writer.
     """
     network.architecture.check_image(image_size, image_size)
+    channels = network.architecture.in_channels
     writer, graph = onnx_writer(network), Graph()
-    *_, last = writer.maps(graph, network, Map("images", 3)).values()
+    *_, last = writer.maps(graph, network, Map("images", channels)).values()
     writer.head(graph, network, last)
     return graph.model(
         network.name,
-        images=["batch", 3, image_size, image_size],
+        images=["batch", channels, image_size, image_size],
         outputs={"logits": (np.float32, ["batch", network.architecture.num_classes])},
-        description=f"{network.name}, {network.form_name}: normalised RGB images to logits",
+        description=f"{network.name}, {network.form_name}: normalised images to logits",
     )

@@ -21,12 +21,12 @@ WITHOUT_KERNELS = {kind: "layers" for kind, lowerings in KINDS.items() if "kerne
 
 
 def classifier_to_stablehlo(network: Network, image_size: int) -> bytes:
-    """Serialise a `jax.export.Exported`: float32 [batch, size, size, 3] → logits, float32 [batch, classes].
+    """Serialise a `jax.export.Exported`: float32 [batch, size, size, channels] → logits, float32 [batch, classes].
 
     It contains the weights but not this project's kernels; each platform gets the lowerings chosen for it.
     """
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, image_size, image_size, network.architecture.in_channels), jnp.float32)
     return exported(network, lambda network, images: network(images).astype(jnp.float32), images)
 
 

@@ -26,6 +26,7 @@ class TorchFormat:
     Attributes:
       slots: network → (key, slot) of every tensor, in the state_dict's order.
       classifier: keys, without `module.`, whose tensors have one row per class; a file has one of them.
+      stem: likewise, kernels [out, in, h, w] that read the images.
       form: keys → the form of the network in a state_dict.
       adapt: (architecture, keys) → the architecture that matches a state_dict, for families with several layouts.
       check: raises UserError for a network that the original code cannot represent.
@@ -33,6 +34,7 @@ class TorchFormat:
 
     slots: Callable[[Any], NamedSlots]
     classifier: tuple[str, ...]
+    stem: tuple[str, ...] = ()
     form: Callable[[Mapping[str, Any]], Form] = lambda keys: Form()
     adapt: Callable[[Any, Mapping[str, Any]], Any] = lambda architecture, keys: architecture
     check: Callable[[Any], None] = lambda network: None

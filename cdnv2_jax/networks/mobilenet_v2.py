@@ -137,7 +137,7 @@ class MobileNetV2(PlainNetwork):
         super().__init__(architecture, name=name, dtype=dtype)
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.stem = _conv(3, a.stem_channels, "relu6", types, window=3, stride=2)
+        self.stem = _conv(a.in_channels, a.stem_channels, "relu6", types, window=3, stride=2)
         self.units = nnx.List([InvertedResidual(unit, types) for unit in a.units()])
         self.last = _conv(a.channels[-1], a.head_channels, "relu6", types)
         self.classifier = nnx.Linear(a.head_channels, a.num_classes, kernel_init=normal(0.01), **types)
@@ -151,7 +151,7 @@ def _conv(inputs: int, outputs: int, activation: AfterNorm, types: dict[str, Any
 def mobilenet_v2_cost(a: MobileNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
     """Return the costs, as the paper counts, of the body, which computes the feature maps, and of the head."""
     before = area_at(2, height, width)
-    body = conv_norm_cost(3, a.stem_channels, before, kernel_area=9)
+    body = conv_norm_cost(a.in_channels, a.stem_channels, before, kernel_area=9)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
         area = area_at(stride, height, width)
         if unit.expanded != unit.inputs:
@@ -189,6 +189,6 @@ FAMILY = Family(
     MobileNetV2Architecture,
     MobileNetV2,
     cost=mobilenet_v2_cost,
-    torch=TorchFormat(mobilenet_v2_slots, classifier=("classifier.1.weight",)),
+    torch=TorchFormat(mobilenet_v2_slots, classifier=("classifier.1.weight",), stem=("features.0.0.weight",)),
     onnx=OnnxWriter(lambda graph, network, images: plain_maps(graph, network, images, _unit_nodes), plain_head),
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Hashable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import jax
 from flax import nnx
@@ -13,6 +13,9 @@ from cdnv2_jax.layers.condensed import CondensedLinear
 from cdnv2_jax.layers.learned import MaskedConv, masked_convs
 from cdnv2_jax.schema import check, refuse_unknown, setting, settings
 
+if TYPE_CHECKING:
+    from cdnv2_jax.data.usage import Usage  # needs Pillow and OpenCV, which take a while to import
+
 FormName = Literal["masked", "condensed", "plain"]
 """Form of a network: with learned connections, with only the kept ones, or without learned connections."""
 
@@ -22,6 +25,8 @@ MOST_UNITS = 256
 """Limits of an architecture, however it is given, so that a stranger's description is refused before it costs time.
 `MOST_UNITS` is for the dense layers, or units, of all stages together: each takes 15 ms to trace."""
 MOST_CHANNELS = 65_536
+RGB = 3
+MOST_IMAGE_CHANNELS = 512
 
 ModulePath = tuple[Hashable, ...]
 """Attribute names and list positions that lead to a module, such as ("blocks", 0)."""
@@ -59,6 +64,7 @@ class Architecture:
     """Field that holds the number of layers or units of each stage: `MOST_UNITS` together."""
 
     num_classes: int = setting("number of classes", default=1000, least=1, most=MOST_CLASSES)
+    in_channels: int = setting("channels of the images", default=RGB, least=1, most=MOST_IMAGE_CHANNELS)
 
     def __post_init__(self) -> None:
         check(self)
@@ -121,9 +127,12 @@ class Network(nnx.Module):
       dtype: dtype of the computation; None to compute in the dtype of parameters and images.
       remat: whether the backward pass recomputes the inside of units instead of storing it: less memory, but a second
         forward pass. Set it before training. No effect on CPUs.
+      usage: preprocessing and class names, saved with the network; None if unknown: a network of the registry is then
+        used as in the official code. A new classifier has no class names.
     """
 
     architecture: Architecture
+    usage: "Usage | None"
     classifier: nnx.Linear | CondensedLinear
 
     def __init__(self, architecture: Architecture, *, name: str, dtype: DTypeLike | None = None):
@@ -132,23 +141,28 @@ class Network(nnx.Module):
         self.form = Form()
         self.dtype = dtype
         self.remat = False
+        self.usage = None
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "usage" and value is not None and value.class_names:
+            value = value.with_names(value.class_names, self.architecture.num_classes)  # one for each
         super().__setattr__(name, value)
         if name == "classifier" and isinstance(value, nnx.Linear | CondensedLinear):
             classes = int(value.kernel.shape[-1])
             if classes != self.architecture.num_classes:
                 self.architecture = dataclasses.replace(self.architecture, num_classes=classes)
+            if self.usage is not None:
+                self.usage = dataclasses.replace(self.usage, class_names=())
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Compute logits [batch, classes] of normalised images [batch, height, width, 3]."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, channels]."""
         raise NotImplementedError
 
     def features(self, images: jax.Array, sizes: jax.Array | None = None) -> dict[int, jax.Array]:
         """Compute feature maps by stride, {4: [b, h/4, w/4, c], 8: …, 16: …, 32: …}.
 
         Args:
-          images: [b, h, w, 3], normalised.
+          images: [b, h, w, channels], normalised.
           sizes: int [b, 2], height and width of each image at the top left of its canvas. Each then has the maps that
             it would have alone, padded to a multiple of 32 pixels, and zeros beyond. (In training, batch statistics
             include the whole canvas, so freeze them.) None if the images fill the canvas.
@@ -160,9 +174,10 @@ class Network(nnx.Module):
         raise NotImplementedError
 
     def check_images(self, images: jax.Array) -> None:
-        """Raise ValueError unless `images` are [batch, height, width, 3], and UserError if they are too small."""
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"images must be [batch, height, width, 3], got {list(images.shape)}")
+        """Raise ValueError for images of the wrong shape or channels, and UserError if they are too small."""
+        channels = self.architecture.in_channels
+        if images.ndim != 4 or images.shape[-1] != channels:
+            raise ValueError(f"images must be [batch, height, width, {channels}], got {list(images.shape)}")
         self.architecture.check_image(*images.shape[1:3])
 
     def masked_convs(self) -> list[MaskedConv]:

@@ -42,7 +42,7 @@ class PlainNetwork(Network):
     last: ConvNorm
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Compute logits [batch, classes] of normalised images [batch, height, width, 3] of any size."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, channels], any size."""
         self.check_images(images)
         *_, (_, x) = self._maps(images, None)
         return self.classifier(self.last(x).mean((1, 2)))

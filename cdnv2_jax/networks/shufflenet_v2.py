@@ -163,7 +163,7 @@ class ShuffleNetV2(PlainNetwork):
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = ConvNorm(
-            3,
+            a.in_channels,
             a.stem_channels,
             window=3,
             stride=2,
@@ -211,7 +211,7 @@ def _depthwise(channels: int, stride: int, types: dict[str, Any]) -> ConvNorm:
 
 def shufflenet_v2_cost(a: ShuffleNetV2Architecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
     """Return the costs, as the paper counts, of the body, which computes the feature maps, and of the head."""
-    body = conv_norm_cost(3, a.stem_channels, area_at(2, height, width), kernel_area=9)
+    body = conv_norm_cost(a.in_channels, a.stem_channels, area_at(2, height, width), kernel_area=9)
     before = area_at(4, height, width)
     for unit, stride in zip(a.units(), a.unit_strides, strict=True):
         area = area_at(stride, height, width)
@@ -288,6 +288,7 @@ FAMILY = Family(
     torch=TorchFormat(
         shufflenet_v2_slots,
         classifier=("fc.weight", "classifier.0.weight"),
+        stem=("conv1.0.weight", "first_conv.0.weight"),
         adapt=lambda architecture, keys: architecture.override({"variant": shufflenet_variant(keys)}),
     ),
     onnx=OnnxWriter(

@@ -96,8 +96,10 @@ def copy_gathered(source: BatchNorm, target: BatchNorm, channels: np.ndarray) ->
 def _halve_classifier(model: nnx.Module) -> None:
     if not (isinstance(model, Network) and model.classifier_can_be_halved and isinstance(model.classifier, nnx.Linear)):
         raise UserError("only the classifier of a CondenseNet (v1) can be halved; CondenseNetV2 keeps all inputs")
+    usage = model.usage
     model.form = Form(condensed=True, halved_classifier=True)
     model.classifier = halved(model.classifier)
+    model.usage = usage  # the classes are the same
 
 
 def halved(linear: nnx.Linear) -> CondensedLinear:

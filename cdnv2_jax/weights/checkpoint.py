@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,26 @@ from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.layers.condensed import check_indices
 from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.networks.family import blank_network, family_of, find_family, replace_head
+from cdnv2_jax.networks.image_channels import for_channels
 from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.versions import versions
 from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
 from cdnv2_jax.weights.stored_arrays import read_stored
 
+if TYPE_CHECKING:
+    from cdnv2_jax.data.usage import Usage
+
 DETECTOR = "detector"
 DESCRIPTION = Path("description", "metadata")  # where Orbax stores the JSON
 ARRAYS = "arrays"
+USAGE_KEY = "usage"
+"""Key of the `Usage` in the metadata of checkpoints and of exported files."""
 
 
 def save(
     path: str | Path, model: Network, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
-    """Save a network, masked, condensed or plain, as the directory `path`, atomically.
+    """Save a network, masked, condensed or plain, with its usage, as the directory `path`, atomically.
 
     Args:
       path: the directory to create.
@@ -45,37 +51,49 @@ def save(
       overwrite: replace an existing checkpoint at `path`.
 
     Raises:
-      UserError: `path` exists, unless `overwrite`; or the network has other layers than its architecture, or the
-        metadata another number of class names, so that `load` could not read it.
+      UserError: `path` exists, unless `overwrite`; or the network has other layers than its architecture, so that
+        `load` could not read it; or the metadata have the key "usage", which is the network's.
     """
-    if metadata:
-        _check_usage(metadata, model.architecture.num_classes)
-    description = {**describe_network(model), "metadata": dict(metadata or {})}
-    write_module(Path(path), model, description, overwrite=overwrite)
+    stored = dict(metadata or {})
+    if USAGE_KEY in stored:
+        raise UserError(f"metadata cannot have the key {USAGE_KEY!r}: set the network's usage instead")
+    if model.usage is not None:
+        stored[USAGE_KEY] = model.usage.to_json()
+    write_module(Path(path), model, {**describe_network(model), "metadata": stored}, overwrite=overwrite)
 
 
-def _check_usage(metadata: Mapping[str, Any], num_classes: int) -> None:
-    from cdnv2_jax.weights.metadata import USAGE_KEY, Usage  # needs Pillow and OpenCV, which take a while to import
+def stored_usage(metadata: Any, num_classes: int, source: str) -> "Usage | None":
+    """Return the usage in the metadata of a network; None if there is none, UserError if it is invalid."""
+    from cdnv2_jax.data.usage import Usage
 
     try:
-        if USAGE_KEY in metadata:
-            Usage.from_json(metadata[USAGE_KEY], num_classes)
-    except ValueError as error:
-        raise UserError(f"the network cannot be saved with this metadata: {error}") from error
+        return Usage.from_json(metadata[USAGE_KEY], num_classes) if USAGE_KEY in metadata else None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: its preprocessing metadata is damaged ({error})") from error
 
 
-def load(path: str | Path, *, num_classes: int | None = None, seed: int = 0, dtype: DTypeLike | None = None) -> Network:
-    """Load a network saved by `save`, in evaluation mode.
+def load(
+    path: str | Path,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    seed: int = 0,
+    dtype: DTypeLike | None = None,
+) -> Network:
+    """Load a network saved by `save`, with its usage, in evaluation mode.
 
     Args:
       path: the directory.
       num_classes: for a new, randomly initialised classifier with so many outputs; None to keep the one that is there.
+      in_channels: channels of the images, if they are not those that it was trained on. An RGB network is adapted as in
+        timm: the kernel of its first convolution is summed over red, green and blue for one channel; for n it is
+        repeated, red, green, blue, red, …, and multiplied by 3 / n. Its `usage` is then yours to set.
       seed: seed of the new classifier.
       dtype: dtype of the computation, as for `create_model`.
 
     Raises:
       UserError: `path` does not exist, is not a checkpoint of a network, is damaged, or holds NaN or infinity; or its
-        classifier is halved and cannot be replaced.
+        classifier is halved and cannot be replaced; or it is to be adapted to other channels, but not for RGB images.
     """
     path = Path(path)
     description = read_description(path)
@@ -86,9 +104,10 @@ def load(path: str | Path, *, num_classes: int | None = None, seed: int = 0, dty
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its description is not valid ({error})") from error
     fill_module(path, model, description)
+    model.usage = stored_usage(description.get("metadata", {}), model.architecture.num_classes, str(path))
     if num_classes is not None:
         replace_head(model, num_classes, seed=seed)
-    return model
+    return model if in_channels is None else for_channels(model, in_channels)
 
 
 def describe_network(model: Network) -> dict[str, Any]:

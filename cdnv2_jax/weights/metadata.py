@@ -1,64 +1,22 @@
-"""The metadata stored with weights: preprocessing, class names and the version of this package that wrote them."""
+"""The metadata of exported files, and how a network is used for which nothing is stored."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cdnv2_jax.bounded_reading import parse_json
 from cdnv2_jax.data.canvas import CanvasPreparation
-from cdnv2_jax.data.class_names import imagenet_classes, readable
+from cdnv2_jax.data.class_names import imagenet_classes
 from cdnv2_jax.data.preparation import CIFAR10, CIFAR100, IMAGENET, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.detectors.cost import PartCost
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.networks.family import MODELS, count_flops
 from cdnv2_jax.networks.network import MOST_CLASSES, Network
 from cdnv2_jax.versions import written_by
+from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.checksums import is_unsealed, seal_fault
-
-USAGE_KEY = "usage"
-"""Key of the `Usage` in the metadata of checkpoints and of exported files."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Usage:
-    """Preprocessing and class names of a classifier.
-
-    Attributes:
-      preparation: preprocessing of images.
-      class_names: one for each logit; empty if unknown.
-    """
-
-    preparation: ImagePreparation
-    class_names: Sequence[str] = ()
-
-    def __post_init__(self):
-        object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
-
-    def name_of(self, label: int) -> str:
-        """Return the name of a class, in words for a WordNet id of ImageNet; "class 7" if the names are unknown."""
-        return readable(self.class_names[label]) if self.class_names else f"class {label}"
-
-    def with_names(self, class_names: Sequence[str], num_classes: int) -> "Usage":
-        """Return a copy with other class names; UserError unless there is one for each class."""
-        if len(class_names) != num_classes:
-            raise UserError(f"{len(class_names)} names for {num_classes} classes: give one for each, in label order")
-        return dataclasses.replace(self, class_names=class_names)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values, to be stored in metadata under `USAGE_KEY`."""
-        return {"preparation": dataclasses.asdict(self.preparation), "class_names": list(self.class_names)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], num_classes: int) -> "Usage":
-        """Build a `Usage` from JSON values; ValueError if they are invalid or do not fit the number of classes."""
-        try:
-            usage = cls(ImagePreparation(**values["preparation"]), values["class_names"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"invalid preprocessing or class names: {error}") from error
-        if usage.class_names and len(usage.class_names) != num_classes:
-            raise ValueError(f"{len(usage.class_names)} names for {num_classes} classes")
-        return usage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +36,9 @@ class Described:
     usage: Usage
 
 
-def classifier_metadata(network: Network, usage: Usage) -> dict[str, Any]:
+def classifier_metadata(network: Network) -> dict[str, Any]:
     """Return JSON values: name, form, number of classes, cost for one image (official count), usage, writer."""
+    usage = usage_of(network)
     cost = count_flops(network, usage.preparation.size)
     return {
         "kind": "classifier",
@@ -144,6 +103,28 @@ def described(values: Mapping[str, Any], source: str) -> Described:
         return Described(name, form, classes, Usage.from_json(values[USAGE_KEY], classes))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: its metadata is invalid ({one_line(error)})") from error
+
+
+def usage_of(network: Network, source: str = "") -> Usage:
+    """Return what is stored with a network, else the official code's usage of its registry entry.
+
+    Args:
+      network: any classifier.
+      source: where it comes from, for messages.
+
+    Raises:
+      UserError: nothing is stored and the network is not in the registry, or images have other channels.
+    """
+    where, channels = f"{source}: " if source else "", network.architecture.in_channels
+    if network.usage is None and network.name not in MODELS:
+        raise UserError(f"{where}no preprocessing metadata, and {network.name!r} is not in the registry: set its usage")
+    usage = network.usage or usual_usage(network)
+    if (known := len(usage.preparation.mean)) != channels:
+        raise UserError(
+            f"{where}its preprocessing is for images of {known} channels, the network is for {channels}: set its "
+            f"usage, with {channels} means and standard deviations"
+        )
+    return usage
 
 
 def usual_usage(network: Network) -> Usage:

@@ -6,11 +6,11 @@ and exported programs (ONNX and StableHLO).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.devices import start_devices
 from cdnv2_jax.errors import UserError, shorten
@@ -18,11 +18,11 @@ from cdnv2_jax.networks.family import MODELS
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights import programs, safetensors
-from cdnv2_jax.weights.checkpoint import DETECTOR, load, load_detector, read_description
-from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage, described, usual_usage
+from cdnv2_jax.weights.checkpoint import DETECTOR, USAGE_KEY, load, load_detector, read_description
+from cdnv2_jax.weights.metadata import Described, described, usage_of
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict
-from cdnv2_jax.weights.torch_file import classes_in, model_from_state_dict, torch_format
+from cdnv2_jax.weights.torch_file import channels_in, classes_in, model_from_state_dict, torch_format
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 
 PROGRAMS = {
@@ -50,37 +50,15 @@ class OpenedNetwork:
     taken: str = ""
     has_classifier: bool = True
 
-    @cached_property
-    def stored_usage(self) -> Usage | None:
-        """Preprocessing and class names that our own runs store with a network; None if there are none.
-
-        Raises:
-          UserError: the stored values are invalid.
-        """
-        if USAGE_KEY not in self.metadata:
-            return None
-        try:
-            return Usage.from_json(self.metadata[USAGE_KEY], self.network.architecture.num_classes)
-        except ValueError as error:
-            raise UserError(f"{self.path}: its preprocessing metadata is damaged ({error})") from error
-
     @property
     def usage(self) -> Usage:
-        """The stored usage, else the official code's: preprocessing of the registry entry, and ImageNet's class names.
-
-        Raises:
-          UserError: the stored values are invalid, or there are none and the network is not in the registry.
-        """
-        if self.stored_usage is not None:
-            return self.stored_usage
-        if self.network.name not in MODELS:
-            raise UserError(f"{self.path}: no preprocessing metadata, and {self.network.name!r} is not in the registry")
-        return usual_usage(self.network)
+        """Preprocessing and class names; UserError if they are unknown, see `usage_of`."""
+        return usage_of(self.network, str(self.path))
 
     @property
     def class_names(self) -> Sequence[str]:
         """One name for each logit; empty if unknown."""
-        return self.usage.class_names if self.stored_usage or self.network.name in MODELS else ()
+        return self.usage.class_names if self.network.usage or self.network.name in MODELS else ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,6 +151,7 @@ def open_weights(
     usual = architecture_of(name)
     tensors = official_tensors(chosen.tensors, torch_format(usual).classifier, str(path))
     stored = classes_in(tensors, usual)
+    overrides = {"in_channels": channels_in(tensors, usual), **(overrides or {})}
     architecture = architecture_of(name, stored if num_classes is None else num_classes, overrides)
     try:
         network = model_from_state_dict(

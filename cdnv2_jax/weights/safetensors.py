@@ -15,7 +15,14 @@ from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.layers.condensed import check_indices
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.versions import written_by
-from cdnv2_jax.weights.checkpoint import describe_network, described_network, fill_state, flat_arrays
+from cdnv2_jax.weights.checkpoint import (
+    USAGE_KEY,
+    describe_network,
+    described_network,
+    fill_state,
+    flat_arrays,
+    stored_usage,
+)
 from cdnv2_jax.weights.checksums import checksums, is_unsealed, seal_fault, sealed
 from cdnv2_jax.weights.torch_file import mismatches, model_from_state_dict, to_torch_state_dict
 
@@ -33,7 +40,7 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
     """Write a network to the file `path`, replacing any existing file.
 
     Args:
-      network: any classifier.
+      network: any classifier; its usage is stored, too.
       metadata: JSON values to store in the header, beside the network's description.
       layout: names and shapes of the tensors: "ours" ("blocks/0/0/lgc/kernel", channels last), or "official", as in
         `to_torch_state_dict`.
@@ -49,6 +56,8 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
     # The package writes an array's memory in order and ignores its strides.
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     about = {"layout": layout, "network": describe_network(network), "crc32": checksums(contiguous)}
+    if network.usage is not None:
+        about[USAGE_KEY] = network.usage.to_json()
     header = {KEY: json.dumps(sealed({**metadata, **about})), MARK: written_by()}
     if layout == "official":
         header["format"] = "pt"  # tells other readers that these are PyTorch tensors
@@ -56,7 +65,7 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
 
 
 def load_safetensors(path: str | Path) -> Network:
-    """Load a network written by `save_safetensors`, in either layout, in evaluation mode.
+    """Load a network written by `save_safetensors`, in either layout, with its usage, in evaluation mode.
 
     Raises:
       UserError: the file does not exist, is not in this format, has no description or does not match it, or holds
@@ -73,8 +82,10 @@ def load_safetensors(path: str | Path) -> Network:
     if damaged := [name for name in actual | stored if actual.get(name) != stored.get(name)]:
         raise UserError(f"{path} is damaged (the checksums of {shorten(damaged)} differ): download it again")
     if values.get("layout") == "official":
-        return model_from_state_dict(tensors, network.architecture, name=network.name, source=str(path))
-    _fill(path, network, tensors)
+        network = model_from_state_dict(tensors, network.architecture, name=network.name, source=str(path))
+    else:
+        _fill(path, network, tensors)
+    network.usage = stored_usage(values, network.architecture.num_classes, str(path))
     return network
 
 

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from cdnv2_jax.data.class_names import labels_in_network, listed, matched_by_position
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import build_network
+from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.open import open_network
 
@@ -53,12 +54,14 @@ def network_from(
       fields: what messages call `path` and `name`.
 
     Raises:
-      UserError: there is no such checkpoint, it holds another model, or its classifier cannot be replaced.
+      UserError: there is no such checkpoint, it holds another model or one for other images than RGB, or its classifier
+        cannot be replaced.
     """
     opened = open_network(path, model=name, overrides=overrides, classifier_required=False)
     found, (where, called) = opened.network, fields
     if found.name != name:
         raise UserError(f"{where} {path} holds a {found.name}, but {called} is {name}")
+    refuse_other_than_rgb(found, f"{where} {path}")
     labels: list[int] | None = list(range(found.architecture.num_classes))
     remark = ""
     if not opened.has_classifier:

@@ -11,7 +11,8 @@ from cdnv2_jax.files import replacing
 from cdnv2_jax.layers.learned import on_host
 from cdnv2_jax.layers.torch_layout import COUNTER, Bookkeeping, MaskSlot, Slot
 from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
-from cdnv2_jax.networks.network import Architecture, Network
+from cdnv2_jax.networks.image_channels import for_channels
+from cdnv2_jax.networks.network import MOST_IMAGE_CHANNELS, Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.state_dicts import Weights, is_tensor, official_tensors, select_state_dict, shape_of, to_numpy
 from cdnv2_jax.weights.torch_reading import import_torch, read_checkpoint
@@ -144,12 +145,20 @@ def classes_in(tensors: Mapping[str, Any], architecture: Architecture) -> int | 
     return None
 
 
+def channels_in(tensors: Mapping[str, Any], architecture: Architecture) -> int:
+    """Return the image channels of a state_dict's stem; the architecture's if it has no stem of a plausible shape."""
+    shapes = [shape_of(tensors.get(key)) for key in torch_format(architecture).stem]
+    found = [int(shape[1]) for shape in shapes if isinstance(shape, list) and len(shape) == 4]
+    return next((n for n in found if 1 <= n <= MOST_IMAGE_CHANNELS), architecture.in_channels)
+
+
 def load_torch_checkpoint(
     path: str | Path,
     name: str,
     *,
     weights: Weights = "auto",
     num_classes: int | None = None,
+    in_channels: int | None = None,
     **overrides: Any,
 ) -> Network:
     """Load an official checkpoint, masked or condensed as in the file, in evaluation mode.
@@ -162,15 +171,19 @@ def load_torch_checkpoint(
       name: the model it holds, one of `list_models()`.
       weights: "ema" or "model"; "auto" takes the EMA weights if there are any, as the official evaluation does.
       num_classes: classes it was trained for; None for the model's usual number.
+      in_channels: channels of the images; None for those of the file. RGB weights are adapted to others as in `load`.
       **overrides: changes to the registry's architecture, as for `create_model`.
 
     Raises:
-      UserError: the file cannot be read safely or does not hold exactly that network (all mismatches are listed).
-      ValueError: unknown name or override.
+      UserError: unknown name or override; the file cannot be read safely or does not hold exactly that network (all
+        mismatches are listed); or other weights than RGB are to be adapted.
     """
     architecture = architecture_of(name, num_classes, overrides)
     chosen = select_state_dict(read_checkpoint(path), weights, str(path))
-    return model_from_state_dict(chosen.tensors, architecture, name=name, source=str(path))
+    tensors = official_tensors(chosen.tensors, torch_format(architecture).classifier, str(path))
+    architecture = architecture.override({"in_channels": channels_in(tensors, architecture)})
+    model = model_from_state_dict(tensors, architecture, name=name, source=str(path))
+    return model if in_channels is None else for_channels(model, in_channels)
 
 
 def save_torch_checkpoint(path: str | Path, model: Network) -> None:

@@ -14,11 +14,12 @@ from cdnv2_jax import UserError, save
 from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
 from cdnv2_jax.data.decode import BrokenImage
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
-from cdnv2_jax.weights.metadata import USAGE_KEY, Described, Usage
+from cdnv2_jax.data.usage import Usage
+from cdnv2_jax.weights.metadata import Described
 from cdnv2_jax.weights.open import Classifier, open_classifier
 from tests.data.image_files import write_noise
 from tests.data.photographs import photographs
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 
 USAGE = Usage(ImagePreparation(16, "whole", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
 
@@ -33,7 +34,7 @@ def album(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Classifier:
-    save(tmp_path / "network", network("condensed"), metadata={USAGE_KEY: USAGE.to_json()})
+    save(tmp_path / "network", used(network("condensed"), USAGE))
     return open_classifier(tmp_path / "network")
 
 

@@ -12,10 +12,10 @@ from cdnv2_jax import save
 from cdnv2_jax.classification.config import ClassificationConfig
 from cdnv2_jax.classification.experiment import preparation_of
 from cdnv2_jax.commands.read_config import read_config
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.data.usage import Usage
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 
 ON_IMAGES = (
     *("--config", DIGITS, *TINY, "--config.data.source=image_folder", "--config.data.directory=images"),
@@ -117,7 +117,7 @@ def test_evaluation_and_prediction_prepare_images_alike(crop: str, images: Path,
     options = (*ON_IMAGES[2:], f"--config.data.crop={crop}")
     config = read_config(DIGITS, options)
     assert isinstance(config, ClassificationConfig)
-    save("network", network("pruned"), metadata={USAGE_KEY: Usage(preparation_of(config), "abc").to_json()})
+    save("network", used(network("pruned"), Usage(preparation_of(config), "abc")))
     shell.succeeds("main.py", "eval", *ON_IMAGES[:2], *options, "--checkpoint", "network", "--output", "all.npz")
     outcome = shell.run("main.py", "predict", "--checkpoint", "network", "--json", str(images / "val"))
     lines = outcome.out.splitlines()

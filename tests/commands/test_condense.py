@@ -6,11 +6,11 @@ import pytest
 
 from cdnv2_jax import condense, load, save
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.open import open_network
 from tests.commands.shell import Shell
-from tests.weights.networks import assert_same_network, network
+from tests.weights.networks import assert_same_network, network, used
 from tests.weights.official_files import save as save_official
 from tests.weights.official_files import training_file, twin_in_form
 
@@ -18,11 +18,11 @@ from tests.weights.official_files import training_file, twin_in_form
 def test_own_checkpoint(shell: Shell) -> None:
     pruned = network("pruned")
     usage = Usage(ImagePreparation(16, "whole", "bilinear", *CIFAR10), ["cat", "dog", "fox"])
-    save("pruned", pruned, metadata={USAGE_KEY: usage.to_json()})
+    save("pruned", used(pruned, usage))
     printed = shell.succeeds("main.py", "condense", "--checkpoint", "pruned", "--output", "new/condensed")
     assert "cdnv2_cifar_110 condensed: new/condensed" in printed
     assert_same_network(load("new/condensed"), condense(pruned))
-    assert open_network(Path("new/condensed")).stored_usage == usage
+    assert open_network(Path("new/condensed")).network.usage == usage
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_official_file_says_which_model_it_holds(halved: bool, official: Path, s
     assert condensed.name == "condensenet_50"
     assert (condensed.form.condensed, condensed.form.halved_classifier) == (True, halved)
     # What images it was trained on, the file does not say.
-    assert open_network(Path("condensed")).stored_usage is None
+    assert condensed.usage is None
 
 
 def test_official_file_does_not_say(official: Path, shell: Shell) -> None:

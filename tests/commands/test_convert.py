@@ -9,14 +9,15 @@ import torch
 from cdnv2_jax import load, save, to_torch_state_dict
 from cdnv2_jax.commands import convert
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.network import Form
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.safetensors import Layout, save_safetensors
 from tests.commands.shell import Shell
 from tests.torch_twin import CondenseNetTwin, converted
-from tests.weights.networks import assert_same_network, network
+from tests.weights.networks import assert_same_network, network, used
 from tests.weights.official_files import assert_same_bits, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
 
@@ -68,12 +69,12 @@ def test_classes_of_the_file(shell: Shell) -> None:
 @pytest.mark.parametrize("layout", ["ours", "official"])
 def test_our_safetensors(layout: Layout, shell: Shell) -> None:
     """Class names and preprocessing stay with the network."""
-    usage = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel")).to_json()
-    save_safetensors(Path("it.safetensors"), network("halved"), {USAGE_KEY: usage}, layout)
+    usage = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
+    save_safetensors(Path("it.safetensors"), used(network("halved"), usage), {}, layout)
     shell.succeeds(CONVERT, *V1, "it.safetensors", "--output", "ours")
     opened = open_network(Path("ours"))
     assert_same_network(opened.network, network("halved"))
-    expected = {"converted_from": "it.safetensors", "weights": "auto", USAGE_KEY: usage}
+    expected = {"converted_from": "it.safetensors", "weights": "auto", USAGE_KEY: usage.to_json()}
     assert json.dumps(opened.metadata, sort_keys=True) == json.dumps(expected, sort_keys=True)
     other = ("--model", "cdnv2_a", "--input", "it.safetensors", "--output", "other")
     assert "holds a condensenet_50: give --model condensenet_50" in shell.refuses(CONVERT, *other)

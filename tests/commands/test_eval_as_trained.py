@@ -10,10 +10,10 @@ from PIL import Image
 
 from cdnv2_jax import save
 from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.data.usage import Usage
 from tests.commands.shell import DIGITS, Shell
 from tests.data.sources import huggingface_sets, webdataset_tars
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 
 PREPARATION = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
 EVALUATION = ("main.py", "eval", "--config", DIGITS, "--checkpoint", "ours")
@@ -23,7 +23,7 @@ ON_FOLDERS = "--config.data.source=image_folder"
 @pytest.fixture
 def ours(shell: Shell) -> None:
     """A network that knows its use, and three photographs of its classes."""
-    save("ours", network("pruned"), metadata={USAGE_KEY: Usage(PREPARATION, ["cat", "dog", "fox"]).to_json()})
+    save("ours", used(network("pruned"), Usage(PREPARATION, ["cat", "dog", "fox"])))
     for index, name in enumerate(("cat", "dog", "fox")):
         Path("images", name).mkdir(parents=True)
         noise = np.random.default_rng(index).integers(0, 256, (30 + index, 40, 3), np.uint8)
@@ -77,7 +77,7 @@ def test_some_classes_in_another_order(ours: None, shell: Shell) -> None:
 def test_data_sets_of_other_programs(shell: Shell) -> None:
     """The same images from Hugging Face's format and from tars have the same logits, those of the network."""
     names = huggingface_sets.NAMES
-    save("ours", network("pruned"), metadata={USAGE_KEY: Usage(PREPARATION, names).to_json()})
+    save("ours", used(network("pruned"), Usage(PREPARATION, names)))
     labels = huggingface_sets.LABELS["validation"]
     pictures = [huggingface_sets.png("validation", index) for index in range(len(labels))]
     huggingface_sets.write_saved(Path("saved"))

@@ -12,12 +12,12 @@ from cdnv2_jax.classification.config import ClassificationConfig, preparation_of
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.runs import records_of, summary_of
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 from tests.weights.official_files import converted_file, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
 
@@ -142,7 +142,7 @@ def test_refused(kind: str | None, more: tuple[str, ...], complaint: str, shell:
 def test_own_preprocessing(tmp_path: Path) -> None:
     """Images are prepared as for the checkpoint, unless a flag says otherwise."""
     preparation = ImagePreparation(16, "centre", "bicubic", (0.2, 0.3, 0.4), (0.5, 0.6, 0.7), shorter_side=20)
-    save(tmp_path / "network", network("pruned"), metadata={USAGE_KEY: Usage(preparation).to_json()})
+    save(tmp_path / "network", used(network("pruned"), Usage(preparation)))
     flags = [f"--config.model.checkpoint={tmp_path / 'network'}", "--config.data.resize=24"]
     config, origins = read_with_origins(DIGITS, flags)
     assert isinstance(config, ClassificationConfig)

@@ -21,11 +21,11 @@ from cdnv2_jax import UserError, save
 from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.zoo import architecture_of
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from tests.commands.shell import Shell
 from tests.data.image_files import write_noise
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 from tests.weights.official_files import twin_in_form
 
 USAGE = Usage(ImagePreparation(16, "centre", "bilinear", *CIFAR10), ("cat", "dog", "eel"))
@@ -35,7 +35,7 @@ ALBUM = ["album/a/0.png", "album/a/1.png", "album/b/0.png"]
 @pytest.fixture
 def here(shell: Shell) -> Shell:
     """A network and three images."""
-    save("network", network("condensed"), metadata={USAGE_KEY: USAGE.to_json()})
+    save("network", used(network("condensed"), USAGE))
     write_noise(Path("album"), ["a"], 2)
     write_noise(Path("album"), ["b"], 1, seed=1)
     return shell
@@ -115,7 +115,7 @@ HOSTILE = ("[/red]\x1b[31mcat", "\u202edog\x9b2J\n", "$\\frac$ <b>")
 def test_names_that_a_terminal_would_obey(here: Shell) -> None:
     """Paths and classes are printed as escapes, JSON's own with --json."""
     usage = dataclasses.replace(USAGE, class_names=HOSTILE)
-    save("\x1b[3J", network("condensed"), metadata={USAGE_KEY: usage.to_json()})
+    save("\x1b[3J", used(network("condensed"), usage))
     odd = "\x1b[2J[red]\u2028.png"
     shutil.copy(ALBUM[0], odd)
     for flags in ([], ["--json"]):

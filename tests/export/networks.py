@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
-from cdnv2_jax.weights.metadata import Usage
+from cdnv2_jax.data.usage import Usage
 from tests.weights.networks import network
 
 SIZE = 24

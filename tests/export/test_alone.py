@@ -13,7 +13,7 @@ from cdnv2_jax.export.classifier import export_classifier
 from cdnv2_jax.export.verify import whole_photographs
 from tests.export.alone import OURS, run_alone
 from tests.export.networks import USAGE, images, logits
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 
 DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 
@@ -26,7 +26,7 @@ def documented(name: str) -> str:
 
 
 def test_stablehlo(tmp_path: Path) -> None:
-    export_classifier(network("condensed"), USAGE, tmp_path / "cdnv2_a.stablehlo", format="stablehlo")
+    export_classifier(used(network("condensed"), USAGE), tmp_path / "cdnv2_a.stablehlo", format="stablehlo")
     np.savez(tmp_path / "images.npz", *(images(count) for count in (1, 3, 32)))
     each = textwrap.indent(documented("stablehlo") + "results.append(logits)\n", "    ")
     code = f"import numpy\nresults = []\nfor images in numpy.load('images.npz').values():\n{each}"
@@ -37,7 +37,7 @@ def test_stablehlo(tmp_path: Path) -> None:
 
 def test_onnx(tmp_path: Path) -> None:
     """Preparation is part of it: from an image file to logits."""
-    export_classifier(network("condensed"), USAGE, tmp_path / "cdnv2_a.onnx", format="onnx")
+    export_classifier(used(network("condensed"), USAGE), tmp_path / "cdnv2_a.onnx", format="onnx")
     Image.fromarray(whole_photographs()[0]).save(tmp_path / "photo.png")
     code = documented("onnx").replace("photo.jpg", "photo.png") + "np.save('logits.npy', logits)\n"
     run_alone(code, tmp_path, without=(*OURS, "jax", "cv2", "onnx"))
@@ -46,7 +46,7 @@ def test_onnx(tmp_path: Path) -> None:
 
 
 def test_safetensors(tmp_path: Path) -> None:
-    export_classifier(network("condensed"), USAGE, tmp_path / "cdnv2_a.safetensors", format="safetensors")
+    export_classifier(used(network("condensed"), USAGE), tmp_path / "cdnv2_a.safetensors", format="safetensors")
     code = documented("safetensors") + "assert tensors['blocks/0/0/lgc/kernel'].ndim == 3\n"
     run_alone(code, tmp_path, without=("cdnv2_jax", "flax", "torch", "jax"))
 

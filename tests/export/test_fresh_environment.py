@@ -13,13 +13,14 @@ from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.data.canvas import CanvasPreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import Classes
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.export.classifier import FORMATS, export_classifier
 from cdnv2_jax.export.detector import detect, export_detector
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.metadata import Usage, usual_preparation
+from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.programs import compiled_forward
 
 # Two environments are made, and eight networks of full size compiled for three sizes of batches: twenty minutes.
@@ -95,9 +96,9 @@ def test_classifiers(format: str, name: str, tmp_path: Path, run_there: RunThere
     expected = {}
     for form in ("masked", "condensed"):
         network = trained(name, form)
-        usage = Usage(usual_preparation(network))
-        size = usage.preparation.size
-        found = export_classifier(network, usage, tmp_path / f"{form}{FORMATS[format].suffix}", format=format)
+        network.usage = Usage(usual_preparation(network))
+        size = network.usage.preparation.size
+        found = export_classifier(network, tmp_path / f"{form}{FORMATS[format].suffix}", format=format)
         print(name, form, format, found)
         forward = compiled_forward(network)
         for count in BATCHES:

@@ -17,7 +17,7 @@ from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.programs import compiled_forward
 from cdnv2_jax.weights.safetensors import KEY
 from tests.export.networks import USAGE, images, logits
-from tests.weights.networks import contents, network
+from tests.weights.networks import contents, network, used
 
 Exported = Callable[[str, str], Path]
 
@@ -29,7 +29,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     @functools.cache
     def file(format: str, form: str) -> Path:
         path = tmp_path_factory.mktemp("exported") / f"network{FORMATS[format].suffix}"
-        export_classifier(network(form), USAGE, path, format=format)
+        export_classifier(used(network(form), USAGE), path, format=format)
         return path
 
     return file

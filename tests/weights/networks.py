@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax import condense, create_model, prune
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checkpoint import flat_arrays
@@ -35,6 +36,13 @@ def network(form: str = "dense", seed: int = 0, **changes: Any) -> CondenseNet:
     if form != "dense":
         prune(model, 1 if form == "partly pruned" else model.condensation_stages)
     return condense(model, halve_classifier=form == "halved") if form in ("condensed", "halved") else model
+
+
+def used(model: Network, usage: Usage | None) -> Network:
+    """A copy of the network with that usage."""
+    copy = nnx.clone(model)
+    copy.usage = usage
+    return copy
 
 
 def assert_same_network(actual: Network, expected: Network) -> None:

@@ -21,12 +21,12 @@ from cdnv2_jax.devices import Devices
 from cdnv2_jax.export.classifier import FORMATS as EXPORTS
 from cdnv2_jax.training.checkpoints import RunCheckpoints, enumerate_leaves
 from cdnv2_jax.weights.checkpoint import flat_arrays, load_detector, read_description, save_detector
-from cdnv2_jax.weights.metadata import USAGE_KEY, classifier_metadata
+from cdnv2_jax.weights.metadata import classifier_metadata
 from cdnv2_jax.weights.open import open_classifier, open_network
 from cdnv2_jax.weights.programs import read_exported
 from tests.export.detectors import CLASSES, detector
 from tests.export.networks import SIZE, USAGE, images
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 
 # When one array cannot be read, Orbax leaves the readers of the others behind without asking how they fared.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -40,7 +40,7 @@ def no_readers_left_behind() -> Iterator[None]:
 
 
 SIZES = {"stages": (1, 1), "growth": (8, 8), "groups": 4, "condensation_factor": 4}
-METADATA = {USAGE_KEY: USAGE.to_json(), "note": "möhre"}
+METADATA = {"note": "möhre"}
 
 
 def _bits(arrays: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -87,16 +87,16 @@ def _program(path: Path) -> Any:
 
 def _exported(format: str) -> Callable[[Path], object]:
     def write(path: Path) -> None:
-        model = network("condensed")
-        EXPORTS[format].write(path, model, SIZE, classifier_metadata(model, USAGE))
+        model = used(network("condensed"), USAGE)
+        EXPORTS[format].write(path, model, SIZE, classifier_metadata(model))
 
     return write
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], Any]]] = {
     "run": ("checkpoints", _save_run, _resume),
-    "masked": ("masked", lambda path: save(path, network("partly pruned"), metadata=METADATA), _opened),
-    "condensed": ("condensed", lambda path: save(path, network("condensed"), metadata=METADATA), _opened),
+    "masked": ("masked", lambda path: save(path, used(network("partly pruned"), USAGE), metadata=METADATA), _opened),
+    "condensed": ("condensed", lambda path: save(path, used(network("condensed"), USAGE), metadata=METADATA), _opened),
     "detector": ("best", lambda path: save_detector(path, detector("retinanet"), CLASSES), _open_detector),
     "safetensors": ("network.safetensors", _exported("safetensors"), _opened),
     "safetensors-official": ("network.safetensors", _exported("safetensors-official"), _opened),

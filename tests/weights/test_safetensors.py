@@ -12,15 +12,15 @@ import safetensors.torch
 
 from cdnv2_jax import UserError, to_torch_state_dict
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checksums import checksums, sealed
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.open import open_network
 from cdnv2_jax.weights.safetensors import KEY, Layout, load_safetensors, read_metadata, save_safetensors
 from cdnv2_jax.weights.torch_file import model_from_state_dict
 from tests.plain_models import random_twin
 from tests.tables import table
-from tests.weights.networks import FORMS, assert_same_network, network
+from tests.weights.networks import FORMS, assert_same_network, network, used
 from tests.weights.official_files import assert_same_bits, twin_in_form
 
 LAYOUTS: list[Layout] = ["ours", "official"]
@@ -76,10 +76,11 @@ def test_files_of_others(tmp_path: Path) -> None:
     assert opened.usage.preparation.size == 32
 
 
-def test_usage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["ours", "official"])
+def test_usage(layout: Layout, tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     usage = Usage(ImagePreparation(24, "centre", "bicubic", (0.1, 0.2, 0.3), (1.0, 1.0, 1.0)), ("a", "b", "c"))
-    save_safetensors(path, network(), {USAGE_KEY: usage.to_json()}, "ours")
+    save_safetensors(path, used(network(), usage), {}, layout)
     assert open_network(path).usage == usage
 
 

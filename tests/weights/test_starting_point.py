@@ -9,13 +9,13 @@ from flax import nnx
 
 from cdnv2_jax import create_model, load_torch_checkpoint, save
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
 from cdnv2_jax.weights.starting_point import network_from
-from tests.weights.networks import assert_same_network, network
+from tests.weights.networks import assert_same_network, network, used
 from tests.weights.official_files import converted_file, training_file, twin_in_form
 from tests.weights.official_files import save as save_official
 
@@ -136,7 +136,7 @@ def test_outputs_follow_the_names(tmp_path: Path) -> None:
     """Outputs of known classes are those of the checkpoint, in the order of the new names; of unknown ones, new."""
     origin = network("pruned")
     usage = Usage(ImagePreparation(32, "whole", "bilinear", *CIFAR10), ["cat", "dog", "fox"])
-    save(tmp_path / "network", origin, metadata={USAGE_KEY: usage.to_json()})
+    save(tmp_path / "network", used(origin, usage))
     kernel = np.asarray(origin.classifier.kernel[...])
     for names, labels in ((["cat", "dog", "fox"], [0, 1, 2]), (["fox", "cat", "dog"], [2, 0, 1]), (["dog"], [1])):
         started, remark = _with_names(tmp_path / "network", names)

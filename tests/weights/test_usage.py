@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax import UserError, create_model, save
+from cdnv2_jax import UserError, condense, create_model, load, prune, save
 from cdnv2_jax.data.preparation import ImagePreparation
+from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.networks.network import Network
-from cdnv2_jax.weights.metadata import USAGE_KEY, Usage
+from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.open import OpenedNetwork, open_network
-from tests.weights.networks import description, rewrite_description
+from tests.weights.networks import description, rewrite_description, used
 
 MEAN, STD = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
 SAID: dict[str, Any] = {
@@ -27,9 +28,9 @@ def network() -> Network:
 
 
 def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
-    save(tmp_path / "it", network, metadata={USAGE_KEY: SAID})
-    usage = open_network(tmp_path / "it").usage
-    assert usage == Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
+    usage = Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
+    save(tmp_path / "it", used(network, usage))
+    assert load(tmp_path / "it").usage == open_network(tmp_path / "it").usage == usage
     assert Usage.from_json(usage.to_json(), 3) == usage
     assert [usage.name_of(1), Usage(usage.preparation).name_of(1)] == ["dog", "class 1"]
 
@@ -45,13 +46,43 @@ def test_what_a_network_says(tmp_path: Path, network: Network) -> None:
     ],
 )
 def test_what_cannot_be(tmp_path: Path, network: Network, change: dict[str, Any], complaint: str) -> None:
-    """Neither saved nor, damaged later, believed."""
-    with pytest.raises(UserError, match=complaint):
-        save(tmp_path / "it", network, metadata={USAGE_KEY: SAID | change})
+    """Not believed, should it be damaged; `save` writes the network's own."""
+    with pytest.raises(UserError, match="metadata cannot have the key 'usage': set the network's usage instead"):
+        save(tmp_path / "it", network, metadata={USAGE_KEY: SAID})
     save(tmp_path / "it", network)
     rewrite_description(tmp_path / "it", description(tmp_path / "it") | {"metadata": {USAGE_KEY: SAID | change}})
     with pytest.raises(UserError, match=complaint):
-        _ = open_network(tmp_path / "it").usage
+        load(tmp_path / "it")
+
+
+def test_usage_stays_with_the_network(tmp_path: Path, network: Network) -> None:
+    """However it is copied, pruned, condensed, merged or jitted; names go with the classifier that they belong to."""
+    usage = Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), ("cat", "dog", "eel"))
+    own = used(network, usage)
+    prune(own, own.condensation_stages)
+    assert nnx.merge(*nnx.split(own)).usage == usage
+    nnx.jit(lambda model: model.train())(own)
+    assert own.usage == usage
+    save(tmp_path / "it", condense(own))
+    assert load(tmp_path / "it").usage == usage
+    assert (
+        load(tmp_path / "it", num_classes=3).usage
+        == load(tmp_path / "it", num_classes=5).usage
+        == Usage(usage.preparation)
+    )
+    v1 = create_model("condensenet_50", num_classes=3, stages=(1,), growth=(8,), rngs=nnx.Rngs(0))
+    v1.usage = usage
+    prune(v1, 3)
+    assert condense(v1, halve_classifier=True).usage == usage
+
+
+def test_graphs_of_equal_usage_are_equal(network: Network) -> None:
+    """So nothing is compiled twice."""
+    first, second = (
+        nnx.graphdef(used(network, Usage(ImagePreparation(16, "whole", "bilinear", MEAN, STD), list("abc"))))
+        for _ in range(2)
+    )
+    assert first == second and hash(first) == hash(second)
 
 
 def test_silent_networks_are_used_as_the_official_code_does(tmp_path: Path, network: Network) -> None:

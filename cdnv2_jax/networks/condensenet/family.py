@@ -25,7 +25,7 @@ from cdnv2_jax.networks.network import Form
 def condensenet_cost(a: CondenseNetArchitecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
     """Return the costs, by the official rules, of the body, which computes the feature maps, and of the head."""
     areas = [a.map_side(block, height) * a.map_side(block, width) for block in range(len(a.stages))]
-    body = convolution_cost(3, a.stem_channels, areas[0], kernel_area=9)
+    body = convolution_cost(a.in_channels, a.stem_channels, areas[0], kernel_area=9)
     for block, _, channels, growth in a.dense_layers():
         body += _dense_layer_cost(a, form, block, channels, growth, areas[block])
     channels = a.stem_channels
@@ -159,6 +159,7 @@ FAMILY = Family(
     torch=TorchFormat(
         condensenet_slots,
         classifier=("classifier.bias", "classifier.linear.bias"),  # the latter in converted CondenseNets (v1)
+        stem=("features.init_conv.weight",),
         form=condensenet_form,
         check=check_official_form,
     ),

@@ -83,7 +83,7 @@ class CondenseNet(Network):
         a = architecture
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.stem = nnx.Conv(
-            3,
+            a.in_channels,
             a.stem_channels,
             (3, 3),
             strides=a.stem_stride,
@@ -116,7 +116,7 @@ class CondenseNet(Network):
         self.classifier = linear(features, a.num_classes, bias_init)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Compute logits [batch, classes] of normalised images [batch, height, width, 3] of any size large enough."""
+        """Compute logits [batch, classes] of normalised images [batch, height, width, channels], large enough."""
         self.check_images(images)
         if self._by_kernel(images):
             x = kernels.pooled_features(self.stem, self.blocks, self.norm_last, images)
