@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.classification.predict import Prediction, image_files, predict
+import cdnv2_jax
 from cdnv2_jax.commands.main import main as cdnv2
 from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.weights.open import open_classifier
 
 CONFIG = Path(__file__).parents[1] / "configs" / "finetune.py"
 HELD_OUT = 0.1
@@ -94,15 +93,6 @@ def command(verb: str, *arguments: object) -> None:
         sys.exit(status)
 
 
-def predictions(network: Path, pictures: Sequence[Path]) -> list[Prediction]:
-    """Return the classes of pictures, in order, by a checkpoint or an exported file; UserError for an unreadable one."""
-    found = list(predict(open_classifier(network), pictures))
-    for each in found:
-        if isinstance(each, UserError):
-            raise each
-    return [each for each in found if isinstance(each, Prediction)]
-
-
 def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train on the pictures, then use the condensed network and its ONNX file on new ones."""
     pictures, new = options.pictures, options.new
@@ -123,12 +113,12 @@ def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:  # four of the held-out pictures, which are ordered by class
         held_out = open_directory("image_folder", pictures, "val", HELD_OUT)
         paths = [Path(held_out[index].name) for index in range(0, len(held_out), -(-len(held_out) // 4))]
-    condensed = predictions(run / "condensed", paths)
+    condensed = cdnv2_jax.predict(run / "condensed", paths)
     for path, found in zip(paths, condensed, strict=True):
         print(f"{path}: {found.classes[0].name}, {found.classes[0].probability:.1%}")
 
     command("export", "--checkpoint", run / "condensed", "--format", "onnx", "--output", onnx, "--overwrite")
-    exported = predictions(onnx, paths)
+    exported = cdnv2_jax.predict(onnx, paths)
     same = sum(a.classes[0].label == b.classes[0].label for a, b in zip(condensed, exported, strict=True))
     print(f"{onnx} says the same of {same} of {len(paths)} pictures")
 
