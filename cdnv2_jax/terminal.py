@@ -40,10 +40,10 @@ def say(*lines: object, file: TextIO | None = None) -> None:
 
 
 class Terminal(Console):
-    """Standard output for lines, tables and progress bars, all text in which is `escaped` and without markup."""
+    """Standard output, or error, for lines, tables and progress bars, all text `escaped` and without markup."""
 
-    def __init__(self, *, quiet: bool = False):
-        super().__init__(quiet=quiet, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False, stderr: bool = False):
+        super().__init__(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as Rich does; raise as `say` does."""

@@ -1,76 +1,16 @@
-"""Prediction of the classes of image files."""
+"""Prediction of the classes of images, in files or prepared in memory."""
 
 import dataclasses
-import itertools
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cdnv2_jax.bounded_reading import read_bytes
-from cdnv2_jax.data.decode import EXTENSIONS, MAX_MEGAPIXELS, MOST_BYTES, BrokenImage, decode
-from cdnv2_jax.data.preparation import ImagePreparation
-from cdnv2_jax.data.sources.class_folders import is_hidden
-from cdnv2_jax.errors import NOT_FINITE, UserError, shorten
+from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
+from cdnv2_jax.data.read_ahead import prepared_batches
+from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.weights.open import Classifier
-
-
-def image_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[Path]:
-    """Yield files as given, whatever their names, and all images in the given folders and their subfolders.
-
-    Within a folder, files are sorted by name; hidden files and folders are ignored. Links are followed, but no folder
-    is searched twice. A link without a target counts as an image, to be reported when it is read.
-
-    Args:
-      paths: files and folders.
-      skipped: is increased by the files in folders that are no images, by the ending of their names.
-
-    Raises:
-      UserError: a folder has no images, or cannot be read.
-    """
-    skipped = Counter() if skipped is None else skipped
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-            continue
-        others: Counter[str] = Counter()
-        found = list(_below(path, others))
-        if not found:
-            only = f", only {counts(others)}" if others else ""
-            raise UserError(f"{path} holds no images ({', '.join(EXTENSIONS)}){only}")
-        skipped.update(others)
-        yield from found
-
-
-def counts(kinds: Counter[str]) -> str:
-    """Return "12 .heic, 1 .txt", the most frequent first."""
-    ordered = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    return shorten([f"{count:,} {kind}" for kind, count in ordered])
-
-
-def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    searched = set()
-    for directory, folders, files in os.walk(folder, onerror=_complain, followlinks=True):
-        here = os.path.realpath(directory)
-        if here in searched:
-            folders.clear()
-            continue
-        searched.add(here)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(directory, name)
-            if name.lower().endswith(EXTENSIONS) and (os.path.isfile(path) or not os.path.exists(path)):
-                yield path
-            else:
-                others[path.suffix.lower() or "without an ending"] += 1
-
-
-def _complain(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +37,23 @@ class Prediction:
       classes: best first.
     """
 
+    COLUMNS: ClassVar = ("image", "rank", "label", "name", "probability")
     path: Path
     classes: Sequence[Likely]
 
     def to_json(self) -> dict[str, Any]:
         """Return {"image": path, "classes": [{"label", "name", "probability"}, …]}."""
         return {"image": str(self.path), "classes": [dataclasses.asdict(one) for one in self.classes]}
+
+    def to_rows(self) -> list[tuple[object, ...]]:
+        """Return the cells of `COLUMNS` for each class; ranks count from 1."""
+        return [
+            (self.path, rank, one.label, one.name, one.probability) for rank, one in enumerate(self.classes, start=1)
+        ]
+
+    def to_text(self) -> list[str]:
+        """Return the path, and "  91.27%  tabby" for each class."""
+        return [str(self.path), *(f"{one.probability:8.2%}  {one.name}" for one in self.classes)]
 
 
 def predict(
@@ -113,10 +64,10 @@ def predict(
     batch_size: int = 32,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[Prediction | BrokenImage]:
-    """Yield a prediction for each image, in order, or the error if it cannot be read.
+    """Yield a prediction for each image file, in order, or the error if it cannot be read.
 
     All batches have the same shape, so that only one program is compiled: `batch_size` images, or all if there are
-    fewer. Images are read in threads, one batch at a time.
+    fewer. Threads prepare the next batches while one is computed.
 
     Args:
       classifier: the network and its preprocessing.
@@ -126,34 +77,38 @@ def predict(
       max_megapixels: limit of the images' size, in million pixels.
 
     Raises:
+      UserError: as for `classify`.
+    """
+    rows = 0
+    preparation = classifier.described.usage.preparation
+    for batch in prepared_batches(paths, preparation, batch_size=batch_size, max_megapixels=max_megapixels):
+        rows = rows or len(batch)
+        readable = [image for _, image in batch if not isinstance(image, BrokenImage)]
+        found = iter(classify(classifier, readable, top=top, rows=rows))
+        for path, image in batch:
+            yield image if isinstance(image, BrokenImage) else Prediction(path, next(found))
+
+
+def classify(
+    classifier: Classifier, images: Sequence[np.ndarray], *, top: int = 5, rows: int | None = None
+) -> list[list[Likely]]:
+    """Return the most probable classes of each image, best first; of equal ones the smaller label is first.
+
+    Args:
+      classifier: the network.
+      images: prepared as its `described.usage.preparation` does, float32 [size, size, 3] each.
+      top: classes per image.
+      rows: number of images to compute with, filled up with zeros: each number is compiled once; None for `images`.
+
+    Raises:
       UserError: the classifier does not give one finite logit per class.
     """
-    preparation = classifier.described.usage.preparation
-    remaining = iter(paths)
-    rows = 0
-    with ThreadPoolExecutor() as threads:
-        while batch := list(itertools.islice(remaining, batch_size)):
-            rows = rows or len(batch)
-            images = list(threads.map(lambda path: _read(path, preparation, max_megapixels), batch))
-            readable = [image for image in images if isinstance(image, np.ndarray)]
-            found = iter(_probabilities(classifier, readable, rows))
-            for path, image in zip(batch, images, strict=True):
-                if isinstance(image, BrokenImage):
-                    yield image
-                else:
-                    yield Prediction(path, _likeliest(classifier, next(found), top))
-
-
-def _read(path: Path, preparation: ImagePreparation, max_megapixels: float) -> np.ndarray | BrokenImage:
-    """Return the preprocessed image, or the error if it cannot be read."""
-    try:
-        encoded = read_bytes(path, MOST_BYTES)
-    except ValueError as error:
-        return BrokenImage(str(path), str(error))
-    try:
-        return preparation(decode(encoded, str(path), max_megapixels=max_megapixels))
-    except BrokenImage as error:
-        return error
+    usage = classifier.described.usage
+    result = []
+    for probabilities in _probabilities(classifier, images, rows or len(images)):
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        result.append([Likely(int(k), usage.name_of(int(k)), float(probabilities[k])) for k in best])
+    return result
 
 
 def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: int) -> np.ndarray:
@@ -172,10 +127,3 @@ def _probabilities(classifier: Classifier, images: Sequence[np.ndarray], rows: i
         raise UserError(f"the network {classifier.described.name} {NOT_FINITE}")
     likelihood = np.exp(logits - logits.max(1, keepdims=True))
     return (likelihood / likelihood.sum(1, keepdims=True))[: len(images)]
-
-
-def _likeliest(classifier: Classifier, probabilities: np.ndarray, top: int) -> list[Likely]:
-    """Return the `top` most probable classes; ties keep the order of the labels."""
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    usage = classifier.described.usage
-    return [Likely(int(label), usage.name_of(int(label)), float(probabilities[label])) for label in best]

@@ -118,6 +118,12 @@ def print_taken(taken: str, file: TextIO | None = None) -> None:
         say(f"weights: {taken}", file=file)
 
 
+def print_chosen(given: Path, network: Path, file: TextIO | None = None) -> None:
+    """Print which network of a run was taken, if a run was given, on standard output or in `file`."""
+    if network != given:
+        say(f"network: {network}", file=file)
+
+
 def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     """Exit with an error message if unrecognised arguments are left."""
     if rest:
@@ -134,7 +140,7 @@ def checkpoint(verb: argparse.ArgumentParser) -> None:
         type=path,
         required=True,
         metavar="PATH",
-        help="directory (ours), file (official), or .safetensors",
+        help="directory (a run's or a network's), file (official), or .safetensors",
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
-from cdnv2_jax.commands.arguments import print_taken
+from cdnv2_jax.commands.arguments import print_chosen, print_taken
 from cdnv2_jax.commands.checkpoint_settings import evaluated_classifier, evaluated_detector
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.detection.classes import match_checkpoint
@@ -28,6 +28,7 @@ from cdnv2_jax.report.mistakes import write_per_class
 from cdnv2_jax.report.published import NAMES, data_set_of_published, published_data_set, published_map
 from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Evaluation
+from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.checkpoint import load_detector
 from cdnv2_jax.weights.open import open_detector, open_network
 from cdnv2_jax.weights.torch_file import Weights
@@ -47,7 +48,7 @@ def evaluate_checkpoint(
 
     Args:
       spec, overrides: the config, which names the images and the network; see `read_with_origins`.
-      checkpoint: any checkpoint or file that `open_weights` reads.
+      checkpoint: any checkpoint or file that `open_weights` reads, or the directory of a run.
       weights: which weights of an official file to use.
       output: file for a classifier's logits or a detector's results; None to write none.
       per_class: file for a table of metrics per class; None to write none.
@@ -58,6 +59,9 @@ def evaluate_checkpoint(
         if file is not None:
             refuse_existing(file, overwrite, file=True)
     start_devices()
+    given, checkpoint = checkpoint, network_of_run(checkpoint, TO_USE)
+    if is_first_process():
+        print_chosen(given, checkpoint)
     if isinstance(config, DetectionConfig):
         _evaluate_detector(config, origins, checkpoint, output, per_class)
         return

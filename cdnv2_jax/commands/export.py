@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from cdnv2_jax.commands.arguments import print_taken, read_class_names
+from cdnv2_jax.commands.arguments import print_chosen, print_taken, read_class_names
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import FORMATS, check_target, export_classifier
 from cdnv2_jax.export.detector import export_detector
 from cdnv2_jax.pruning.condense import condense
 from cdnv2_jax.terminal import say
+from cdnv2_jax.training.workdir import TO_CONDENSE, TO_USE, network_of_run
 from cdnv2_jax.weights.open import OpenedDetector, OpenedNetwork, open_weights
 from cdnv2_jax.weights.state_dicts import Weights
 
@@ -19,7 +20,7 @@ class Source:
     """The network to export, as given by the flags.
 
     Attributes:
-      checkpoint: any checkpoint or file that `open_weights` reads.
+      checkpoint: any checkpoint or file that `open_weights` reads, or the directory of a run.
       model: name of the network in an official file.
       weights: which weights of an official file to use.
       num_classes: number of classes of an official file.
@@ -46,7 +47,9 @@ def export_checkpoint(source: Source, output: Path, *, format: str, overwrite: b
     if source.halve_classifier and not source.condense:
         raise UserError("--halve-classifier is an option of condensing: add --condense")
     check_target(output, format, overwrite)
-    opened = open_weights(source.checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes)
+    checkpoint = network_of_run(source.checkpoint, TO_CONDENSE if source.condense else TO_USE)
+    opened = open_weights(checkpoint, model=source.model, weights=source.weights, num_classes=source.num_classes)
+    print_chosen(source.checkpoint, checkpoint)
     if isinstance(opened, OpenedDetector):
         what, found = _export_detector(source, opened, output, format, overwrite)
     else:

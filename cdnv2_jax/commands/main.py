@@ -10,6 +10,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.stopping import resumable, run_program
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
+RESULT_FORMATS = ("text", "json", "csv")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100", "huggingface", "webdataset")
 
 
@@ -125,12 +126,17 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
         type=flags.path,
         required=True,
         metavar="PATH",
-        help="directory (ours), file (official), or an exported .stablehlo, .onnx or .safetensors",
+        help="directory (a run's or a network's), file (official), or an exported .stablehlo, .onnx or .safetensors",
     )
     verb.add_argument("--model", metavar="NAME", help="the network in an official file, if the file does not name it")
     flags.weights(verb)
     flags.class_names(verb)
-    verb.add_argument("--json", action="store_true", help="print a JSON object per image, one per line")
+    verb.add_argument(
+        "--format",
+        choices=RESULT_FORMATS,
+        default="text",
+        help="text (default); json: an object per image, one per line; csv: a row per image and class",
+    )
     verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
     verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images a batch (default: 32)")
     verb.add_argument(
@@ -271,19 +277,19 @@ def _run_export(options: argparse.Namespace) -> None:
 
 
 def _run_predict(options: argparse.Namespace) -> None:
-    from cdnv2_jax.commands.predict import predict_images
+    from cdnv2_jax.commands.predict import Options, predict_images
 
-    predict_images(
+    chosen = Options(
         options.checkpoint,
-        options.images,
         model=options.model,
         weights=options.weights,
         class_names=options.class_names,
-        as_json=options.json,
+        format=options.format,
         top=options.top,
         batch_size=options.batch_size,
         max_megapixels=options.max_megapixels,
     )
+    predict_images(chosen, options.images)
 
 
 def _run_report(options: argparse.Namespace) -> None:

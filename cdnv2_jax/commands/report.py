@@ -45,7 +45,6 @@ from cdnv2_jax.terminal import say
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.records import read_metrics
 from cdnv2_jax.training.workdir import (
-    BEST,
     CONFIG_FILE,
     DETECTIONS,
     EXAMPLES,
@@ -53,6 +52,7 @@ from cdnv2_jax.training.workdir import (
     PREDICTIONS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
+    TO_SHOW,
 )
 from cdnv2_jax.weights.checkpoint import is_checkpoint
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
@@ -106,9 +106,6 @@ def _missing(error: UserError) -> str:
     return f"The held-out images are not available: {error}"
 
 
-NETWORKS = ("masked", "condensed", "plain", BEST)
-"""Directories of a run's network, in order of preference; masked and condensed have the same connections."""
-
 FORMS = ("condensed", "masked", "plain")
 """Keys of the summary whose metrics are the run's, in order of preference."""
 
@@ -148,7 +145,7 @@ def read_run(workdir: Path) -> RunFiles:
     if values:
         with telling_of_damage(workdir / CONFIG_FILE):
             config = check_config(values)
-    network = next((read_network(workdir / name) for name in NETWORKS if is_checkpoint(workdir / name)), None)
+    network = next((read_network(workdir / name) for name in TO_SHOW if is_checkpoint(workdir / name)), None)
     return RunFiles(workdir, records, _read_object(workdir / SUMMARY_FILE), values, config, network)
 
 

@@ -168,4 +168,6 @@ def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
     """
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     table = (levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return cv2.LUT(image, table[:, None]).reshape(image.shape)  # a single channel's axis is lost
+    if image.shape[2] != 3:
+        return table[image, np.arange(image.shape[2])]
+    return cv2.LUT(image, table[:, None])

@@ -57,8 +57,10 @@ class Agreement:
 
 
 def prepared_photographs(preparation: ImagePreparation) -> np.ndarray:
-    """Return the photographs preprocessed as for evaluation, float32 [8, size, size, 3]."""
-    return np.stack([preparation(image) for image in photographs()])
+    """Return the photographs preprocessed as for evaluation, float32 [8, size, size, channels]; beyond RGB, red, green
+    and blue are repeated."""
+    channels = np.arange(len(preparation.mean)) % 3
+    return np.stack([preparation(image[..., channels]) for image in photographs()])
 
 
 def agreement(actual: np.ndarray, expected: np.ndarray) -> Agreement:

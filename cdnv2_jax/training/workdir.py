@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cdnv2_jax.files import leftovers, locked, remove, tidy, write_text
 from cdnv2_jax.report.learning import PLOTS
 from cdnv2_jax.schema import flat_fields
 from cdnv2_jax.training.config import RunConfig
+from cdnv2_jax.weights.checkpoint import is_checkpoint
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -25,6 +26,11 @@ PROFILE = "profile"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 NETWORKS = ("masked", "condensed", "plain")
+TO_USE = ("condensed", BEST, "masked", "plain")
+TO_CONDENSE = ("masked", BEST)
+TO_SHOW = ("masked", "condensed", "plain", BEST)
+"""A run's networks in order of preference: to predict with; to condense; to draw, where masked and condensed have the
+same connections."""
 PER_CLASS_FILE, PREDICTIONS_FILE = "per_class.csv", "predictions.csv"
 EXAMPLES, DETECTIONS = "detections.png", "detections.json"
 
@@ -52,6 +58,24 @@ EARLIER = {
     "data.empty_images": "drop",
 }
 """Fields that the `config.json` of an older run lacks, and what those runs did."""
+
+
+def network_of_run(path: Path, preferred: Sequence[str]) -> Path:
+    """Return the directory of the preferred network that a run has written so far; other paths as they are.
+
+    Raises:
+      UserError: it is a run's directory without any of them.
+    """
+    is_run = path.is_dir() and any((path / name).is_file() for name in (CONFIG_FILE, METRICS_FILE))
+    if not is_run or is_checkpoint(path):
+        return path
+    found = next((path / name for name in preferred if is_checkpoint(path / name)), None)
+    if found is None:
+        raise UserError(
+            f"{path} is a run's directory without a network in {shorten([f'{name}/' for name in preferred])} so far: "
+            f"finish the run, or give another checkpoint"
+        )
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

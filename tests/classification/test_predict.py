@@ -11,8 +11,9 @@ from PIL import Image
 from scipy.special import softmax
 
 from cdnv2_jax import UserError, save
-from cdnv2_jax.classification.predict import Prediction, counts, image_files, predict
+from cdnv2_jax.classification.predict import Prediction, predict
 from cdnv2_jax.data.decode import BrokenImage
+from cdnv2_jax.data.image_paths import counts, image_files
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.weights.metadata import Described

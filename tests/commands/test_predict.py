@@ -59,7 +59,7 @@ def test_json(exported: str, here: Shell) -> None:
     checkpoint = f"it.{exported}" if exported else "network"
     if exported:
         here.succeeds("main.py", "export", "--checkpoint", "network", "--format", exported, "--output", checkpoint)
-    outcome = here.run("main.py", "predict", "--checkpoint", checkpoint, "--json", "--top", "2", "album")
+    outcome = here.run("main.py", "predict", "--checkpoint", checkpoint, "--format", "json", "--top", "2", "album")
     assert outcome.err == f"3 images; class names from {checkpoint}; 16 px, centre crop, bilinear\n"
     lines = [json.loads(line) for line in outcome.out.splitlines()]
     assert [line["image"] for line in lines] == ALBUM
@@ -89,7 +89,7 @@ def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) 
     for between in ("\n", "\r\n", "\n\n", "\0"):
         listed = os.fsencode(f"{odd}{between}{ALBUM[2]}{between}")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
-        printed = predicts(here, "--json", ALBUM[0], "-")
+        printed = predicts(here, "--format", "json", ALBUM[0], "-")
         assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
 
 
@@ -98,7 +98,7 @@ def test_names_that_are_not_utf_8(here: Shell) -> None:
     odd = os.fsdecode(b"album/caf\xe9.png")
     shutil.copy(ALBUM[0], odd)
     os.symlink("nowhere", os.fsdecode(b"album/\xff.png"))
-    outcome = here.run("main.py", "predict", "--checkpoint", "network", "--json", "album")
+    outcome = here.run("main.py", "predict", "--checkpoint", "network", "--format", "json", "album")
     assert [json.loads(line.encode())["image"] for line in outcome.out.splitlines()] == [odd, *ALBUM]
     summary, complaint = outcome.err.splitlines()
     assert (outcome.status, summary) == (
@@ -113,12 +113,12 @@ HOSTILE = ("[/red]\x1b[31mcat", "\u202edog\x9b2J\n", "$\\frac$ <b>")
 
 
 def test_names_that_a_terminal_would_obey(here: Shell) -> None:
-    """Paths and classes are printed as escapes, JSON's own with --json."""
+    """Paths and classes are printed as escapes, JSON's own with --format json."""
     usage = dataclasses.replace(USAGE, class_names=HOSTILE)
     save("\x1b[3J", used(network("condensed"), usage))
     odd = "\x1b[2J[red]\u2028.png"
     shutil.copy(ALBUM[0], odd)
-    for flags in ([], ["--json"]):
+    for flags in ([], ["--format", "json"]):
         outcome = here.run("main.py", "predict", "--checkpoint", "\x1b[3J", *flags, odd)
         assert (outcome.status, outcome.out.count("\n")) == (0, 1 if flags else 4)
         assert all(line.isprintable() for line in (outcome.out + outcome.err).split("\n"))
@@ -171,7 +171,7 @@ def test_home(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a value such as --checkpoint=~/network the shell leaves the ~ to the program."""
     monkeypatch.setenv("HOME", str(here.directory))
     Path("names.txt").write_text("a\nb\nc\n")
-    arguments = ("--json", "--checkpoint=~/network", "--class-names=~/names.txt", "~/album/b")
+    arguments = ("--format", "json", "--checkpoint=~/network", "--class-names=~/names.txt", "~/album/b")
     outcome = here.run("main.py", "predict", *arguments)
     assert json.loads(outcome.out)["image"] == str(here.directory / ALBUM[2])
     assert "must be a path, got ''" in here.refuses("main.py", "predict", "--checkpoint", "", "album")
@@ -227,7 +227,16 @@ def test_unreadable_images(here: Shell) -> None:
     """The others are printed; each that cannot be read gets a line; the status tells."""
     Path("broken.png").write_bytes(b"")
     outcome = here.run(
-        "main.py", "predict", "--checkpoint", "network", "--json", "broken.png", ALBUM[0], "missing.png", ALBUM[1]
+        "main.py",
+        "predict",
+        "--checkpoint",
+        "network",
+        "--format",
+        "json",
+        "broken.png",
+        ALBUM[0],
+        "missing.png",
+        ALBUM[1],
     )
     assert outcome.status == 2
     assert [json.loads(line)["image"] for line in outcome.out.splitlines()] == ALBUM[:2]
@@ -242,7 +251,7 @@ def test_choice_of_weights(shell: Shell) -> None:
     state = twin_in_form(architecture_of("condensenet_50"), 0).state_dict()
     torch.save({"state_dict": state, "state_dict_ema": state, "arch": "condensenet_50"}, "file.pth")
     for weights, taken in {"auto": "EMA weights (state_dict_ema)", "model": "live weights (state_dict)"}.items():
-        arguments = ("--checkpoint", "file.pth", "--weights", weights, "--json", "missing.png")
+        arguments = ("--checkpoint", "file.pth", "--weights", weights, "--format", "json", "missing.png")
         outcome = shell.run("main.py", "predict", *arguments)
         assert (outcome.status, outcome.out) == (2, "")
         assert outcome.err.startswith(f"weights: {taken}; the file also holds state_dict")
