@@ -1,6 +1,7 @@
 """Detection of objects in images, in files or in memory."""
 
 import dataclasses
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from cdnv2_jax.weights.open import DetectorProgram
 
 MOST_WAITING = 4
 """Batches of images that wait for others of their orientation, at most: each image on a canvas takes megabytes."""
+
+NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class DetectedImage:
       path: path of the image.
       height, width: of the image in pixels, upright.
       objects: best first.
+      image_id: its number in COCO's results format; None if it has none.
     """
 
     COLUMNS: ClassVar = ("image", "x1", "y1", "x2", "y2", "score", "label", "name", "category_id")
@@ -54,11 +58,26 @@ class DetectedImage:
     height: int
     width: int
     objects: Sequence[Detection]
+    image_id: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return {"image": path, "height", "width", "objects": [fields of `Detection`, …]}."""
         objects = [dataclasses.asdict(one) for one in self.objects]
         return {"image": str(self.path), "height": self.height, "width": self.width, "objects": objects}
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Return the objects in COCO's results format, with "file_name" beside it."""
+        corners = ((one, *one.box) for one in self.objects)
+        return [
+            {
+                "image_id": self.image_id,
+                "category_id": one.category_id,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": one.score,
+                "file_name": str(self.path),
+            }
+            for one, x1, y1, x2, y2 in corners
+        ]
 
     def to_rows(self) -> list[tuple[object, ...]]:
         """Return the cells of `COLUMNS` for each object."""
@@ -208,3 +227,11 @@ def _objects(detector: DetectorProgram, found: Found, image: Placed, threshold: 
         for box, score, label in rows
         if score >= threshold
     ]
+
+
+def image_ids(paths: Sequence[Path]) -> tuple[list[int], str]:
+    """Return numbers of images and what they are: those that all files are named by, as in COCO, or else 1, 2, 3, …"""
+    named = [int(path.stem) for path in paths if NUMBER.fullmatch(path.stem)]
+    if len(set(named)) == len(paths):
+        return named, "the numbers that the files are named by"
+    return list(range(1, len(paths) + 1)), "the images' positions from 1, because they are not all named by numbers"
