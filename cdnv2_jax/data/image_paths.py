@@ -109,13 +109,15 @@ def listed_paths(stream: BinaryIO) -> Iterator[str]:
     Raises:
       UserError: it is something else, such as an image.
     """
-    first = stream.readline(LONGEST_PATH).removeprefix(b"\xef\xbb\xbf")
+    pieces = iter(lambda: cast(io.BufferedReader, stream).read1(LONGEST_PATH), b"")
+    first = next(pieces, b"").removeprefix(b"\xef\xbb\xbf")
     if kind := next((kind for start, kind in NO_LIST.items() if start.match(first)), None):
         raise UserError(f"standard input is {kind}, but - takes paths, in UTF-8, one per line: {GIVE_A_PATH}")
-    separator, ends = (b"\0", b"") if b"\0" in first else (b"\n", b"\r")
-    rest = b""
-    for part in itertools.chain([first], iter(lambda: cast(io.BufferedReader, stream).read1(LONGEST_PATH), b"")):
-        *complete, rest = (rest + part).split(separator)
+    rest, separator, ends = b"", b"\n", b"\r"
+    for piece in itertools.chain([first], pieces):
+        if b"\0" in piece:
+            separator, ends = b"\0", b""
+        *complete, rest = (rest + piece).split(separator)
         if len(rest) >= LONGEST_PATH:
             raise UserError(f"standard input is not a list of paths, one per line or zero byte: {GIVE_A_PATH}")
         yield from (os.fsdecode(name.rstrip(ends)) for name in complete if name.strip())
