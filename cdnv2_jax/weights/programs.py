@@ -157,15 +157,20 @@ def stablehlo_forward(path: Path) -> Forward:
         raise UserError(
             f"{path} takes {len(program.in_avals)} arrays and returns {len(program.out_avals)}: it is not a classifier"
         )
+    return compiled_program(path, program)
+
+
+def compiled_program(path: Path, program: export.Exported) -> Callable[..., Any]:
+    """Return the program from `path`, compiled, as a function that returns NumPy arrays."""
     run = jax.jit(program.call)
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def call(*inputs: np.ndarray) -> Any:
         try:
-            return np.asarray(run(images))
+            return jax.device_get(run(*inputs))
         except Exception as error:  # damaged programs raise errors of many types in the compiler
             raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
 
-    return forward
+    return call
 
 
 def read_stablehlo_metadata(path: Path) -> dict[str, Any]:
