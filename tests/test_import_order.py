@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": NETWORKS | {"weights", "data", "devices", "report"},
     "classification": NETWORKS | {"weights", "data", "devices", "report", "training"},
     "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
+    "__main__": {"commands"},
     # The public API.
     "": NETWORKS | {"weights"},
     "commands": NETWORKS
