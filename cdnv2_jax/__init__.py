@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cdnv2_jax.data.usage import Usage
     from cdnv2_jax.errors import UserError
     from cdnv2_jax.networks.family import count_flops, register
+    from cdnv2_jax.networks.network import Network
     from cdnv2_jax.networks.zoo import create_model, list_models
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImagePreparation",
+    "Network",
     "Prediction",
     "Usage",
     "UserError",
@@ -39,6 +41,7 @@ __all__ = [
 
 _HOMES = {
     "ImagePreparation": "data.preparation",
+    "Network": "networks.network",
     "Prediction": "classification.predict",
     "Usage": "data.usage",
     "UserError": "errors",
