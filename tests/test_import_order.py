@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
     "__main__": {"commands"},
     # The public API.
-    "": NETWORKS | {"weights"},
+    "": NETWORKS | {"weights", "data", "classification"},
     "commands": NETWORKS
     | {"", "weights", "classification", "data", "detection", "detectors", "devices", "export", "report", "training"},
 }

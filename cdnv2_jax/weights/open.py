@@ -297,11 +297,16 @@ def open_predictor(
     return dataclasses.replace(found, described=dataclasses.replace(found.described, usage=usage))
 
 
+def classifier_of(network: Network, source: str = "", taken: str = "") -> Classifier:
+    """Return a network in evaluation mode as a `Classifier`; UserError if its usage is unknown, see `usage_of`."""
+    classes, usage = network.architecture.num_classes, usage_of(network, source)
+    about = Described(network.name, network.form_name, classes, usage)
+    return Classifier(about, compiled_forward(network), taken, network)
+
+
 def _as_program(opened: OpenedNetwork | OpenedDetector) -> Classifier | DetectorProgram:
     if isinstance(opened, OpenedNetwork):
-        network = opened.network
-        about = Described(network.name, network.form_name, network.architecture.num_classes, opened.usage)
-        return Classifier(about, compiled_forward(network), opened.taken, network)
+        return classifier_of(opened.network, str(opened.path), opened.taken)
     settings, backbone = opened.detector.settings, opened.detector.backbone
     described = DescribedDetector(
         settings.kind, backbone.name, backbone.form_name, opened.classes, opened.preparation, settings.score_threshold
