@@ -26,6 +26,7 @@ from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.open import (
     Classifier,
+    DetectorProgram,
     OpenedDetector,
     canvas_preparation,
     stored_detector,
@@ -167,6 +168,36 @@ def evaluated_detector(
         return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
     config, more = _with_stored(config, origins, *_preprocessing(opened.preparation, config.data))
     return config, [*lines, *more]
+
+
+def evaluated_detector_program(
+    config: DetectionConfig, origins: Mapping[str, str], opened: DetectorProgram, path: Path
+) -> tuple[DetectionConfig, list[str]]:
+    """Return the config with the preprocessing to evaluate an exported detector with, and a line on each difference.
+
+    Args:
+      config: as read.
+      origins: where its values come from, see `read_with_origins`.
+      opened: the program.
+      path: where it comes from.
+
+    Raises:
+      UserError: the program holds another detector, or a flag asks for other settings than it was exported with.
+    """
+    about = opened.described
+    name, wanted = f"{about.kind} on {about.name}", f"{config.model.detector} on {config.model.backbone}"
+    if name != wanted:
+        raise UserError(f"{path} holds a {name}, the config is for a {wanted}")
+    if fixed := [key for key, origin in origins.items() if key.startswith("model.") and origin == COMMAND_LINE]:
+        raise UserError(
+            f"{path} is an exported program, whose settings are fixed: leave out --config.{fixed[0]}, or evaluate the "
+            "checkpoint"
+        )
+    model = dataclasses.replace(config.model, num_classes=len(about.classes.names))
+    config = dataclasses.replace(config, model=model)
+    config, lines = _with_stored(config, origins, *_preprocessing(about.preparation, config.data))
+    height, width = about.canvas or (0, 0)
+    return config, [*lines, f"all images on the program's only canvas, {width} × {height}, shrunk where they must be"]
 
 
 def _origin(origins: Mapping[str, str], part: str, key: str) -> str:

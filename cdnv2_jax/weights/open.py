@@ -248,6 +248,19 @@ def open_detector(path: Path) -> OpenedDetector:
     return opened
 
 
+def is_program(path: Path) -> bool:
+    """Return whether `path` is named as an exported program is."""
+    return path.suffix in PROGRAMS and not path.is_dir()
+
+
+def open_detector_program(path: Path) -> DetectorProgram:
+    """Open anything that detects objects as `open_predictor` does; UserError for a classifier."""
+    opened = open_predictor(path)
+    if isinstance(opened, Classifier):
+        raise UserError(f"{path} holds a classifier, not a detector")
+    return opened
+
+
 def open_classifier(
     path: Path,
     *,
@@ -283,7 +296,7 @@ def open_predictor(
     Raises:
       UserError: `path` does not exist or is damaged, or `class_names` has the wrong length or is for a detector.
     """
-    if path.suffix in PROGRAMS and not path.is_dir():
+    if is_program(path):
         if weights != "auto":
             raise UserError(f"{path} holds one network, with no choice of weights: leave out --weights")
         found = _open_program(path)
