@@ -22,6 +22,7 @@ from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.network import RGB
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
+from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.open import (
@@ -79,14 +80,26 @@ def evaluated_classifier(
 def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
     """Return the config with what belongs to the weights that training starts from, if any, and lines on it.
 
-    A classifier takes over a classifier's preprocessing. A detector takes over a detector's preprocessing and, from one
-    of its own kind, the settings in `TRAINED_WITH`; from a classifier, the mean and standard deviation.
+    Of a run's directory, one of its networks is taken. A classifier takes over a classifier's preprocessing. A detector
+    takes over a detector's preprocessing and, from one of its own kind, the settings in `TRAINED_WITH`; from a
+    classifier, the mean and standard deviation.
 
     Raises:
-      UserError: the checkpoint is damaged.
+      UserError: the checkpoint is damaged, or a run's directory without a network.
     """
-    path = Path(config.model.checkpoint)
-    usage = stored_metadata(path).get(USAGE_KEY) if config.model.checkpoint and path.exists() else None
+    given = config.model.checkpoint
+    if not given:
+        return config, []
+    path = network_of_run(Path(given), TO_USE)
+    if path == Path(given):
+        return _as_checkpoint(config, origins, path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=str(path)))
+    config, lines = _as_checkpoint(config, origins, path)
+    return config, [f"config.model.checkpoint {given}: {path.name}/ is taken", *lines]
+
+
+def _as_checkpoint(config: AnyConfig, origins: Mapping[str, str], path: Path) -> tuple[AnyConfig, list[str]]:
+    usage = stored_metadata(path).get(USAGE_KEY) if path.exists() else None
     if not isinstance(usage, Mapping):
         return config, []  # a checkpoint without preprocessing
     if isinstance(config, DetectionConfig) and (settings := stored_detector(path)):

@@ -126,8 +126,11 @@ def test_other_shapes(kind: Kind, changes: dict[str, Any], complaint: str, saved
         _started(saved / kind, kind, ("disc",), **changes)
 
 
-def test_settings_and_preprocessing_are_those_of_the_checkpoint(saved: Path) -> None:
+def test_settings_and_preprocessing_are_those_of_the_checkpoint(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What gives the weights their meaning; how to train is the config's, and what a flag says."""
+    monkeypatch.chdir(tmp_path)
     flags = [f"--config.model.checkpoint={saved / 'retinanet'}", "--config.data.long_side=128"]
     config, origins = read_with_origins(f"{REPOSITORY}/configs/shapes.py:retinanet,cdnv2_a", flags)
     started, lines = config_to_train(config, origins)
@@ -139,6 +142,16 @@ def test_settings_and_preprocessing_are_those_of_the_checkpoint(saved: Path) -> 
     assert started.data.preparation == dataclasses.replace(PREPARATION, long_side=128)
     assert "fpn_channels 8 (checkpoint) instead of 64 (config file)" in lines
     assert "long_side 128 (command line) instead of 96 (checkpoint)" in lines
+    # So do those of a run's network.
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{}")
+    Path("run/best").symlink_to(saved / "retinanet")
+    config, origins = read_with_origins(
+        f"{REPOSITORY}/configs/shapes.py:retinanet,cdnv2_a", ["--config.model.checkpoint=run"]
+    )
+    of_run, lines = config_to_train(config, origins)
+    assert isinstance(of_run, DetectionConfig) and of_run.model.detector_settings == ours
+    assert (lines[0], of_run.model.checkpoint) == ("config.model.checkpoint run: best/ is taken", "run/best")
     # Another kind has nothing but the images in common.
     config, origins = read_with_origins(f"{REPOSITORY}/configs/shapes.py:faster_rcnn,cdnv2_a", flags[:1])
     started, lines = config_to_train(config, origins)
