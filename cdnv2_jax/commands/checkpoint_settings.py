@@ -98,7 +98,7 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
     return config, [f"config.model.checkpoint {given}: {path.name}/ is taken", *lines]
 
 
-def _as_checkpoint(config: AnyConfig, origins: Mapping[str, str], path: Path) -> tuple[AnyConfig, list[str]]:
+def _as_checkpoint(config: RunConfig, origins: Mapping[str, str], path: Path) -> tuple[RunConfig, list[str]]:
     usage = stored_metadata(path).get(USAGE_KEY) if path.exists() else None
     if not isinstance(usage, Mapping):
         return config, []  # a checkpoint without preprocessing

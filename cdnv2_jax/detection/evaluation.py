@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def evaluate(
     """
     detect = compiled_detect(model, normalisation, devices)
     found = (fetch(detect(devices.put_batch(detector_fields(rows)))) for rows in batches)
-    return _evaluated(found, source, category_ids, broken)
+    return _evaluated(((vars(each), batch) for each, batch in found), source, category_ids, broken)
 
 
 def evaluate_program(
@@ -87,44 +87,44 @@ def evaluate_program(
     It does not tell for which images a limit on candidates may have changed the result: `truncated` is 0.
     """
 
-    def found_in(rows: HostBatch) -> tuple[Detections, HostBatch]:
+    def found_in(rows: HostBatch) -> tuple[HostBatch, HostBatch]:
         images = canvas_images(jnp.asarray(rows["image"]), jnp.asarray(rows["size"]), normalisation)
         found = _padded(detect(np.asarray(images), rows["size"]))
-        if not np.isin(found.labels, np.arange(len(category_ids))).all():
+        if not np.isin(found["labels"], np.arange(len(category_ids))).all():
             raise UserError(f"the program finds classes other than its own {len(category_ids)}: export it again")
         return found, rows
 
     return _evaluated(map(found_in, batches), source, category_ids, broken)
 
 
-def _padded(found: Sequence[Found]) -> Detections:
-    """Return the detections of a batch as arrays, padded to the same number; all are finite, see `Detect`."""
+def _padded(found: Sequence[Found]) -> HostBatch:
+    """Return the fields of `Detections` for a batch; they are finite, see `Detect`."""
     most = max(len(one.scores) for one in found)
-    padded: dict[str, Any] = {
+    padded = {
         name: np.stack([np.resize(getattr(one, name), (most, *getattr(one, name).shape[1:])) for one in found])
         for name in ("boxes", "scores", "labels")
     }
     valid = np.array([np.arange(most) < len(one.scores) for one in found])
-    flags: Any = np.zeros(len(found), bool)
-    return Detections(**padded, valid=cast(Any, valid), truncated=flags, finite=~flags)
+    no = np.zeros(len(found), bool)
+    return {**padded, "valid": valid, "truncated": no, "finite": ~no}
 
 
 def _evaluated(
-    batches: Iterable[tuple[Detections, Mapping[str, Any]]],
+    batches: Iterable[tuple[HostBatch, HostBatch]],
     source: DetectionSource,
     category_ids: Sequence[Id | None],
     broken: BrokenImages,
 ) -> DetectionEvaluation:
-    """Score the detections in the real rows of all batches."""
+    """Score the real rows of all batches: fields of `Detections`, and the rows that they belong to."""
     results, truncated, not_finite, image_ids = [], 0, 0, source.image_ids
     for found, batch in batches:
-        truncated += int((found.truncated & batch["real"]).sum())
-        not_finite += int((~found.finite & batch["real"]).sum())
+        truncated += int((found["truncated"] & batch["real"]).sum())
+        not_finite += int((~found["finite"] & batch["real"]).sum())
         results += detections_to_results(
-            found.boxes,
-            found.scores,
-            found.labels,
-            found.valid & batch["real"][:, None],
+            found["boxes"],
+            found["scores"],
+            found["labels"],
+            found["valid"] & batch["real"][:, None],
             batch["scale"],
             [image_ids[index] for index in batch["index"]],
             category_ids,
