@@ -12,7 +12,6 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, data_fields, data_fields_in_effect
 from cdnv2_jax.commands.read_config import COMMAND_LINE, CONFIG_FILE
-from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.starting_point import TRAINED_WITH
@@ -100,12 +99,10 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
 
 def _as_checkpoint(config: RunConfig, origins: Mapping[str, str], path: Path) -> tuple[RunConfig, list[str]]:
     usage = stored_metadata(path).get(USAGE_KEY) if path.exists() else None
-    if not isinstance(usage, Mapping):
-        return config, []  # a checkpoint without preprocessing
     if isinstance(config, DetectionConfig) and (settings := stored_detector(path)):
-        return _from_detector(config, origins, settings, canvas_preparation(usage, path))
-    if "preparation" not in usage:
-        return config, []  # a detector, which no classifier starts from
+        return _from_detector(config, origins, settings, usage, path)
+    if not isinstance(usage, Mapping) or "preparation" not in usage:
+        return config, []  # no preprocessing, or a detector, which no classifier starts from
     try:
         stored = ImagePreparation(**usage["preparation"])
     except (TypeError, ValueError) as error:
@@ -119,19 +116,22 @@ def _as_checkpoint(config: RunConfig, origins: Mapping[str, str], path: Path) ->
 
 
 def _from_detector(
-    config: DetectionConfig, origins: Mapping[str, str], settings: DetectorSettings, stored: CanvasPreparation
+    config: DetectionConfig, origins: Mapping[str, str], settings: DetectorSettings, usage: Any, path: Path
 ) -> tuple[DetectionConfig, list[str]]:
     lines = []
     if settings.kind == config.model.detector:
         own, given = (
-            {key: getattr(each, key) for key in TRAINED_WITH} for each in (settings, config.model.detector_settings)
+            {key: getattr(each, key) for key in TRAINED_WITH[settings.kind]}
+            for each in (settings, config.model.detector_settings)
         )
         used, lines = _settled(own, given, lambda key: _origin(origins, "model.settings", key) or CONFIG_FILE)
         changed = {key: value for key, value in {**own, **used}.items() if value != given[key]}
         with naming("config.model"):
             model = dataclasses.replace(config.model, settings={**config.model.settings, **changed})
         config = dataclasses.replace(config, model=model)
-    config, more = _with_stored(config, origins, *_preprocessing(stored, config.data))
+    if usage is None:
+        return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
+    config, more = _with_stored(config, origins, *_preprocessing(canvas_preparation(usage, path), config.data))
     return config, [*lines, *more]
 
 

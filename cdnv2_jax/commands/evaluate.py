@@ -74,7 +74,7 @@ def evaluate_checkpoint(
     if is_first_process():
         print_chosen(given, checkpoint)
     if isinstance(config, DetectionConfig):
-        _evaluate_detector(config, origins, checkpoint, output, per_class)
+        _evaluate_detector(config, origins, checkpoint, weights, output, per_class)
         return
     assert isinstance(config, ClassificationConfig)
     _evaluate_classifier(config, origins, checkpoint, weights, output, per_class)
@@ -142,9 +142,14 @@ def _print_cost_and_published(
 
 
 def _evaluate_detector(
-    config: DetectionConfig, origins: Mapping[str, str], checkpoint: Path, output: Path | None, per_class: Path | None
+    config: DetectionConfig,
+    origins: Mapping[str, str],
+    checkpoint: Path,
+    weights: Weights,
+    output: Path | None,
+    per_class: Path | None,
 ) -> None:
-    opened = open_detector_program(checkpoint) if is_program(checkpoint) else open_detector(checkpoint)
+    opened = (open_detector_program if is_program(checkpoint) else open_detector)(checkpoint, weights=weights)
     if isinstance(opened, DetectorProgram):
         classes = opened.described.classes
         config, lines = evaluated_detector_program(config, origins, opened, checkpoint)

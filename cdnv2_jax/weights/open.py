@@ -240,9 +240,9 @@ def open_network(path: Path, **official: Any) -> OpenedNetwork:
     return opened
 
 
-def open_detector(path: Path) -> OpenedDetector:
+def open_detector(path: Path, *, weights: Weights = "auto") -> OpenedDetector:
     """Open a detector as `open_weights` does; UserError for a classifier."""
-    opened = open_weights(path)
+    opened = open_weights(path, weights=weights)
     if isinstance(opened, OpenedNetwork):
         raise UserError(f"{path} holds a classifier, not a detector")
     return opened
@@ -253,9 +253,9 @@ def is_program(path: Path) -> bool:
     return path.suffix in PROGRAMS and not path.is_dir()
 
 
-def open_detector_program(path: Path) -> DetectorProgram:
+def open_detector_program(path: Path, *, weights: Weights = "auto") -> DetectorProgram:
     """Open anything that detects objects as `open_predictor` does; UserError for a classifier."""
-    opened = open_predictor(path)
+    opened = open_predictor(path, weights=weights)
     if isinstance(opened, Classifier):
         raise UserError(f"{path} holds a classifier, not a detector")
     return opened

@@ -66,6 +66,7 @@ def test_onnx(here: Shell) -> None:
     _assert_same(_results("ours.json"), _results("predicted.json"))
     fixed = ("--checkpoint", "network.onnx", "--config.model.settings.score_threshold=0.5")
     assert "whose settings are fixed: leave out --config.model.settings" in here.refuses(*EVALUATION, *fixed)
+    assert "no choice of weights" in here.refuses(*EVALUATION, *fixed[:2], "--weights", "ema")
     other = ("main.py", "eval", "--config", "shapes:faster_rcnn,cdnv2_a", "--checkpoint", "network.onnx")
     assert "network.onnx holds a retinanet on cdnv2_a, the config is for" in here.refuses(*other)
     classifier = ("main.py", "eval", "--config", "digits", "--checkpoint", "network.onnx")

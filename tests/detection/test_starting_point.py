@@ -141,6 +141,7 @@ def test_settings_and_preprocessing_are_those_of_the_checkpoint(
     assert (ours.norm, ours.frozen_stages, ours.score_threshold) == ("trained", 0, 0.05)
     assert started.data.preparation == dataclasses.replace(PREPARATION, long_side=128)
     assert "fpn_channels 8 (checkpoint) instead of 64 (config file)" in lines
+    assert not [line for line in lines if line.startswith(("hidden", "roi_"))]  # RetinaNet has none
     assert "long_side 128 (command line) instead of 96 (checkpoint)" in lines
     # So do those of a run's network.
     Path("run").mkdir()
