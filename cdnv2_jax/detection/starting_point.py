@@ -26,6 +26,8 @@ TRAINED_WITH: Mapping[Kind, Sequence[str]] = {
     "faster_rcnn": ("fpn_channels", "anchor_scale", "anchor_ratios", "hidden", "roi_size", "roi_deviations"),
 }
 """Settings that give the weights of each kind their shapes and their meaning; training can change the others."""
+SHAPELESS = ("anchor_scale", "roi_deviations")
+"""Those that give them their meaning alone."""
 
 
 class StartingDetector(NamedTuple):
@@ -101,7 +103,7 @@ def _refuse_other_shapes(detector: PyramidDetector, opened: OpenedDetector) -> N
     different = ", ".join(
         f"config.model.settings.{key} {getattr(wanted, key)} instead of {getattr(own, key)}"
         for key in TRAINED_WITH[own.kind]
-        if getattr(wanted, key) != getattr(own, key)
+        if key not in SHAPELESS and getattr(wanted, key) != getattr(own, key)
     )
     raise UserError(
         f"the weights of {FIELD} {opened.path} do not fit {different}: leave these settings to the checkpoint, or "

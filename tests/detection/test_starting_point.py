@@ -118,7 +118,11 @@ def test_another_kind(saved: Path) -> None:
     [
         ("retinanet", {"fpn_channels": 16}, "do not fit config.model.settings.fpn_channels 16 instead of 8: leave"),
         ("retinanet", {"anchor_ratios": (1.0,)}, r"anchor_ratios \(1.0,\) instead of \(0.5, 1.0, 2.0\)"),
-        ("faster_rcnn", {"roi_size": 5, "anchor_scale": 3.0}, "roi_size 5 instead of 7, .*anchor_scale 3.0 instead"),
+        (
+            "faster_rcnn",
+            {"roi_size": 5, "anchor_scale": 3.0},
+            "do not fit config.model.settings.roi_size 5 instead of 7:",
+        ),
     ],
 )
 def test_other_shapes(kind: Kind, changes: dict[str, Any], complaint: str, saved: Path) -> None:
