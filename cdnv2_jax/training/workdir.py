@@ -74,11 +74,13 @@ def network_of_run(path: Path, preferred: Sequence[str]) -> Path:
         raise UserError(f"{path} holds the state of training, to resume from: give the run's directory or a network")
     if not _is_run(path) or is_checkpoint(path):
         return path
-    found = next((path / name for name in preferred if is_checkpoint(path / name)), None)
+    present = [name for name in (*NETWORKS, BEST) if is_checkpoint(path / name)]
+    found = next((path / name for name in preferred if name in present), None)
     if found is None:
+        wanted, only = " or ".join(preferred), f" (only {shorten(present)})" if present else ""
         raise UserError(
-            f"{path} is a run's directory that holds no network so far ({shorten([f'{name}/' for name in preferred])}):"
-            f" finish the run, or give another checkpoint"
+            f"{path} is the directory of a run without network {wanted} so far{only}: finish the run, or give another "
+            f"checkpoint"
         )
     return found
 

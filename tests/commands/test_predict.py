@@ -132,7 +132,10 @@ def test_a_run_that_has_no_network(here: Shell) -> None:
     Path("run/metrics.jsonl").touch()
     for verb in (("predict", "album"), ("condense", "--output", "o"), ("export", "--output=o.onnx", "--format=onnx")):
         complaint = here.refuses("main.py", verb[0], "--checkpoint", "run", *verb[1:])
-        assert "run is a run's directory that holds no network so far" in complaint
+        assert "run is the directory of a run without network " in complaint
+    shutil.copytree("network", "run/condensed")
+    complaint = here.refuses("main.py", "condense", "--checkpoint", "run", "--output", "o")
+    assert "without network masked or best so far (only condensed)" in complaint
     for inner in ("run/checkpoints", "run/checkpoints/7"):
         complaint = here.refuses("main.py", "predict", "--checkpoint", inner, "album")
         assert f"{inner} holds the state of training" in complaint

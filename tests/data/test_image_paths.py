@@ -69,7 +69,7 @@ def test_links(album: list[Path], tmp_path: Path) -> None:
     found = [links / "gone.png", links / "one.png", *through]
     skipped: Counter[str] = Counter()
     assert list(image_files([links], skipped)) == found
-    assert counts(skipped) == "2 folder searched already, 1 .png"  # links/album, again/back; the pipe
+    assert counts(skipped) == "2 linked again, 1 .png"  # links/album, again/back; the pipe
 
 
 def test_what_cannot_be_searched(album: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
