@@ -48,7 +48,8 @@ class DetectedImage:
 
     Attributes:
       path: path of the image.
-      height, width: of the image in pixels, upright.
+      height: of the image in pixels, upright.
+      width: likewise.
       objects: best first.
       image_id: its number in COCO's results format; None if it has none.
     """

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import functools
 import io
 import json
 from collections.abc import Callable
@@ -15,11 +14,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from cdnv2_jax import UserError, save
-from cdnv2_jax.detectors.cost import PartCost
-from cdnv2_jax.export.detector import write_onnx
-from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector, detector_metadata
+from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector
 from tests.commands.shell import Shell
-from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector
+from tests.export.detectors import CLASSES, metadata, write_retinanet
 from tests.export.networks import USAGE
 from tests.tables import table
 from tests.weights.networks import network as small_classifier
@@ -27,15 +24,10 @@ from tests.weights.networks import network as small_classifier
 PREDICT = ("main.py", "predict", "--checkpoint", "network.onnx")
 
 
-@functools.cache
-def metadata() -> dict[str, Any]:
-    return detector_metadata(detector("retinanet"), CLASSES, PREPARATION, CANVAS, PartCost(1, 1))
-
-
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("detector") / "network.onnx"
-    write_onnx(path, detector("retinanet"), CANVAS, metadata())
+    write_retinanet(path)
     return path
 
 
