@@ -54,7 +54,7 @@ def test_ahead_but_not_far(batch_size: int, most: int, grey: list[Path], monkeyp
     for _ in range(most):
         assert ready.acquire(timeout=10)
     assert len(taken) == most
-    batches.close()
+    del batches  # ends the threads
     assert len(taken) == most and not ready.acquire(timeout=0)
 
 
