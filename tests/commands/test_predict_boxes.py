@@ -8,15 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from pycocotools.coco import COCO
 
 from cdnv2_jax import UserError, save
+from cdnv2_jax.detectors.retinanet import RetinaNet
+from cdnv2_jax.export.detector import write_onnx
 from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector
 from tests.commands.shell import Shell
-from tests.export.detectors import CLASSES, metadata, write_retinanet
+from tests.export.detectors import CANVAS, CLASSES, detector, metadata, write_retinanet
 from tests.export.networks import USAGE
 from tests.tables import table
 from tests.weights.networks import network as small_classifier
@@ -157,6 +161,15 @@ def test_copies_of_one_name(here: Shell) -> None:
     Image.open("album/7.png").save("album/more/b.webp.png")
     complaint = "album/more/b.webp and album/more/b.webp.png would both be drawn as drawn/b.webp.png: rename one"
     assert complaint in here.refuses(*PREDICT, "album/more", "--draw", "drawn")
+
+
+def test_weights_that_are_not_numbers(here: Shell) -> None:
+    damaged = nnx.clone(detector("retinanet"))
+    assert isinstance(damaged, RetinaNet)
+    damaged.head.boxes.kernel[...] = jnp.nan * damaged.head.boxes.kernel[...]
+    write_onnx(Path("damaged.onnx"), damaged, CANVAS, metadata())
+    complaint = here.refuses("main.py", "predict", "--checkpoint", "damaged.onnx", "album")
+    assert "damaged.onnx returns NaN or infinity" in complaint
 
 
 def _of_usage(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
