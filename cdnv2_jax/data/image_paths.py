@@ -13,7 +13,7 @@ from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.data.sources.class_folders import is_hidden
 from cdnv2_jax.errors import UserError, shorten
 
-LINKED_AGAIN = "linked again"
+FOUND_AGAIN = "found again"
 GIVE_A_PATH = "give an image by its path"
 LONGEST_PATH = 1 << 16  # bytes; systems allow a few thousand
 
@@ -37,14 +37,14 @@ def image_files(
 ) -> Iterator[Path]:
     """Yield files as given, whatever their names, and all images in the given folders and their subfolders.
 
-    Within a folder, files are sorted by name; hidden files and folders are ignored. Links are followed, but below a
-    given folder, no folder is searched twice. A link without a target counts as an image, to be reported when it is
-    read.
+    Within a folder, files are sorted by name; hidden files and folders are ignored. Links are followed. No folder is
+    searched twice, and its images are not yielded again if they are given after it, as `find` does. A link without a
+    target counts as an image, to be reported when it is read.
 
     Args:
       paths: files and folders.
-      skipped: is increased by what is passed over in folders: files that are no images, by the ending of their names,
-        and links to folders that were searched before.
+      skipped: is increased by what is passed over: files in folders that are no images, by the ending of their names,
+        and what was found before.
       refused: is extended by an error for each given folder without images and each folder that cannot be read; None
         to raise the first one.
 
@@ -58,41 +58,52 @@ def image_files(
             raise error
         refused.append(error)
 
+    searched: set[str] = set()
     for path in paths:
-        if not os.path.isdir(path):
+        is_folder = os.path.isdir(path)
+        folder = path if is_folder else path.parent
+        if searched and os.path.realpath(folder) in searched and (is_folder or _is_image(path)):
+            skipped[FOUND_AGAIN] += 1
+            continue
+        if not is_folder:
             yield path
             continue
         others: Counter[str] = Counter()
         unreadable: list[UserError] = []
-        found = list(_below(path, others, unreadable))
+        found = list(_below(path, searched, others, unreadable))
         for error in unreadable:
             refuse(error)
-        if not found and not unreadable:
+        if not found and not unreadable and not others[FOUND_AGAIN]:
             only = f", only {counts(others)}" if others else ""
             refuse(UserError(f"{path} holds no images ({', '.join(EXTENSIONS)}){only}"))
         skipped.update(others)
         yield from found
 
 
-def _below(folder: Path, others: Counter[str], unreadable: list[UserError]) -> Iterator[Path]:
+def _below(folder: Path, searched: set[str], others: Counter[str], unreadable: list[UserError]) -> Iterator[Path]:
     def complain(error: OSError) -> None:
         unreadable.append(UserError(f"{error.filename} cannot be read: {error.strerror or error}"))
 
-    searched = set()
     for directory, folders, files in os.walk(folder, onerror=complain, followlinks=True):
         here = os.path.realpath(directory)
         if here in searched:
             folders.clear()
-            others[LINKED_AGAIN] += 1
+            others[FOUND_AGAIN] += 1
             continue
         searched.add(here)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(directory, name)
-            if name.lower().endswith(EXTENSIONS) and (os.path.isfile(path) or not os.path.exists(path)):
+            if _is_image(path):
                 yield path
             else:
                 others[path.suffix.lower() or "without an ending"] += 1
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is taken for an image when its folder is searched."""
+    is_called_so = path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
+    return is_called_so and (os.path.isfile(path) or not os.path.exists(path))
 
 
 def counts(kinds: Counter[str]) -> str:

@@ -73,7 +73,7 @@ def test_every_format_says_the_same(here: Shell) -> None:
     first = images[0]["objects"][0]
     assert lines[1].split() == [f"{first['score']:.2%}", first["name"], *(f"{side:.1f}" for side in first["box"])]
     Path("found.json").write_text(printed("coco"))
-    truth = COCO()
+    truth: Any = COCO()
     truth.dataset = {"images": [{"id": 1}, {"id": 2}, {"id": 3}], "categories": [{"id": 1}, {"id": 2}, {"id": 5}]}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()

@@ -69,7 +69,19 @@ def test_links(album: list[Path], tmp_path: Path) -> None:
     found = [links / "gone.png", links / "one.png", *through]
     skipped: Counter[str] = Counter()
     assert list(image_files([links], skipped)) == found
-    assert counts(skipped) == "2 linked again, 1 .png"  # links/album, again/back; the pipe
+    assert counts(skipped) == "2 found again, 1 .png"  # links/album, again/back; the pipe
+
+
+def test_found_again(album: list[Path], tmp_path: Path) -> None:
+    """A list such as `find` prints, folders before their contents, has each image once; files given twice stay so."""
+    folder, hidden = tmp_path / "album", tmp_path / "album" / ".hidden.png"
+    hidden.touch()
+    skipped: Counter[str] = Counter()
+    listed = [album[0], album[0], folder, *sorted(folder.rglob("*")), folder]
+    assert list(image_files(listed, skipped)) == [album[0], album[0], *album, hidden]
+    assert counts(skipped) == "8 found again"  # two folders, five images, the folder itself
+    os.symlink(folder, tmp_path / "link")
+    assert list(image_files([folder, tmp_path / "link", tmp_path / "link" / "a"])) == album
 
 
 def test_what_cannot_be_searched(album: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
