@@ -78,7 +78,7 @@ def _picture(source: DetectionSource, index: int, found: dict[Id, list[dict[str,
 
 FILE_FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 QUALITY = 92
-PIXELS_OF_A_LINE = 500
+PIXELS_OF_A_LINE = 400
 """A line of the boxes is one pixel thick for so many pixels of the longer side; 2 at least."""
 
 

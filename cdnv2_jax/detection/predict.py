@@ -48,7 +48,8 @@ class DetectedImage:
 
     Attributes:
       path: path of the image.
-      height, width: of the image in pixels, upright.
+      height: of the image in pixels, upright.
+      width: likewise.
       objects: best first.
       image_id: its number in COCO's results format; None if it has none.
     """
@@ -221,7 +222,7 @@ def _objects(detector: DetectorProgram, found: Found, image: Placed, threshold: 
     (height, width), (new_height, new_width) = image.original, image.size
     scale = np.array([new_width / width, new_height / height], np.float32)  # as evaluation scales
     boxes = np.clip(found.boxes / np.tile(scale.astype(np.float64), 2), 0, [width, height, width, height])
-    rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    rows = zip(boxes.tolist(), found.scores.tolist(), map(int, found.labels), strict=True)
     return [
         Detection(box, score, label, classes.names[label], classes.category_ids[label])
         for box, score, label in rows

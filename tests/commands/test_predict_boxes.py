@@ -2,24 +2,25 @@
 
 import contextlib
 import csv
-import functools
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from pycocotools.coco import COCO
 
 from cdnv2_jax import UserError, save
-from cdnv2_jax.detectors.cost import PartCost
+from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.export.detector import write_onnx
-from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector, detector_metadata
+from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector
 from tests.commands.shell import Shell
-from tests.export.detectors import CANVAS, CLASSES, PREPARATION, detector
+from tests.export.detectors import CANVAS, CLASSES, detector, metadata, write_retinanet
 from tests.export.networks import USAGE
 from tests.tables import table
 from tests.weights.networks import network as small_classifier
@@ -27,15 +28,10 @@ from tests.weights.networks import network as small_classifier
 PREDICT = ("main.py", "predict", "--checkpoint", "network.onnx")
 
 
-@functools.cache
-def metadata() -> dict[str, Any]:
-    return detector_metadata(detector("retinanet"), CLASSES, PREPARATION, CANVAS, PartCost(1, 1))
-
-
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("detector") / "network.onnx"
-    write_onnx(path, detector("retinanet"), CANVAS, metadata())
+    write_retinanet(path)
     return path
 
 
@@ -77,7 +73,7 @@ def test_every_format_says_the_same(here: Shell) -> None:
     first = images[0]["objects"][0]
     assert lines[1].split() == [f"{first['score']:.2%}", first["name"], *(f"{side:.1f}" for side in first["box"])]
     Path("found.json").write_text(printed("coco"))
-    truth = COCO()
+    truth: Any = COCO()
     truth.dataset = {"images": [{"id": 1}, {"id": 2}, {"id": 3}], "categories": [{"id": 1}, {"id": 2}, {"id": 5}]}
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
@@ -165,6 +161,15 @@ def test_copies_of_one_name(here: Shell) -> None:
     Image.open("album/7.png").save("album/more/b.webp.png")
     complaint = "album/more/b.webp and album/more/b.webp.png would both be drawn as drawn/b.webp.png: rename one"
     assert complaint in here.refuses(*PREDICT, "album/more", "--draw", "drawn")
+
+
+def test_weights_that_are_not_numbers(here: Shell) -> None:
+    damaged = nnx.clone(detector("retinanet"))
+    assert isinstance(damaged, RetinaNet)
+    damaged.head.boxes.kernel[...] = jnp.nan * damaged.head.boxes.kernel[...]
+    write_onnx(Path("damaged.onnx"), damaged, CANVAS, metadata())
+    complaint = here.refuses("main.py", "predict", "--checkpoint", "damaged.onnx", "album")
+    assert "damaged.onnx returns NaN or infinity" in complaint
 
 
 def _of_usage(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:

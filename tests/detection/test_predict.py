@@ -111,7 +111,8 @@ def test_order_and_batches(tmp_path: Path) -> None:
     results = predict_boxes(detector, counted(), threshold=0.5, batch_size=2)
     first = next(results)
     # The first one waited for another portrait, but not for all of them.
-    assert first.path == tall[0] and taken < len(paths) and len(finds.batches) <= MOST_WAITING + 1
+    assert isinstance(first, DetectedImage) and first.path == tall[0]
+    assert taken < len(paths) and len(finds.batches) <= MOST_WAITING + 1
     found = [first, *results]
     assert ["broken" if isinstance(one, BrokenImage) else one.path.stem for one in found] == [p.stem for p in paths]
     for one in found:

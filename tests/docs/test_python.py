@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from cdnv2_jax import create_model, save
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
 from tests.data.sources.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
+from tests.export.detectors import write_retinanet
 from tests.weights.networks import network
 from tests.weights.official_files import save as save_official
 from tests.weights.official_files import training_file, twin_in_form
@@ -100,10 +102,13 @@ def test_report() -> None:
 
 
 def test_detection() -> None:
+    write_retinanet(Path("retinanet.onnx"))
+    Image.new("RGB", (96, 64)).save("photo.jpg")
     boxes = jnp.array([[0, 0, 32, 32], [1, 1, 33, 33], [100, 80, 300, 290.0]])
     maps = [jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)]
     names = {"boxes": boxes, "scores": jnp.array([0.9, 0.8, 0.7]), "labels": jnp.array([1, 1, 2]), "maps": maps}
     page = run_page("docs/detection.md", names)
+    assert page["image"].path == Path("photo.jpg") and page["image"].width == 96
     assert page["keep"].tolist() == [True, False, True]
     assert page["pooled"].shape == (3, 7, 7, 4)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -45,8 +46,8 @@ def ours(detector: RetinaNet, images: np.ndarray, sizes: np.ndarray) -> tuple[li
     @jax.jit
     def outputs(state, images):
         merged = nnx.merge(graph, state)
-        logits, *_ = merged.outputs(images, sizes)
-        return logits, merged.detect(images, sizes)
+        logits, *_ = merged.outputs(images, jnp.asarray(sizes))
+        return logits, merged.detect(images, jnp.asarray(sizes))
 
     return outputs(state, images)
 
