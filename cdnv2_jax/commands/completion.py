@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cdnv2_jax.commands.shipped_configs import config_files, variants
+from cdnv2_jax.commands.shipped_configs import config_files, described
 from cdnv2_jax.terminal import say
 
 PROGRAMS = ("cdnv2", "cdnv2-convert")
@@ -39,4 +39,4 @@ def configs(prefix: str, **_: Any) -> Iterator[str]:
         yield from config_files()
         yield from FilesCompleter(CONFIG_SUFFIXES)(prefix)
     elif name in config_files():
-        yield from variants(name)
+        yield from described(name)[1]

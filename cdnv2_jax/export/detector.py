@@ -185,7 +185,7 @@ DETECTOR_FORMATS = {
     "stablehlo": DetectorFormat(write_stablehlo, run_stablehlo, fills_canvas=False),
     "onnx": DetectorFormat(write_onnx, run_onnx, fills_canvas=True),
 }
-"""Formats by their name in `main.py export --format`."""
+"""Formats by their name in `cdnv2 export --format`."""
 
 
 LEAST_SAME = 0.9

@@ -225,7 +225,7 @@ def open_detector(path: Path) -> OpenedDetector:
 def open_classifier(
     path: Path, *, model: str | None = None, weights: Weights = "auto", class_names: Sequence[str] = ()
 ) -> Classifier:
-    """Open anything that classifies images: a network in any format, or a program written by `main.py export`.
+    """Open anything that classifies images: a network in any format, or a program written by `cdnv2 export`.
 
     Args:
       path: the file or directory.
