@@ -34,7 +34,7 @@ def configs(prefix: str, **_: Any) -> Iterator[str]:
     """Yield what may follow `--config`: names and files, or variants once there is a name and its colon."""
     from argcomplete.completers import FilesCompleter
 
-    name, colon, _ = prefix.partition(":")
+    name, colon = prefix.partition(":")[:2]
     if not colon:
         yield from config_files()
         yield from FilesCompleter(CONFIG_SUFFIXES)(prefix)
