@@ -66,7 +66,7 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         if name == "__version__":
             return _version()
-        # Imported on first use, so that `main.py --help` and a mistyped flag do not wait for JAX.
+        # Imported on first use, so that `cdnv2 --help` and a mistyped flag do not wait for JAX.
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

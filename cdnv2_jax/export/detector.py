@@ -140,7 +140,7 @@ DETECTOR_FORMATS = {
     "stablehlo": DetectorFormat(write_stablehlo, stablehlo_detector),
     "onnx": DetectorFormat(write_onnx, onnx_detector),
 }
-"""Formats by their name in `main.py export --format`."""
+"""Formats by their name in `cdnv2 export --format`."""
 
 
 LEAST_SAME = 0.9

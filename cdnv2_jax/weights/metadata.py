@@ -116,7 +116,7 @@ def parse_metadata(text: str, source: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{source}: its metadata is not valid JSON ({one_line(error)})") from error
     if not isinstance(values, dict) or is_unsealed(values):
-        raise UserError(f"{source}: its metadata was not written by this `main.py export`: export it again")
+        raise UserError(f"{source}: its metadata was not written by this `cdnv2 export`: export it again")
     if fault := seal_fault(values):
         raise UserError(f"{source} is damaged ({fault}): export it again")
     return values

@@ -284,7 +284,7 @@ def open_predictor(
     class_names: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Classifier | DetectorProgram:
-    """Open a network in any format, or a program written by `main.py export`, to classify or to detect with.
+    """Open a network in any format, or a program written by `cdnv2 export`, to classify or to detect with.
 
     Args:
       path: the file or directory.

@@ -93,7 +93,7 @@ def read_onnx_metadata(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} has metadata that is not text in UTF-8: export it again") from error
     if KEY not in found:
-        raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
+        raise UserError(f"{path} has no metadata of this package: export it with `cdnv2 export`")
     return parse_metadata(found[KEY], str(path))
 
 
@@ -117,7 +117,7 @@ def read_exported(path: Path) -> export.Exported:
     except Exception as error:  # errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
     if unusual:
-        raise UserError(f"{path} was not written by `main.py export` ({unusual}): it is not run")
+        raise UserError(f"{path} was not written by `cdnv2 export` ({unusual}): it is not run")
     return program
 
 

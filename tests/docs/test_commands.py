@@ -80,7 +80,9 @@ def test_commands_were_found() -> None:
     assert "cdnv2 report --workdir runs/digits" in found
     # In quotes within quotes, behind variables, in a loop.
     assert any("--process 1" in command for command in found)
-    assert any(re.search(r"main.py train --config (configs/)?cifar(.py)?:condensenet_50,", line) for line in found)
+    assert any(
+        re.search(r"(main.py|cdnv2) train --config (configs/)?cifar(.py)?:condensenet_50,", line) for line in found
+    )
 
 
 @pytest.mark.usefixtures("stop_after_parsing")
