@@ -78,6 +78,7 @@ def test_predictions_come_in_order(photographs: list[Path], tmp_path: Path) -> N
             assert [one.name for one in prediction.classes] == [USAGE.class_names[label] for label in order]
             np.testing.assert_allclose([one.probability for one in prediction.classes], expected[order], atol=1e-5)
     assert [one.path for one in predict(opened, photographs, top=1)] == photographs
+    assert [one.path for one in predict(opened, str(tmp_path / "a"))] == [tmp_path / "a/0.png", tmp_path / "a/1.png"]
     single = predict(opened, np.stack([_array(photographs[0])] * 2), top=1)
     assert [(one.path, len(one.classes)) for one in single] == [(None, 1), (None, 1)]
     assert predict(opened, []) == [] and preprocess(opened, []).shape == (0, 16, 16, 3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from cdnv2_jax import create_model, save
 from cdnv2_jax.networks.zoo import architecture_of
@@ -89,7 +90,10 @@ def test_data() -> None:
 
 def test_fine_tune() -> None:
     save("photos_small", network("condensed"))
-    assert run_page("docs/fine-tune.md")["small"].form_name == "condensed"
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    page = run_page("docs/fine-tune.md")
+    assert page["small"].form_name == "condensed"
+    assert (len(page["prediction"].classes), page["prepared"].shape) == (3, (1, 32, 32, 3))
 
 
 def test_report() -> None:
