@@ -117,7 +117,7 @@ def test_commands_are_for_rgb(tmp_path: Path) -> None:
     """Refused before anything is read or trained."""
     save(tmp_path / "it", network(in_channels=4))
     with pytest.raises(UserError, match=r"it is for images of 4 channels, and image files are read as RGB"):
-        network_from(tmp_path / "it", name="cdnv2_cifar_110", class_names=None, overrides={}, dtype=np.float32, seed=0)
+        network_from(tmp_path / "it", name="cdnv2_cifar_110", class_names=[], overrides={}, dtype=np.float32, seed=0)
     for config in ("configs/digits.py", "configs/shapes.py:retinanet,cdnv2_a"):
         with pytest.raises(
             UserError, match=r"model\.overrides\.in_channels must be 3, got 4: image files are read as RGB"
