@@ -134,14 +134,15 @@ def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None
 WEIGHTS = ("auto", "ema", "model")
 
 
-def checkpoint(verb: argparse.ArgumentParser) -> None:
-    """Add `--checkpoint`, a network of any kind."""
+def checkpoint(verb: argparse.ArgumentParser, *, programs: bool = False) -> None:
+    """Add `--checkpoint`, a network of any kind; with `programs`, also an exported one."""
     verb.add_argument(
         "--checkpoint",
         type=path,
         required=True,
         metavar="PATH",
-        help="directory (a run's or a network's), file (official), or .safetensors",
+        help="directory (a run's or a network's), file (official), "
+        + (".safetensors, .onnx or .stablehlo" if programs else "or .safetensors"),
     )
 
 

@@ -90,7 +90,7 @@ def _train(verbs: argparse._SubParsersAction) -> None:
 def _eval(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "eval", "evaluate a checkpoint, ours or official, on a config's held-out data", _run_eval)
     _config(verb)
-    flags.checkpoint(verb)
+    flags.checkpoint(verb, programs=True)
     flags.weights(verb)
     verb.add_argument(
         "--output",
