@@ -55,7 +55,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml requirements.txt
 	@echo "Installing JAX and what else is needed (a minute or two) …"
-	$(PIP) --editable '.[export]'
+	$(PIP) --editable '.[detection,export]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt

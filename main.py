@@ -1,10 +1,11 @@
 """The command line of the package.
 
-    python main.py train    --config configs/digits.py --workdir runs/digits [--config.key=value …]
-    python main.py eval     --config configs/digits.py --checkpoint PATH
+    python main.py train    --config digits --workdir runs/digits [--config.key=value …]
+    python main.py eval     --config digits --checkpoint PATH
     python main.py condense --checkpoint PATH --output PATH
     python main.py report   --workdir DIR
 
+Without installation; once installed, it is `cdnv2`.
 A user's mistake is reported in one line on standard error, with exit status 2.
 """
 

@@ -27,8 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "training": NETWORKS | {"weights", "data", "devices", "report"},
     "classification": NETWORKS | {"weights", "data", "devices", "report", "training"},
     "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
+    "__main__": {"commands"},
     # The public API.
-    "": NETWORKS | {"weights"},
+    "": NETWORKS | {"weights", "data", "classification"},
     "commands": NETWORKS
     | {"", "weights", "classification", "data", "detection", "detectors", "devices", "export", "report", "training"},
 }

@@ -15,6 +15,7 @@ import pytest
 
 import cdnv2_jax
 from cdnv2_jax.commands.main import main
+from cdnv2_jax.errors import import_optional
 from tests.docs.markdown import links
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +143,17 @@ def test_version_is_the_changelogs() -> None:
 def test_extras_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)) == set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize(("installed", "what"), [(True, "'cdnv2-jax[torch]'"), (False, "-e '.[torch]'")])
+def test_extra_that_is_missing(installed: bool, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command adds it to this interpreter's packages, whichever environment is active in the shell."""
+    monkeypatch.setattr("sys.executable", "/my env/bin/python")
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **_: iter(["it"] * installed))
+    with pytest.raises(cdnv2_jax.UserError) as error:
+        import_optional("no_such_package.part", "torch")
+    command = f"'/my env/bin/python' -m pip install {what}"
+    assert str(error.value) == f"this needs the package no_such_package: {command}"
 
 
 def test_what_is_required_is_pinned() -> None:

@@ -27,7 +27,7 @@ from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.zoo import create_model
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
-from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.experiment import Experiment, refuse_several_processes
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import PER_CLASS_FILE, PREDICTIONS_FILE
 from cdnv2_jax.weights.checkpoint import save
@@ -144,8 +144,7 @@ class ClassificationExperiment(Experiment[ClassificationConfig, Source[Sample], 
         Raises:
           UserError: there are several processes.
         """
-        if jax.process_count() > 1:
-            raise UserError("an exported program is evaluated by one process: start a single one")
+        refuse_several_processes()
         return self.evaluate_with(
             lambda batches: evaluate_program(logits_of, batches, self.normalisation, self.columns)
         )

@@ -134,14 +134,15 @@ def expect_no_more(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None
 WEIGHTS = ("auto", "ema", "model")
 
 
-def checkpoint(verb: argparse.ArgumentParser) -> None:
-    """Add `--checkpoint`, a network of any kind."""
+def checkpoint(verb: argparse.ArgumentParser, *, programs: bool = False) -> None:
+    """Add `--checkpoint`, a network of any kind; with `programs`, also an exported one."""
     verb.add_argument(
         "--checkpoint",
         type=path,
         required=True,
         metavar="PATH",
-        help="directory (a run's or a network's), file (official), or .safetensors",
+        help="directory (a run's or a network's), file (official), "
+        + (".safetensors, .onnx or .stablehlo" if programs else "or .safetensors"),
     )
 
 
@@ -200,6 +201,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
+    return value
 
 
 def window(text: str) -> tuple[int, int]:

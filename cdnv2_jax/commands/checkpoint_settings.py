@@ -12,19 +12,21 @@ import numpy as np
 
 from cdnv2_jax.classification.config import ClassificationConfig, data_fields, data_fields_in_effect
 from cdnv2_jax.commands.read_config import COMMAND_LINE, CONFIG_FILE
-from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.starting_point import TRAINED_WITH
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
+from cdnv2_jax.networks.network import RGB
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
+from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.checkpoint import USAGE_KEY
 from cdnv2_jax.weights.metadata import usual_preparation
 from cdnv2_jax.weights.open import (
     Classifier,
+    DetectorProgram,
     OpenedDetector,
     canvas_preparation,
     stored_detector,
@@ -77,24 +79,36 @@ def evaluated_classifier(
 def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunConfig, list[str]]:
     """Return the config with what belongs to the weights that training starts from, if any, and lines on it.
 
-    A classifier takes over a classifier's preprocessing. A detector takes over a detector's preprocessing and, from one
-    of its own kind, the settings in `TRAINED_WITH`; from a classifier, the mean and standard deviation.
+    Of a run's directory, one of its networks is taken. A classifier takes over a classifier's preprocessing. A detector
+    takes over a detector's preprocessing and, from one of its own kind, the settings in `TRAINED_WITH`; from a
+    classifier, the mean and standard deviation.
 
     Raises:
-      UserError: the checkpoint is damaged.
+      UserError: the checkpoint is damaged, or a run's directory without a network.
     """
-    path = Path(config.model.checkpoint)
-    usage = stored_metadata(path).get(USAGE_KEY) if config.model.checkpoint and path.exists() else None
-    if not isinstance(usage, Mapping):
-        return config, []  # a checkpoint without preprocessing
+    given = config.model.checkpoint
+    if not given:
+        return config, []
+    path = network_of_run(Path(given), TO_USE)
+    if path == Path(given):
+        return _as_checkpoint(config, origins, path)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=str(path)))
+    config, lines = _as_checkpoint(config, origins, path)
+    return config, [f"config.model.checkpoint {given}: {path.name}/ is taken", *lines]
+
+
+def _as_checkpoint(config: RunConfig, origins: Mapping[str, str], path: Path) -> tuple[RunConfig, list[str]]:
+    usage = stored_metadata(path).get(USAGE_KEY) if path.exists() else None
     if isinstance(config, DetectionConfig) and (settings := stored_detector(path)):
-        return _from_detector(config, origins, settings, canvas_preparation(usage, path))
-    if "preparation" not in usage:
-        return config, []  # a detector, which no classifier starts from
+        return _from_detector(config, origins, settings, usage, path)
+    if not isinstance(usage, Mapping) or "preparation" not in usage:
+        return config, []  # no preprocessing, or a detector, which no classifier starts from
     try:
         stored = ImagePreparation(**usage["preparation"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its preprocessing metadata is damaged ({error})") from error
+    if len(stored.mean) != RGB:
+        return config, []  # refused with the network itself
     if isinstance(config, ClassificationConfig):
         return _prepared_as(config, origins, stored)
     own = {"mean": stored.mean, "std": stored.std}
@@ -102,19 +116,22 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
 
 
 def _from_detector(
-    config: DetectionConfig, origins: Mapping[str, str], settings: DetectorSettings, stored: CanvasPreparation
+    config: DetectionConfig, origins: Mapping[str, str], settings: DetectorSettings, usage: Any, path: Path
 ) -> tuple[DetectionConfig, list[str]]:
     lines = []
     if settings.kind == config.model.detector:
         own, given = (
-            {key: getattr(each, key) for key in TRAINED_WITH} for each in (settings, config.model.detector_settings)
+            {key: getattr(each, key) for key in TRAINED_WITH[settings.kind]}
+            for each in (settings, config.model.detector_settings)
         )
         used, lines = _settled(own, given, lambda key: _origin(origins, "model.settings", key) or CONFIG_FILE)
         changed = {key: value for key, value in {**own, **used}.items() if value != given[key]}
         with naming("config.model"):
             model = dataclasses.replace(config.model, settings={**config.model.settings, **changed})
         config = dataclasses.replace(config, model=model)
-    config, more = _with_stored(config, origins, *_preprocessing(stored, config.data))
+    if usage is None:
+        return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
+    config, more = _with_stored(config, origins, *_preprocessing(canvas_preparation(usage, path), config.data))
     return config, [*lines, *more]
 
 
@@ -164,6 +181,36 @@ def evaluated_detector(
         return config, [*lines, f"{path} stores no preprocessing: the config's is used"]
     config, more = _with_stored(config, origins, *_preprocessing(opened.preparation, config.data))
     return config, [*lines, *more]
+
+
+def evaluated_detector_program(
+    config: DetectionConfig, origins: Mapping[str, str], opened: DetectorProgram, path: Path
+) -> tuple[DetectionConfig, list[str]]:
+    """Return the config with the preprocessing to evaluate an exported detector with, and a line on each difference.
+
+    Args:
+      config: as read.
+      origins: where its values come from, see `read_with_origins`.
+      opened: the program.
+      path: where it comes from.
+
+    Raises:
+      UserError: the program holds another detector, or a flag asks for other settings than it was exported with.
+    """
+    about = opened.described
+    name, wanted = f"{about.kind} on {about.name}", f"{config.model.detector} on {config.model.backbone}"
+    if name != wanted:
+        raise UserError(f"{path} holds a {name}, the config is for a {wanted}")
+    if fixed := [key for key, origin in origins.items() if key.startswith("model.") and origin == COMMAND_LINE]:
+        raise UserError(
+            f"{path} is an exported program, whose settings are fixed: leave out --config.{fixed[0]}, or evaluate the "
+            "checkpoint"
+        )
+    model = dataclasses.replace(config.model, num_classes=len(about.classes.names))
+    config = dataclasses.replace(config, model=model)
+    config, lines = _with_stored(config, origins, *_preprocessing(about.preparation, config.data))
+    height, width = about.canvas or (0, 0)
+    return config, [*lines, f"all images on the program's only canvas, {width} × {height}, shrunk where they must be"]
 
 
 def _origin(origins: Mapping[str, str], part: str, key: str) -> str:

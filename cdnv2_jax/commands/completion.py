@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from cdnv2_jax.commands.shipped_configs import config_files, variants
+from cdnv2_jax.commands.shipped_configs import config_files, described
 from cdnv2_jax.terminal import say
 
 PROGRAMS = ("cdnv2", "cdnv2-convert")
@@ -34,9 +34,9 @@ def configs(prefix: str, **_: Any) -> Iterator[str]:
     """Yield what may follow `--config`: names and files, or variants once there is a name and its colon."""
     from argcomplete.completers import FilesCompleter
 
-    name, colon, _ = prefix.partition(":")
+    name, colon = prefix.partition(":")[:2]
     if not colon:
         yield from config_files()
         yield from FilesCompleter(CONFIG_SUFFIXES)(prefix)
     elif name in config_files():
-        yield from variants(name)
+        yield from described(name)[1]

@@ -11,7 +11,11 @@ from rich.table import Table
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import ClassificationExperiment
 from cdnv2_jax.commands.arguments import print_chosen, print_taken
-from cdnv2_jax.commands.checkpoint_settings import evaluated_classifier, evaluated_detector
+from cdnv2_jax.commands.checkpoint_settings import (
+    evaluated_classifier,
+    evaluated_detector,
+    evaluated_detector_program,
+)
 from cdnv2_jax.commands.read_config import read_with_origins
 from cdnv2_jax.detection.classes import match_checkpoint
 from cdnv2_jax.detection.config import DetectionConfig, DetectionData
@@ -20,6 +24,7 @@ from cdnv2_jax.detection.data.coco_2017 import is_coco_val2017
 from cdnv2_jax.detection.evaluation import FIGURES, DetectionEvaluation, write_results
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.detectors.cost import cost_of
+from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.devices import Devices, is_first_process, start_devices
 from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.files import refuse_existing, replacing
@@ -31,7 +36,13 @@ from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.checkpoint import load_detector
-from cdnv2_jax.weights.open import open_classifier, open_detector
+from cdnv2_jax.weights.open import (
+    DetectorProgram,
+    is_program,
+    open_classifier,
+    open_detector,
+    open_detector_program,
+)
 from cdnv2_jax.weights.torch_file import Weights
 
 
@@ -64,7 +75,7 @@ def evaluate_checkpoint(
     if is_first_process():
         print_chosen(given, checkpoint)
     if isinstance(config, DetectionConfig):
-        _evaluate_detector(config, origins, checkpoint, output, per_class)
+        _evaluate_detector(config, origins, checkpoint, weights, output, per_class)
         return
     assert isinstance(config, ClassificationConfig)
     _evaluate_classifier(config, origins, checkpoint, weights, output, per_class)
@@ -132,34 +143,47 @@ def _print_cost_and_published(
 
 
 def _evaluate_detector(
-    config: DetectionConfig, origins: Mapping[str, str], checkpoint: Path, output: Path | None, per_class: Path | None
+    config: DetectionConfig,
+    origins: Mapping[str, str],
+    checkpoint: Path,
+    weights: Weights,
+    output: Path | None,
+    per_class: Path | None,
 ) -> None:
-    opened = open_detector(checkpoint)
-    config, lines = evaluated_detector(config, origins, opened)
-    experiment, detector = DetectionExperiment(config, Devices.all()), opened.detector
+    opened = (open_detector_program if is_program(checkpoint) else open_detector)(checkpoint, weights=weights)
+    if isinstance(opened, DetectorProgram):
+        classes = opened.described.classes
+        config, lines = evaluated_detector_program(config, origins, opened, checkpoint)
+    else:
+        classes = opened.classes
+        config, lines = evaluated_detector(config, origins, opened)
+    experiment = DetectionExperiment(config, Devices.all())
     images = experiment.held_out
-    experiment.category_ids, unmatched = match_checkpoint(opened.classes, images, checkpoint)
+    experiment.category_ids, unmatched = match_checkpoint(classes, images, checkpoint)
     if not images.is_annotated and (output is None or per_class is not None):
         raise UserError(
             f"the held-out images of {config.data.directory} have no annotations, so that nothing can be scored: "
             "give --output for the detections, and no --per-class"
         )
-    if config.model.dtype != str(np.dtype(detector.backbone.param_dtype)):
-        detector = load_detector(checkpoint, dtype=config.model.dtype)[0]
-    detector.settings = config.model.detector_settings
     console = Terminal(quiet=not is_first_process())
     for line in (*experiment.data_lines(), *lines, *unmatched):
         console.print(line)
-    found = experiment.evaluate(detector)
+    if isinstance(opened, DetectorProgram):
+        experiment.canvas = opened.described.canvas
+        found, cost = experiment.evaluate_program(opened.detect), ""
+    else:
+        detector = opened.detector
+        if config.model.dtype != str(np.dtype(detector.backbone.param_dtype)):
+            detector = load_detector(checkpoint, dtype=config.model.dtype)[0]
+        detector.settings = config.model.detector_settings
+        found, cost = experiment.evaluate(detector), _cost_line(detector, config.data)
     _refuse_not_finite(checkpoint, found)
     if not is_first_process():
         return
     title = f"{experiment.title}, {len(images):,} images of {_name_of(config.data, images)}"
     _print_detections(console, title, found)
     _print_skipped(console, experiment.broken.found.values())
-    (height, width), cost = config.data.canvas, cost_of(detector, *config.data.canvas)["total"]
-    console.print(f"{cost.multiply_adds:,} multiply-adds for {width} × {height} pixels, {cost.params:,} parameters")
-    for line in _published_lines(config, images):
+    for line in (*filter(None, [cost]), *_published_lines(config, images)):
         console.print(line)
     if output is not None:
         write_results(output, found.results)
@@ -172,6 +196,11 @@ def _evaluate_detector(
 
 
 PER_CLASS_COLUMNS = ("class", "objects", "AP", "AP50", "AP75")
+
+
+def _cost_line(detector: PyramidDetector, data: DetectionData) -> str:
+    (height, width), cost = data.canvas, cost_of(detector, *data.canvas)["total"]
+    return f"{cost.multiply_adds:,} multiply-adds for {width} × {height} pixels, {cost.params:,} parameters"
 
 
 def _print_detections(console: Terminal, title: str, found: DetectionEvaluation) -> None:

@@ -12,7 +12,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.stopping import resumable, run_program
 
 EXPORTED = ("stablehlo", "onnx", "safetensors", "safetensors-official")
-RESULT_FORMATS = ("text", "json", "csv")
+RESULT_FORMATS = ("text", "json", "csv", "coco")
 SHELLS = ("bash", "zsh", "fish")
 PREPARED = ("image_folder", "imagenet_tars", "cifar10", "cifar100", "huggingface", "webdataset")
 
@@ -90,7 +90,7 @@ def _train(verbs: argparse._SubParsersAction) -> None:
 def _eval(verbs: argparse._SubParsersAction) -> None:
     verb = _add(verbs, "eval", "evaluate a checkpoint, ours or official, on a config's held-out data", _run_eval)
     _config(verb)
-    flags.checkpoint(verb)
+    flags.checkpoint(verb, programs=True)
     flags.weights(verb)
     verb.add_argument(
         "--output",
@@ -133,7 +133,7 @@ def _export(verbs: argparse._SubParsersAction) -> None:
 
 
 def _predict(verbs: argparse._SubParsersAction) -> None:
-    verb = _add(verbs, "predict", "print the top classes of images", _run_predict)
+    verb = _add(verbs, "predict", "print the top classes of images, or the objects in them", _run_predict)
     verb.add_argument(
         "--checkpoint",
         type=flags.path,
@@ -148,10 +148,23 @@ def _predict(verbs: argparse._SubParsersAction) -> None:
         "--format",
         choices=RESULT_FORMATS,
         default="text",
-        help="text (default); json: an object per image, one per line; csv: a row per image and class",
+        help="text (default); json: an object per image, one per line; csv: a row per class or object; coco: a "
+        "detector's results as COCO's list",
     )
-    verb.add_argument("--top", type=flags.positive, default=5, metavar="N", help="classes per image (default: 5)")
-    verb.add_argument("--batch-size", type=flags.positive, default=32, metavar="N", help="images a batch (default: 32)")
+    verb.add_argument("--top", type=flags.positive, metavar="N", help="of a classifier: classes per image (default: 5)")
+    verb.add_argument(
+        "--threshold",
+        type=flags.share,
+        metavar="P",
+        help="of a detector: least score (default: 0.5; for coco the detector's own)",
+    )
+    verb.add_argument(
+        "--draw", type=flags.path, metavar="DIR", help="of a detector: also write the pictures with boxes there"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace drawn pictures that exist")
+    verb.add_argument(
+        "--batch-size", type=flags.positive, metavar="N", help="images a batch (default: 32, of a detector 4)"
+    )
     verb.add_argument(
         "--max-megapixels", type=flags.positive, default=89, metavar="N", help="largest image to read (default: 89)"
     )
@@ -322,6 +335,9 @@ def _run_predict(options: argparse.Namespace) -> None:
         class_names=options.class_names,
         format=options.format,
         top=options.top,
+        threshold=options.threshold,
+        draw=options.draw,
+        overwrite=options.overwrite,
         batch_size=options.batch_size,
         max_megapixels=options.max_megapixels,
     )

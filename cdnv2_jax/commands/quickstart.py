@@ -54,7 +54,7 @@ def activation() -> list[str]:
     """Return the line that brings this virtual environment's commands into the shell, if they are not there."""
     commands = Path(sys.prefix) / "bin"
     found, script = shutil.which("cdnv2"), commands / "activate"
-    if not script.is_file() or (found is not None and Path(found).parent == commands):
+    if not script.is_file() or (found is not None and Path(found).resolve().parent == commands.resolve()):
         return []
     path = os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)
     return [f"    source {shlex.quote(path)}"]

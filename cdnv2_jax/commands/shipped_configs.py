@@ -4,13 +4,12 @@ installed package has inside.
 Light to import, for the completion of commands.
 """
 
-import ast
 import runpy
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import refuse_existing, write_text
 from cdnv2_jax.terminal import say
 
@@ -30,14 +29,19 @@ def with_path(spec: str) -> str:
     return f"{config_files().get(name, name)}{colon}{variant}"
 
 
-def purpose(file: Path) -> str:
-    """Return the first line of a config's docstring."""
-    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+def described(name: str) -> tuple[str, list[str]]:
+    """Return the first line of a config's docstring, and `NAME:VARIANT` for each of its `VARIANTS`.
 
-
-def variants(name: str) -> list[str]:
-    """Return `NAME:VARIANT` for each variant of a config; importing what it imports takes a tenth of a second."""
-    return [f"{name}:{variant}" for variant in runpy.run_path(str(config_files()[name]))["VARIANTS"]]
+    Raises:
+      UserError: its file, perhaps one that the user has added, does not run.
+    """
+    file = config_files()[name]
+    try:
+        module = runpy.run_path(str(file))
+        purpose, variants = (module["__doc__"] or "").partition("\n")[0], module.get("VARIANTS", ())
+        return purpose, [f"{name}:{variant}" for variant in variants]
+    except (Exception, SystemExit) as error:  # a config file is a program and can raise anything
+        raise UserError(f"{file} does not run ({one_line(error)}): mend it, or move it elsewhere") from error
 
 
 def show_configs(spec: str | None, overrides: Sequence[str], copy: Path | None, *, overwrite: bool) -> None:
@@ -64,11 +68,12 @@ def show_configs(spec: str | None, overrides: Sequence[str], copy: Path | None, 
 
 def list_configs() -> None:
     """Print the name, purpose and variants of every config that comes with the package."""
-    width = max(map(len, config_files()))
-    for name, file in config_files().items():
-        full = [variant for variant in variants(name) if not variant.endswith("smoke")]
-        lines = textwrap.wrap(" ".join(full), 118 - width, break_long_words=False, break_on_hyphens=False)
-        say(f"{name:{width}}  {purpose(file)}", *(f"{'':{width}}  {line}" for line in lines))
+    found = {name: described(name) for name in config_files()}
+    width = max(map(len, found), default=0)
+    for name, (purpose, variants) in found.items():
+        full = " ".join(variant for variant in variants if not variant.endswith("smoke"))
+        lines = textwrap.wrap(full, 118 - width, break_long_words=False, break_on_hyphens=False)
+        say(f"{name:{width}}  {purpose}", *(f"{'':{width}}  {line}" for line in lines))
     say('Each has a variant of a step or two without data: digits:smoke, and ",smoke" at the end of the others.')
 
 

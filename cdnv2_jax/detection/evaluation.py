@@ -25,6 +25,7 @@ from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
 from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation
+from cdnv2_jax.weights.detector_programs import Detect, Found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +72,61 @@ def evaluate(
       devices: devices that the batches are sharded over.
     """
     detect = compiled_detect(model, normalisation, devices)
+    found = (fetch(detect(devices.put_batch(detector_fields(rows)))) for rows in batches)
+    return _evaluated(((vars(each), batch) for each, batch in found), source, category_ids, broken)
+
+
+def evaluate_program(
+    detect: Detect,
+    batches: Iterable[HostBatch],
+    source: DetectionSource,
+    category_ids: Sequence[Id | None],
+    broken: BrokenImages,
+    normalisation: Normalisation,
+) -> DetectionEvaluation:
+    """Compute COCO's metrics of an exported program, in this process alone; otherwise as `evaluate`.
+
+    It does not tell for which images a limit on candidates may have changed the result: `truncated` is 0.
+    """
+
+    def found_in(rows: HostBatch) -> tuple[HostBatch, HostBatch]:
+        images = canvas_images(jnp.asarray(rows["image"]), jnp.asarray(rows["size"]), normalisation)
+        found = _padded(detect(np.asarray(images), rows["size"]))
+        if not np.isin(found["labels"], np.arange(len(category_ids))).all():
+            raise UserError(f"the program finds classes other than its own {len(category_ids)}: export it again")
+        return found, rows
+
+    return _evaluated(map(found_in, batches), source, category_ids, broken)
+
+
+def _padded(found: Sequence[Found]) -> HostBatch:
+    """Return the fields of `Detections` for a batch; they are finite, see `Detect`."""
+    most = max(len(one.scores) for one in found)
+    padded = {
+        name: np.stack([np.resize(getattr(one, name), (most, *getattr(one, name).shape[1:])) for one in found])
+        for name in ("boxes", "scores", "labels")
+    }
+    valid = np.array([np.arange(most) < len(one.scores) for one in found])
+    no = np.zeros(len(found), bool)
+    return {**padded, "valid": valid, "truncated": no, "finite": ~no}
+
+
+def _evaluated(
+    batches: Iterable[tuple[HostBatch, HostBatch]],
+    source: DetectionSource,
+    category_ids: Sequence[Id | None],
+    broken: BrokenImages,
+) -> DetectionEvaluation:
+    """Score the real rows of all batches: fields of `Detections`, and the rows that they belong to."""
     results, truncated, not_finite, image_ids = [], 0, 0, source.image_ids
-    for rows in batches:
-        found, batch = fetch(detect(devices.put_batch(detector_fields(rows))))
-        truncated += int((found.truncated & batch["real"]).sum())
-        not_finite += int((~found.finite & batch["real"]).sum())
+    for found, batch in batches:
+        truncated += int((found["truncated"] & batch["real"]).sum())
+        not_finite += int((~found["finite"] & batch["real"]).sum())
         results += detections_to_results(
-            found.boxes,
-            found.scores,
-            found.labels,
-            found.valid & batch["real"][:, None],
+            found["boxes"],
+            found["scores"],
+            found["labels"],
+            found["valid"] & batch["real"][:, None],
             batch["scale"],
             [image_ids[index] for index in batch["index"]],
             category_ids,

@@ -24,6 +24,7 @@ from cdnv2_jax.detection.evaluation import (
     compiled_detect,
     detector_fields,
     evaluate,
+    evaluate_program,
     write_results,
 )
 from cdnv2_jax.detection.pictures import write_examples
@@ -40,10 +41,11 @@ from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.report.precision import write_precision
-from cdnv2_jax.training.experiment import Experiment
+from cdnv2_jax.training.experiment import Experiment, refuse_several_processes
 from cdnv2_jax.training.step import Batch, Metrics
 from cdnv2_jax.training.workdir import DETECTIONS, EXAMPLES, PRECISION_FILE
 from cdnv2_jax.weights.checkpoint import save_detector
+from cdnv2_jax.weights.detector_programs import Detect
 
 
 class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDetector, DetectionEvaluation]):
@@ -62,6 +64,8 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
 
     category_ids: Sequence[Id | None]
     """For each label of the detector, the id of its category in the held-out images; see `evaluate`."""
+    canvas: tuple[int, int] | None = None
+    """Height and width of the canvas of all held-out images; None for one of each orientation."""
 
     def open_source(self, split: Split) -> DetectionSource:
         """Open the images of one split; UserError if they are missing, or val has other categories than train."""
@@ -95,7 +99,11 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
     def evaluation_row(self) -> tuple[DetectionEvaluationRow, int]:
         data = self.config.data
         row = DetectionEvaluationRow(
-            self.held_out, self.shard(self.eval_batch_size), data.preparation, max_megapixels=data.max_megapixels
+            self.held_out,
+            self.shard(self.eval_batch_size),
+            data.preparation,
+            self.canvas,
+            max_megapixels=data.max_megapixels,
         )
         return row, row.batches
 
@@ -125,6 +133,19 @@ class DetectionExperiment(Experiment[DetectionConfig, DetectionSource, PyramidDe
     def evaluate_batches(self, model: PyramidDetector, batches: Iterator[HostBatch]) -> DetectionEvaluation:
         model.canvases_filled = self.evaluation_row()[0].fills_canvas
         return evaluate(model, batches, self.held_out, self.category_ids, self.broken, self.normalisation, self.devices)
+
+    def evaluate_program(self, detect: Detect) -> DetectionEvaluation:
+        """Evaluate an exported program on every held-out image once, in a single process; raises what `evaluate` does.
+
+        Raises:
+          UserError: there are several processes.
+        """
+        refuse_several_processes()
+        return self.evaluate_with(
+            lambda batches: evaluate_program(
+                detect, batches, self.held_out, self.category_ids, self.broken, self.normalisation
+            )
+        )
 
     def inference(self, model: PyramidDetector, batch: HostBatch) -> Callable[[], Any]:
         model.canvases_filled = self.evaluation_row()[0].fills_canvas

@@ -1,6 +1,6 @@
 """The detector that training starts from: random, on a classifier's backbone, or a trained one for other classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from flax import nnx
 from cdnv2_jax.detection.config import DetectorConfig
 from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import PyramidDetector
+from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
@@ -20,11 +21,13 @@ from cdnv2_jax.weights.checkpoint import flat_arrays
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
 from cdnv2_jax.weights.starting_point import FIELD, matching_outputs, remark_on_choice
 
-TRAINED_WITH = (
-    *("fpn_channels", "head_convs", "hidden", "roi_size", "roi_deviations"),
-    *("anchor_scale", "octave_scales", "anchor_ratios"),
-)
-"""Settings that give a detector's weights their shapes and their meaning; training can change the others."""
+TRAINED_WITH: Mapping[Kind, Sequence[str]] = {
+    "retinanet": ("fpn_channels", "anchor_scale", "anchor_ratios", "head_convs", "octave_scales"),
+    "faster_rcnn": ("fpn_channels", "anchor_scale", "anchor_ratios", "hidden", "roi_size", "roi_deviations"),
+}
+"""Settings that give the weights of each kind their shapes and their meaning; training can change the others."""
+SHAPELESS = ("anchor_scale", "roi_deviations")
+"""Those that give them their meaning alone."""
 
 
 class StartingDetector(NamedTuple):
@@ -71,7 +74,7 @@ def starting_detector(model: DetectorConfig, class_names: Sequence[str], seed: i
     nnx.update(backbone, nnx.state(found))
     detector = build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)
     if not is_detector:
-        return StartingDetector(detector, remark_on_choice(opened))
+        return StartingDetector(detector, remark_on_choice(opened) or f"{FIELD} {path}: the backbone is taken")
     kind = opened.detector.settings.kind
     if kind != model.detector:
         return StartingDetector(detector, f"{FIELD} {path} holds a {kind}: only its backbone is taken")
@@ -99,8 +102,8 @@ def _refuse_other_shapes(detector: PyramidDetector, opened: OpenedDetector) -> N
     wanted, own = detector.settings, opened.detector.settings
     different = ", ".join(
         f"config.model.settings.{key} {getattr(wanted, key)} instead of {getattr(own, key)}"
-        for key in TRAINED_WITH
-        if getattr(wanted, key) != getattr(own, key)
+        for key in TRAINED_WITH[own.kind]
+        if key not in SHAPELESS and getattr(wanted, key) != getattr(own, key)
     )
     raise UserError(
         f"the weights of {FIELD} {opened.path} do not fit {different}: leave these settings to the checkpoint, or "

@@ -74,7 +74,7 @@ class Detections:
 
 def all_finite(*outputs: jax.Array) -> jax.Array:
     """Return for each image of a batch whether the outputs [b, …] of a network are finite: bool [b]."""
-    return jnp.stack([jnp.isfinite(x).reshape(len(x), -1).all(1) for x in outputs]).all(0)
+    return jnp.stack([jnp.isfinite(x).all(tuple(range(1, x.ndim))) for x in outputs]).all(0)
 
 
 def with_area(targets: Targets) -> Targets:

@@ -132,7 +132,7 @@ class RetinaNet(PyramidDetector):
         self, images: jax.Array, sizes: jax.Array, targets: Targets, key: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Return {"class_loss", "box_loss"}; see `PyramidDetector.losses`. Nothing is sampled, so `key` is not used."""
-        logits, deltas, anchors, counted = self._outputs(images, sizes)
+        logits, deltas, anchors, counted = self.outputs(images, sizes)
         return retinanet_losses(
             jnp.concatenate(logits, axis=1),
             jnp.concatenate(deltas, axis=1),
@@ -148,7 +148,7 @@ class RetinaNet(PyramidDetector):
         On each level, the `candidates_per_level` anchors with the highest class score become candidates. `truncated`
         takes the others into account.
         """
-        logits, deltas, anchors, counted = self._outputs(images, sizes)
+        logits, deltas, anchors, counted = self.outputs(images, sizes)
 
         def of_image(logits, deltas, counted, size):
             levels = zip(logits, deltas, anchors, counted, strict=True)
@@ -166,8 +166,12 @@ class RetinaNet(PyramidDetector):
         s = self.settings
         return {("head", "classes"): [a * s.num_classes + label for a in range(s.anchors_per_cell) for label in labels]}
 
-    def _outputs(self, images: jax.Array, sizes: jax.Array):
-        """Return (class logits, deltas, anchors, whether anchors count) of all levels."""
+    def outputs(self, images: jax.Array, sizes: jax.Array):
+        """Return (class logits, deltas, anchors, whether anchors count), of each level, as `detect` selects from.
+
+        Returns:
+          logits float32 [b, n, c], deltas [b, n, 4], anchors [n, 4] and bool [b, n]: False on cells beyond an image.
+        """
         maps, masks = self.levels(images, sizes)
         s = self.settings
         anchors = level_anchors(maps, s.anchor_scales, s.anchor_ratios)

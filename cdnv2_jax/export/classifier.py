@@ -81,7 +81,7 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format("safetensors", *_SAFETENSORS, _write_ours, _run_safetensors),
     "safetensors-official": Format("safetensors, official layout", *_SAFETENSORS, _write_official, _run_safetensors),
 }
-"""Formats by their name in `main.py export --format`."""
+"""Formats by their name in `cdnv2 export --format`."""
 
 
 Verified = TypeVar("Verified")

@@ -10,76 +10,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from cdnv2_jax.data.canvas import CanvasPreparation, resize
+from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.detectors.cost import cost_of
 from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.retinanet import RetinaNet
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import exported, write_program
-from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, refuse_not_finite, relative_difference, whole_photographs
+from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
+from cdnv2_jax.weights.detector_programs import Detect, Found, found_in_each, onnx_detector, stablehlo_detector
 from cdnv2_jax.weights.metadata import detector_metadata
-from cdnv2_jax.weights.programs import open_session, read_exported, run_session
 
 Canvas = tuple[int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """Detections in one image.
-
-    Attributes:
-      boxes: float32 [n, 4], x1, y1, x2, y2 in pixels.
-      scores: [n].
-      labels: int [n].
-      logits: [anchors, classes] of all anchors, or None if the runtime does not return them.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray | None = None
-
-
 def write_stablehlo(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
-    """Write images float32 [b, h, w, 3], sizes int32 [b, 2] → {"boxes", "scores", "labels", "valid"}, best first."""
+    """Write images float32 [b, h, w, 3], sizes int32 [b, 2] → {"boxes", "scores", "labels", "valid", "finite"}."""
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *canvas, 3), jnp.float32)
     sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
     write_program(path, exported(detector, _detections, images, sizes), metadata)
 
 
-def run_stablehlo(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """Run the program at `path` and return its detections in each image."""
-    program = read_exported(path)
-    try:
-        found = jax.device_get(jax.jit(program.call)(images, sizes))
-    except Exception as error:  # damaged programs raise errors of many types in the compiler
-        raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
-    return _of_each_image(found)
-
-
 def write_onnx(path: Path, detector: PyramidDetector, canvas: Canvas, metadata: Mapping[str, Any]) -> None:
-    """Write images [1, 3, h, w] that fill the canvas → logits, boxes, selected; see `retinanet_to_onnx`."""
+    """Write images, sizes → logits, boxes, selected; see `retinanet_to_onnx`."""
     from cdnv2_jax.export.onnx_retinanet import retinanet_to_onnx
 
     if not isinstance(detector, RetinaNet):
         raise UserError("only RetinaNet can be exported to ONNX: use --format stablehlo for Faster R-CNN")
     save_onnx(path, retinanet_to_onnx(detector, height=canvas[0], width=canvas[1]), metadata)
-
-
-def run_onnx(path: Path, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
-    """Run the model at `path` on images that fill the canvas and return its detections in each image."""
-    session = open_session(path)
-    found = []
-    for image in images:
-        inputs = {"images": np.ascontiguousarray(image.transpose(2, 0, 1))[None]}
-        logits, boxes, selected = run_session(path, session, ["logits", "boxes", "selected"], inputs)
-        _, labels, anchors = selected.T
-        scores = 1 / (1 + np.exp(-logits[0, anchors, labels].astype(np.float64)))
-        found.append(Found(boxes[0, anchors], scores, labels, logits[0]))
-    return found
 
 
 def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> list[Found]:
@@ -91,25 +51,21 @@ def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> 
     def run(images: jax.Array, sizes: jax.Array) -> tuple[dict[str, jax.Array], jax.Array | None]:
         logits = None
         if isinstance(detector, RetinaNet):
-            logits = jnp.concatenate(detector.head(*detector.levels(images, sizes))[0], axis=1)
-        return dataclasses.asdict(detector.detect(images, sizes)), logits
+            of_levels, _, _, counted = detector.outputs(images, sizes)
+            inside = jnp.concatenate(counted, axis=1)[:, :, None]
+            logits = jnp.where(inside, jnp.concatenate(of_levels, axis=1), -jnp.inf)
+        return _detections(detector, images, sizes), logits
 
     found, logits = jax.device_get(jax.jit(run)(images, sizes))
-    refuse_not_finite(np.where(found["finite"], 0, np.nan), detector.settings.kind)
-    of_each = _of_each_image(found)
+    of_each = found_in_each(found, detector.settings.kind)
     if logits is None:
         return of_each
     return [dataclasses.replace(one, logits=values) for one, values in zip(of_each, logits, strict=True)]
 
 
 def _detections(detector: PyramidDetector, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
-    found = detector.detect(images, sizes)
-    return {"boxes": found.boxes, "scores": found.scores, "labels": found.labels, "valid": found.valid}
-
-
-def _of_each_image(found: Mapping[str, np.ndarray]) -> list[Found]:
-    rows = zip(found["boxes"], found["scores"], found["labels"], found["valid"], strict=True)
-    return [Found(boxes[valid], scores[valid], labels[valid]) for boxes, scores, labels, valid in rows]
+    found = dataclasses.asdict(detector.detect(images, sizes))
+    return {name: found[name] for name in ("boxes", "scores", "labels", "valid", "finite")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +100,8 @@ def detector_agreement(actual: list[Found], expected: list[Found]) -> DetectorAg
         same += len(pairs)
         detections += max(len(ours.scores), len(theirs.scores))
         if ours.logits is not None and theirs.logits is not None:
-            differences.append(relative_difference(ours.logits, theirs.logits))
+            logits = (np.where(np.isneginf(one), 0, one) for one in (ours.logits, theirs.logits))
+            differences.append(relative_difference(*logits))
         elif pairs:
             mine, other = (list(side) for side in zip(*pairs, strict=True))
             differences.append(relative_difference(ours.scores[mine], theirs.scores[other]))
@@ -172,20 +129,18 @@ class DetectorFormat:
 
     Attributes:
       write: function of (path, detector, canvas, metadata) that writes the file.
-      run: (path, images, sizes) → detections in each image.
-      fills_canvas: whether images must cover the whole canvas.
+      load: function that returns the detector in a file as a function.
     """
 
     write: Callable[[Path, PyramidDetector, Canvas, Mapping[str, Any]], None]
-    run: Callable[[Path, np.ndarray, np.ndarray], list[Found]]
-    fills_canvas: bool
+    load: Callable[[Path], Detect]
 
 
 DETECTOR_FORMATS = {
-    "stablehlo": DetectorFormat(write_stablehlo, run_stablehlo, fills_canvas=False),
-    "onnx": DetectorFormat(write_onnx, run_onnx, fills_canvas=True),
+    "stablehlo": DetectorFormat(write_stablehlo, stablehlo_detector),
+    "onnx": DetectorFormat(write_onnx, onnx_detector),
 }
-"""Formats by their name in `main.py export --format`."""
+"""Formats by their name in `cdnv2 export --format`."""
 
 
 LEAST_SAME = 0.9
@@ -222,8 +177,8 @@ def export_detector(
     metadata = detector_metadata(detector, classes, preparation, canvas, cost_of(detector, *canvas)["total"])
 
     def verify(path: Path) -> DetectorAgreement:
-        images, sizes = _photographs(preparation, canvas, program)
-        found = detector_agreement(program.run(path, images, sizes), detect(detector, images, sizes))
+        images, sizes = _photographs(preparation, canvas)
+        found = detector_agreement(program.load(path)(images, sizes), detect(detector, images, sizes))
         if not (found.difference <= LARGEST_DIFFERENCE and found.same >= LEAST_SAME):
             raise UserError(
                 f"{output} ({kind.title}) does not reproduce the detector's results ({found}): nothing was written"
@@ -233,11 +188,11 @@ def export_detector(
     return write_verified(output, kind, lambda path: program.write(path, detector, canvas, metadata), verify)
 
 
-def _photographs(preparation: CanvasPreparation, canvas: Canvas, program: DetectorFormat) -> tuple[Any, Any]:
-    """Return (images float32 [2, *canvas, 3], sizes int32 [2, 2])."""
-    images = whole_photographs()
-    if program.fills_canvas:
-        images = [resize(image, canvas)[0] for image in images]
-        preparation = CanvasPreparation(min(canvas), max(canvas), preparation.mean, preparation.std)
-    prepared, sizes = zip(*(preparation(image, canvas) for image in images), strict=True)
-    return np.stack(prepared), np.stack(sizes)
+def _photographs(preparation: CanvasPreparation, canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Return two photographs, a landscape and a portrait: images float32 [2, *canvas, 3] and their sizes int32 [2, 2].
+
+    At least one of them does not fill its canvas, whatever the canvas.
+    """
+    landscape, other = whole_photographs()
+    images, sizes = zip(*(preparation(image, canvas) for image in (landscape, other[:, :320])), strict=True)
+    return np.stack(images), np.stack(sizes)

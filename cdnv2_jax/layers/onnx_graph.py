@@ -122,7 +122,8 @@ class Canvas:
 
     Attributes:
       sizes: name of an input, int32 [batch, 2], height and width of each image.
-      height, width: of the canvas in pixels.
+      height: of the canvas in pixels.
+      width: of the canvas in pixels.
     """
 
     sizes: str

@@ -44,6 +44,8 @@ class TorchFormat:
 class OnnxWriter:
     """Conversion of a family's networks to ONNX nodes.
 
+    Detectors read zeros beyond an image: `Graph.conv` and `Graph.apply` see to it, other nodes need `Graph.inside`.
+
     Attributes:
       maps: (graph, network, images) → {stride: map} as `Network.features` returns them; finer ones are allowed.
       head: (graph, network, the last of these maps) → the logits, as an output called "logits".

@@ -1,7 +1,7 @@
 """Draw detections on their images."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,11 @@ def draw_detections(
     boxes: np.ndarray,
     labels: np.ndarray,
     scores: np.ndarray | None,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | Mapping[int, str],
     *,
     truth: tuple[np.ndarray, np.ndarray] | None = None,
     enlarge: int = 1,
+    thickness: int = 2,
 ) -> np.ndarray:
     """Draw a box, name and score for every detection, the best on top.
 
@@ -48,13 +49,14 @@ def draw_detections(
       class_names: by label.
       truth: boxes [m, 4] and labels [m] of the ground truth, drawn underneath as thin white boxes.
       enlarge: integer scale of the picture, so that text is legible on small images.
+      thickness: of the boxes' lines in pixels; text is in proportion.
 
     Returns:
       uint8 [h · enlarge, w · enlarge, 3].
     """
     height, width = image.shape[:2]
     picture = Image.fromarray(image).resize((width * enlarge, height * enlarge), Image.Resampling.BICUBIC)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_PIXELS)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_PIXELS * thickness / 2)
     for box in () if truth is None else np.asarray(truth[0]) * enlarge:
         _frame(draw, box, TRUTH, 1)
     order = range(len(boxes)) if scores is None else np.argsort(scores, kind="stable").tolist()
@@ -63,7 +65,7 @@ def draw_detections(
         text = cut(escaped(class_names[label]), LONGEST_NAME)
         text += "" if scores is None else f" {100 * float(scores[index]):.0f}"
         colour = class_colour(label)
-        _frame(draw, box, colour, 2)
+        _frame(draw, box, colour, thickness)
         _name(draw, box, text, colour, font, picture.size)
     return np.array(picture)
 

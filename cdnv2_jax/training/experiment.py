@@ -72,6 +72,12 @@ class Evaluation:
         return {**finite, "not_finite": self.not_finite} if self.not_finite else finite
 
 
+def refuse_several_processes() -> None:
+    """Raise UserError unless this process is the only one: exported programs run in one process."""
+    if jax.process_count() > 1:
+        raise UserError("an exported program is evaluated by one process: start a single one")
+
+
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SourceT = TypeVar("SourceT", bound=Source[Picture])
 ModelT = TypeVar("ModelT", bound=nnx.Module)

@@ -208,7 +208,7 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     description = read_description(path)
     if description.get("kind") != DETECTOR:
         raise UserError(f"{path} holds a classifier, not a detector")
-    settings, classes = described_detector(path, description)
+    settings, classes = settings_and_classes(path, description)
     try:
         backbone = described_network(description["backbone"], dtype=dtype)
         detector = nnx.eval_shape(lambda: build_detector(settings, backbone, dtype=dtype, rngs=OneKey(0)))
@@ -219,7 +219,7 @@ def load_detector(path: Path, *, dtype: DTypeLike | None = None) -> tuple[Pyrami
     return detector, classes
 
 
-def described_detector(path: Path, description: Mapping[str, Any]) -> tuple[DetectorSettings, Classes]:
+def settings_and_classes(path: Path, description: Mapping[str, Any]) -> tuple[DetectorSettings, Classes]:
     """Return settings and classes from the description of a detector at `path`; UserError if they are not valid."""
     try:
         settings, classes = DetectorSettings(**description["settings"]), Classes(**description["classes"])

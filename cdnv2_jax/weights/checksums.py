@@ -78,7 +78,7 @@ def onnx_fault(data: bytes) -> str:
     """Return what is wrong with an ONNX file; "" if its SHA-256 is right. Nothing of it is parsed."""
     before, entry, after = data.partition(_ONNX_ENTRY)
     if not entry or _ONNX_ENTRY in after:
-        return "is not an ONNX file written by this `main.py export`: it has no checksum"
+        return "is not an ONNX file written by this `cdnv2 export`: it has no checksum"
     stored, rest = after[: len(NO_DIGEST)], after[len(NO_DIGEST) :]
     if stored != sha256(before + entry + NO_DIGEST.encode() + rest).encode():
         return "is damaged: its checksum differs"

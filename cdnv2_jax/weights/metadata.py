@@ -39,6 +39,33 @@ class Described:
     params: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class DescribedDetector:
+    """Kind, backbone, classes and preprocessing of a detector.
+
+    Attributes:
+      kind: "retinanet" or "faster_rcnn".
+      name: the backbone's name.
+      form: the backbone's form: "masked", "condensed" or "plain".
+      classes: what its labels stand for.
+      preparation: preprocessing of images.
+      score_threshold: least score of its detections.
+      canvas: height and width of the only canvas that it takes; None for one of each orientation.
+    """
+
+    kind: str
+    name: str
+    form: str
+    classes: Classes
+    preparation: CanvasPreparation
+    score_threshold: float
+    canvas: tuple[int, int] | None = None
+
+    def canvas_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the canvas for an image of that size."""
+        return self.canvas or self.preparation.canvas_of(height, width)
+
+
 def classifier_metadata(network: Network) -> dict[str, Any]:
     """Return JSON values: name, form, number of classes, cost for one image (official count), usage, writer."""
     usage = usage_of(network)
@@ -62,7 +89,8 @@ def detector_metadata(
     canvas: tuple[int, int],
     cost: PartCost,
 ) -> dict[str, Any]:
-    """Return JSON values: kind, backbone, classes, canvas (height, width), cost for one image, usage, writer."""
+    """Return JSON values: kind, backbone, classes, canvas (height, width), least score, cost for one image, usage,
+    writer."""
     return {
         "kind": "detector",
         "detector": detector.settings.kind,
@@ -70,6 +98,7 @@ def detector_metadata(
         "form": detector.backbone.form_name,
         "num_classes": detector.settings.num_classes,
         "canvas": list(canvas),
+        "score_threshold": detector.settings.score_threshold,
         **dataclasses.asdict(cost),
         USAGE_KEY: {"preparation": dataclasses.asdict(preparation), **_class_lists(classes)},
         "written_by": written_by(),
@@ -87,7 +116,7 @@ def parse_metadata(text: str, source: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{source}: its metadata is not valid JSON ({one_line(error)})") from error
     if not isinstance(values, dict) or is_unsealed(values):
-        raise UserError(f"{source}: its metadata was not written by this `main.py export`: export it again")
+        raise UserError(f"{source}: its metadata was not written by this `cdnv2 export`: export it again")
     if fault := seal_fault(values):
         raise UserError(f"{source} is damaged ({fault}): export it again")
     return values
@@ -131,6 +160,28 @@ def usage_of(network: Network, source: str = "") -> Usage:
             f"usage, with {channels} means and standard deviations"
         )
     return usage
+
+
+def described_detector(values: Mapping[str, Any], source: str) -> DescribedDetector:
+    """Return an exported detector's metadata, checked; UserError, naming `source`, if it is invalid."""
+    try:
+        kind, name, form, classes = (values[key] for key in ("detector", "name", "form", "num_classes"))
+        canvas, threshold, usage = tuple(values["canvas"]), values["score_threshold"], values[USAGE_KEY]
+        names, ids = usage["class_names"], usage["category_ids"]
+        if not (isinstance(name, str) and isinstance(form, str) and kind in ("retinanet", "faster_rcnn")):
+            raise ValueError("detector, name or form")
+        if not (type(classes) is int and len(names) == len(ids) == classes > 0):
+            raise ValueError(f"{len(names)} names and {len(ids)} ids for {classes} classes")
+        if not all(type(one) in (int, str) for one in ids):
+            raise ValueError("category_ids must be numbers or text")
+        if not (len(canvas) == 2 and all(type(side) is int and side in range(32, 8193, 32) for side in canvas)):
+            raise ValueError(f"canvas {canvas}")
+        if not (type(threshold) in (int, float) and 0 <= threshold <= 1):
+            raise ValueError(f"score_threshold {threshold}")
+        preparation = CanvasPreparation(**usage["preparation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: its metadata is invalid ({one_line(error)}): export it again") from error
+    return DescribedDetector(kind, name, form, Classes(names, ids), preparation, threshold, canvas)
 
 
 def usual_usage(network: Network) -> Usage:

@@ -24,22 +24,23 @@ from cdnv2_jax.weights import programs, safetensors
 from cdnv2_jax.weights.checkpoint import (
     DETECTOR,
     USAGE_KEY,
-    described_detector,
     load,
     load_detector,
     read_description,
+    settings_and_classes,
 )
-from cdnv2_jax.weights.metadata import Described, described, usage_of
+from cdnv2_jax.weights.detector_programs import Detect, compiled_detector, onnx_detector, stablehlo_detector
+from cdnv2_jax.weights.metadata import Described, DescribedDetector, described, described_detector, usage_of
 from cdnv2_jax.weights.programs import Forward, compiled_forward
 from cdnv2_jax.weights.state_dicts import Weights, official_tensors, select_state_dict
 from cdnv2_jax.weights.torch_file import channels_in, classes_in, model_from_state_dict, torch_format
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 
 PROGRAMS = {
-    ".onnx": (programs.read_onnx_metadata, programs.onnx_forward),
-    ".stablehlo": (programs.read_stablehlo_metadata, programs.stablehlo_forward),
+    ".onnx": (programs.read_onnx_metadata, programs.onnx_forward, onnx_detector),
+    ".stablehlo": (programs.read_stablehlo_metadata, programs.stablehlo_forward, stablehlo_detector),
 }
-"""Suffix of an exported program → functions that read its metadata and load it as a `Forward`."""
+"""Suffix of an exported program → functions that read its metadata, and that load it as `Forward` or `Detect`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,6 +133,19 @@ class Classifier:
         return logits
 
 
+@dataclasses.dataclass(frozen=True)
+class DetectorProgram:
+    """Anything that detects objects in images: a detector or an exported program.
+
+    Attributes:
+      described: its kind, backbone, classes and preprocessing.
+      detect: normalised images on canvases and their sizes → detections.
+    """
+
+    described: DescribedDetector
+    detect: Detect
+
+
 def open_weights(
     path: Path,
     *,
@@ -215,7 +229,7 @@ def stored_metadata(path: Path) -> Mapping[str, Any]:
 def stored_detector(path: Path) -> DetectorSettings | None:
     """Return the settings of a detector's checkpoint, without its arrays; None for anything else."""
     description = read_description(path) if path.is_dir() else {}
-    return described_detector(path, description)[0] if description.get("kind") == DETECTOR else None
+    return settings_and_classes(path, description)[0] if description.get("kind") == DETECTOR else None
 
 
 def open_network(path: Path, **official: Any) -> OpenedNetwork:
@@ -226,10 +240,23 @@ def open_network(path: Path, **official: Any) -> OpenedNetwork:
     return opened
 
 
-def open_detector(path: Path) -> OpenedDetector:
+def open_detector(path: Path, *, weights: Weights = "auto") -> OpenedDetector:
     """Open a detector as `open_weights` does; UserError for a classifier."""
-    opened = open_weights(path)
+    opened = open_weights(path, weights=weights)
     if isinstance(opened, OpenedNetwork):
+        raise UserError(f"{path} holds a classifier, not a detector")
+    return opened
+
+
+def is_program(path: Path) -> bool:
+    """Return whether `path` is named as an exported program is."""
+    return path.suffix in PROGRAMS and not path.is_dir()
+
+
+def open_detector_program(path: Path, *, weights: Weights = "auto") -> DetectorProgram:
+    """Open anything that detects objects as `open_predictor` does; UserError for a classifier."""
+    opened = open_predictor(path, weights=weights)
+    if isinstance(opened, Classifier):
         raise UserError(f"{path} holds a classifier, not a detector")
     return opened
 
@@ -242,37 +269,71 @@ def open_classifier(
     class_names: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Open anything that classifies images: a network in any format, or a program written by `main.py export`.
+    """Open anything that classifies images as `open_predictor` does; UserError for a detector."""
+    opened = open_predictor(path, model=model, weights=weights, class_names=class_names, overrides=overrides)
+    if isinstance(opened, DetectorProgram):
+        raise UserError(f"{path} holds a detector, not a classifier")
+    return opened
+
+
+def open_predictor(
+    path: Path,
+    *,
+    model: str | None = None,
+    weights: Weights = "auto",
+    class_names: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Classifier | DetectorProgram:
+    """Open a network in any format, or a program written by `cdnv2 export`, to classify or to detect with.
 
     Args:
       path: the file or directory.
       model: name of the model in an official file that does not store it.
       weights: which weights of a PyTorch file to load, see `load_torch_checkpoint`.
-      class_names: names that replace those stored in the file.
+      class_names: names that replace those stored with a classifier.
       overrides: changes to the architecture of an official file.
 
     Raises:
-      UserError: `path` does not exist, is damaged or holds a detector, or `class_names` has the wrong length.
+      UserError: `path` does not exist or is damaged, or `class_names` has the wrong length or is for a detector.
     """
-    if path.suffix in PROGRAMS and not path.is_dir():
+    if is_program(path):
         if weights != "auto":
             raise UserError(f"{path} holds one network, with no choice of weights: leave out --weights")
         found = _open_program(path)
     else:
-        opened = open_network(path, model=model, weights=weights, overrides=overrides)
-        network = opened.network
-        about = Described(network.name, network.form_name, network.architecture.num_classes, opened.usage)
-        found = Classifier(about, compiled_forward(network), opened.taken, network)
+        found = _as_program(open_weights(path, model=model, weights=weights, overrides=overrides))
     if not class_names:
         return found
+    if isinstance(found, DetectorProgram):
+        raise UserError(f"{path} holds a detector, which has class names of its own: leave out --class-names")
     usage = found.described.usage.with_names(class_names, found.described.num_classes)
     return dataclasses.replace(found, described=dataclasses.replace(found.described, usage=usage))
 
 
-def _open_program(path: Path) -> Classifier:
+def classifier_of(network: Network, source: str = "", taken: str = "") -> Classifier:
+    """Return a network in evaluation mode as a `Classifier`; UserError if its usage is unknown, see `usage_of`."""
+    classes, usage = network.architecture.num_classes, usage_of(network, source)
+    about = Described(network.name, network.form_name, classes, usage)
+    return Classifier(about, compiled_forward(network), taken, network)
+
+
+def _as_program(opened: OpenedNetwork | OpenedDetector) -> Classifier | DetectorProgram:
+    if isinstance(opened, OpenedNetwork):
+        return classifier_of(opened.network, str(opened.path), opened.taken)
+    settings, backbone = opened.detector.settings, opened.detector.backbone
+    described = DescribedDetector(
+        settings.kind, backbone.name, backbone.form_name, opened.classes, opened.preparation, settings.score_threshold
+    )
+    return DetectorProgram(described, compiled_detector(opened.detector))
+
+
+def _open_program(path: Path) -> Classifier | DetectorProgram:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".stablehlo":
         start_devices()
-    read, run = PROGRAMS[path.suffix]
-    return Classifier(described(read(path), str(path)), run(path))
+    read, forward, detect = PROGRAMS[path.suffix]
+    values = read(path)
+    if values.get("kind") == "detector":
+        return DetectorProgram(described_detector(values, str(path)), detect(path))
+    return Classifier(described(values, str(path)), forward(path))

@@ -93,7 +93,7 @@ def read_onnx_metadata(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} has metadata that is not text in UTF-8: export it again") from error
     if KEY not in found:
-        raise UserError(f"{path} has no metadata of this package: export it with `main.py export`")
+        raise UserError(f"{path} has no metadata of this package: export it with `cdnv2 export`")
     return parse_metadata(found[KEY], str(path))
 
 
@@ -117,7 +117,7 @@ def read_exported(path: Path) -> export.Exported:
     except Exception as error:  # errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
     if unusual:
-        raise UserError(f"{path} was not written by `main.py export` ({unusual}): it is not run")
+        raise UserError(f"{path} was not written by `cdnv2 export` ({unusual}): it is not run")
     return program
 
 
@@ -157,15 +157,20 @@ def stablehlo_forward(path: Path) -> Forward:
         raise UserError(
             f"{path} takes {len(program.in_avals)} arrays and returns {len(program.out_avals)}: it is not a classifier"
         )
+    return compiled_program(path, program)
+
+
+def compiled_program(path: Path, program: export.Exported) -> Callable[..., Any]:
+    """Return the program from `path`, compiled, as a function that returns NumPy arrays."""
     run = jax.jit(program.call)
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def call(*inputs: np.ndarray) -> Any:
         try:
-            return np.asarray(run(images))
+            return jax.device_get(run(*inputs))
         except Exception as error:  # damaged programs raise errors of many types in the compiler
             raise UserError(f"{path} does not run ({one_line(error)}): export it again") from error
 
-    return forward
+    return call
 
 
 def read_stablehlo_metadata(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ ASKED = {
     "cdnv2 export --format o": {"onnx"},
     "cdnv2 train --config dig": {"digits"},
     "cdnv2 train --config mi": {"mine.py"},
-    "cdnv2 train --config shapes:retinanet,cdnv2_c": {"cdnv2_c", "cdnv2_c,smoke"},
+    "cdnv2 train --config shapes:retinanet,cdnv2_c": {"retinanet,cdnv2_c", "retinanet,cdnv2_c,smoke"},
     "cdnv2-convert --model x --ov": {"--overwrite"},
 }
 BASH = r"""

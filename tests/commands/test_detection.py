@@ -109,6 +109,21 @@ def test_eval_prints_what_the_run_found(beside: Shell) -> None:
     assert "found.json exists" in beside.refuses("main.py", *arguments)
 
 
+def test_predict_finds_what_eval_found(beside: Shell) -> None:
+    """From the files alone, in other batches: the same boxes, and the images' numbers are those of the annotations."""
+    (pictures,) = Path("drawn").glob("*/val")
+    arguments = ("main.py", "predict", "--checkpoint", "faster_rcnn", "--format", "coco", "--batch-size", "3")
+    outcome = beside.run(*arguments, pictures)
+    assert outcome.status == 0 and "network: faster_rcnn/condensed" in outcome.err
+    found, expected = json.loads(outcome.out), json.loads(Path("faster_rcnn/detections.json").read_text())
+    key = lambda one: (one["image_id"], one["category_id"], -round(one["score"], 5), one["bbox"])  # noqa: E731
+    assert len(found) == len(expected) > 0
+    for ours, theirs in zip(sorted(found, key=key), sorted(expected, key=key), strict=True):
+        assert (ours["image_id"], ours["category_id"]) == (theirs["image_id"], theirs["category_id"])
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+        np.testing.assert_allclose(ours["bbox"], theirs["bbox"], atol=1e-2)
+
+
 def _own_data(name: str, change: Callable[[dict[str, Any]], object]) -> str:
     """Copy the drawn images to the directory `name`, with changed annotations of the held-out ones."""
     (drawn,) = Path("drawn").iterdir()

@@ -1,6 +1,7 @@
 """The smoke variants of the detection configs, and of plain networks: trained for a step, evaluated, written down."""
 
 import math
+import sys
 
 import pytest
 
@@ -28,6 +29,13 @@ def test_coco(detector: str, backbone: str, shell: Shell) -> None:
         assert (found.settings.kind, found.backbone.name) == (detector, backbone)
         assert found.backbone.form_name == form and len(classes.names) == 5
     assert all(math.isfinite(record["loss"]) for record in records_of(workdir, "train"))
+
+
+def test_without_pycocotools(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missed before the first step, not after the first epoch."""
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    config = ("--config", "shapes:retinanet,cdnv2_a,smoke")
+    assert "pip install 'cdnv2-jax[detection]'" in shell.refuses("main.py", "train", *config, "--workdir", "run")
 
 
 @pytest.mark.soak  # a network to compile, for training and for evaluation: a minute

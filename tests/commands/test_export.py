@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cdnv2_jax import condense, create_model, save
+from cdnv2_jax import UserError, condense, create_model, save
 from cdnv2_jax.data.canvas import KEY as USAGE
 from cdnv2_jax.export.classifier import FORMATS
 from cdnv2_jax.networks.network import Network
@@ -96,8 +96,8 @@ def test_detector(shell: Shell) -> None:
     assert re.match(
         r"retinanet on cdnv2_a \(masked\) as ONNX: it.onnx, [\d,]+ bytes\nrun from the file on 2 ph", printed
     )
-    complaint = shell.refuses("main.py", "predict", "--checkpoint", "it.onnx", "it.onnx")
-    assert "it.onnx holds a detector, not a classifier" in complaint
+    with pytest.raises(UserError, match=r"it.onnx holds a detector, not a classifier"):
+        open_classifier(Path("it.onnx"))
     refused = {"--image-size": "64", "--class-names": "it.onnx"}
     for flag in refused.items():
         assert "holds a detector" in shell.refuses("main.py", *arguments, "--overwrite", *flag)

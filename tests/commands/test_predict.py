@@ -22,7 +22,7 @@ from scipy.special import softmax
 from cdnv2_jax import UserError, save
 from cdnv2_jax.commands.arguments import read_class_names
 from cdnv2_jax.commands.main import RESULT_FORMATS
-from cdnv2_jax.commands.result_formats import FORMATS, print_json
+from cdnv2_jax.commands.result_formats import FORMATS, JsonLines
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.data.usage import Usage
@@ -170,8 +170,8 @@ def test_no_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch)
 
 def test_interrupted(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was printed by then stays, also where output goes to a file."""
-    interrupted = mock.Mock(side_effect=[print_json, KeyboardInterrupt])
-    monkeypatch.setitem(FORMATS, "json", lambda result: interrupted()(result))
+    interrupted = mock.Mock(side_effect=[JsonLines.result, KeyboardInterrupt])
+    monkeypatch.setattr(JsonLines, "result", lambda printer, result: interrupted()(printer, result))
     with open("out.jsonl", "w", encoding="utf-8") as out, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", out)
         outcome = here.run("main.py", "predict", "--checkpoint", "network", "--format", "json", "album")

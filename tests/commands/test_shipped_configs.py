@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cdnv2_jax.commands import shipped_configs
 from cdnv2_jax.commands.read_config import read_config
-from cdnv2_jax.commands.shipped_configs import config_files, variants
+from cdnv2_jax.commands.shipped_configs import config_files, described
 from cdnv2_jax.report.published import PUBLISHED
 from tests.commands.shell import REPOSITORY, Shell
 
@@ -32,10 +33,10 @@ def test_neither_name_nor_file(spec: str, shell: Shell) -> None:
 
 def test_variants_are_those_that_work() -> None:
     """Every one is listed, and those of detectors on COCO are what the paper has figures of."""
-    assert [name.partition(":")[2] for name in variants("digits")] == ["full", "smoke"]
+    assert [name.partition(":")[2] for name in described("digits")[1]] == ["full", "smoke"]
     coco = {f"coco:{detector},{backbone}" for detector, backbones in PUBLISHED.items() for backbone in backbones}
-    assert set(variants("coco")) == coco | {f"{one},smoke" for one in coco}
-    assert len(set(variants("cifar"))) == 9 * 2 * 2
+    assert set(described("coco")[1]) == coco | {f"{one},smoke" for one in coco}
+    assert len(set(described("cifar")[1])) == 9 * 2 * 2
 
 
 def test_list(shell: Shell) -> None:
@@ -45,8 +46,19 @@ def test_list(shell: Shell) -> None:
         docstring = ast.get_docstring(ast.parse((REPOSITORY / "configs" / f"{name}.py").read_text(encoding="utf-8")))
         assert docstring and f"{name:8}  {docstring.splitlines()[0]}\n" in printed
     listed = re.findall(r"(?<= )\w+:[\w,]+(?=[ \n])", printed)
-    expected = itertools.chain(*(variants(name) for name in NAMES))
+    expected = itertools.chain(*(described(name)[1] for name in NAMES))
     assert [one for one in listed if "smoke" not in one] == [one for one in expected if "smoke" not in one]
+
+
+def test_list_with_one_that_does_not_run(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout's configs are also the user's: one line says which file."""
+    mine, broken = shell.directory / "mine.py", shell.directory / "broken.py"
+    mine.write_text("def get_config(): ...")
+    monkeypatch.setattr(shipped_configs, "config_files", lambda: {"mine": mine})
+    assert shell.succeeds("main.py", "config").startswith("mine  \n")
+    broken.write_text("from nowhere import something")
+    monkeypatch.setattr(shipped_configs, "config_files", lambda: {"mine": mine, "broken": broken})
+    assert f"{broken} does not run (No module named 'nowhere')" in shell.refuses("main.py", "config")
 
 
 def test_copies(shell: Shell) -> None:

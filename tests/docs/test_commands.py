@@ -80,7 +80,9 @@ def test_commands_were_found() -> None:
     assert "cdnv2 report --workdir runs/digits" in found
     # In quotes within quotes, behind variables, in a loop.
     assert any("--process 1" in command for command in found)
-    assert any(re.search(r"main.py train --config (configs/)?cifar(.py)?:condensenet_50,", line) for line in found)
+    assert any(
+        re.search(r"(main.py|cdnv2) train --config (configs/)?cifar(.py)?:condensenet_50,", line) for line in found
+    )
 
 
 @pytest.mark.usefixtures("stop_after_parsing")
@@ -97,9 +99,11 @@ def check_command(command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         check_targets(arguments)
     elif program == "pip":
         check_requirements(arguments)
-    elif arguments[:1] == ["-m"]:
+    elif arguments[:1] == ["-m"] and arguments[1] != "cdnv2_jax":
         check_module(arguments[1], arguments[2:], command, monkeypatch, capsys)
     elif arguments[:1] != ["-c"]:
+        if arguments[:1] == ["-m"]:
+            program, arguments = "cdnv2", arguments[2:]
         script = arguments.pop(0) if program == "python" else program
         if script not in SCRIPTS:
             assert (ROOT / script).is_file(), f"no script {script}"

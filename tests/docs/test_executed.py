@@ -56,7 +56,7 @@ RUN = [
     ),
     Run("python main.py train --workdir .*--coordinator .*", "tests/distributed/runs.py", "--coordinator"),
     Run("python main.py train --coordinator .*", "tests/distributed/runs.py", "--coordinator"),
-    Run("python main.py train( --config (FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
+    Run("python main.py train( --config (CONFIG|FILE|my_experiment.py).*)?", "tests/docs/test_extend.py", '"train"'),
     Run("python main.py config --copy .*", "tests/commands/test_shipped_configs.py", '"--copy"'),
     Run("python main.py config( --config .*)?", "tests/commands/test_config.py", '"config"'),
     # eval
@@ -111,7 +111,7 @@ NOT_RUN = {
 def in_a_checkout(command: str) -> str:
     """The command as it is without installation: `python main.py` for `cdnv2`, and a config's file for its name."""
     configs = "|".join(config_files())
-    command = re.sub(r"^cdnv2 ", "python main.py ", command)
+    command = re.sub(r"^(cdnv2|python -m cdnv2_jax) ", "python main.py ", command)
     return re.sub(rf"--config ({configs})(?=[: ]|$)", r"--config configs/\1.py", command)
 
 

@@ -7,12 +7,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from PIL import Image
 
-from cdnv2_jax import save
+from cdnv2_jax import ImagePreparation, Usage, create_model, save
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.checkpoint import flat_arrays
+from tests.data.image_files import write_noise
 from tests.data.sources.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
-from tests.weights.networks import network
+from tests.export.detectors import write_retinanet
+from tests.weights.networks import network, used
 from tests.weights.official_files import save as save_official
 from tests.weights.official_files import training_file, twin_in_form
 
@@ -87,7 +92,20 @@ def test_data() -> None:
 
 def test_fine_tune() -> None:
     save("photos_small", network("condensed"))
-    assert run_page("docs/fine-tune.md")["small"].form_name == "condensed"
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    page = run_page("docs/fine-tune.md")
+    assert page["small"].form_name == "condensed"
+    assert (len(page["prediction"].classes), page["prepared"].shape) == (3, (1, 32, 32, 3))
+
+
+def test_predict() -> None:
+    usage = Usage(ImagePreparation(32, "whole", "bilinear", (0.5,) * 3, (0.25,) * 3), ("daisy", "rose", "tulip"))
+    save("runs/flowers/condensed", used(network("condensed"), usage))
+    write_noise(Path(), ["album"], 2)
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    page = run_page("docs/predict.md")
+    assert page["prediction"].path == Path("album/1.png") and page["best"].name in page["names"]
+    assert (len(page["found"]), page["logits"].shape) == (2, (1, 3))
 
 
 def test_report() -> None:
@@ -98,12 +116,39 @@ def test_report() -> None:
 
 
 def test_detection() -> None:
+    write_retinanet(Path("retinanet.onnx"))
+    Image.new("RGB", (96, 64)).save("photo.jpg")
     boxes = jnp.array([[0, 0, 32, 32], [1, 1, 33, 33], [100, 80, 300, 290.0]])
     maps = [jnp.ones((320 // stride, 320 // stride, 4)) for stride in (4, 8, 16, 32)]
     names = {"boxes": boxes, "scores": jnp.array([0.9, 0.8, 0.7]), "labels": jnp.array([1, 1, 2]), "maps": maps}
     page = run_page("docs/detection.md", names)
+    assert page["image"].path == Path("photo.jpg") and page["image"].width == 96
     assert page["keep"].tolist() == [True, False, True]
     assert page["pooled"].shape == (3, 7, 7, 4)
+
+
+def test_own_training_loop() -> None:
+    """It learns, prunes to the last stage, and what it saves is used as it says."""
+    page = run_page("docs/own-training-loop.md")
+    assert np.mean(page["losses"][-8:]) < 0.2 < np.mean(page["losses"][:4])
+    assert page["stage"] == page["last_stage"] == 3
+    names = page["model"].usage.class_names
+    right = [one.classes[0].name == names[label] for one, label in zip(page["found"], page["labels"], strict=True)]
+    assert np.mean(right) > 0.95
+
+
+def test_backbone() -> None:
+    """It learns where the squares are; what is frozen stays as it was."""
+    page = run_page("docs/backbone.md")
+    assert np.mean(page["losses"][-10:]) < 0.5 * np.mean(page["losses"][:10])
+    assert page["found"].mean() >= 0.75
+    sizes = {"stages": (1, 1), "growth": (8, 8), "stem_stride": 4, "groups": 4, "condensation_factor": 4}
+    fresh = create_model("cdnv2_cifar_110", rngs=nnx.Rngs(0), **sizes)
+    before, after = (flat_arrays(nnx.state(network)) for network in (fresh, page["backbone"]))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert not [name for name in changed if name.startswith(("stem", "blocks/0", "classifier", "fc"))]
+    assert not [name for name in changed if name.endswith(("mean", "var", "batches", "mask"))]
+    assert "blocks/1/0/lgc/kernel" in changed and "blocks/1/0/conv/kernel" in changed
 
 
 def test_every_page_with_python_is_run() -> None:

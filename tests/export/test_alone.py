@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cdnv2_jax.detection.predict import DetectedImage, predict_boxes
 from cdnv2_jax.export.classifier import export_classifier
 from cdnv2_jax.export.verify import whole_photographs
+from cdnv2_jax.weights.open import DetectorProgram, open_predictor
 from tests.export.alone import OURS, run_alone
+from tests.export.detectors import write_retinanet
 from tests.export.networks import USAGE, images, logits
 from tests.weights.networks import network, used
 
@@ -43,6 +46,22 @@ def test_onnx(tmp_path: Path) -> None:
     run_alone(code, tmp_path, without=(*OURS, "jax", "cv2", "onnx"))
     expected = network("condensed")(jnp.asarray(USAGE.preparation(whole_photographs()[0])[None]))
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
+
+
+def test_onnx_detector(tmp_path: Path) -> None:
+    """From an image file to boxes in its pixels, on a canvas too low for it: what `predict` finds with these files."""
+    write_retinanet(tmp_path / "retinanet.onnx", (32, 96))
+    Image.fromarray(whole_photographs()[0]).save(tmp_path / "photo.png")
+    code = documented("onnx-detector").replace("photo.jpg", "photo.png")
+    code += "np.savez('found.npz', scores=[s for _, s, _ in found], boxes=[b for *_, b in found])\n"
+    run_alone(code, tmp_path, without=(*OURS, "jax", "onnx"))
+    program = open_predictor(tmp_path / "retinanet.onnx")
+    assert isinstance(program, DetectorProgram)
+    (image,) = predict_boxes(program, [tmp_path / "photo.png"], threshold=0.005, batch_size=1)
+    assert isinstance(image, DetectedImage) and len(image.objects) > 10
+    found = np.load(tmp_path / "found.npz")
+    np.testing.assert_allclose(found["scores"], [one.score for one in image.objects], atol=1e-5)
+    np.testing.assert_allclose(found["boxes"], [one.box for one in image.objects], atol=1e-2)
 
 
 def test_safetensors(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
+from jax import export
 
 from cdnv2_jax import UserError
 from cdnv2_jax.data.canvas import CanvasPreparation
@@ -51,6 +54,16 @@ numpy.savez("found.npz", **detector.call(given["images"], given["sizes"]))
     assert (said["kind"], said["detector"], said["canvas"]) == ("detector", kind, list(CANVAS))
     assert said["usage"]["class_names"] == ["disc", "square", "star"]
     assert CanvasPreparation(**said["usage"]["preparation"]) == PREPARATION
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
+def test_any_batch_can_be_traced(kind: Kind) -> None:
+    """As for StableHLO, whose programs take any number of images; nothing is compiled."""
+    (batch,) = export.symbolic_shape("batch")
+    graph, state = nnx.split(detector(kind))
+    images, sizes = jax.ShapeDtypeStruct((batch, *CANVAS, 3), np.float32), jax.ShapeDtypeStruct((batch, 2), np.int32)
+    found = jax.eval_shape(lambda state, *given: nnx.merge(graph, state).detect(*given), state, images, sizes)
+    assert found.boxes.shape == (batch, 30, 4) and found.finite.shape == (batch,)
 
 
 def test_onnx(tmp_path: Path) -> None:

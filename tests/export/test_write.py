@@ -151,8 +151,8 @@ def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> Non
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
-        ("[]", "not written by this `main.py export`"),
-        ('{"format": 1}', "not written by this `main.py export`"),
+        ("[]", "not written by this `cdnv2 export`"),
+        ('{"format": 1}', "not written by this `cdnv2 export`"),
         ({}, "holds a None, not a classifier"),
         ({"kind": "detector"}, "holds a detector, not a classifier"),
         ({"kind": "classifier"}, "metadata is invalid"),

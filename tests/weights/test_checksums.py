@@ -140,7 +140,7 @@ def test_programs_that_no_export_writes(function: Any, platforms: Any, complaint
     """Whoever writes a program can write its checksum: custom calls reach native code, so only known ones are run."""
     path = tmp_path / "network.stablehlo"
     write_program(path, _program(function, platforms=platforms), {})
-    with pytest.raises(UserError, match=rf"was not written by `main.py export` \({complaint}.*\): it is not run"):
+    with pytest.raises(UserError, match=rf"was not written by `cdnv2 export` \({complaint}.*\): it is not run"):
         read_exported(path)
 
 

@@ -14,7 +14,7 @@ from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.tf_example import decode_example
 from cdnv2_jax.errors import UserError, one_line, shorten
 
-LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `main.py prepare` wrote"
+LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `cdnv2 prepare` wrote"
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
 INFO, FEATURES = "dataset_info.json", "features.json"
 FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # if dataset_info.json gives none

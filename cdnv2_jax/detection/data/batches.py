@@ -165,10 +165,12 @@ class DetectionEvaluationRow(RowMaker):
 
     Attributes:
       preparation: resizing of the images, and their canvases.
+      canvas: height and width of the only canvas; None for one of each orientation.
     """
 
     source: DetectionSource
     preparation: CanvasPreparation
+    canvas: tuple[int, int] | None = None
 
     @property
     def batches(self) -> int:
@@ -194,7 +196,7 @@ class DetectionEvaluationRow(RowMaker):
             return self._padding(int(row), NOT_BROKEN)
         now_reading(index)
         sample = self.source[index]
-        canvas = self.preparation.canvas_of(sample.height, sample.width)
+        canvas = self.canvas or self.preparation.canvas_of(sample.height, sample.width)
         try:
             image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         except BrokenImage:
@@ -212,7 +214,7 @@ class DetectionEvaluationRow(RowMaker):
         """Return a black row of the same shape as its batch."""
         position = self.share.position(row)
         first = int(self._order[position - position % self.share.batch_size])  # a batch starts with a real image
-        canvas = self.preparation.canvas_of(*self.source.sizes[first].tolist())
+        canvas = self.canvas or self.preparation.canvas_of(*self.source.sizes[first].tolist())
         return {
             "image": np.zeros((*canvas, 3), np.uint8),
             "size": np.array(canvas, np.int32),

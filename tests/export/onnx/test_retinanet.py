@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -45,8 +46,8 @@ def ours(detector: RetinaNet, images: np.ndarray, sizes: np.ndarray) -> tuple[li
     @jax.jit
     def outputs(state, images):
         merged = nnx.merge(graph, state)
-        logits, *_ = merged._outputs(images, sizes)
-        return logits, merged.detect(images, sizes)
+        logits, *_ = merged.outputs(images, jnp.asarray(sizes))
+        return logits, merged.detect(images, jnp.asarray(sizes))
 
     return outputs(state, images)
 
@@ -158,7 +159,7 @@ def test_structure() -> None:
     model = retinanet_to_onnx(detector, height=HEIGHT, width=WIDTH)
     onnx.checker.check_model(model, full_check=True)
     assert operations(model)["Transpose"] == 2 * 5 + 1
-    stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith("level_")]
+    stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith("level_") and tensor.dims]
     floats = sum(int(np.prod(tensor.dims)) for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT)
     assert floats == sum(x.size for x in jax.tree.leaves(nnx.state(detector.head, nnx.Param)))
 
