@@ -68,7 +68,8 @@ def comparison_table(summary: Mapping[str, Any], forms: Sequence[str], rows: Seq
         table.add_column(named(column), justify="right")
     for row in rows:
         cells = [shown(row, summary[column][row]) if row in summary[column] else "" for column in columns]
-        table.add_row(named(row), *cells)
+        if any(cells):
+            table.add_row(named(row), *cells)
     return table
 
 

@@ -63,6 +63,7 @@ class Training:
         """
         config, total = self.experiment.config, self.experiment.total_steps
         saving = RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints)
+        trained: list[Candidate[Any, Any]] = []
         with stopping.postponed(), saving as self.checkpoints:
             state = self._starting_state()
             self.checkpoints.check_room(state)
@@ -219,8 +220,9 @@ class Training:
         )
         # Written last: a run that is resumed at this step repeats an evaluation that has no record.
         first, *others = found
+        headline = "; ".join(map(str, found)) if others else first.evaluation.headline
         self.log.evaluation(
-            "; ".join(map(str, found)) + (f" → {self.best.path.name}/" if kept else ""),
+            headline + (f" → {self.best.path.name}/" if kept else ""),
             step=step,
             epoch=step / experiment.steps_per_epoch,
             **first.evaluation.recorded,
