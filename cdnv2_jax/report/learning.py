@@ -118,7 +118,7 @@ def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section
         drawing(
             lambda figure: draw_learning_curves(figure, records),
             key="curves",
-            height=4.4,
+            height=5.0,
             label=f"Curves of loss and of accuracy or AP over {last:,} steps, {len(stages)} stages marked.",
             caption="Training batches and held-out images. Dashed, numbered lines are condensation stages; the network "
             "recovers from each while training continues.",
