@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from cdnv2_jax.report.page import render_page
 from cdnv2_jax.report.precision import (
@@ -64,14 +65,14 @@ def test_what_is_drawn() -> None:
     curves, bars = Figure(), Figure()
     draw_precision(curves, PRECISION)
     for line, name in zip(curves.axes[0].get_lines(), CURVES, strict=True):
-        np.testing.assert_allclose(line.get_xydata(), np.stack([np.arange(101) / 100, CURVE], axis=1))
+        np.testing.assert_allclose(np.asarray(line.get_xydata()), np.stack([np.arange(101) / 100, CURVE], axis=1))
         assert line.get_label() == f"IoU {name}: AP 0.835"
     draw_classes(bars, PRECISION.classes[:2])
     [axes] = bars.axes
-    assert [bar.get_width() for bar in axes.patches] == [0.25, 0.75]
+    assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == [0.25, 0.75]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["<b>cat</b>", "dog"]
     assert [text.get_text() for text in axes.texts] == ["0.25", "0.75"]
-    np.testing.assert_array_equal(axes.get_lines()[0].get_xydata(), [[0.5, 0], [1, 1]])
+    np.testing.assert_array_equal(np.asarray(axes.get_lines()[0].get_xydata()), [[0.5, 0], [1, 1]])
 
 
 def test_section() -> None:
