@@ -59,7 +59,8 @@ def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
     accuracy.set_xlabel("step")
     named = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in (loss, accuracy)]
     entries = {name: line for pairs in named for line, name in pairs}
-    figure.legend(list(entries.values()), list(entries), loc="outside upper center")
+    place = {"loc": "outside upper center", "ncols": len(entries) if figure.get_figwidth() > 6 else 1}
+    figure.legend(list(entries.values()), list(entries), frameon=False, **place)
 
 
 def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
