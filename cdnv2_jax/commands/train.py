@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
 from cdnv2_jax.commands.processes import keep_freed_memory
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
+from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import NO_ROOM
@@ -58,8 +60,9 @@ def train(
         with _telling_of_workdir(path):
             experiment.finish(training.run(), path, console)
         console.print(f"summary: {path / SUMMARY_FILE}, plots: {path}/*.png")
-        for line in _next_commands(path, program) if program else ():
-            console.print(line)
+        if program:
+            for line in _next_commands(path, program, _example_of(experiment.held_out)):
+                console.print(line)
 
 
 @contextlib.contextmanager
@@ -82,11 +85,17 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _next_commands(workdir: Path, program: str) -> list[str]:
+def _next_commands(workdir: Path, program: str, image: str) -> tuple[str, str]:
     """Return what to type after a run: what uses its network, condensed if it has that form, and what shows the run."""
     *_, network = [workdir / name for name in ("plain", "masked", "condensed") if (workdir / name).is_dir()]
-    return [
-        "next:",
-        f"    {program} predict --checkpoint {shlex.quote(str(network))} IMAGE",
-        f"    {program} report --workdir {shlex.quote(str(workdir))}",
-    ]
+    predict = f"predict --checkpoint {shlex.quote(str(network))} {image}"
+    return f"next: {program} {predict}", f"      {program} report --workdir {shlex.quote(str(workdir))}"
+
+
+def _example_of(source: Source[Picture]) -> str:
+    """Return the path of the first image, quoted for a shell, or IMAGE if it is not a file of its own."""
+    try:
+        name = source[0].name
+    except UserError:
+        return "IMAGE"
+    return shlex.quote(name) if os.path.isfile(name) else "IMAGE"

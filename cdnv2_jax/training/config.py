@@ -83,7 +83,7 @@ class RunConfig:
         default=False,
     )
     ema_decay: float = setting(
-        "decay of the moving average of weights and BatchNorm statistics used in evaluation; 0 for none",
+        "decay of the moving average of weights and BatchNorm statistics, evaluated beside live weights; 0 for none",
         default=0.0,
         least=0,
         most=1,

@@ -63,6 +63,7 @@ class Training:
         """
         config, total = self.experiment.config, self.experiment.total_steps
         saving = RunCheckpoints(self.workdir / CHECKPOINTS, config.keep_checkpoints)
+        trained: list[Candidate[Any, Any]] = []
         with stopping.postponed(), saving as self.checkpoints:
             state = self._starting_state()
             self.checkpoints.check_room(state)

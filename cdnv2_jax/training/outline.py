@@ -39,7 +39,8 @@ def outline(experiment: Experiment[Any, Any, Any, Any], first: int, stage: int) 
     ]
     if experiment.costs:
         lines.insert(0, network_line(experiment.costs))
-    if fault := averaging_fault(config.ema_decay, total, stages if stage < stages else 0):
+    fault = averaging_fault(config.ema_decay, total, stages if stage < stages else 0)
+    if fault and not first:  # a resumed run keeps its decay
         lines.append(fault)
     return lines
 

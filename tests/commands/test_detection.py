@@ -78,7 +78,7 @@ def test_metrics(runs: Path) -> None:
     for record in trained:
         assert record["loss"] == pytest.approx(sum(record[part] for part in parts), rel=1e-5)
     assert all(np.isfinite(record["loss"]) for record in trained)
-    assert [record["AP"] for record in evaluated][-1] == summary_of(runs / "faster_rcnn")["masked"]["AP"]
+    assert [record["AP"] for record in evaluated][-1] == summary_of(runs / "faster_rcnn")["EMA"]["AP"]
 
 
 def test_condensed_finds_the_same(runs: Path) -> None:
@@ -207,7 +207,8 @@ def test_resuming_changes_nothing(beside: Shell, runs: Path) -> None:
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
     for form in ("masked", "condensed"):
         again, before = (summary_of(Path(run))[form] for run in ("again", "retinanet"))
-        assert {**again, "ms_per_image": 0} == {**before, "ms_per_image": 0}
+        varying = {"ms_per_image": 0, "bytes_on_disk": 0}  # networks are stored with times
+        assert {**again, **varying} == {**before, **varying}
 
 
 def test_report_draws_again(beside: Shell, runs: Path) -> None:

@@ -38,7 +38,8 @@ def _assert_trained_condensed(workdir: Path) -> None:
     """A run of a condensed network: no stages, no masks, nothing to compare with."""
     summary = summary_of(workdir)
     assert "masked" not in summary and "stages_passed" not in summary and "max_logit_difference" not in summary
-    assert {"accuracy", "top5", "loss", "flops", "params", "ms_per_image"} == summary["condensed"].keys()
+    costs = {"multiply_adds", "flops", "params", "bytes_on_disk", "ms_per_image"}
+    assert {"accuracy", "top5", "loss", *costs} == summary["condensed"].keys()
     assert not (workdir / "masked").exists()
     for name in ("condensed", "best"):
         assert load(workdir / name).form.condensed

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 from cdnv2_jax import load
 from cdnv2_jax.classification.evaluation import ClassificationEvaluation
+from cdnv2_jax.commands.train import _example_of
+from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.runs import records_of, scalars_of, summary_of
 from tests.commands.shell import DIGITS, TINY, Shell
@@ -144,10 +147,23 @@ def test_what_is_printed(smoke_run: Path) -> None:
         "│ size on disk │ 0.3",
         "kept in masked and condensed: accuracy",
         "summary: ",
-        f"main.py predict --checkpoint {smoke_run}/condensed IMAGE",
-        f"main.py report --workdir {smoke_run}",
+        "next: ",
     ):
         assert line in printed
+
+
+def test_commands_to_type_next(smoke_run: Path, tmp_path: Path) -> None:
+    """As a shell takes them apart, the program takes them. Digits are no files."""
+    *_, predict, report = (smoke_run.parent / "printed.txt").read_text(encoding="utf-8").splitlines()
+    network = str(smoke_run / "condensed")
+    assert shlex.split(predict)[1:] == ["python", "main.py", "predict", "--checkpoint", network, "IMAGE"]
+    assert shlex.split(report) == ["python", "main.py", "report", "--workdir", str(smoke_run)]
+    for name in ("my cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "it's 1.png")
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "2.png")
+    (example,) = shlex.split(_example_of(open_directory("image_folder", str(tmp_path), "val", 0.5)))
+    assert Path(example).is_file() and Path(example).is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["masked", "condensed"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from cdnv2_jax.classification.evaluation import score
 from cdnv2_jax.training.experiment import Candidate, best_of
@@ -21,5 +22,5 @@ RIGHT, WRONG, BROKEN = [0.0, 1.0], [1.0, 0.0], [0.0, np.nan]
 def test_the_better_is_kept(averaged: list[list[float]], live: list[list[float]], kept: str) -> None:
     labels = np.array([1, 1])
     networks = {"EMA": averaged, "live": live}
-    candidates = [Candidate(name, None, score(np.array(logits), labels)) for name, logits in networks.items()]
+    candidates = [Candidate(name, nnx.Module(), score(np.array(logits), labels)) for name, logits in networks.items()]
     assert best_of(candidates).weights == kept
