@@ -312,8 +312,7 @@ def _sections(
         precision = run.own_figure("AP")
         sections += detector_published(run.config, images, None if precision is None else 100 * precision)
     if (file := run.workdir / PRECISION_FILE).is_file():
-        with telling_of_damage(file):
-            sections.append(precision_section(read_precision(file)))
+        sections.append(precision_section(read_precision(file)))
     if pictures or (notes and (run.workdir / DETECTIONS).is_file()):
         sections.append(detections_section(pictures, notes))
     if run.values:

@@ -126,7 +126,8 @@ def figures_section(figures: Mapping[str, Any], text: Sequence[str]) -> Section:
         if kept is not None:
             cells.insert(0, ["weights", *(name if name in WEIGHTS else str(kept) for name in columns)])
         note = TWO_COUNTS if {"flops", "multiply_adds"} <= keys.keys() else ""
-        tables.append(Table("Networks", ("", *map(named, columns)), cells, note))
+        head = ["not kept" if kept is not None and name in WEIGHTS else named(name) for name in columns]
+        tables.append(Table("Networks", ("", *head), cells, note))
     if alone:
         tables.append(Table("Further figures", ("", "value"), [[named(k), shown(k, v)] for k, v in alone.items()]))
     return Section("figures", "Figures", text, tables)

@@ -59,7 +59,8 @@ def draw_learning_curves(figure: Any, records: Sequence[Record]) -> None:
     accuracy.set_xlabel("step")
     named = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in (loss, accuracy)]
     entries = {name: line for pairs in named for line, name in pairs}
-    figure.legend(list(entries.values()), list(entries), loc="outside upper center")
+    place = {"loc": "outside upper center", "ncols": len(entries) if figure.get_figwidth() > 6 else 1}
+    figure.legend(list(entries.values()), list(entries), frameon=False, **place)
 
 
 def draw_sparsity(figure: Any, records: Sequence[Record]) -> None:
@@ -118,7 +119,7 @@ def learning_section(records: Sequence[Record], kinds: Sequence[str]) -> Section
         drawing(
             lambda figure: draw_learning_curves(figure, records),
             key="curves",
-            height=4.4,
+            height=5.0,
             label=f"Curves of loss and of accuracy or AP over {last:,} steps, {len(stages)} stages marked.",
             caption="Training batches and held-out images. Dashed, numbered lines are condensation stages; the network "
             "recovers from each while training continues.",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cdnv2_jax.bounded_reading import read_json
+from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import write_text
 from cdnv2_jax.report.mistakes import short_name
 from cdnv2_jax.report.page import INK, Section, Table, drawing
@@ -59,14 +60,22 @@ def write_precision(path: Path, precision: Precision) -> None:
 
 
 def read_precision(path: Path) -> Precision:
-    """Read the file of `write_precision`; ValueError, LookupError or TypeError if it is damaged."""
-    found = read_json(path)
-    curves = {name: [float(value) for value in found["curves"][name]] for name in CURVES} if found["curves"] else {}
+    """Read the file of `write_precision`; UserError if it is damaged."""
+    try:
+        found = read_json(path)
+        return _checked(found["curves"], found["classes"])
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        reason = one_line(error) if isinstance(error, ValueError) else "it is not as a run writes it"
+        raise UserError(f"{path} cannot be read ({reason}): remove it to leave its section out") from error
+
+
+def _checked(curves: Any, classes: Any) -> Precision:
+    curves = {name: [float(value) for value in curves[name]] for name in CURVES} if curves else {}
     if any(len(curve) != len(RECALLS) for curve in curves.values()):
         raise ValueError(f"a curve has not {len(RECALLS)} points")
     classes = [
         ClassPrecision(str(one["name"]), int(one["objects"]), *(float(one[key]) for key in ("AP", "AP50", "AP75")))
-        for one in found["classes"]
+        for one in classes
     ]
     values = [value for one in classes for value in (one.AP, one.AP50, one.AP75) if value != -1]
     if not all(0 <= value <= 1 for curve in (*curves.values(), values) for value in curve):

@@ -141,7 +141,7 @@ def test_figures_that_older_runs_did_not_record(smoke_run: Path) -> None:
     [table, _] = run_figures(read_run(workdir)).tables
     rows = {name: cells for name, *cells in table.rows}
     forms = [recorded[form] for form in ("masked", "condensed")]
-    assert table.head == ("", "masked", "condensed", "live weights")
+    assert table.head == ("", "masked", "condensed", "not kept")
     assert rows["weights"] == ["EMA", "EMA", "live"]
     assert rows["accuracy"] == [*(f"{form['accuracy']:.2%}" for form in forms), "12.50%"]
     assert rows["multiply-adds (true)"] == [*(f"{form['multiply_adds']:,}" for form in forms), ""]

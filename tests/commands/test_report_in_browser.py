@@ -108,6 +108,9 @@ def test_detector(tmp_path: Path, tab: Tab) -> None:
     page = tmp_path / "page.html"
     page.write_text(render_page("D" * 80, "run in " + "path/" * 80, sections), encoding="utf-8")
     _check(tab, page)
+    tab.show(page, "phone", "light")
+    rows = "Math.max(...[...document.querySelectorAll('#published tbody tr')].map(row => row.offsetHeight))"
+    assert tab.evaluate(rows) < 60  # pixels: the sources are not squeezed into a narrow column
 
 
 def test_paper_is_white(tmp_path: Path, tab: Tab) -> None:
