@@ -21,6 +21,7 @@ from PIL import Image
 
 import cdnv2_jax
 from cdnv2_jax.commands.main import main as cdnv2
+from cdnv2_jax.data.image_paths import image_files
 from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.errors import UserError
 
