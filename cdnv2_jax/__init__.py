@@ -4,8 +4,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cdnv2_jax.classification.predict import Prediction
+    from cdnv2_jax.classification.python_api import predict, preprocess
+    from cdnv2_jax.data.preparation import ImagePreparation
+    from cdnv2_jax.data.usage import Usage
     from cdnv2_jax.errors import UserError
     from cdnv2_jax.networks.family import count_flops, register
+    from cdnv2_jax.networks.network import Network
     from cdnv2_jax.networks.zoo import create_model, list_models
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
@@ -15,6 +20,10 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ImagePreparation",
+    "Network",
+    "Prediction",
+    "Usage",
     "UserError",
     "condense",
     "count_flops",
@@ -22,6 +31,8 @@ __all__ = [
     "list_models",
     "load",
     "load_torch_checkpoint",
+    "predict",
+    "preprocess",
     "prune",
     "register",
     "save",
@@ -29,6 +40,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ImagePreparation": "data.preparation",
+    "Network": "networks.network",
+    "Prediction": "classification.predict",
+    "Usage": "data.usage",
     "UserError": "errors",
     "condense": "pruning.condense",
     "count_flops": "networks.family",
@@ -36,6 +51,8 @@ _HOMES = {
     "list_models": "networks.zoo",
     "load": "weights.checkpoint",
     "load_torch_checkpoint": "weights.torch_file",
+    "predict": "classification.python_api",
+    "preprocess": "classification.python_api",
     "prune": "pruning.prune",
     "register": "networks.family",
     "save": "weights.checkpoint",

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "classification": NETWORKS | {"weights", "data", "devices", "report", "training"},
     "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
     # The public API.
-    "": NETWORKS | {"weights"},
+    "": NETWORKS | {"weights", "data", "classification"},
     "commands": NETWORKS
     | {"", "weights", "classification", "data", "detection", "detectors", "devices", "export", "report", "training"},
 }

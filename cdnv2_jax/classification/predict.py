@@ -33,12 +33,12 @@ class Prediction:
     """The most probable classes of an image.
 
     Attributes:
-      path: path of the image.
+      path: path of the image; None for one that is not a file.
       classes: best first.
     """
 
     COLUMNS: ClassVar = ("image", "rank", "label", "name", "probability")
-    path: Path
+    path: Path | None
     classes: Sequence[Likely]
 
     def to_json(self) -> dict[str, Any]:

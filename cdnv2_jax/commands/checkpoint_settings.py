@@ -16,6 +16,7 @@ from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
+from cdnv2_jax.networks.network import RGB
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.weights.checkpoint import USAGE_KEY
@@ -79,6 +80,8 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
         stored = ImagePreparation(**usage["preparation"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its preprocessing metadata is damaged ({error})") from error
+    if len(stored.mean) != RGB:
+        return config, []  # refused with the network itself
     if isinstance(config, ClassificationConfig):
         return _prepared_as(config, origins, stored)
     own = {"mean": stored.mean, "std": stored.std}

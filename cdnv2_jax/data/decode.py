@@ -104,6 +104,24 @@ def decode(encoded: bytes, name: str, *, upright: bool = True, max_megapixels: f
         raise BrokenImage(name, one_line(error)) from error
 
 
+def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    """Return a Pillow image as RGB, uint8 [h, w, 3], with the pixels that `decode` gives for its file.
+
+    Raises:
+      BrokenImage: it cannot be loaded; the message contains `name`.
+    """
+    try:
+        with _warnings_ignored():
+            image.load()  # TIFF files are turned now, and PNG files may state an orientation after their pixels
+            is_deep = image.mode.startswith(("I", "F"))
+            pixels = _upper_bits(image) if is_deep else np.array(image.convert("RGB"))
+        return _turned(pixels, *_stated_turns(image))
+    except MemoryError as error:
+        raise _no_memory(name) from error
+    except Exception as error:  # as in `decode`
+        raise BrokenImage(name, one_line(error)) from error
+
+
 def encoded_size(
     encoded: bytes, name: str, *, upright: bool = True, max_megapixels: float = MAX_MEGAPIXELS
 ) -> tuple[int, int]:
@@ -131,6 +149,10 @@ def _turns(image: Image.Image, encoded: bytes) -> tuple[bool, bool, bool]:
         return AS_STORED  # Pillow has turned it
     if image.format == "PNG" and not any(mark in encoded for mark in LATE_ORIENTATION):
         return AS_STORED  # Pillow would decode the pixels to be sure
+    return _stated_turns(image)
+
+
+def _stated_turns(image: Image.Image) -> tuple[bool, bool, bool]:
     try:
         with _warnings_ignored():
             return TURNS.get(image.getexif().get(ExifTags.Base.Orientation), AS_STORED)

@@ -1,6 +1,7 @@
 """Preprocessing of images for evaluation, as one description that is stored with the network."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.errors import shorten
+from cdnv2_jax.errors import UserError, shorten
 
 Interpolation = Literal["bilinear", "bicubic"]
 PILLOW: dict[Interpolation, Image.Resampling] = {
@@ -40,7 +41,8 @@ class ImagePreparation:
 
     Evaluation normalises on the device, prediction on the host, with equal results; both use `resized`.
 
-    Images have as many channels as there are means: three if they are RGB.
+    Prepared images have as many channels as there are means. RGB images become grey for one mean, as Pillow converts
+    them, and grey ones RGB for three.
 
     Attributes:
       size: side of the prepared image, in pixels.
@@ -79,11 +81,12 @@ class ImagePreparation:
         return dataclasses.replace(self, size=size, shorter_side=round(self.shorter_side * size / self.size))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Resize and normalise an image: uint8 [h, w, channels] → float32 [size, size, channels]."""
+        """Resize and normalise an image: uint8 [h, w, c] → float32 [size, size, channels]; UserError for another c."""
         return normalise(self.resized(image), self.mean, self.std)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
-        """Resize an image: uint8 [h, w, channels] → uint8 [size, size, channels], not normalised."""
+        """Resize an image: uint8 [h, w, c] → uint8 [size, size, channels], not normalised; UserError for another c."""
+        image = _with_channels(image, len(self.mean))
         if self.resize == "centre":
             shorter = self.shorter_side or round(self.size * RESIZE_RATIO)
             return _resize_and_crop(image, shorter, self.size, self.interpolation)
@@ -96,10 +99,27 @@ def check_statistics(preparation: object, channels: int = 3) -> None:
     """Convert `mean` and `std` of a frozen dataclass to tuples of floats; raise ValueError if they are invalid."""
     for name in ("mean", "std"):
         values, least = tuple(getattr(preparation, name)), SMALLEST_STD if name == "std" else -LARGEST_STATISTIC
-        numbers = len(values) == channels and all(type(value) in (int, float) for value in values)
-        if not numbers or not all(least <= value <= LARGEST_STATISTIC for value in values):
+        all_numbers = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
+        if (
+            len(values) != channels
+            or not all_numbers
+            or not all(least <= value <= LARGEST_STATISTIC for value in values)
+        ):
             raise ValueError(f"invalid {name} {shorten([str(value) for value in values])}")
         object.__setattr__(preparation, name, tuple(float(value) for value in values))
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    found = image.shape[2]
+    if found == channels:
+        return image
+    if (found, channels) == (1, 3):
+        return np.repeat(image, 3, axis=2)
+    if (found, channels) == (3, 1):
+        return np.array(Image.fromarray(image).convert("L"))[..., None]
+    raise UserError(
+        f"an image has {found} channels, the network is for {channels}: give it arrays of {channels}, in Python"
+    )
 
 
 def _resize_and_crop(image: np.ndarray, shorter: int, size: int, interpolation: Interpolation) -> np.ndarray:

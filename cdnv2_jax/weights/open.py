@@ -219,13 +219,17 @@ def open_classifier(
         found = _open_program(path)
     else:
         opened = open_network(path, model=model, weights=weights)
-        network = opened.network
-        about = Described(network.name, network.form_name, network.architecture.num_classes, opened.usage)
-        found = Classifier(about, compiled_forward(network), opened.taken)
+        found = classifier_of(opened.network, str(path), opened.taken)
     if not class_names:
         return found
     usage = found.described.usage.with_names(class_names, found.described.num_classes)
     return dataclasses.replace(found, described=dataclasses.replace(found.described, usage=usage))
+
+
+def classifier_of(network: Network, source: str = "", taken: str = "") -> Classifier:
+    """Return a network in evaluation mode as a `Classifier`; UserError if its usage is unknown, see `usage_of`."""
+    classes, usage = network.architecture.num_classes, usage_of(network, source)
+    return Classifier(Described(network.name, network.form_name, classes, usage), compiled_forward(network), taken)
 
 
 def _open_program(path: Path) -> Classifier:

@@ -158,3 +158,19 @@ def test_shorter_side_of_choice() -> None:
     for wrong in ({"shorter_side": 31}, {"shorter_side": 4097}, {"shorter_side": 40, "resize": "whole"}):
         with pytest.raises(ValueError, match="invalid shorter_side"):
             dataclasses.replace(preparation, **wrong)
+
+
+@pytest.mark.parametrize("resize", ["centre", "whole"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 200])
+def test_each_channel_is_prepared_alone(channels: int, resize: Literal["centre", "whole"]) -> None:
+    """A fourth is not transparency."""
+    image = np.random.default_rng(channels).integers(0, 256, (60, 40, channels), np.uint8)
+    mean, std = tuple(np.linspace(0, 1, channels)), tuple(np.linspace(0.5, 2, channels))
+    prepared = ImagePreparation(16, resize, "bicubic", mean, std, shorter_side=20 if resize == "centre" else 0)(image)
+    assert (prepared.shape, prepared.dtype) == ((16, 16, channels), np.float32)
+    for channel in range(channels):
+        plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+        if resize == "centre":
+            plane = plane.resize((20, 30), Image.Resampling.BICUBIC).crop((2, 7, 18, 23))
+        expected = np.asarray(plane.resize((16, 16), Image.Resampling.BICUBIC), np.float32)
+        np.testing.assert_allclose(prepared[..., channel], (expected / 255 - mean[channel]) / std[channel], atol=1e-5)

@@ -7,9 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from cdnv2_jax import save
+from cdnv2_jax import create_model, save
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.weights.checkpoint import flat_arrays
 from tests.data.sources.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
 from tests.weights.networks import network
@@ -104,6 +106,30 @@ def test_detection() -> None:
     page = run_page("docs/detection.md", names)
     assert page["keep"].tolist() == [True, False, True]
     assert page["pooled"].shape == (3, 7, 7, 4)
+
+
+def test_own_training_loop() -> None:
+    """It learns, prunes to the last stage, and what it saves is used as it says."""
+    page = run_page("docs/own-training-loop.md")
+    assert np.mean(page["losses"][-8:]) < 0.2 < np.mean(page["losses"][:4])
+    assert page["stage"] == page["last_stage"] == 3
+    names = page["model"].usage.class_names
+    right = [one.classes[0].name == names[label] for one, label in zip(page["found"], page["labels"], strict=True)]
+    assert np.mean(right) > 0.95
+
+
+def test_backbone() -> None:
+    """It learns where the squares are; what is frozen stays as it was."""
+    page = run_page("docs/backbone.md")
+    assert np.mean(page["losses"][-10:]) < 0.5 * np.mean(page["losses"][:10])
+    assert page["found"].mean() >= 0.75
+    sizes = {"stages": (1, 1), "growth": (8, 8), "stem_stride": 4, "groups": 4, "condensation_factor": 4}
+    fresh = create_model("cdnv2_cifar_110", rngs=nnx.Rngs(0), **sizes)
+    before, after = (flat_arrays(nnx.state(network)) for network in (fresh, page["backbone"]))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert not [name for name in changed if name.startswith(("stem", "blocks/0", "classifier", "fc"))]
+    assert not [name for name in changed if name.endswith(("mean", "var", "batches", "mask"))]
+    assert "blocks/1/0/lgc/kernel" in changed and "blocks/1/0/conv/kernel" in changed
 
 
 def test_every_page_with_python_is_run() -> None:

@@ -19,7 +19,7 @@ def normal(*shape: int) -> jax.Array:
 
 
 @table("stride", [1, 2, 3])
-@table("shape", [(1, 1, 1, 3), (2, 2, 3, 3), (1, 7, 10, 3), (3, 33, 6, 1), (1, 5, 67, 4), (0, 4, 4, 3)])
+@table("shape", [(1, 1, 1, 3), (2, 2, 3, 3), (1, 7, 10, 3), (3, 33, 6, 1), (1, 5, 67, 4), (2, 9, 11, 37), (0, 4, 4, 3)])
 def test_stem(shape: tuple[int, ...], stride: int) -> None:
     images, kernel = normal(*shape), normal(3, 3, shape[-1], 13)
     layout = ("NHWC", "HWIO", "NCHW")

@@ -108,9 +108,10 @@ def test_without_reactivation() -> None:
 
 
 def test_odd_images() -> None:
-    assert_as_exact_as_layers(
-        network(V2.override({"stages": (1, 1, 1), "stem_stride": 2}), 1), random_images(4, 19, 27)
-    )
+    """Of five channels, too."""
+    odd = V2.override({"stages": (1, 1, 1), "stem_stride": 2, "in_channels": 5})
+    images = random_images(4, 19, 27)
+    assert_as_exact_as_layers(network(odd, 1), jnp.concatenate([images, images[..., :2] ** 2], axis=-1))
 
 
 def layer_inputs(batch: int, height: int, width: int) -> tuple[Any, Parameters, Masks]:
