@@ -139,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, metavar="FILE", help="(default: examples/tour.ipynb)")
+    parser.add_argument(
+        "--notebook", type=Path, default=NOTEBOOK, metavar="FILE", help="(default: examples/tour.ipynb)"
+    )
     return run(parser, tour_notebook, arguments)
 
 

@@ -5,10 +5,10 @@
         --config.epochs=20
 
 --pictures is a folder with one folder of images per class, or with `train` and `val` of that kind; without `val`, a
-tenth of every class is held out (docs/data.md). Without --pictures, three kinds of pattern are drawn, so that everything
-can be seen in half a minute on two CPU cores. --checkpoint is a trained cdnv2_a: an official file
-(docs/pytorch-weights.md) or a checkpoint of this package. Without it the network starts from random weights. Any setting
-of docs/fine-tune.md can be changed by --config.key=value. Needs `pip install 'cdnv2-jax[export]'`.
+tenth of every class is held out (docs/data.md). Without --pictures, three kinds of pattern are drawn, so that it runs
+as it is, within a minute on two CPU cores. --checkpoint is a trained cdnv2_a: an official file
+(docs/pytorch-weights.md) or a checkpoint of this package. Without it the network starts from random weights. Any
+setting of docs/fine-tune.md can be changed by --config.key=value. Needs `pip install 'cdnv2-jax[export]'`.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     settings: dict[str, object] = {}
     if pictures is None:
         pictures, new = options.output / "pictures", new or [options.output / "new"]
-        draw_pictures(pictures, per_class=40)
+        draw_pictures(pictures, per_class=60)
         settings = SMALL
     settings = settings_for(pictures, options.checkpoint) | settings
     flags = [f"--config.{key}={value}" for key, value in settings.items()]

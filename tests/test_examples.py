@@ -40,7 +40,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SMALLEST = ("--config.epochs=1", "--config.data.image_size=32")
+SIZES = {"stages": (1,), "growth": (8,), "head_width": 16, "squeeze_excite_from": 2}
+"""One dense layer instead of 25."""
+OVERRIDES = [f"--config.model.overrides.{name}={value}" for name, value in SIZES.items()]
+SMALLEST = ("--config.epochs=1", "--config.data.image_size=16", *OVERRIDES)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -59,8 +62,8 @@ def test_finetune_a_checkpoint(elsewhere: Path, capsys: pytest.CaptureFixture[st
     """Few pictures, of classes of which the network knows more: smaller batches, and its outputs are kept."""
     finetune_own_pictures.draw_pictures(elsewhere / "photos", 4)
     half = (0.5, 0.5, 0.5)
-    preparation = cdnv2_jax.ImagePreparation(32, "centre", "bilinear", half, half)
-    network = cdnv2_jax.create_model("cdnv2_a", num_classes=4, rngs=nnx.Rngs(0), stages=(1,) * 5)
+    preparation = cdnv2_jax.ImagePreparation(16, "centre", "bilinear", half, half)
+    network = cdnv2_jax.create_model("cdnv2_a", num_classes=4, rngs=nnx.Rngs(0), **SIZES)
     network.usage = cdnv2_jax.Usage(preparation, ("plain", "striped", "dotted", "chequered"))
     cdnv2_jax.prune(network, network.condensation_stages)
     cdnv2_jax.save("trained", cdnv2_jax.condense(network))
@@ -71,7 +74,7 @@ def test_finetune_a_checkpoint(elsewhere: Path, capsys: pytest.CaptureFixture[st
     assert "1 × 8 images" in printed
     assert "random weights" not in printed
     used = cdnv2_jax.load("runs/pictures/run/condensed").usage
-    assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 32
+    assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 16
 
 
 def one_picture(folder: Path) -> None:
