@@ -67,14 +67,20 @@ def test_finetune_a_checkpoint(elsewhere: Path, capsys: pytest.CaptureFixture[st
     network.usage = cdnv2_jax.Usage(preparation, ("plain", "striped", "dotted", "chequered"))
     cdnv2_jax.prune(network, network.condensation_stages)
     cdnv2_jax.save("trained", cdnv2_jax.condense(network))
-    arguments = ("--pictures", "photos", "--checkpoint", "trained", "--new", "new/striped.png", "--config.epochs=1")
-    assert finetune_own_pictures.main(arguments) == 0
+    arguments = ("--pictures", "photos", "--checkpoint", "trained", "--config.epochs=1", "--new")
+    assert finetune_own_pictures.main((*arguments, "new/missing.png")) == 2
+    assert "new/missing.png: no such file" in capsys.readouterr().err and not Path("runs").exists()
+    assert finetune_own_pictures.main((*arguments, "new/striped.png")) == 0
     printed = capsys.readouterr().out
     assert "9 pictures to train on, of 3 classes" in printed
     assert "1 × 8 images" in printed
     assert "random weights" not in printed
     used = cdnv2_jax.load("runs/pictures/run/condensed").usage
     assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 16
+    # Again, for other pictures: nothing is trained.
+    assert finetune_own_pictures.main((*arguments, "new/dotted.png")) == 0
+    printed = capsys.readouterr().out
+    assert "its network is used as it is" in printed and "new/dotted.png: " in printed and "epoch" not in printed
 
 
 def one_picture(folder: Path) -> None:
