@@ -8,7 +8,7 @@
 tenth of every class is held out (docs/data.md). Without --pictures, three kinds of pattern are drawn, so that it runs
 as it is, within a minute on two CPU cores. --checkpoint is a trained cdnv2_a: an official file
 (docs/pytorch-weights.md) or a checkpoint of this package. Without it the network starts from random weights. Any
-setting of docs/fine-tune.md can be changed by --config.key=value. Needs `pip install 'cdnv2-jax[export]'`.
+setting of docs/fine-tune.md can be changed by --config.key=value. Needs the extra `export` (docs/install.md).
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The examples run as a user runs them, and the notebook's stored outputs are those of its cells."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +136,9 @@ def test_notebook_holds_its_own_outputs() -> None:
     assert {output.output_type for output in outputs} == {"stream", "display_data"}
     assert all(output.name == "stdout" for output in outputs if output.output_type == "stream")
     assert sum(len(tour_notebook.pictures(cell)) for cell in cells) == 3
+    text_cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    links = [link for text in text_cells for link in re.findall(r"\]\(([^)#]+)", text)]
+    assert links and all((tour_notebook.NOTEBOOK.parent / link).is_file() for link in links)
     imported = [line for cell in cells for line in cell.source.splitlines() if "import" in line]
     assert not [line for line in imported if " _" in line or "._" in line]
 
