@@ -90,7 +90,7 @@ class LearnedResNet(Network):
         super().__init__(architecture, name=name, dtype=dtype)
         a, types = architecture, {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         init = kaiming_normal_fan_out(a.width, receptive_field=9)
-        self.stem = ConvNorm(3, a.width, window=3, stride=2, activation="relu", kernel_init=init, **types)
+        self.stem = ConvNorm(a.in_channels, a.width, window=3, stride=2, activation="relu", kernel_init=init, **types)
         self.stages = nnx.List([nnx.List([Block(a, types) for _ in range(count)]) for count in a.blocks])
         self.classifier = nnx.Linear(a.width, a.num_classes, **types)
 
@@ -111,7 +111,7 @@ class LearnedResNet(Network):
 
 def cost(a: LearnedResNetArchitecture, form: Form, height: int, width: int) -> tuple[Cost, Cost]:
     """Return the cost of (everything up to the feature maps, the classifier), layer by layer."""
-    body, half = conv_norm_cost(3, a.width, area_at(2, height, width), kernel_area=9), a.width // 2
+    body, half = conv_norm_cost(a.in_channels, a.width, area_at(2, height, width), kernel_area=9), a.width // 2
     for stride, blocks in zip(STRIDES, a.blocks, strict=True):
         area = area_at(stride, height, width)
         for _ in range(blocks):
@@ -163,6 +163,7 @@ FAMILY = Family(
     torch=TorchFormat(
         slots,
         classifier=("classifier.weight",),
+        stem=("stem.0.weight",),
         form=lambda keys: Form(condensed=any(key.endswith("narrow.index") for key in keys)),
     ),
     onnx=OnnxWriter(onnx_maps, onnx_head),

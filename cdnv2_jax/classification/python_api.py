@@ -14,6 +14,7 @@ from PIL import Image
 from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.classification.predict import Prediction, classify
 from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode, pixels_of
+from cdnv2_jax.data.image_paths import image_files
 from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.errors import UserError
@@ -23,7 +24,8 @@ from cdnv2_jax.weights.metadata import usage_of
 from cdnv2_jax.weights.open import Classifier, classifier_of, open_classifier
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
-"""Path of an image file, Pillow image, or array: uint8 [height, width, channels] or, if it is grey, [height, width]."""
+"""Path of an image file or of a folder of images, Pillow image, or array: uint8 [height, width, channels] or, if it is
+grey, [height, width]."""
 
 
 def predict(
@@ -39,8 +41,9 @@ def predict(
       model: a network, whose mode does not matter; a path to anything that `main.py predict` opens: a checkpoint, a
         run, a PyTorch file, safetensors, ONNX or StableHLO; or what `open_classifier` made of one, to open it once for
         many calls.
-      images: one image or several: paths, Pillow images, uint8 arrays [height, width, channels] or [height, width];
-        an array [n, height, width, channels] is n images. EXIF orientations are followed.
+      images: one image or several: paths, Pillow images, uint8 arrays [height, width, channels] or [height, width]. An
+        array [n, height, width, channels] is n images, a folder all images in it, sorted as by `main.py predict`. EXIF
+        orientations are followed.
       top: number of classes per image.
       batch_size: number of images to compute at once.
 
@@ -106,10 +109,11 @@ def _each(images: Any) -> Iterator[Any]:
     array = hasattr(images, "__array__") and not isinstance(images, Image.Image)
     if array and np.ndim(images) == 4:
         yield from np.asarray(images)
-    elif array or isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
-        yield images
-    else:
-        yield from images
+        return
+    if array or isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
+        images = [images]
+    for image in images:
+        yield from [image] if (path := _path(image)) is None else image_files([path])
 
 
 def _path(image: Any) -> Path | None:

@@ -81,7 +81,7 @@ def predict_images(options: Options, images: Sequence[str]) -> None:
     predictor = _classifier(dataclasses.replace(options, checkpoint=checkpoint), names)
     skipped: Counter[str] = Counter()
     refused: list[UserError] = []
-    paths: Iterable[Path] = image_files(_given(images), skipped, refused)
+    paths: Iterable[Path] = image_files(_given(images, refused), skipped, refused)
     if STANDARD_INPUT not in images:
         paths = list(paths)  # so that the progress bar knows their number
     if options.format == "csv":
@@ -126,13 +126,16 @@ def _summary(read: int, skipped: Counter[str], about: str) -> str:
     return f"{images}{missed}; {about}"
 
 
-def _given(images: Iterable[str]) -> Iterator[Path]:
-    """Yield the paths, with "-" replaced by those on standard input."""
+def _given(images: Iterable[str], refused: list[UserError]) -> Iterator[Path]:
+    """Yield the paths, with "-" replaced by those on standard input; what that holds instead is an error in a list."""
     for image in images:
         if not image:
             raise UserError("the path of an image is empty: give a file, a folder, or - for standard input")
-        for path in listed_paths(sys.stdin.buffer) if image == STANDARD_INPUT else [image]:
-            yield Path(os.path.expanduser(path))
+        try:
+            for path in listed_paths(sys.stdin.buffer) if image == STANDARD_INPUT else [image]:
+                yield Path(os.path.expanduser(path))
+        except UserError as error:  # the other images are not lost
+            refused.append(error)
 
 
 def _classifier(options: Options, names: Sequence[str]) -> Predictor:

@@ -13,7 +13,7 @@ from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.data.sources.class_folders import is_hidden
 from cdnv2_jax.errors import UserError, shorten
 
-SEARCHED_ALREADY = "folder searched already"
+LINKED_AGAIN = "linked again"
 GIVE_A_PATH = "give an image by its path"
 LONGEST_PATH = 1 << 16  # bytes; systems allow a few thousand
 
@@ -44,7 +44,7 @@ def image_files(
     Args:
       paths: files and folders.
       skipped: is increased by what is passed over in folders: files that are no images, by the ending of their names,
-        and links to folders that were searched already.
+        and links to folders that were searched before.
       refused: is extended by an error for each given folder without images and each folder that cannot be read; None
         to raise the first one.
 
@@ -83,7 +83,7 @@ def _below(folder: Path, others: Counter[str], unreadable: list[UserError]) -> I
         here = os.path.realpath(directory)
         if here in searched:
             folders.clear()
-            others[SEARCHED_ALREADY] += 1
+            others[LINKED_AGAIN] += 1
             continue
         searched.add(here)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
@@ -109,13 +109,15 @@ def listed_paths(stream: BinaryIO) -> Iterator[str]:
     Raises:
       UserError: it is something else, such as an image.
     """
-    first = stream.readline(LONGEST_PATH).removeprefix(b"\xef\xbb\xbf")
+    pieces = iter(lambda: cast(io.BufferedReader, stream).read1(LONGEST_PATH), b"")
+    first = next(pieces, b"").removeprefix(b"\xef\xbb\xbf")
     if kind := next((kind for start, kind in NO_LIST.items() if start.match(first)), None):
         raise UserError(f"standard input is {kind}, but - takes paths, in UTF-8, one per line: {GIVE_A_PATH}")
-    separator, ends = (b"\0", b"") if b"\0" in first else (b"\n", b"\r")
-    rest = b""
-    for part in itertools.chain([first], iter(lambda: cast(io.BufferedReader, stream).read1(LONGEST_PATH), b"")):
-        *complete, rest = (rest + part).split(separator)
+    rest, separator, ends = b"", b"\n", b"\r"
+    for piece in itertools.chain([first], pieces):
+        if b"\0" in piece:
+            separator, ends = b"\0", b""
+        *complete, rest = (rest + piece).split(separator)
         if len(rest) >= LONGEST_PATH:
             raise UserError(f"standard input is not a list of paths, one per line or zero byte: {GIVE_A_PATH}")
         yield from (os.fsdecode(name.rstrip(ends)) for name in complete if name.strip())

@@ -118,7 +118,8 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if (found, channels) == (3, 1):
         return np.array(Image.fromarray(image).convert("L"))[..., None]
     raise UserError(
-        f"an image has {found} channels, the network is for {channels}: give it arrays of {channels}, in Python"
+        f"an image has {found} channels, the network reads {channels}: give arrays [height, width, {channels}] to "
+        f"cdnv2_jax.predict"
     )
 
 

@@ -1,6 +1,7 @@
 """Image files decoded and prepared in threads, some batches ahead of what computes with them."""
 
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,6 @@ from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode
 from cdnv2_jax.errors import RunFailure
 
-BATCHES_AHEAD = 2
 READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ def prepared_batches(
     """Yield batches of prepared images with their paths, in order, while threads prepare the next ones.
 
     Args:
-      paths: paths of the image files, consumed `BATCHES_AHEAD` batches ahead.
+      paths: paths of the image files, consumed one batch ahead, or as many as keep all threads busy.
       prepare: function from pixels, uint8 [h, w, 3], upright; called in threads; may raise BrokenImage.
       batch_size: images per batch; the last one may be smaller.
       max_megapixels: limit of the images' size, in million pixels.
@@ -47,12 +47,12 @@ def prepared_batches(
         except MemoryError as error:
             raise RunFailure(f"no memory is left to prepare {path}: free some, or use smaller batches") from error
 
-    remaining = iter(paths)
+    remaining, batches_ahead = iter(paths), math.ceil(READERS / batch_size)
     threads = ThreadPoolExecutor(READERS)
     ahead = deque[list[tuple[Path, Future[T | BrokenImage]]]]()
     try:
         while True:
-            while len(ahead) <= BATCHES_AHEAD and (batch := list(itertools.islice(remaining, batch_size))):
+            while len(ahead) <= batches_ahead and (batch := list(itertools.islice(remaining, batch_size))):
                 ahead.append([(path, threads.submit(read, path)) for path in batch])
             if not ahead:
                 return

@@ -4,10 +4,9 @@ import dataclasses
 from typing import Any, Literal
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS
-from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import RGB
-from cdnv2_jax.schema import Field, check, fields_of, setting, settings
+from cdnv2_jax.schema import Field, FieldError, check, fields_of, setting, settings
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -98,9 +97,9 @@ class RunConfig:
     def __post_init__(self):
         check(self)
         if (channels := self.model.architecture.in_channels) != RGB:
-            raise UserError(
-                f"config.model is for images of {channels} channels, and image files are read as RGB: train it from "
-                f"Python, as docs/own-training-loop.md does"
+            raise FieldError(
+                f"model.overrides.in_channels must be {RGB}, got {channels}: image files are read as RGB; to train on "
+                f"others, see docs/own-training-loop.md"
             )
 
 

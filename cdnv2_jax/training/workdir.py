@@ -63,19 +63,30 @@ EARLIER = {
 def network_of_run(path: Path, preferred: Sequence[str]) -> Path:
     """Return the directory of the preferred network that a run has written so far; other paths as they are.
 
+    Args:
+      path: the directory of a run, or any other path.
+      preferred: names of networks, such as `TO_USE`.
+
     Raises:
-      UserError: it is a run's directory without any of them.
+      UserError: it is a run's directory without any of these networks, or a run's checkpoint to resume from.
     """
-    is_run = path.is_dir() and any((path / name).is_file() for name in (CONFIG_FILE, METRICS_FILE))
-    if not is_run or is_checkpoint(path):
+    if any(folder.name == CHECKPOINTS and _is_run(folder.parent) for folder in (path, path.parent)):
+        raise UserError(f"{path} holds the state of training, to resume from: give the run's directory or a network")
+    if not _is_run(path) or is_checkpoint(path):
         return path
-    found = next((path / name for name in preferred if is_checkpoint(path / name)), None)
+    present = [name for name in (*NETWORKS, BEST) if is_checkpoint(path / name)]
+    found = next((path / name for name in preferred if name in present), None)
     if found is None:
+        wanted, only = " or ".join(preferred), f" (only {shorten(present)})" if present else ""
         raise UserError(
-            f"{path} is a run's directory without a network in {shorten([f'{name}/' for name in preferred])} so far: "
-            f"finish the run, or give another checkpoint"
+            f"{path} is the directory of a run without network {wanted} so far{only}: finish the run, or give another "
+            f"checkpoint"
         )
     return found
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in (CONFIG_FILE, METRICS_FILE))
 
 
 @dataclasses.dataclass(frozen=True)

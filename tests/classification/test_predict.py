@@ -1,7 +1,5 @@
 """The likeliest classes of image files, with any network; what cannot be read does not keep the rest."""
 
-import os
-from collections import Counter
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +11,6 @@ from scipy.special import softmax
 from cdnv2_jax import UserError, save
 from cdnv2_jax.classification.predict import Prediction, predict
 from cdnv2_jax.data.decode import BrokenImage
-from cdnv2_jax.data.image_paths import counts, image_files
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.weights.metadata import Described
@@ -94,51 +91,6 @@ def test_a_program_that_gives_something_else(album: list[Path]) -> None:
     damaged = Classifier(Described("other", "plain", 3, USAGE), lambda images: np.full((len(images), 3), np.nan))
     with pytest.raises(UserError, match="the network other returns NaN or infinity"):
         list(predict(damaged, album))
-
-
-def test_image_files(album: list[Path], tmp_path: Path) -> None:
-    """Folders in order, with the folders in them; hidden files and other files are left out, given files are taken."""
-    (tmp_path / "album" / ".hidden.png").touch()
-    (tmp_path / "album" / "._z.png").touch()
-    (tmp_path / "album" / ".DS_Store").touch()
-    (tmp_path / "album" / ".thumbnails").mkdir()
-    (tmp_path / "album" / ".thumbnails" / "small.png").touch()
-    (tmp_path / "album" / "__MACOSX").mkdir()
-    (tmp_path / "album" / "__MACOSX" / "other.png").touch()
-    for name in ("notes.txt", "1.HEIC", "2.heic", "README"):
-        (tmp_path / "album" / name).touch()
-    given = [tmp_path / "album" / "notes.txt", tmp_path / "album", tmp_path / "not there"]
-    skipped: Counter[str] = Counter()
-    assert list(image_files(given, skipped)) == [given[0], *album, given[2]]
-    assert counts(skipped) == "2 .heic, 1 .txt, 1 without an ending"
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty holds no images \(.*\)$"):
-        list(image_files([tmp_path / "empty"]))
-    (tmp_path / "empty" / "1.HEIC").touch()
-    with pytest.raises(UserError, match=r"empty holds no images \(.*\), only 1 \.heic$"):
-        list(image_files([tmp_path / "empty"]))
-
-
-def test_endings(tmp_path: Path) -> None:
-    endings = ("jpg", "JPEG", "png", "BMP", "webp", "gif", "tif", "TIFF", "Tiff", "ppm", "PGM")
-    for ending in endings:
-        (tmp_path / f"{ending}.{ending}").touch()
-    assert {path.stem for path in image_files([tmp_path])} == set(endings)
-
-
-def test_links(album: list[Path], tmp_path: Path) -> None:
-    """To files and folders, into a circle, to nothing; a pipe that looks like an image is not waited for."""
-    links = tmp_path / "links"
-    links.mkdir()
-    os.symlink(tmp_path / "album", links / "album")
-    os.symlink(tmp_path / "album", links / "again")
-    os.symlink(links, tmp_path / "album" / "back")
-    os.symlink(album[0], links / "one.png")
-    os.symlink("nowhere", links / "gone.png")
-    os.mkfifo(links / "pipe.png")
-    through = [links / "again" / path.relative_to(tmp_path / "album") for path in album]
-    found = [links / "gone.png", links / "one.png", *through]
-    assert list(image_files([links])) == found
 
 
 def test_photographs_are_shown_upright(classifier: Classifier, tmp_path: Path) -> None:

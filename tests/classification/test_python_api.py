@@ -78,6 +78,7 @@ def test_predictions_come_in_order(photographs: list[Path], tmp_path: Path) -> N
             assert [one.name for one in prediction.classes] == [USAGE.class_names[label] for label in order]
             np.testing.assert_allclose([one.probability for one in prediction.classes], expected[order], atol=1e-5)
     assert [one.path for one in predict(opened, photographs, top=1)] == photographs
+    assert [one.path for one in predict(opened, str(tmp_path / "a"))] == [tmp_path / "a/0.png", tmp_path / "a/1.png"]
     single = predict(opened, np.stack([_array(photographs[0])] * 2), top=1)
     assert [(one.path, len(one.classes)) for one in single] == [(None, 1), (None, 1)]
     assert predict(opened, []) == [] and preprocess(opened, []).shape == (0, 16, 16, 3)
@@ -90,7 +91,7 @@ def test_predictions_come_in_order(photographs: list[Path], tmp_path: Path) -> N
     [
         ("missing.png", "missing.png cannot be read as an image"),
         (np.zeros((4, 4, 3), np.float32), r"image 1: float32 \[4, 4, 3\]: give uint8"),
-        (np.zeros((3, 4, 4), np.uint8), "image 1: an image has 4 channels, the network is for 3"),
+        (np.zeros((3, 4, 4), np.uint8), "image 1: an image has 4 channels, the network reads 3"),
         (np.zeros((0, 4, 3), np.uint8), r"image 1: uint8 \[0, 4, 3\]"),
         (None, "image 1: a NoneType is not an image"),
         (Image.new("F", (4, 4)), "image 1 cannot be read as an image .its levels have no known scale"),

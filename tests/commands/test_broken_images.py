@@ -119,7 +119,7 @@ def test_evaluation_and_prediction_prepare_images_alike(crop: str, images: Path,
     assert isinstance(config, ClassificationConfig)
     save("network", used(network("pruned"), Usage(preparation_of(config), "abc")))
     shell.succeeds("main.py", "eval", *ON_IMAGES[:2], *options, "--checkpoint", "network", "--output", "all.npz")
-    outcome = shell.run("main.py", "predict", "--checkpoint", "network", "--json", str(images / "val"))
+    outcome = shell.run("main.py", "predict", "--checkpoint", "network", "--format", "json", str(images / "val"))
     lines = outcome.out.splitlines()
     predicted = [{one["label"]: one["probability"] for one in json.loads(line)["classes"]} for line in lines]
     with np.load("all.npz") as evaluated:

@@ -1,5 +1,6 @@
 """`main.py predict`: what it prints, with networks from everywhere, and how it ends."""
 
+import csv
 import dataclasses
 import io
 import json
@@ -8,6 +9,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from scipy.special import softmax
 
 from cdnv2_jax import UserError, save
 from cdnv2_jax.commands.arguments import read_class_names
+from cdnv2_jax.commands.main import RESULT_FORMATS
+from cdnv2_jax.commands.result_formats import FORMATS, print_json
 from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import CIFAR10, ImagePreparation
 from cdnv2_jax.data.usage import Usage
@@ -82,6 +86,61 @@ def test_text(here: Shell) -> None:
     assert printed.splitlines() == expected
 
 
+def test_csv(here: Shell) -> None:
+    """A header, then a row per image and rank; readers of CSV see the names as they are."""
+    shutil.copy(ALBUM[0], 'a, "b".png')
+    rows = list(csv.DictReader(io.StringIO(predicts(here, "--format", "csv", "--top", "2", 'a, "b".png', "album/b"))))
+    found = [
+        json.loads(line)
+        for line in predicts(here, "--format", "json", "--top", "2", 'a, "b".png', "album/b").splitlines()
+    ]
+    expected = [
+        {"image": image["image"], "rank": rank, **{key: one[key] for key in ("label", "name", "probability")}}
+        for image in found
+        for rank, one in enumerate(image["classes"], start=1)
+    ]
+    assert rows == [{key: str(value) for key, value in row.items()} for row in expected]
+    assert list(rows[0]) == ["image", "rank", "label", "name", "probability"] and rows[0]["image"] == 'a, "b".png'
+
+
+def test_formats_are_those_of_the_flag() -> None:
+    assert tuple(FORMATS) == RESULT_FORMATS
+
+
+def test_a_run(here: Shell) -> None:
+    """Of the networks that are there the best for the purpose, and it is said which."""
+    Path("run").mkdir()
+    Path("run/config.json").write_text("{}")
+    save("run/masked", network("pruned"))
+    for name in ("condensed", "best", "plain"):
+        shutil.copytree("network", f"run/{name}")
+    assert here.succeeds("main.py", "condense", "--checkpoint", "run", "--output", "o").startswith(
+        "network: run/masked\n"
+    )
+    for name in ("condensed", "best", "masked", "plain"):
+        outcome = here.run("main.py", "predict", "--checkpoint", "run", ALBUM[0])
+        assert (outcome.status, outcome.err.splitlines()[0]) == (0, f"network: run/{name}")
+        if name == "condensed":
+            exported = ("export", "--checkpoint", "run", "--format", "safetensors", "--output", "o.safetensors")
+            assert here.succeeds("main.py", *exported).startswith(f"network: run/{name}\n")
+        shutil.rmtree(f"run/{name}")
+
+
+def test_a_run_that_has_no_network(here: Shell) -> None:
+    """Nor is the state that it resumes from a network."""
+    Path("run/checkpoints/7").mkdir(parents=True)
+    Path("run/metrics.jsonl").touch()
+    for verb in (("predict", "album"), ("condense", "--output", "o"), ("export", "--output=o.onnx", "--format=onnx")):
+        complaint = here.refuses("main.py", verb[0], "--checkpoint", "run", *verb[1:])
+        assert "run is the directory of a run without network " in complaint
+    shutil.copytree("network", "run/condensed")
+    complaint = here.refuses("main.py", "condense", "--checkpoint", "run", "--output", "o")
+    assert "without network masked or best so far (only condensed)" in complaint
+    for inner in ("run/checkpoints", "run/checkpoints/7"):
+        complaint = here.refuses("main.py", "predict", "--checkpoint", inner, "album")
+        assert f"{inner} holds the state of training" in complaint
+
+
 def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines, also of Windows, and the zeros of `find -print0`; of names that are any bytes."""
     odd = os.fsdecode(b" caf\xe9 .png")
@@ -91,6 +150,50 @@ def test_a_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
         printed = predicts(here, "--format", "json", ALBUM[0], "-")
         assert [json.loads(line)["image"] for line in printed.splitlines()] == [ALBUM[0], odd, ALBUM[2]]
+
+
+def test_no_list_on_standard_input(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an image nor nothing keeps the other images."""
+    for content, status, images, complaint in (
+        (Path(ALBUM[0]).read_bytes(), 2, "1 image;", "standard input is a PNG image, but - takes paths"),
+        (f"{ALBUM[2]}\n".encode("utf-16"), 2, "1 image;", "standard input is text in UTF-16"),
+        (b"a.png" * 20_000, 2, "1 image;", "standard input is not a list of paths"),
+        (b"", 0, "1 image;", ""),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        outcome = here.run("main.py", "predict", "--checkpoint", "network", "--format", "json", ALBUM[1], "-")
+        assert (outcome.status, json.loads(outcome.out)["image"]) == (status, ALBUM[1])
+        assert outcome.err.startswith(images) and complaint in outcome.err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    assert here.run("main.py", "predict", "--checkpoint", "network", "-").err.startswith("0 images;")
+
+
+def test_interrupted(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was printed by then stays, also where output goes to a file."""
+    interrupted = mock.Mock(side_effect=[print_json, KeyboardInterrupt])
+    monkeypatch.setitem(FORMATS, "json", lambda result: interrupted()(result))
+    with open("out.jsonl", "w", encoding="utf-8") as out, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", out)
+        outcome = here.run("main.py", "predict", "--checkpoint", "network", "--format", "json", "album")
+        printed = Path("out.jsonl").read_text(encoding="utf-8")
+    assert (outcome.status, outcome.err) == (130, "main.py predict: interrupted\n")
+    assert json.loads(printed)["image"] == ALBUM[0]
+
+
+def test_progress(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar in a terminal, unless the results are printed there, too."""
+    terminal = mock.Mock(wraps=io.StringIO(), encoding="utf-8")
+    terminal.isatty.return_value = True
+    arguments = ("predict", "--checkpoint", "network", "album")
+    monkeypatch.setenv("TERM", "xterm")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", terminal)
+        assert here.run("main.py", *arguments).out.count("album/") == 3
+        assert "3/3" in "".join(call.args[0] for call in terminal.write.call_args_list)
+        terminal.write.reset_mock()
+        patched.setattr(sys, "stdout", terminal)
+        here.run("main.py", *arguments)
+        assert "3/3" not in "".join(call.args[0] for call in terminal.write.call_args_list)
 
 
 def test_names_that_are_not_utf_8(here: Shell) -> None:

@@ -133,8 +133,8 @@ def test_eval_agrees_with_the_summary(form: str, smoke_run: Path, shell: Shell) 
 
 def test_predictions_are_those_of_eval(smoke_run: Path, shell: Shell) -> None:
     """Image by image: the class with the largest logit, and its probability by its definition."""
-    arguments = ("--config", DIGITS, "--checkpoint", smoke_run / "condensed", "--output", "logits.npz")
-    shell.succeeds("main.py", "eval", *arguments)
+    arguments = ("--config", DIGITS, "--checkpoint", smoke_run, "--output", "logits.npz")
+    assert shell.succeeds("main.py", "eval", *arguments).startswith(f"network: {smoke_run / 'condensed'}\n")
     with np.load("logits.npz") as saved:
         logits, labels = saved["logits"].astype(np.float64), saved["labels"]
     with (smoke_run / "predictions.csv").open(newline="") as file:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
-from cdnv2_jax import create_model, save
+from cdnv2_jax import ImagePreparation, Usage, create_model, save
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.weights.checkpoint import flat_arrays
+from tests.data.image_files import write_noise
 from tests.data.sources.cifar_binaries import image_and_label, write_folder
 from tests.docs.markdown import PAGES, ROOT, name_of, python_blocks
-from tests.weights.networks import network
+from tests.weights.networks import network, used
 from tests.weights.official_files import save as save_official
 from tests.weights.official_files import training_file, twin_in_form
 
@@ -89,7 +91,20 @@ def test_data() -> None:
 
 def test_fine_tune() -> None:
     save("photos_small", network("condensed"))
-    assert run_page("docs/fine-tune.md")["small"].form_name == "condensed"
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    page = run_page("docs/fine-tune.md")
+    assert page["small"].form_name == "condensed"
+    assert (len(page["prediction"].classes), page["prepared"].shape) == (3, (1, 32, 32, 3))
+
+
+def test_predict() -> None:
+    usage = Usage(ImagePreparation(32, "whole", "bilinear", (0.5,) * 3, (0.25,) * 3), ("daisy", "rose", "tulip"))
+    save("runs/flowers/condensed", used(network("condensed"), usage))
+    write_noise(Path(), ["album"], 2)
+    Image.new("RGB", (40, 30)).save("photo.jpg")
+    page = run_page("docs/predict.md")
+    assert page["prediction"].path == Path("album/1.png") and page["best"].name in page["names"]
+    assert (len(page["found"]), page["logits"].shape) == (2, (1, 3))
 
 
 def test_report() -> None:

@@ -120,7 +120,7 @@ def test_commands_are_for_rgb(tmp_path: Path) -> None:
         network_from(tmp_path / "it", name="cdnv2_cifar_110", class_names=None, overrides={}, dtype=np.float32, seed=0)
     for config in ("configs/digits.py", "configs/shapes.py:retinanet,cdnv2_a"):
         with pytest.raises(
-            UserError, match=r"config\.model is for images of 4 channels, and image files are read as RGB"
+            UserError, match=r"model\.overrides\.in_channels must be 3, got 4: image files are read as RGB"
         ):
             read_config(config, ["--config.model.overrides.in_channels=4"])
     settings = DetectorSettings(kind="retinanet", num_classes=2)
