@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,18 @@ def execute(notebook: Any, directory: Path) -> None:
     from nbclient import NotebookClient
     from traitlets.config import Config
 
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(directory)}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # TCP would be open to other users of the machine
-    )
-    client.execute()
+    with tempfile.TemporaryDirectory() as sockets:
+        # TCP, the default, would be open to other users of the machine.
+        messages = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(directory)}},
+            config=Config({"KernelManager": messages}),
+        )
+        client.execute()
     for cell in code_cells(notebook):
         cell.outputs = joined(cell.outputs)
     notebook.metadata["language_info"] = {"name": "python"}
@@ -135,7 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, metavar="FILE", help="(default: examples/tour.ipynb)")
+    parser.add_argument(
+        "--notebook", type=Path, default=NOTEBOOK, metavar="FILE", help="(default: examples/tour.ipynb)"
+    )
     return run(parser, tour_notebook, arguments)
 
 

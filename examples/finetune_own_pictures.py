@@ -5,10 +5,10 @@
         --config.epochs=20
 
 --pictures is a folder with one folder of images per class, or with `train` and `val` of that kind; without `val`, a
-tenth of every class is held out (docs/data.md). Without --pictures, three kinds of pattern are drawn, so that everything
-can be seen in half a minute on two CPU cores. --checkpoint is a trained cdnv2_a: an official file
-(docs/pytorch-weights.md) or a checkpoint of this package. Without it the network starts from random weights. Any setting
-of docs/fine-tune.md can be changed by --config.key=value. Needs `pip install 'cdnv2-jax[export]'`.
+tenth of every class is held out (docs/data.md). Without --pictures, three kinds of pattern are drawn, so that it runs
+as it is, within a minute on two CPU cores. --checkpoint is a trained cdnv2_a: an official file
+(docs/pytorch-weights.md) or a checkpoint of this package. Without it the network starts from random weights. Any
+setting of docs/fine-tune.md can be changed by --config.key=value. Needs the extra `export` (docs/install.md).
 """
 
 import argparse
@@ -21,6 +21,7 @@ from PIL import Image
 
 import cdnv2_jax
 from cdnv2_jax.commands.main import main as cdnv2
+from cdnv2_jax.data.image_paths import image_files
 from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.errors import UserError
 
@@ -93,26 +94,39 @@ def command(verb: str, *arguments: object) -> None:
         sys.exit(status)
 
 
+def new_pictures(given: Sequence[Path] | None, pictures: Path) -> list[Path]:
+    """Return the images in what is given; of nothing, four of the held-out pictures, which are ordered by class.
+
+    Raises:
+      UserError: one of them does not exist, or a folder has none.
+    """
+    if given is None:
+        held_out = open_directory("image_folder", pictures, "val", HELD_OUT)
+        return [Path(held_out[index].name) for index in range(0, len(held_out), -(-len(held_out) // 4))]
+    paths = list(image_files(given))
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(f"--new {missing[0]}: no such file or folder")
+    return paths
+
+
 def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train on the pictures, then use the condensed network and its ONNX file on new ones."""
     pictures, new = options.pictures, options.new
     settings: dict[str, object] = {}
     if pictures is None:
         pictures, new = options.output / "pictures", new or [options.output / "new"]
-        draw_pictures(pictures, per_class=40)
+        draw_pictures(pictures, per_class=60)
         settings = SMALL
     settings = settings_for(pictures, options.checkpoint) | settings
-    flags = [f"--config.{key}={value}" for key, value in settings.items()]
-
+    paths = new_pictures(new, pictures)  # first, because training may take long
     run, onnx = options.output / "run", options.output / "pictures.onnx"
-    overwrite = ["--overwrite"] if options.overwrite else []
-    command("train", "--config", f"{CONFIG}:cdnv2_a", "--workdir", run, *overwrite, *flags, *overrides)
+    if (run / "summary.json").exists() and not options.overwrite:
+        print(f"{run} holds a finished run: its network is used as it is (--overwrite to train again)")
+    else:
+        flags = [f"--config.{key}={value}" for key, value in settings.items()]
+        overwrite = ["--overwrite"] if options.overwrite else []
+        command("train", "--config", f"{CONFIG}:cdnv2_a", "--workdir", run, *overwrite, *flags, *overrides)
 
-    if new:
-        paths = list(image_files(new))
-    else:  # four of the held-out pictures, which are ordered by class
-        held_out = open_directory("image_folder", pictures, "val", HELD_OUT)
-        paths = [Path(held_out[index].name) for index in range(0, len(held_out), -(-len(held_out) // 4))]
     condensed = cdnv2_jax.predict(run / "condensed", paths)
     for path, found in zip(paths, condensed, strict=True):
         print(f"{path}: {found.classes[0].name}, {found.classes[0].probability:.1%}")
@@ -125,12 +139,14 @@ def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the example and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="a folder per class (default: drawn patterns)")
     parser.add_argument("--checkpoint", default="", metavar="PATH", help="trained cdnv2_a (default: random weights)")
     parser.add_argument("--new", type=Path, nargs="+", metavar="PATH", help="images to name (default: held-out ones)")
     parser.add_argument("--output", type=Path, default=Path("runs/pictures"), metavar="DIR", help="for all results")
-    parser.add_argument("--overwrite", action="store_true", help="remove the results of an earlier run")
+    parser.add_argument("--overwrite", action="store_true", help="train again, removing the earlier run")
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if not word.startswith("--config.")]:
         parser.error(f"unknown argument: {unknown[0]}")

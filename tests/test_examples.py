@@ -1,6 +1,7 @@
 """The examples run as a user runs them, and the notebook's stored outputs are those of its cells."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,7 +41,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SMALLEST = ("--config.epochs=1", "--config.data.image_size=32")
+SIZES = {"stages": (1,), "growth": (8,), "head_width": 16, "squeeze_excite_from": 2}
+"""One dense layer instead of 25."""
+OVERRIDES = [f"--config.model.overrides.{name}={value}" for name, value in SIZES.items()]
+SMALLEST = ("--config.epochs=1", "--config.data.image_size=16", *OVERRIDES)
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -59,19 +63,25 @@ def test_finetune_a_checkpoint(elsewhere: Path, capsys: pytest.CaptureFixture[st
     """Few pictures, of classes of which the network knows more: smaller batches, and its outputs are kept."""
     finetune_own_pictures.draw_pictures(elsewhere / "photos", 4)
     half = (0.5, 0.5, 0.5)
-    preparation = cdnv2_jax.ImagePreparation(32, "centre", "bilinear", half, half)
-    network = cdnv2_jax.create_model("cdnv2_a", num_classes=4, rngs=nnx.Rngs(0), stages=(1,) * 5)
+    preparation = cdnv2_jax.ImagePreparation(16, "centre", "bilinear", half, half)
+    network = cdnv2_jax.create_model("cdnv2_a", num_classes=4, rngs=nnx.Rngs(0), **SIZES)
     network.usage = cdnv2_jax.Usage(preparation, ("plain", "striped", "dotted", "chequered"))
     cdnv2_jax.prune(network, network.condensation_stages)
     cdnv2_jax.save("trained", cdnv2_jax.condense(network))
-    arguments = ("--pictures", "photos", "--checkpoint", "trained", "--new", "new/striped.png", "--config.epochs=1")
-    assert finetune_own_pictures.main(arguments) == 0
+    arguments = ("--pictures", "photos", "--checkpoint", "trained", "--config.epochs=1", "--new")
+    assert finetune_own_pictures.main((*arguments, "new/missing.png")) == 2
+    assert "new/missing.png: no such file" in capsys.readouterr().err and not Path("runs").exists()
+    assert finetune_own_pictures.main((*arguments, "new/striped.png")) == 0
     printed = capsys.readouterr().out
     assert "9 pictures to train on, of 3 classes" in printed
     assert "1 × 8 images" in printed
     assert "random weights" not in printed
     used = cdnv2_jax.load("runs/pictures/run/condensed").usage
-    assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 32
+    assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 16
+    # Again, for other pictures: nothing is trained.
+    assert finetune_own_pictures.main((*arguments, "new/dotted.png")) == 0
+    printed = capsys.readouterr().out
+    assert "its network is used as it is" in printed and "new/dotted.png: " in printed and "epoch" not in printed
 
 
 def one_picture(folder: Path) -> None:
@@ -126,6 +136,9 @@ def test_notebook_holds_its_own_outputs() -> None:
     assert {output.output_type for output in outputs} == {"stream", "display_data"}
     assert all(output.name == "stdout" for output in outputs if output.output_type == "stream")
     assert sum(len(tour_notebook.pictures(cell)) for cell in cells) == 3
+    text_cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    links = [link for text in text_cells for link in re.findall(r"\]\(([^)#]+)", text)]
+    assert links and all((tour_notebook.NOTEBOOK.parent / link).is_file() for link in links)
     imported = [line for cell in cells for line in cell.source.splitlines() if "import" in line]
     assert not [line for line in imported if " _" in line or "._" in line]
 
