@@ -269,6 +269,8 @@ def open_predictor(
       UserError: `path` does not exist or is damaged, or `class_names` has the wrong length or is for a detector.
     """
     if path.suffix in PROGRAMS and not path.is_dir():
+        if weights != "auto":
+            raise UserError(f"{path} holds one network, with no choice of weights: leave out --weights")
         found = _open_program(path)
     else:
         found = _as_program(open_weights(path, model=model, weights=weights))
