@@ -130,6 +130,7 @@ def test_one_broken_picture(here: Shell) -> None:
 MISTAKES = {
     "classes of a classifier": (("--top", "3"), "network.onnx holds a detector: leave out --top"),
     "names of a classifier": (("--class-names", "names.txt"), "leave out --class-names"),
+    "weights of an official file": (("--weights", "ema"), "network.onnx holds one network, with no choice of weights"),
     "less than the detector's": (("--threshold", "0.001"), "leaves out scores below 0.005: give --threshold from"),
     "no number": (("--threshold", "nan"), "must be a number from 0 to 1, got 'nan'"),
     "over themselves": (("--draw", "album", "--overwrite"), "album/7.png is one of the pictures"),

@@ -154,7 +154,7 @@ def test_cut_off(format: str, length: int, copied: Callable[[str], Path]) -> Non
         ("[]", "not written by this `cdnv2 export`"),
         ('{"format": 1}', "not written by this `cdnv2 export`"),
         ({}, "holds a None, not a classifier"),
-        ({"kind": "detector"}, "holds a detector, not a classifier"),
+        ({"kind": "detector"}, "metadata is invalid"),
         ({"kind": "classifier"}, "metadata is invalid"),
         ({"kind": "classifier", "name": "a", "form": "b", "num_classes": "c"}, "metadata is invalid"),
     ],
