@@ -180,7 +180,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return images[train], labels[train], images[held_out], labels[held_out]
 
 
-def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 8, batch: int = 64) -> None:
+def train(model: Network, images: np.ndarray, labels: np.ndarray, epochs: int = 4, batch: int = 32) -> None:
     """Train in place; between steps, prune the network as far as the schedule says."""
     steps = epochs * (len(images) // batch)
     schedule = optax.cosine_decay_schedule(0.1, steps)
@@ -242,7 +242,8 @@ def run(directory: Path) -> None:
         print(f"{network.form_name}: {cdnv2_jax.count_flops(network, 32)}")
 
     path = directory / "network"
-    cdnv2_jax.save(path, condensed, metadata={"usage": usage()})
+    condensed.usage = usage()
+    cdnv2_jax.save(path, condensed)
     again = cdnv2_jax.load(path)
     np.testing.assert_array_equal(nnx.jit(again)(jnp.asarray(images)), small)
     print(f"saved and loaded: {path}")
@@ -267,11 +268,11 @@ def run(directory: Path) -> None:
     print(f"RetinaNet on it: loss {before:.4f}, after one step {after:.4f}")
 
 
-def usage() -> dict[str, Any]:
-    """Return the network's preprocessing and class names, to be stored with it."""
+def usage() -> cdnv2_jax.Usage:
+    """Return the network's preprocessing and class names, which are stored with it."""
     half = (0.5, 0.5, 0.5)
-    preparation = {"size": 32, "resize": "whole", "interpolation": "bilinear", "mean": half, "std": half}
-    return {"preparation": preparation, "class_names": [str(digit) for digit in range(10)]}
+    preparation = cdnv2_jax.ImagePreparation(size=32, resize="whole", interpolation="bilinear", mean=half, std=half)
+    return cdnv2_jax.Usage(preparation, [str(digit) for digit in range(10)])
 
 
 if __name__ == "__main__":
