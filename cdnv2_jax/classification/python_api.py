@@ -106,13 +106,11 @@ def _classifier(model: Any) -> Classifier:
 
 
 def _each(images: Any) -> Iterator[Any]:
-    array = hasattr(images, "__array__") and not isinstance(images, Image.Image)
-    if array and np.ndim(images) == 4:
-        yield from np.asarray(images)
-        return
-    if array or isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
-        images = [images]
-    for image in images:
+    one = isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable)
+    if not one and hasattr(images, "__array__"):
+        images = np.asarray(images)
+        one = images.ndim != 4
+    for image in [images] if one else images:
         yield from [image] if (path := _path(image)) is None else image_files([path])
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from scipy.special import softmax
 
 from cdnv2_jax import ImagePreparation, Usage, UserError, predict, preprocess, save
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.weights.open import open_classifier
 from cdnv2_jax.weights.programs import compiled_forward
 from tests.data.image_files import write_noise
@@ -42,7 +43,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _expected(path: Path) -> np.ndarray:
     image = Image.fromarray(_array(path)).convert("RGB").resize((16, 16), Image.Resampling.BILINEAR)
-    return (np.asarray(image, np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    return (np.asarray(image, np.float32) / 255 - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
 
 
 @pytest.mark.parametrize("given", [str, Path, Image.open, _array], ids=["str", "Path", "Pillow", "array"])
@@ -62,6 +63,7 @@ def test_grey_networks_read_photographs_as_pillow_converts_them(photographs: lis
 def test_predictions_come_in_order(photographs: list[Path], tmp_path: Path) -> None:
     """Whatever the mode of the network, the size of batches and the way it is given."""
     model = used(network("condensed"), USAGE)
+    assert isinstance(model, CondenseNet)
     save(tmp_path / "network", model)
     logits = np.asarray(compiled_forward(model)(np.stack([_expected(path) for path in photographs])), np.float64)
     model.train()

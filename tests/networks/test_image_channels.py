@@ -69,7 +69,8 @@ def test_a_fourth_channel_without_weight_changes_nothing() -> None:
 def test_stems_of_all_families(name: str, tmp_path: Path) -> None:
     """Built, counted, saved, and written in PyTorch's layout and read back; other images are refused."""
     sizes = PLAIN.get(name, SIZES)
-    model, rgb = (create_model(name, num_classes=3, rngs=nnx.Rngs(0), **sizes, **c) for c in ({"in_channels": 2}, {}))
+    rgb = create_model(name, num_classes=3, rngs=nnx.Rngs(0), **sizes)
+    model = create_model(name, num_classes=3, in_channels=2, rngs=nnx.Rngs(0), **sizes)
     model.eval()
     outputs, (side, _) = _stem(model).shape[-1], (32, 32)
     assert _stem(model).shape == (3, 3, 2, outputs)

@@ -106,6 +106,7 @@ def test_unknown_names(name: str, message: str) -> None:
 def test_imagenet_networks_are_those_of_the_paper(name: str, expected: dict[str, object]) -> None:
     common = {
         "num_classes": 1000,
+        "in_channels": 3,
         "bottleneck": 4,
         "hard_swish_from": 2,
         "squeeze_excite_from": 3,
