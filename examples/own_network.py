@@ -232,6 +232,9 @@ def run(directory: Path) -> None:
     """Run the whole example and write its files to `directory`."""
     train_images, train_labels, images, labels = digits()
     model = cdnv2_jax.create_model("learned_resnet_8", rngs=nnx.Rngs(0))
+    half = (0.5, 0.5, 0.5)
+    preparation = cdnv2_jax.ImagePreparation(32, "whole", "bilinear", mean=half, std=half)
+    model.usage = cdnv2_jax.Usage(preparation, [str(digit) for digit in range(10)])  # stays with the network
     train(model, train_images, train_labels)
 
     condensed = cdnv2_jax.condense(model)
@@ -242,7 +245,6 @@ def run(directory: Path) -> None:
         print(f"{network.form_name}: {cdnv2_jax.count_flops(network, 32)}")
 
     path = directory / "network"
-    condensed.usage = usage()
     cdnv2_jax.save(path, condensed)
     again = cdnv2_jax.load(path)
     np.testing.assert_array_equal(nnx.jit(again)(jnp.asarray(images)), small)
@@ -266,13 +268,6 @@ def run(directory: Path) -> None:
     before, after = detector_step(model)
     assert after < before
     print(f"RetinaNet on it: loss {before:.4f}, after one step {after:.4f}")
-
-
-def usage() -> cdnv2_jax.Usage:
-    """Return the network's preprocessing and class names, which are stored with it."""
-    half = (0.5, 0.5, 0.5)
-    preparation = cdnv2_jax.ImagePreparation(size=32, resize="whole", interpolation="bilinear", mean=half, std=half)
-    return cdnv2_jax.Usage(preparation, [str(digit) for digit in range(10)])
 
 
 if __name__ == "__main__":
