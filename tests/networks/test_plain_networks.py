@@ -210,7 +210,7 @@ def test_create_model_follows_overrides() -> None:
         (SMALL_SHUFFLENET, {"stage_channels": (16, 16, 36)}, "and more than the 16 it reads"),
         (SMALL_SHUFFLENET, {"variant": "keras"}, "variant must be one of megvii, torchvision, got 'keras'"),
         (SMALL_SHUFFLENET, {"head_channel": 4}, "a network has no 'head_channel', did you mean 'head_channels'?"),
-        (SMALL_SHUFFLENET, {"zzz": 4}, "a network has no 'zzz'; there are head_channels, num_classes"),
+        (SMALL_SHUFFLENET, {"zzz": 4}, "a network has no 'zzz'; there are head_channels, in_channels, num_classes"),
         (SMALL_MOBILENET, {"num_classes": True}, "num_classes must be an integer in [1, 1000000], got True"),
         (SMALL_MOBILENET, {"channels": (8, 6)}, "need one number per stage each"),
         (SMALL_MOBILENET, dict.fromkeys(("channels", "expansions", "repeats", "strides"), ()), "one number per stage"),
