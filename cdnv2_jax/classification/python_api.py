@@ -106,11 +106,12 @@ def _classifier(model: Any) -> Classifier:
 
 
 def _each(images: Any) -> Iterator[Any]:
-    one = isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable)
-    if not one and hasattr(images, "__array__"):
-        images = np.asarray(images)
-        one = images.ndim != 4
-    for image in [images] if one else images:
+    if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
+        images = [images]
+    elif hasattr(images, "__array__"):
+        array = np.asarray(images)
+        images = array if array.ndim == 4 else [array]
+    for image in images:
         yield from [image] if (path := _path(image)) is None else image_files([path])
 
 
