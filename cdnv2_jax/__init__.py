@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdnv2_jax.classification.predict import Prediction
-    from cdnv2_jax.classification.python_api import predict, preprocess
     from cdnv2_jax.data.preparation import ImagePreparation
     from cdnv2_jax.data.usage import Usage
+    from cdnv2_jax.detection.predict import DetectedImage
     from cdnv2_jax.errors import UserError
     from cdnv2_jax.networks.family import count_flops, register
     from cdnv2_jax.networks.network import Network
     from cdnv2_jax.networks.zoo import create_model, list_models
+    from cdnv2_jax.prediction import detect, predict, preprocess
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
     from cdnv2_jax.weights.checkpoint import load, save
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "DetectedImage",
     "ImagePreparation",
     "Network",
     "Prediction",
@@ -28,6 +30,7 @@ __all__ = [
     "condense",
     "count_flops",
     "create_model",
+    "detect",
     "list_models",
     "load",
     "load_torch_checkpoint",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DetectedImage": "detection.predict",
     "ImagePreparation": "data.preparation",
     "Network": "networks.network",
     "Prediction": "classification.predict",
@@ -48,11 +52,12 @@ _HOMES = {
     "condense": "pruning.condense",
     "count_flops": "networks.family",
     "create_model": "networks.zoo",
+    "detect": "prediction",
     "list_models": "networks.zoo",
     "load": "weights.checkpoint",
     "load_torch_checkpoint": "weights.torch_file",
-    "predict": "classification.python_api",
-    "preprocess": "classification.python_api",
+    "predict": "prediction",
+    "preprocess": "prediction",
     "prune": "pruning.prune",
     "register": "networks.family",
     "save": "weights.checkpoint",

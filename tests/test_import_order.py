@@ -28,8 +28,9 @@ ALLOWED: dict[str, set[str]] = {
     "classification": NETWORKS | {"weights", "data", "devices", "report", "training"},
     "detection": NETWORKS | {"weights", "data", "detectors", "devices", "report", "training"},
     "__main__": {"commands"},
+    "prediction": NETWORKS | {"weights", "data", "classification", "detection", "training"},
     # The public API.
-    "": NETWORKS | {"weights", "data", "classification"},
+    "": NETWORKS | {"weights", "data", "classification", "detection", "prediction"},
     "commands": NETWORKS
     | {"", "weights", "classification", "data", "detection", "detectors", "devices", "export", "report", "training"},
 }

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
-from cdnv2_jax.data.read_ahead import prepared_batches
+from cdnv2_jax.data.read_ahead import Picture, prepared_batches
 from cdnv2_jax.errors import NOT_FINITE, UserError
 from cdnv2_jax.weights.open import Classifier
 
@@ -58,20 +58,20 @@ class Prediction:
 
 def predict(
     classifier: Classifier,
-    paths: Iterable[Path],
+    pictures: Iterable[Picture],
     *,
     top: int = 5,
     batch_size: int = 32,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[Prediction | BrokenImage]:
-    """Yield a prediction for each image file, in order, or the error if it cannot be read.
+    """Yield a prediction for each image, in order, or the error if it cannot be read.
 
     All batches have the same shape, so that only one program is compiled: `batch_size` images, or all if there are
     fewer. Threads prepare the next batches while one is computed.
 
     Args:
       classifier: the network and its preprocessing.
-      paths: paths of the image files.
+      pictures: image files, or images in memory.
       top: classes per prediction.
       batch_size: images per batch.
       max_megapixels: limit of the images' size, in million pixels.
@@ -81,7 +81,7 @@ def predict(
     """
     rows = 0
     preparation = classifier.described.usage.preparation
-    for batch in prepared_batches(paths, preparation, batch_size=batch_size, max_megapixels=max_megapixels):
+    for batch in prepared_batches(pictures, preparation, batch_size=batch_size, max_megapixels=max_megapixels):
         rows = rows or len(batch)
         readable = [image for _, image in batch if not isinstance(image, BrokenImage)]
         found = iter(classify(classifier, readable, top=top, rows=rows))

@@ -17,11 +17,11 @@ class Normalisation:
       std: standard deviation of each channel, for pixels in [0, 1].
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalise uint8 [b, h, w, 3] to float32, (pixel / 255 − mean) / std; floating-point images are unchanged."""
+        """Normalise uint8 [b, h, w, channels] to float32, (pixel / 255 − mean) / std; floating-point images are unchanged."""
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)

@@ -86,7 +86,7 @@ class ImagePreparation:
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """Resize an image: uint8 [h, w, c] → uint8 [size, size, channels], not normalised; UserError for another c."""
-        image = _with_channels(image, len(self.mean))
+        image = with_channels(image, len(self.mean))
         if self.resize == "centre":
             shorter = self.shorter_side or round(self.size * RESIZE_RATIO)
             return _resize_and_crop(image, shorter, self.size, self.interpolation)
@@ -109,7 +109,8 @@ def check_statistics(preparation: object, channels: int = 3) -> None:
         object.__setattr__(preparation, name, tuple(float(value) for value in values))
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Convert grey to RGB or RGB to grey if need be: uint8 [h, w, c] → [h, w, channels]; UserError for another c."""
     found = image.shape[2]
     if found == channels:
         return image
@@ -118,8 +119,7 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if (found, channels) == (3, 1):
         return np.array(Image.fromarray(image).convert("L"))[..., None]
     raise UserError(
-        f"an image has {found} channels, the network reads {channels}: give arrays [height, width, {channels}] to "
-        f"cdnv2_jax.predict"
+        f"an image has {found} channels, the network reads {channels}: give arrays [height, width, {channels}]"
     )
 
 

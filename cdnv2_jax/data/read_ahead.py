@@ -1,4 +1,4 @@
-"""Image files decoded and prepared in threads, some batches ahead of what computes with them."""
+"""Images, in files or in memory, prepared in threads, some batches ahead of what computes with them."""
 
 import itertools
 import math
@@ -7,55 +7,83 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from cdnv2_jax.bounded_reading import read_bytes
-from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode
-from cdnv2_jax.errors import RunFailure
+from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode, pixels_of
+from cdnv2_jax.errors import RunFailure, UserError
 
 READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+"""Path of an image file, Pillow image, or array: uint8 [height, width, channels] or, if it is grey, [height, width]."""
 
 T = TypeVar("T")
 
 
 def prepared_batches(
-    paths: Iterable[Path], prepare: Callable[[np.ndarray], T], *, batch_size: int, max_megapixels: float
-) -> Iterator[list[tuple[Path, T | BrokenImage]]]:
+    pictures: Iterable[Picture], prepare: Callable[[np.ndarray], T], *, batch_size: int, max_megapixels: float
+) -> Iterator[list[tuple[Path | None, T | BrokenImage]]]:
     """Yield batches of prepared images with their paths, in order, while threads prepare the next ones.
 
     Args:
-      paths: paths of the image files, consumed one batch ahead, or as many as keep all threads busy.
-      prepare: function from pixels, uint8 [h, w, 3], upright; called in threads; may raise BrokenImage.
+      pictures: consumed one batch ahead, or as many as keep all threads busy. A path is None for an image in memory.
+      prepare: function from pixels, uint8 [h, w, channels], upright; called in threads; may raise BrokenImage.
       batch_size: images per batch; the last one may be smaller.
-      max_megapixels: limit of the images' size, in million pixels.
+      max_megapixels: limit of the files' size, in million pixels.
 
     Raises:
       RunFailure: memory has run out.
+      UserError: `prepare` cannot take an image (it is named).
     """
 
-    def read(path: Path) -> T | BrokenImage:
+    def prepared(number: int, picture: Picture) -> T | BrokenImage:
+        name = str(path_of(picture) or f"image {number}")
         try:
-            encoded = read_bytes(path, MOST_BYTES)
-        except ValueError as error:
-            return BrokenImage(str(path), str(error))
-        try:
-            return prepare(decode(encoded, str(path), max_megapixels=max_megapixels))
+            return prepare(_pixels(picture, name, max_megapixels))
         except BrokenImage as error:
             return error
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
         except MemoryError as error:
-            raise RunFailure(f"no memory is left to prepare {path}: free some, or use smaller batches") from error
+            raise RunFailure(f"no memory is left to prepare {name}: free some, or use smaller batches") from error
 
-    remaining, batches_ahead = iter(paths), math.ceil(READERS / batch_size)
+    remaining, batches_ahead = enumerate(pictures), math.ceil(READERS / batch_size)
     threads = ThreadPoolExecutor(READERS)
-    ahead = deque[list[tuple[Path, Future[T | BrokenImage]]]]()
+    ahead = deque[list[tuple[Path | None, Future[T | BrokenImage]]]]()
     try:
         while True:
             while len(ahead) <= batches_ahead and (batch := list(itertools.islice(remaining, batch_size))):
-                ahead.append([(path, threads.submit(read, path)) for path in batch])
+                ahead.append([(path_of(picture), threads.submit(prepared, n, picture)) for n, picture in batch])
             if not ahead:
                 return
             yield [(path, image.result()) for path, image in ahead.popleft()]
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+def path_of(picture: object) -> Path | None:
+    """Return a picture's path; None if it is in memory."""
+    return Path(picture) if isinstance(picture, str | os.PathLike) else None
+
+
+def _pixels(picture: Picture, name: str, max_megapixels: float) -> np.ndarray:
+    """Return an image as uint8 [height, width, channels]; BrokenImage if it is none."""
+    if (path := path_of(picture)) is not None:
+        try:
+            encoded = read_bytes(path, MOST_BYTES)
+        except ValueError as error:
+            raise BrokenImage(name, str(error)) from error
+        return decode(encoded, name, max_megapixels=max_megapixels)
+    if isinstance(picture, Image.Image):
+        return pixels_of(picture, name)
+    if not hasattr(picture, "__array__"):
+        raise BrokenImage(name, f"a {type(picture).__name__}", "give a path, a Pillow image or an array")
+    pixels = np.asarray(picture)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
+        advice = "give uint8 [height, width, channels], or uint8 [height, width] if it is grey"
+        raise BrokenImage(name, f"{pixels.dtype} {list(pixels.shape)}", advice)
+    return pixels[..., None] if pixels.ndim == 2 else pixels

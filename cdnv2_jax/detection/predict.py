@@ -11,8 +11,8 @@ import numpy as np
 
 from cdnv2_jax.data.canvas import on_canvas
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
-from cdnv2_jax.data.preparation import normalise
-from cdnv2_jax.data.read_ahead import prepared_batches
+from cdnv2_jax.data.preparation import normalise, with_channels
+from cdnv2_jax.data.read_ahead import Picture, prepared_batches
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.weights.detector_programs import Found
 from cdnv2_jax.weights.open import DetectorProgram
@@ -47,7 +47,7 @@ class DetectedImage:
     """The objects found in an image.
 
     Attributes:
-      path: path of the image.
+      path: path of the image; None for one that is not a file.
       height: of the image in pixels, upright.
       width: likewise.
       objects: best first.
@@ -55,7 +55,7 @@ class DetectedImage:
     """
 
     COLUMNS: ClassVar = ("image", "x1", "y1", "x2", "y2", "score", "label", "name", "category_id")
-    path: Path
+    path: Path | None
     height: int
     width: int
     objects: Sequence[Detection]
@@ -107,8 +107,8 @@ class Placed:
 
 
 def place(detector: DetectorProgram, pixels: np.ndarray) -> Placed:
-    """Resize and normalise an image, uint8 [h, w, 3], and place it on its canvas."""
-    described = detector.described
+    """Resize and normalise an image, uint8 [h, w, 3], or grey [h, w, 1], and place it on its canvas."""
+    described, pixels = detector.described, with_channels(pixels, 3)
     original, preparation = pixels.shape[:2], described.preparation
     canvas = described.canvas_of(*original)
     resized, _ = preparation.resized(pixels, canvas)
@@ -120,27 +120,27 @@ def place(detector: DetectorProgram, pixels: np.ndarray) -> Placed:
 class _Waiting:
     """An image on its way: first placed, or broken, then with its result."""
 
-    path: Path
+    path: Path | None
     image: Placed | BrokenImage | None
     result: DetectedImage | BrokenImage | None = None
 
 
 def predict_boxes(
     detector: DetectorProgram,
-    paths: Iterable[Path],
+    pictures: Iterable[Picture],
     *,
     threshold: float,
     batch_size: int,
     max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Iterator[DetectedImage | BrokenImage]:
-    """Yield the objects in each image file, in order, or the error if it cannot be read.
+    """Yield the objects in each image, in order, or the error if it cannot be read.
 
     Images of one orientation are computed together. All batches have the same size: `batch_size` images, or all if
     there are fewer. Threads prepare the next images in the meantime.
 
     Args:
       detector: the detector and its preprocessing.
-      paths: paths of the image files.
+      pictures: image files, or images in memory.
       threshold: least score, at least that of the detector.
       batch_size: images per batch.
       max_megapixels: limit of the images' size, in million pixels.
@@ -165,7 +165,7 @@ def predict_boxes(
             yield result
 
     for batch in prepared_batches(
-        paths, lambda pixels: place(detector, pixels), batch_size=batch_size, max_megapixels=max_megapixels
+        pictures, lambda pixels: place(detector, pixels), batch_size=batch_size, max_megapixels=max_megapixels
     ):
         rows = rows or len(batch)
         for path, image in batch:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cdnv2_jax
 from cdnv2_jax import UserError
 from cdnv2_jax.data.canvas import CanvasPreparation
 from cdnv2_jax.data.decode import BrokenImage
@@ -126,6 +127,24 @@ def test_fewer_than_a_batch(tmp_path: Path) -> None:
     detector, finds = program()
     list(predict_boxes(detector, [picture(tmp_path / "a.png", (96, 64), (0, 0, 9, 9))], threshold=0.5, batch_size=8))
     assert finds.batches == [(1, 64, 96, 3)]
+
+
+def test_in_memory(tmp_path: Path) -> None:
+    """`cdnv2_jax.detect` finds in arrays and in a Pillow image what is found in the file of the same pixels."""
+    detector, _ = program()
+    path = picture(tmp_path / "a.png", (96, 64), (10, 20, 50, 60))
+    image = Image.open(path)
+    (of_file,) = cdnv2_jax.detect(detector, path)
+    found = cdnv2_jax.detect(detector, [np.asarray(image), np.asarray(image.convert("L")), image])
+    assert [one.objects for one in found] == 3 * [of_file.objects] and found[0].path is None
+    broken = tmp_path / "broken.png"
+    broken.write_text("nothing of the kind")
+    with pytest.raises(UserError, match=r"broken.png cannot be read as an image"):
+        cdnv2_jax.detect(detector, [image, broken])
+    with pytest.raises(UserError, match=r"image 0: an image has 4 channels, the network reads 3"):
+        cdnv2_jax.detect(detector, np.zeros((9, 9, 4), np.uint8))
+    with pytest.raises(UserError, match=r"use cdnv2_jax.detect"):
+        cdnv2_jax.predict(detector, image)  # pyright: ignore[reportArgumentType]
 
 
 def test_nothing_to_say(tmp_path: Path) -> None:

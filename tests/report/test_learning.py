@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cdnv2_jax.report.learning import draw_learning_curves
@@ -36,7 +37,7 @@ def test_curves_of_held_out_images(
     figure = Figure()
     draw_learning_curves(figure, [TRAIN, evaluation])
     for axes, expected in zip(figure.axes, (loss, score), strict=True):
-        drawn = {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
+        drawn = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
         drawn.pop("training batches", None)
         assert drawn == expected
     [legend] = figure.legends

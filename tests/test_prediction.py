@@ -92,10 +92,10 @@ def test_predictions_come_in_order(photographs: list[Path], tmp_path: Path) -> N
     ("image", "complaint"),
     [
         ("missing.png", "missing.png cannot be read as an image"),
-        (np.zeros((4, 4, 3), np.float32), r"image 1: float32 \[4, 4, 3\]: give uint8"),
+        (np.zeros((4, 4, 3), np.float32), r"image 1 cannot be read as an image .float32 \[4, 4, 3\].: give uint8"),
         (np.zeros((3, 4, 4), np.uint8), "image 1: an image has 4 channels, the network reads 3"),
-        (np.zeros((0, 4, 3), np.uint8), r"image 1: uint8 \[0, 4, 3\]"),
-        (None, "image 1: a NoneType is not an image"),
+        (np.zeros((0, 4, 3), np.uint8), r"image 1 cannot be read as an image .uint8 \[0, 4, 3\]"),
+        (None, "image 1 cannot be read as an image .a NoneType"),
         (Image.new("F", (4, 4)), "image 1 cannot be read as an image .its levels have no known scale"),
     ],
 )
