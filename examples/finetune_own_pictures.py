@@ -25,7 +25,7 @@ from cdnv2_jax.data.image_paths import image_files
 from cdnv2_jax.data.sources.open import open_directory
 from cdnv2_jax.errors import UserError
 
-CONFIG = Path(__file__).parents[1] / "configs" / "finetune.py"
+CONFIG = "finetune:cdnv2_a"
 HELD_OUT = 0.1
 """Fraction of each class that is held out of pictures without a `val` folder, as in the config."""
 SMALL = {
@@ -125,7 +125,7 @@ def fine_tune(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:
         flags = [f"--config.{key}={value}" for key, value in settings.items()]
         overwrite = ["--overwrite"] if options.overwrite else []
-        command("train", "--config", f"{CONFIG}:cdnv2_a", "--workdir", run, *overwrite, *flags, *overrides)
+        command("train", "--config", CONFIG, "--workdir", run, *overwrite, *flags, *overrides)
 
     condensed = cdnv2_jax.predict(run / "condensed", paths)
     for path, found in zip(paths, condensed, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from cdnv2_jax.bounded_reading import parse_json, read_bytes, read_json
 from cdnv2_jax.classification.config import ClassificationConfig, DataConfig
 from cdnv2_jax.classification.experiment import source_of
-from cdnv2_jax.commands.arguments import print_taken
+from cdnv2_jax.commands.arguments import print_chosen, print_taken
 from cdnv2_jax.commands.read_config import check_config
 from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.data.annotations import DetectionSource
@@ -55,6 +55,7 @@ from cdnv2_jax.training.workdir import (
     REPORT_FILE,
     SUMMARY_FILE,
     TO_SHOW,
+    network_of_run,
 )
 from cdnv2_jax.weights.checkpoint import is_checkpoint
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
@@ -187,6 +188,8 @@ def report_network(
       UserError: the checkpoint does not exist or is damaged, or `output` exists.
     """
     refuse_existing(output, overwrite, file=True)
+    given, checkpoint = checkpoint, network_of_run(checkpoint, TO_SHOW)
+    print_chosen(given, checkpoint)
     opened = open_weights(checkpoint, model=model, weights=weights, num_classes=num_classes)
     if isinstance(opened, OpenedDetector):
         network = opened.detector.backbone

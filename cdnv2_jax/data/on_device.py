@@ -21,7 +21,7 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Normalise uint8 [b, h, w, channels] to float32, (pixel / 255 − mean) / std; floating-point images are unchanged."""
+        """Normalise uint8 [b, h, w, c] to float32, (pixel / 255 − mean) / std; floating-point images are unchanged."""
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)

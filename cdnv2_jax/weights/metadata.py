@@ -28,7 +28,8 @@ class Described:
       form: "masked", "condensed" or "plain".
       num_classes: number of logits.
       usage: preprocessing and class names.
-      flops, params: cost for one image, official count; None where it is not stored.
+      flops: of one image, official count; None where it is not stored.
+      params: likewise.
     """
 
     name: str

@@ -36,6 +36,8 @@ RUN = [
     ),
     Run("pip install jax flatbuffers", "tests/export/test_fresh_environment.py", '"flatbuffers"'),
     Run("python examples/own_network.py", "tests/test_examples.py", '"own_network.py"'),
+    Run("python examples/finetune_own_pictures.py.*", "tests/test_examples.py", "finetune_own_pictures.main("),
+    Run("python -m docs.tour_notebook", "tests/test_examples.py", "tour_notebook"),
     # train
     Run(
         "python main.py train --config configs/digits.py.*", "tests/commands/conftest.py", '"train", "--config", DIGITS'

@@ -56,7 +56,12 @@ def test_layers() -> None:
 @pytest.mark.slow  # cdnv2_a at full size: some seconds each to prune it and to run it layer by layer
 def test_readme(official_file: Path) -> None:
     shutil.copy(official_file, ".")
+    usage = Usage(ImagePreparation(16, "whole", "bilinear", (0.5,) * 3, (0.25,) * 3), ("0", "1", "2"))
+    save("runs/digits/condensed", used(network("condensed"), usage))
+    Path("runs/digits/pictures").mkdir()
+    Image.new("RGB", (16, 16)).save("runs/digits/pictures/7.png")
     page = run_page("README.md")
+    assert page["image"].path == Path("runs/digits/pictures/7.png")
     assert page["logits"].shape == (1, 1000)
     assert {stride: maps.shape[1] for stride, maps in page["maps"].items()} == {4: 56, 8: 28, 16: 14, 32: 7}
     assert (page["cost"].flops, page["cost"].params) == (45_874_350, 2_038_444)
