@@ -17,9 +17,9 @@ CONFIG_SUFFIXES = ("py", "json")
 
 def print_completion(shell: str) -> None:
     """Print the code that bash, zsh or fish is to evaluate."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    say(*argcomplete.shellcode(PROGRAMS, shell=shell).splitlines())
+    say(*shellcode(PROGRAMS, shell=shell).splitlines())
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

@@ -215,12 +215,12 @@ def _detector(detector: DetectorProgram, options: Options) -> Predictor:
     def numbered(paths: list[Path], numbers: list[int], drawn: DrawnPictures | None) -> Iterator[Result | BrokenImage]:
         """Yield results with their numbers, once they are drawn."""
         shown = usual if options.threshold is None else least
-        for number, found in zip(numbers, found_in(paths), strict=True):
+        for path, number, found in zip(paths, numbers, found_in(paths), strict=True):
             if isinstance(found, BrokenImage):
                 yield found
                 continue
             if drawn is not None:
-                drawn.write(found, threshold=shown, max_megapixels=options.max_megapixels)
+                drawn.write(path, found.objects, threshold=shown, max_megapixels=options.max_megapixels)
             yield dataclasses.replace(found, image_id=number)
 
     described = detector.described

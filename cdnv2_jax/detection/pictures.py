@@ -12,7 +12,7 @@ from PIL import Image
 from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, MOST_BYTES, BrokenImage, decode
 from cdnv2_jax.detection.data.annotations import DetectionSource, Id
-from cdnv2_jax.detection.predict import DetectedImage
+from cdnv2_jax.detection.predict import Detection
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 from cdnv2_jax.report.detections import detections_sheet, draw_detections
@@ -110,14 +110,21 @@ class DrawnPictures:
                 raise UserError(f"{taken[copy]} and {picture} would both be drawn as {copy}: rename one of them")
             refuse_existing(copy, overwrite, file=True)
 
-    def write(self, found: DetectedImage, *, threshold: float, max_megapixels: float = MAX_MEGAPIXELS) -> None:
+    def write(
+        self,
+        picture: Path,
+        objects: Iterable[Detection],
+        *,
+        threshold: float,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> None:
         """Draw what scores at least `threshold` and write the copy; BrokenImage if the picture cannot be read."""
         try:
-            encoded = read_bytes(found.path, MOST_BYTES)
+            encoded = read_bytes(picture, MOST_BYTES)
         except ValueError as error:
-            raise BrokenImage(str(found.path), str(error)) from error
-        pixels = decode(encoded, str(found.path), max_megapixels=max_megapixels)
-        shown = [one for one in found.objects if one.score >= threshold]
+            raise BrokenImage(str(picture), str(error)) from error
+        pixels = decode(encoded, str(picture), max_megapixels=max_megapixels)
+        shown = [one for one in objects if one.score >= threshold]
         drawn = draw_detections(
             pixels,
             np.array([one.box for one in shown]).reshape(-1, 4),
@@ -126,7 +133,7 @@ class DrawnPictures:
             {one.label: one.name for one in shown},
             thickness=max(2, round(max(pixels.shape[:2]) / PIXELS_OF_A_LINE)),
         )
-        copy = self._copies[found.path]
+        copy = self._copies[picture]
         with replacing(copy) as scratch:
             Image.fromarray(drawn).save(scratch, FILE_FORMATS[copy.suffix.lower()], quality=QUALITY)
 

@@ -18,12 +18,13 @@ from pycocotools.coco import COCO
 from cdnv2_jax import UserError, save
 from cdnv2_jax.detectors.retinanet import RetinaNet
 from cdnv2_jax.export.detector import write_onnx
-from cdnv2_jax.weights.metadata import USAGE_KEY, described_detector
+from cdnv2_jax.weights.metadata import described_detector
 from tests.commands.shell import Shell
 from tests.export.detectors import CANVAS, CLASSES, detector, metadata, write_retinanet
 from tests.export.networks import USAGE
 from tests.tables import table
 from tests.weights.networks import network as small_classifier
+from tests.weights.networks import used
 
 PREDICT = ("main.py", "predict", "--checkpoint", "network.onnx")
 
@@ -149,7 +150,7 @@ def mistaken(here: Shell) -> Shell:
     """With a file of names, a link to the album, and a classifier."""
     Path("names.txt").write_text("a\nb\nc\n")
     Path("link").symlink_to("album")
-    save("classifier", small_classifier("condensed"), metadata={USAGE_KEY: USAGE.to_json()})
+    save("classifier", used(small_classifier("condensed"), USAGE))
     return here
 
 
