@@ -201,7 +201,7 @@ def _drawings(words: Words, convs: list[Connections], block_ends: list[int] | No
             height=min(1.2 + 0.22 * len(masks), 6.5),
             label=f"For each of {len(masks)} layers, which of its {len(masks[0])} groups {words.does} which channels.",
             caption=f"Which group may {words.does} which channels: one strip per layer, one row for each of its "
-            f"groups, dark where there is a connection. The oldest channels, from the stem, are on the left.",
+            f"groups, coloured where there is a connection. The oldest channels, from the stem, are on the left.",
         ),
         drawing(
             lambda figure: draw_readers(figure, masks, verb=words.done),
