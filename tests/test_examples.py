@@ -74,7 +74,7 @@ def test_finetune_a_checkpoint(elsewhere: Path, capsys: pytest.CaptureFixture[st
     assert finetune_own_pictures.main((*arguments, "new/striped.png")) == 0
     printed = capsys.readouterr().out
     assert "9 pictures to train on, of 3 classes" in printed
-    assert "1 × 8 images" in printed
+    assert "training: 1 step, 8 images each" in printed
     assert "random weights" not in printed
     used = cdnv2_jax.load("runs/pictures/run/condensed").usage
     assert used is not None and used.class_names == ("chequered", "dotted", "striped") and used.preparation.size == 16

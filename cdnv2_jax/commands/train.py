@@ -86,10 +86,9 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
 
 
 def _next_commands(workdir: Path, program: str, image: str) -> tuple[str, str]:
-    """Return what to type after a run: what uses its network, condensed if it has that form, and what shows the run."""
-    *_, network = [workdir / name for name in ("plain", "masked", "condensed") if (workdir / name).is_dir()]
-    predict = f"predict --checkpoint {shlex.quote(str(network))} {image}"
-    return f"next: {program} {predict}", f"      {program} report --workdir {shlex.quote(str(workdir))}"
+    """Return what to type after a run: what uses its network, and what shows the run."""
+    run = shlex.quote(str(workdir))
+    return f"next: {program} predict --checkpoint {run} {image}", f"      {program} report --workdir {run}"
 
 
 def _example_of(source: Source[Picture]) -> str:

@@ -30,7 +30,7 @@ def outline(experiment: Experiment[Any, Any, Any, Any], first: int, stage: int) 
     config, total, stages = experiment.config, experiment.total_steps, experiment.stages
     batch_size = config.data.batch_size
     rate = config.optimizer.learning_rate * rate_scale(config.optimizer, batch_size)
-    steps = f"{total - first:,} of {total:,} steps left" if first else f"{total:,} steps"
+    steps = f"{total - first:,} of {total:,} steps left" if first else f"{total:,} step{'s' if total > 1 else ''}"
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     average = f", EMA decay {config.ema_decay:g}" if config.ema_decay else ""
     lines = [

@@ -105,7 +105,7 @@ def test_eval_prints_what_the_run_found(beside: Shell) -> None:
     assert found == json.loads(Path("retinanet/detections.json").read_text())
     with Path("classes.csv").open() as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["class", "AP"] and len(rows) == 6
+    assert rows[0] == ["class", "objects", "AP", "AP50", "AP75"] and len(rows) == 6
     assert "found.json exists" in beside.refuses("main.py", *arguments)
 
 
