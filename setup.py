@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 RELATIVE_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([\w./-]+(?:#[\w-]+)?)\)")
 
@@ -26,6 +26,6 @@ if __name__ == "__main__":
     setup(
         long_description=absolute_links(readme, project["urls"]["Repository"], project["version"]),
         long_description_content_type="text/markdown",
-        packages=[*find_packages(include=["cdnv2_jax*"]), "cdnv2_jax.configs"],
+        packages=[*find_namespace_packages(include=["cdnv2_jax*"]), "cdnv2_jax.configs"],
         package_dir={"cdnv2_jax.configs": "configs"},
     )
