@@ -27,9 +27,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def bytes_under(directory: Path) -> int:
-    """Return the size of all files in a directory and below it."""
-    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+def bytes_under(path: Path) -> int:
+    """Return the size of a file, or of all files in a directory and below it."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextlib.contextmanager

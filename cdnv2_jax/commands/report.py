@@ -200,7 +200,7 @@ def report_network(
     cost = count_flops(network, size)
     sections = [
         figures_section(
-            {network.form_name: {**dataclasses.asdict(cost), "bytes_on_disk": _bytes_at(checkpoint)}},
+            {network.form_name: {**dataclasses.asdict(cost), "bytes_on_disk": bytes_under(checkpoint)}},
             [f"Cost of one image of {size} × {size} pixels; accuracy was not measured."],
         )
     ]
@@ -347,17 +347,13 @@ def _with_costs(run: RunFiles) -> dict[str, Any]:
     summary = {**({"weights": "EMA"} if "live" in run.summary else {}), **run.summary}
     for form in FORMS:
         if form in summary and is_checkpoint(run.workdir / form):
-            costs = {"bytes_on_disk": _bytes_at(run.workdir / form)}
+            costs = {"bytes_on_disk": bytes_under(run.workdir / form)}
             if run.network is not None and isinstance(run.config, ClassificationConfig):
                 size = run.config.data.image_size
                 stored = dataclasses.replace(run.network.form, condensed=form == "condensed")
                 costs["multiply_adds"] = network_cost(run.network.architecture, stored, size, size).multiply_adds
             summary[form] = {**costs, **summary[form]}
     return summary
-
-
-def _bytes_at(checkpoint: Path) -> int:
-    return bytes_under(checkpoint) if checkpoint.is_dir() else checkpoint.stat().st_size
 
 
 def _of_classifier(run: RunFiles, config: ClassificationConfig) -> list[Section]:
