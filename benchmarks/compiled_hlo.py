@@ -80,9 +80,9 @@ Computation = dict[str, Instruction]
 
 def steps(text: str) -> list[Step]:
     """Return what a compiled program starts, in the order of its schedule."""
-    computations, sources = _computations(text), _sources(text)
+    computations, layers = _computations(text), _layers(text)
     return [
-        _step(instruction, computation, computations, sources, times)
+        _step(instruction, computation, computations, layers, times)
         for computation, times in _scheduled(computations)
         for instruction in computation.values()
         if instruction.opcode not in FREE and not instruction.opcode.endswith("-done")
@@ -157,7 +157,7 @@ def _step(
     instruction: Instruction,
     computation: Computation,
     computations: dict[str, Computation],
-    sources: dict[str, str],
+    layers: dict[str, str],
     times: int,
 ) -> Step:
     read = [size(computation[name].shape) for name in instruction.operands if name in computation]
@@ -168,34 +168,37 @@ def _step(
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
     return Step(
         opcode=instruction.opcode,
-        source=_source(instruction, sources),
+        source=_source(instruction, computations, layers),
         times=times,
         cycles=times * int(cycles[1]) if cycles else 0,
         size=Size(times * sum(one.logical for one in moved), times * sum(one.hbm for one in moved)),
         sent=sum(one.logical for one in read),
-        contents=tuple(_contents(instruction, computations)),
+        contents=tuple((one.opcode, one.shape) for one in (instruction, *_inside(instruction, computations))),
     )
 
 
-def _contents(instruction: Instruction, computations: dict[str, Computation]) -> Iterator[tuple[str, str]]:
-    yield instruction.opcode, instruction.shape
+def _inside(instruction: Instruction, computations: dict[str, Computation]) -> Iterator[Instruction]:
+    """Yield what is fused into an instruction, at any depth, in order."""
     called = re.search(r"\bcalls=%?([\w.\-]+)", instruction.rest)
-    if called:
-        for inner in computations.get(called[1], {}).values():
-            yield from _contents(inner, computations)
+    for inner in computations.get(called[1], {}).values() if called else ():
+        yield from _inside(inner, computations)
+        yield inner
 
 
-def _source(instruction: Instruction, sources: dict[str, str]) -> str:
-    found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', instruction.rest)
-    if not found or "/" not in found[1]:
-        return f"the compiler: {instruction.opcode}"
-    frame = re.search(r"stack_frame_id=(\d+)", instruction.rest)
-    layer = sources.get(frame[1], "") if frame else ""
-    backward = " (backward)" if "transpose(" in found[1] else ""
-    return f"{layer or 'the program'}: {found[1].rsplit('/', 1)[1]}{backward}"
+def _source(instruction: Instruction, computations: dict[str, Computation], layers: dict[str, str]) -> str:
+    """Return layer and operation of an instruction; of a fusion without metadata, those of what was fused last."""
+    within = [instruction, *reversed(list(_inside(instruction, computations)))]
+    named = ((one, re.search(r'op_name="((?:[^"\\]|\\.)*)"', one.rest)) for one in within)
+    for one, name in named:
+        if name and "/" in name[1]:  # others are arguments
+            frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+            layer = layers.get(frame[1], "") if frame else ""
+            backward = " (backward)" if "transpose(" in name[1] else ""
+            return f"{layer or 'the program'}: {name[1].rsplit('/', 1)[1]}{backward}"
+    return f"the compiler: {instruction.opcode}"
 
 
-def _sources(text: str) -> dict[str, str]:
+def _layers(text: str) -> dict[str, str]:
     """Return for the number of each stack frame the innermost function of the package in it, as a layer's name.
 
     HLO text starts with tables of files, functions, places (a file and a function) and frames (a place and a parent).
@@ -215,7 +218,7 @@ def _sources(text: str) -> dict[str, str]:
         name = functions.get(number(place, "function_name_id"), "").strip('"')
         ours = "/cdnv2_jax/" in files.get(number(place, "file_name_id"), "")
         parent = str(int(number(entry, "parent_frame_id")) - offset)
-        layers[frame] = name.removesuffix(".__call__") if ours else layers.get(parent, "")
+        layers[frame] = name.removesuffix(".__call__").replace(".<locals>", "") if ours else layers.get(parent, "")
     return layers
 
 
