@@ -1,5 +1,6 @@
 """Condensed LGC and SFR and the halved Linear against the PyTorch twin's: outputs, gradients, statistics."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_w
 from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, derivatives, nhwc
+from tests.weights.networks import network
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -156,3 +158,16 @@ def test_norms_are_shared_only_where_all_groups_agree() -> None:
     before.layers[0].norm.bias[...] = before.layers[0].norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
     share_norms(before)
     assert before.layers[0].input_norm is None
+
+
+def test_a_condensed_network_gathers_nothing_on_a_tpu() -> None:
+    small = network("condensed")
+    images = jnp.zeros((128, 32, 32, 3))  # traced, not computed
+
+    def program(model: nnx.Module) -> str:
+        graph, state = nnx.split(model)
+        with tracing_for("tpu"):
+            return str(jax.make_jaxpr(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+
+    assert "dot_general" in program(small) and "gather" not in program(small)
+    assert "gather" in program(with_gathered_norms(small))
