@@ -23,7 +23,7 @@ from benchmarks.compiled_hlo import Step, steps
 from benchmarks.compiled_targets import TARGETS, Target, devices_of
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.experiment import ClassificationExperiment
+from cdnv2_jax.classification.experiment import ClassificationExperiment, starting_network
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.devices import AXIS, Devices
 from cdnv2_jax.errors import UserError, one_line
@@ -49,12 +49,12 @@ class Job:
       target: a name of `TARGETS`.
       work: inference of the condensed or masked, fully pruned network, the training step of a config, a condensed
         detector, or a detector's training step.
-      model: a network's name; to train, also a config (`imagenet:cdnv2_a,smoke`); a detector and its backbone
-        (`retinanet,cdnv2_c`).
+      model: a network's name, that of its ImageNet config when it is trained; or a config (`imagenet:cdnv2_a,smoke`);
+        or a detector and its backbone (`retinanet,cdnv2_c`).
       batch: images per device.
       devices: number of devices.
       dtype: that of the computation.
-      overrides: `--config.…` of the training step.
+      overrides: `--config.…`, for a config.
       flags: what `FLAGS` are set to.
     """
 
@@ -93,17 +93,40 @@ def current_flags() -> tuple[str, ...]:
 
 def check(job: Job) -> None:
     """Raise UserError unless there is such a model or config."""
-    if job.work == "train":
-        training_config(job)
-    elif job.work in ("detect", "train_detector"):
-        kind, _, backbone = job.model.partition(",")
+    kind, _, backbone = job.model.partition(",")
+    if job.work in ("detect", "train_detector"):
         if kind not in DETECTORS:
             raise UserError(f"--model {job.model}: give a detector and its backbone, such as retinanet,cdnv2_c")
         model_entry(backbone)
+    elif job.work == "train" or names_config(job.model):
+        config_of(job)
     else:
         model_entry(job.model)
-    if job.overrides and job.work != "train":
-        raise UserError(f"{job.overrides[0]} belongs to a config, which only --work train has")
+        if job.overrides:
+            raise UserError(f"{job.overrides[0]} belongs to a config: give --model imagenet:{job.model}")
+
+
+def names_config(model: str) -> bool:
+    """Return whether --model is a config, by name or path, rather than a network."""
+    return ":" in model or "/" in model or "." in model
+
+
+def config_of(job: Job) -> ClassificationConfig:
+    """Read the config of a job, for generated images; UserError if there is none or it is of a detector."""
+    spec = job.model if names_config(job.model) else f"imagenet:{job.model}"
+    if not isinstance(read_config(spec, []), ClassificationConfig):
+        raise UserError(f"--model {job.model} is a detector's: use --work train_detector --model retinanet,cdnv2_c")
+    generated = {
+        "data.source": "synthetic",  # only number and shape of images matter
+        "data.synthetic_images": job.images,
+        "data.batch_size": job.images,
+        "data.erase_on": "device",  # as on accelerators
+        "data.workers": 0,
+        "model.dtype": job.dtype,
+    }
+    config = read_config(spec, [*(f"--config.{name}={value}" for name, value in generated.items()), *job.overrides])
+    assert isinstance(config, ClassificationConfig)
+    return config
 
 
 def traced(job: Job, devices: Devices) -> Traced:
@@ -120,38 +143,25 @@ def traced(job: Job, devices: Devices) -> Traced:
 
 def inference(job: Job, devices: Devices) -> Traced:
     """The forward pass of a classifier, as `compiled_forward` compiles it."""
-    network = create_model(job.model, rngs=nnx.Rngs(0), dtype=jnp.dtype(job.dtype))
+    if names_config(job.model):
+        config = config_of(job)
+        network, size = starting_network(config, ()).network, config.data.image_size
+    else:
+        network = create_model(job.model, rngs=nnx.Rngs(0), dtype=jnp.dtype(job.dtype))
+        size = model_entry(job.model).image_size
     network.eval()
     prune(network, network.condensation_stages)
     if job.work == "condensed":
         network = condense(network)
     graph, state = nnx.split(network)
-    size = model_entry(job.model).image_size
     images = jax.ShapeDtypeStruct((job.images, size, size, 3), jnp.float32)
     function = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return Traced(function, (on(devices.everywhere, state), on(devices.split, images)), {"image_size": size})
 
 
-def training_config(job: Job) -> ClassificationConfig:
-    """Read the config of a training step; UserError if it is none of a classifier."""
-    spec = job.model if ":" in job.model or "." in job.model else f"imagenet:{job.model}"
-    generated = {
-        "data.source": "synthetic",  # only number and shape of images matter
-        "data.synthetic_images": job.images,
-        "data.batch_size": job.images,
-        "data.erase_on": "device",  # as on accelerators
-        "data.workers": 0,
-        "model.dtype": job.dtype,
-    }
-    config = read_config(spec, [*(f"--config.{name}={value}" for name, value in generated.items()), *job.overrides])
-    if not isinstance(config, ClassificationConfig):
-        raise UserError(f"--model {job.model} trains a detector: use --work train_detector --model retinanet,cdnv2_c")
-    return config
-
-
 def training(job: Job, devices: Devices) -> Traced:
     """The training step of a config's experiment."""
-    config = training_config(job)
+    config = config_of(job)
     experiment = ClassificationExperiment(config, devices)
     experiment.prepare_training()
     data = config.data
