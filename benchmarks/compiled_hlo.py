@@ -190,11 +190,11 @@ def _source(instruction: Instruction, computations: dict[str, Computation], laye
     within = [instruction, *reversed(list(_inside(instruction, computations)))]
     named = ((one, re.search(r'op_name="((?:[^"\\]|\\.)*)"', one.rest)) for one in within)
     for one, name in named:
-        if name and "/" in name[1]:  # others are arguments
-            frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+        frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+        if name and (frame or "/" in name[1]):  # others are arguments
             layer = layers.get(frame[1], "") if frame else ""
             backward = " (backward)" if "transpose(" in name[1] else ""
-            return f"{layer or 'the program'}: {name[1].rsplit('/', 1)[1]}{backward}"
+            return f"{layer or 'the program'}: {name[1].rsplit('/', 1)[-1]}{backward}"
     return f"the compiler: {instruction.opcode}"
 
 
