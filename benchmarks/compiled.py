@@ -5,10 +5,10 @@
     python -m benchmarks.compiled --target v5e --work detect --model faster_rcnn,cdnv2_a --batch 1
 
 The compilers are the real ones, which need no device: libtpu, and XLA for CUDA with a description of an H100. So
-memory, kernels, bytes, layouts and collectives are those of the device. Time is not: on a TPU it is the compiler's
-estimate of cycles, good for comparing two forms of one program, without operations that it estimates nothing for
-(`bytes_without_estimate`); on a GPU it is a lower bound, the bytes that kernels read and write at the memory's
-bandwidth, without launches; nothing is autotuned.
+memory, kernels, bytes, layouts and collectives are those of the device. Time is not. On a TPU it is what the compiler
+estimates in cycles, good for comparing two forms of one program; "+" is what it estimates nothing for, at least, by the
+bytes. On a GPU it is a lower bound, the bytes that kernels read and write at the memory's bandwidth, without launches;
+nothing is autotuned.
 
 --batch is the number of images per device. `--config.…` changes the config of a training step. Each program is
 compiled in a process of its own, in one to ten minutes on 2 CPU cores, and replaces its row in
@@ -154,14 +154,21 @@ def cells(row: Row) -> list[str]:
     if "failed" in row:
         return ["failed"]
     return [
-        f"{row['milliseconds']:.2f}" if "milliseconds" in row else "",
+        milliseconds(row),
         f"{row['images_per_second']:,.0f}" if "images_per_second" in row else "",
         f"{row['steps']:,}",
         f"{row['bytes'] / 1e9:.2f}",
         f"{row['hbm_bytes'] / 1e9:.2f}" if "hbm_bytes" in row else "",
         f"{row['memory']['peak'] / 1e9:.2f} GB",
-        f"{100 * row['layout_share']:.0f} %",
+        f"{100 * row['layout_share']:.0f} %" if "layout_share" in row else "",
     ]
+
+
+def milliseconds(row: Row) -> str:
+    """Return "7.5 + 0.4": estimated, and at least for what has no estimate."""
+    if "milliseconds" not in row:
+        return ""
+    return " + ".join(f"{row[key]:.2f}" for key in ("milliseconds", "unestimated_milliseconds") if key in row)
 
 
 def remarks(row: Row) -> str:
@@ -171,8 +178,6 @@ def remarks(row: Row) -> str:
     seconds = row["compile_seconds"]
     found = [f"compiled in {seconds['wall']:.0f} s ({seconds['cpu']:.0f} s of CPU)"]
     found += [f"{calls['bytes'] / 1e6:.1f} MB in {calls['count']} {kind}" for kind, calls in row["collectives"].items()]
-    if unknown := row.get("bytes_without_estimate"):
-        found.append(f"no cycles estimated for {100 * unknown / row['bytes']:.0f} % of the bytes")
     return ", ".join(found)
 
 

@@ -16,8 +16,8 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"partition-id", "replica-id", "add-dependency", "opt-barrier"}
 """Opcodes that start nothing by themselves."""
 
-MOVING = {"copy", "transpose"}
-"""Opcodes that change the layout of an array and nothing else."""
+MOVING = {"copy", "transpose", "reshape"}
+"""Opcodes that change the layout of an array and nothing else; a reshape that moves nothing is a bitcast."""
 
 
 class Size(NamedTuple):
@@ -58,8 +58,13 @@ class Step:
     @property
     def only_moves(self) -> bool:
         """Whether this changes an array's layout (and perhaps its dtype), and nothing else."""
-        opcodes = {opcode for opcode, _ in self.contents} - FREE - {"fusion", "convert", "reshape"}
+        opcodes = {opcode for opcode, _ in self.contents} - FREE - {"fusion", "convert"}
         return bool(opcodes) and opcodes <= MOVING
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether other steps run meanwhile."""
+        return self.opcode.endswith("-start")
 
 
 class Instruction(NamedTuple):

@@ -260,27 +260,39 @@ def figures_of(executable: jax.stages.Compiled, target: Target, images: int) -> 
       images: number of images of a device.
     """
     taken = steps(executable.as_text())
-    cycles = sum(step.cycles for step in taken)
-    moved = sum(step.size.logical for step in taken)
+    costs = [seconds_of(step, target) for step in taken]
+    total = sum(costs)
     figures: dict[str, Any] = {
         "memory": memory_of(executable, target),
         "steps": sum(step.times for step in taken),
-        "bytes": moved,
-        "layout_share": share([step for step in taken if step.only_moves], taken),
+        "bytes": sum(step.size.logical for step in taken),
         "collectives": collectives_of(taken),
-        "sources": sources_of(taken),
     }
-    milliseconds = None
-    if target.platform == "tpu":
-        figures |= {"hbm_bytes": sum(step.size.hbm for step in taken), "cycles": cycles}
-        figures["bytes_without_estimate"] = sum(step.size.logical for step in taken if not step.cycles)
-        milliseconds = 1e3 * cycles / target.clock
-        figures["matrix_unit_share"] = flops_of(executable) / target.flops / (milliseconds / 1e3)
+    if target.clock:
+        figures["hbm_bytes"] = sum(step.size.hbm for step in taken)
+        figures["cycles"] = sum(step.cycles for step in taken)
+        figures["milliseconds"] = 1e3 * figures["cycles"] / target.clock
+        figures["unestimated_milliseconds"] = 1e3 * total - figures["milliseconds"]
+        figures["matrix_unit_share"] = flops_of(executable) / target.flops / total
     elif target.bandwidth:
-        milliseconds = 1e3 * moved / target.bandwidth
-    if milliseconds:
-        figures |= {"milliseconds": milliseconds, "images_per_second": 1e3 * images / milliseconds}
+        figures["milliseconds"] = 1e3 * total
+    if target.bandwidth:
+        figures["images_per_second"] = images / total
+        figures["layout_share"] = sum(c for step, c in zip(taken, costs, strict=True) if step.only_moves) / total
+        figures["sources"] = sources_of(taken, costs)
     return figures
+
+
+def seconds_of(step: Step, target: Target) -> float:
+    """Return what a step takes at least: its estimated cycles, else its bytes at the bandwidth of the memory.
+
+    A step that runs beside others and has no estimate takes nothing.
+    """
+    if step.cycles:
+        return step.cycles / target.clock
+    if step.asynchronous and target.clock:
+        return 0.0
+    return step.size.hbm / target.bandwidth if target.bandwidth else 0.0
 
 
 def memory_of(executable: jax.stages.Compiled, target: Target) -> dict[str, Any]:
@@ -313,24 +325,17 @@ def collectives_of(taken: list[Step]) -> dict[str, dict[str, int]]:
     return found
 
 
-def sources_of(taken: list[Step]) -> list[dict[str, Any]]:
-    """Return the most expensive sources, each with its share and number of steps."""
+def sources_of(taken: list[Step], costs: list[float]) -> list[dict[str, Any]]:
+    """Return the most expensive sources, each with its share of all costs and its number of steps."""
+    seconds: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    by_source: dict[str, list[Step]] = {}
-    for step in taken:
-        by_source.setdefault(step.source, []).append(step)
+    for step, cost in zip(taken, costs, strict=True):
+        seconds[step.source] += cost  # pyright: ignore[reportArgumentType]
         counts[step.source] += step.times
-    shares = {source: share(own, taken) for source, own in by_source.items()}
-    dearest = sorted(shares, key=lambda source: -shares[source])[:MOST_SOURCES]
-    return [{"source": source, "share": round(shares[source], 4), "steps": counts[source]} for source in dearest]
-
-
-def share(some: list[Step], of: list[Step]) -> float:
-    """Return the share that some steps have of the cycles of all; of the bytes, where no cycles are estimated."""
-    cycles = sum(step.cycles for step in of)
-    if cycles:
-        return sum(step.cycles for step in some) / cycles
-    return sum(step.size.logical for step in some) / max(1, sum(step.size.logical for step in of))
+    return [
+        {"source": source, "share": round(cost / sum(costs), 4), "steps": counts[source]}
+        for source, cost in seconds.most_common(MOST_SOURCES)
+    ]
 
 
 def main() -> int:

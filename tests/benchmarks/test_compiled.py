@@ -202,7 +202,7 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert row["flags"][-1] == "CDNV2_LOWERINGS=condensed_block=layers"
     assert row["memory"]["arguments"] > 2 * 32 * 32 * 3 * 4 and row["memory"]["outputs"] == 2 * 7 * 2
     assert row["steps"] > 10 and row["bytes"] > 0 and row["collectives"] == {}
-    assert sum(one["share"] for one in row["sources"]) <= 1
+    assert "milliseconds" not in row
     assert f"{tiny} condensed, cpu, 2 images" in capsys.readouterr().out
 
     assert compiled.main([*flags, "--resume"]) == 0
