@@ -17,24 +17,41 @@ from flax import nnx
 
 from benchmarks.detectors import settings
 from benchmarks.networks import example_images
-from cdnv2_jax import create_model
+from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.detection.experiment import detection_loss
 from cdnv2_jax.detectors.build import build_detector
-from cdnv2_jax.detectors.detector import set_training_mode
+from cdnv2_jax.detectors.detector import PyramidDetector, set_training_mode
+from cdnv2_jax.devices import Devices
 from cdnv2_jax.training.config import OptimizerConfig
 from cdnv2_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from cdnv2_jax.training.step import Batch, create_state, make_train_step
+from cdnv2_jax.training.step import Batch, TrainState, TrainStep, create_state, make_train_step
 
 OBJECTS = 7  # COCO's average per image
 
 
-def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) -> dict[str, float]:
-    """Measure seconds of the first step (with compilation) and the second, and peak memory in GiB."""
-    detector = build_detector(settings(kind), create_model(backbone, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
+def detector_of(kind: str, backbone: str, *, condensed: bool = False, dtype: str | None = None) -> PyramidDetector:
+    """Build a detector with random weights on a masked backbone, or on a fully pruned and condensed one."""
+    network = create_model(backbone, rngs=nnx.Rngs(0), dtype=dtype)
+    if condensed and network.form_name == "masked":
+        prune(network, network.condensation_stages)
+        network = condense(network)
+    return build_detector(settings(kind), network, dtype=dtype, rngs=nnx.Rngs(0))
+
+
+def train_step_of(
+    kind: str, backbone: str, *, dtype: str | None = None, devices: Devices | None = None
+) -> tuple[TrainState, TrainStep]:
+    """Return the initial state and the training step of a detector, without preprocessing."""
+    detector = detector_of(kind, backbone, dtype=dtype)
     config = OptimizerConfig(learning_rate=1e-3)
     optimizer = make_optimizer(config, learning_rate_schedule(config, 100, 100))
     graph, state = create_state(detector, optimizer, set_training_mode=set_training_mode)
-    step = make_train_step(graph, optimizer, detection_loss)
+    return state, make_train_step(graph, optimizer, detection_loss, devices=devices)
+
+
+def step_figures(kind: str, backbone: str, canvas: tuple[int, int], batch: int) -> dict[str, float]:
+    """Measure seconds of the first step (with compilation) and the second, and peak memory in GiB."""
+    state, step = train_step_of(kind, backbone)
     images = example_batch(batch, canvas)
     seconds, loss = [], 0.0
     for _ in range(2):

@@ -14,6 +14,7 @@ from cdnv2_jax.detectors.build import build_detector
 from cdnv2_jax.detectors.detector import PyramidDetector
 from cdnv2_jax.detectors.settings import Kind
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.condensed import share_norms, with_gathered_norms
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.zoo import create_model
@@ -71,7 +72,8 @@ def starting_detector(model: DetectorConfig, class_names: Sequence[str], seed: i
         raise UserError(f"{FIELD} {path} holds a {found.name}, but config.model.backbone is {model.backbone}")
     refuse_other_than_rgb(found, f"{FIELD} {path}")
     backbone = build_network(found.architecture, found.form, name=found.name, dtype=dtype, rngs=nnx.Rngs(seed))
-    nnx.update(backbone, nnx.state(found))
+    nnx.update(backbone, nnx.state(with_gathered_norms(found)))
+    share_norms(backbone)
     detector = build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs)
     if not is_detector:
         return StartingDetector(detector, remark_on_choice(opened) or f"{FIELD} {path}: the backbone is taken")

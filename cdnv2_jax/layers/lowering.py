@@ -37,8 +37,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "training_block": ("layers", "kernel"),
     "grouped_conv": ("grouped", "pairs", "quads", "block_diagonal"),
     "grouped_pointwise": ("batched", "block_diagonal"),
+    "condensed_pointwise": ("scattered", "gathered"),
 }
-"""Kind of operation → its lowerings. The first, which requires and multiplies least, is for unmeasured back ends."""
+"""Kind of operation → its lowerings. The first is for back ends without rows of this kind in the table."""
 
 TABLE = Path(__file__).with_name("lowerings.json")
 VARIABLE = "CDNV2_LOWERINGS"

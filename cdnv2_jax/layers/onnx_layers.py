@@ -139,11 +139,10 @@ def learned_group_conv(
     if isinstance(layer, LearnedGroupConv):
         kernel = masked_kernel(layer)
         return dense(graph, layer, norm_of(layer.norm), kernel, after, x)
-    before = norm_of_all_channels(layer)
-    if before is None or layer.kernel.shape[-1] >= GATHERED_FROM:
+    if layer.input_norm is None or layer.kernel.shape[-1] >= GATHERED_FROM:
         return gathered(graph, layer, after, x)
     kernel = spread(values(layer.kernel).transpose(0, 2, 1), np.asarray(layer.index[...]), layer.in_channels)
-    return dense(graph, layer, before, kernel[:, :, None, None], after, x)
+    return dense(graph, layer, norm_of(layer.input_norm), kernel[:, :, None, None], after, x)
 
 
 def dense(
@@ -162,26 +161,12 @@ def dense(
 def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map) -> tuple[Map, np.ndarray]:
     """Add a condensed LGC as a gather and a grouped convolution; its outputs are ordered by group."""
     groups, kept, outputs = layer.kernel.shape
-    h = graph.gather(x, np.asarray(layer.index[...]).reshape(-1))
-    h = activate(graph, graph.norm(h, norm_of(layer.norm)), layer.activation)
+    read = np.asarray(layer.index[...]).reshape(-1)
+    before = norm_of(layer.norm) if layer.input_norm is None else norm_of(layer.input_norm).of(read)
+    h = activate(graph, graph.norm(graph.gather(x, read), before), layer.activation)
     order = np.arange(groups * outputs).reshape(outputs, groups).T.reshape(-1)
     kernel = values(layer.kernel).transpose(0, 2, 1).reshape(groups * outputs, kept, 1, 1)
     return graph.conv(h, *fold(kernel, None if after is None else after.of(order)), groups=groups), order
-
-
-def norm_of_all_channels(layer: CondensedGroupConv) -> Norm | None:
-    """Return the normalisation of the channels before the gather; None if groups normalise a channel differently.
-
-    Training a condensed network can cause the latter. Channels that no group reads become 0.
-    """
-    read = np.asarray(layer.index[...]).reshape(-1)
-    each = norm_of(layer.norm)
-    zero, one = np.zeros(layer.in_channels), np.ones(layer.in_channels)
-    whole = Norm(zero, zero.copy(), zero.copy(), one)
-    for part, of_read in zip(whole, each, strict=True):
-        part[read] = of_read
-    same = all((part[read] == of_read).all() for part, of_read in zip(whole, each, strict=True))
-    return whole if same else None
 
 
 def reactivated(graph: Graph, layer: SparseFeatureReactivation | CondensedReactivation, x: Map, h: Map) -> Map:

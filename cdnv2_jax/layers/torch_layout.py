@@ -282,6 +282,8 @@ def learned(conv: MaskedConv | CondensedGroupConv | CondensedReactivation) -> Na
     else:
         yield "index", Slot(conv.index, output_index(conv.index.shape, conv.out_channels))
         kernel_layout = condensed_sfr_kernel(shape)
+    if conv.norm is None:
+        raise ValueError("files have a normalisation for each group: see with_gathered_norms")
     yield from prefixed("norm", batch_norm(conv.norm))
     yield "conv.weight", Slot(conv.kernel, kernel_layout)
 

@@ -181,7 +181,8 @@ def build_network(
 
     Args:
       architecture: architecture of any registered family.
-      form: None for the usual form; in a condensed one, the learned layers have arbitrary values.
+      form: None for the usual form; in a condensed one, the learned layers have arbitrary values, and a normalisation
+        for each group (see `share_norms`).
       name: name of the network.
       dtype: as for `create_model`.
       param_dtype: as for `create_model`.

@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.condensed import share_norms, with_gathered_norms
 from cdnv2_jax.networks.family import blank_network, family_of
 from cdnv2_jax.networks.network import RGB, Network
 
@@ -36,13 +37,14 @@ def for_channels(network: Network, in_channels: int) -> Network:
     types: dict[str, Any] = {"dtype": network.dtype, "param_dtype": network.param_dtype}
     adapted = blank_network(architecture, network.form, name=network.name, **types)
     state = nnx.state(adapted)
-    pairs = list(zip(nnx.to_flat_state(state), nnx.to_flat_state(nnx.state(network)), strict=True))
+    pairs = list(zip(nnx.to_flat_state(state), nnx.to_flat_state(nnx.state(with_gathered_norms(network))), strict=True))
     if all(new.shape == old.shape for (_, new), (_, old) in pairs):
         raise UserError(f"networks of the family {family_of(architecture).name!r} do not depend on in_channels")
     for (_, new), (_, old) in pairs:
         value = old.get_value()
         new.set_value(value if new.shape == old.shape else jax.device_put(adapted_kernel(value, in_channels)))
     nnx.update(adapted, state)
+    share_norms(adapted)
     adapted.usage, adapted.remat = network.usage, network.remat
     return adapted
 

@@ -15,6 +15,7 @@ from cdnv2_jax.layers.condensed import (
     condensed_layers,
     empty_twin,
     replace_masked_convs,
+    share_norms,
 )
 from cdnv2_jax.layers.learned import MaskedConv, masked_convs, on_host
 from cdnv2_jax.layers.norm import BatchNorm
@@ -45,6 +46,7 @@ def condense(model: Model, *, halve_classifier: bool = False) -> Model:
         raise UserError(f"{name_of(model)} has nothing to condense: all of its connections are fixed")
     condensed = nnx.clone(model)
     replace_masked_convs(condensed, _filled_twin)
+    share_norms(condensed)
     for _, part in nnx.iter_modules(condensed):
         if isinstance(part, Network):
             part.form = Form(condensed=True)
@@ -59,6 +61,7 @@ def _filled_twin(conv: MaskedConv, where: str) -> CondensedLayer:
     index = kept_connections(conv, where)
     weights = kept_weights(conv, index)
     twin.index.set_value(jax.device_put(index))
+    assert twin.norm is not None
     if isinstance(twin, CondensedGroupConv):
         twin.kernel.set_value(jax.device_put(weights))
         copy_gathered(conv.norm, twin.norm, index.reshape(-1))

@@ -19,7 +19,7 @@ from cdnv2_jax.detectors.detector import Classes, PyramidDetector
 from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.files import refuse_existing, replacing
-from cdnv2_jax.layers.condensed import check_indices
+from cdnv2_jax.layers.condensed import check_indices, share_norms, with_gathered_norms
 from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.networks.family import blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.image_channels import for_channels
@@ -117,9 +117,7 @@ def describe_network(model: Network) -> dict[str, Any]:
       UserError: no architecture describes the network, because layers were added, removed or replaced.
     """
     blank = blank_network(model.architecture, model.form, name=model.name, param_dtype=model.param_dtype)
-    expected, found = (
-        {name: (a.shape, a.dtype) for name, a in flat_arrays(nnx.state(m)).items()} for m in (blank, model)
-    )
+    expected, found = ({name: (a.shape, a.dtype) for name, a in stored_arrays(m).items()} for m in (blank, model))
     if changed := [name for name in expected | found if expected.get(name) != found.get(name)]:
         raise UserError(
             f"the network cannot be saved, because {shorten(changed, most=4)} are not those of a {model.name}: only "
@@ -156,7 +154,7 @@ def described_network(description: Mapping[str, Any], *, dtype: DTypeLike | None
 def write_module(path: Path, module: nnx.Module, description: Mapping[str, Any], *, overwrite: bool) -> None:
     """Write a module's arrays and its description as the directory `path`, atomically."""
     description = {**description, "versions": versions("jax", "jaxlib", "flax", "orbax-checkpoint")}
-    write_arrays(path, flat_arrays(nnx.state(module)), description, overwrite=overwrite)
+    write_arrays(path, stored_arrays(module), description, overwrite=overwrite)
 
 
 def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) -> None:
@@ -169,6 +167,7 @@ def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) 
     fill_state(state, restored)
     nnx.update(module, state)
     check_indices(module, str(path))
+    share_norms(module)
 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
@@ -238,6 +237,11 @@ for _library in ("absl", "asyncio"):
 def flat_arrays(state: nnx.State) -> dict[str, Any]:
     """Return the arrays of an NNX state by path: {"blocks/0/1/lgc/kernel": array, …}."""
     return {"/".join(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+
+
+def stored_arrays(module: nnx.Module) -> dict[str, Any]:
+    """Return the arrays of a module by path, as files have them."""
+    return flat_arrays(nnx.state(with_gathered_norms(module)))
 
 
 def fill_state(state: nnx.State, arrays: Mapping[str, Any]) -> None:

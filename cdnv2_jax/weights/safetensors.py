@@ -12,7 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.bounded_reading import parse_object
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
-from cdnv2_jax.layers.condensed import check_indices
+from cdnv2_jax.layers.condensed import check_indices, share_norms
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checkpoint import (
@@ -21,6 +21,7 @@ from cdnv2_jax.weights.checkpoint import (
     described_network,
     fill_state,
     flat_arrays,
+    stored_arrays,
     stored_usage,
 )
 from cdnv2_jax.weights.checksums import checksums, is_unsealed, seal_fault, sealed
@@ -52,7 +53,7 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
     if layout == "official":
         tensors = to_torch_state_dict(network)
     else:
-        tensors = {name: np.asarray(array) for name, array in flat_arrays(nnx.state(network)).items()}
+        tensors = {name: np.asarray(array) for name, array in stored_arrays(network).items()}
     # The package writes an array's memory in order and ignores its strides.
     contiguous = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     about = {"layout": layout, "network": describe_network(network), "crc32": checksums(contiguous)}
@@ -141,3 +142,4 @@ def _fill(path: Path, network: Network, tensors: Mapping[str, np.ndarray]) -> No
     fill_state(state, jax.device_put({name: np.array(tensor) for name, tensor in tensors.items()}))
     nnx.update(network, state)
     check_indices(network, str(path))
+    share_norms(network)

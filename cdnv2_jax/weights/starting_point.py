@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax.data.class_names import labels_in_network, listed, matched_by_position
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.condensed import share_norms, with_gathered_norms
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.network import Network
@@ -77,10 +78,11 @@ def network_from(
         )
     architecture = found.architecture.override({"num_classes": len(class_names)})
     model = build_network(architecture, found.form, name=name, dtype=dtype, rngs=nnx.Rngs(seed))
-    kept = nnx.to_flat_state(nnx.state(found))
+    kept = nnx.to_flat_state(nnx.state(with_gathered_norms(found)))
     if not same:
         kept = [(place, variable) for place, variable in kept if place[0] != "classifier"]
     nnx.update(model, nnx.from_flat_state(kept))
+    share_norms(model)
     if labels is not None and not same:
         for part in ("kernel", "bias"):
             values = np.asarray(getattr(found.classifier, part)[...])[..., labels]

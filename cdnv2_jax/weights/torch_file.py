@@ -8,6 +8,7 @@ import numpy as np
 
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers.condensed import share_norms, with_gathered_norms
 from cdnv2_jax.layers.learned import on_host
 from cdnv2_jax.layers.torch_layout import COUNTER, Bookkeeping, MaskSlot, Slot
 from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
@@ -40,8 +41,11 @@ def to_torch_state_dict(model: Network) -> dict[str, np.ndarray]:
 
 
 def state_dict_slots(model: Network) -> dict[str, Slot]:
-    """Return every key of the model's official state_dict, in order, with the variable that holds its tensor."""
-    return dict(torch_format(model.architecture).slots(model))
+    """Return every key of the model's official state_dict, in order, with the variable that holds its tensor.
+
+    The variables are those of a copy if the condensed layers of `model` share normalisations (see `share_norms`).
+    """
+    return dict(torch_format(model.architecture).slots(with_gathered_norms(model)))
 
 
 def torch_format(architecture: Architecture) -> TorchFormat:
@@ -98,6 +102,7 @@ def model_from_state_dict(
             slot.write(to_numpy(found[key]))
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{source}: {key}: {one_line(error)}") from error
+    share_norms(model)
     return model
 
 

@@ -188,9 +188,9 @@ def _arrays(layer: "DenseLayer") -> Layer:
 
 
 def _lgc(conv: CondensedGroupConv | LearnedGroupConv) -> _Connections:
-    norm = _norm(conv.norm)
     if isinstance(conv, CondensedGroupConv):
-        return _Connections(conv.index[...], conv.kernel[...], norm)
+        return _Connections(conv.index[...], conv.kernel[...], _gathered_norm(conv))
+    norm = _norm(conv.norm)
     inputs, outputs = conv.kernel.shape
     groups = next(n for n in range(-(-outputs // GROUP_OUTPUTS), outputs + 1) if outputs % n == 0)
     kernel = conv.masked_kernel().reshape(inputs, outputs // groups, groups).transpose(2, 0, 1)
@@ -207,6 +207,14 @@ def _sfr(conv: CondensedReactivation | SparseFeatureReactivation) -> _Connection
 def _all(groups: int, channels: int) -> jax.Array:
     """Return an index [groups, channels] by which every group has kept all channels."""
     return jnp.broadcast_to(jnp.arange(channels, dtype=jnp.int32), (groups, channels))
+
+
+def _gathered_norm(conv: CondensedGroupConv) -> Norm:
+    """Return the normalisation of what each group reads."""
+    if conv.norm is not None:
+        return _norm(conv.norm)
+    assert conv.input_norm is not None
+    return Norm(*jnp.stack(_norm(conv.input_norm))[:, conv.index.reshape(-1)])
 
 
 def _norm(norm: BatchNorm) -> Norm:

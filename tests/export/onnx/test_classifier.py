@@ -10,7 +10,7 @@ from flax import nnx
 from cdnv2_jax import condense, prune
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.export.onnx_file import classifier_to_onnx
-from cdnv2_jax.layers.condensed import CondensedGroupConv
+from cdnv2_jax.layers.condensed import CondensedGroupConv, with_gathered_norms
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import FAMILIES, Family, build_network
 from cdnv2_jax.networks.mobilenet_v2 import MobileNetV2, MobileNetV2Architecture
@@ -52,11 +52,11 @@ def test_same_logits_at_full_size(what: str) -> None:
 
 def test_groups_that_normalise_a_shared_channel_differently() -> None:
     """As after fine-tuning a condensed network: what they read is no longer one map."""
-    network = small_network("cdnv2_a condensed")
+    network = with_gathered_norms(small_network("cdnv2_a condensed"))
     assert isinstance(network, CondenseNet)
     random = np.random.default_rng(1)
     for layer in network.dense_layers():
-        assert isinstance(layer.lgc, CondensedGroupConv)
+        assert isinstance(layer.lgc, CondensedGroupConv) and layer.lgc.norm is not None
         layer.lgc.norm.scale[...] = random.uniform(0.5, 1.5, layer.lgc.norm.features).astype(np.float32)
     images = images_of(2, 32)
     model = classifier_to_onnx(network, image_size=32)
