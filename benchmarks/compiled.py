@@ -12,7 +12,8 @@ nothing is autotuned.
 
 --batch is the number of images per device. `--config.…` changes the config of a training step. Each program is
 compiled in a process of its own, in one to ten minutes on 2 CPU cores, and replaces its row in
-DIRECTORY/compiled_TARGET.json. With --resume a row stays if the program and the compiler are the same.
+DIRECTORY/compiled_TARGET.json. With --resume a row stays if the program and the compiler are the same. --docs writes
+the tables in docs/accelerators.md from all rows in DIRECTORY.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import compiled_docs
 from benchmarks.compiled_program import WORKS, Job, check, current_flags
 from benchmarks.compiled_targets import TARGETS, check_target, environment, versions
 from benchmarks.options import make_parser, positive
@@ -106,6 +108,8 @@ def job_of(row: Row) -> Row:
 def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:
     """Compile, print and write the results."""
     todo = jobs(options, overrides)
+    if options.docs:
+        compiled_docs.in_docs([])  # fail before compiling
     for target in options.target:
         write_rows(results_of(options.output, target), read_rows(results_of(options.output, target)))
     shown: list[Row] = []
@@ -125,6 +129,10 @@ def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Con
     print_rows(shown, console)
     for target in options.target:
         console.print(f"written to {results_of(options.output, target)}")
+    if options.docs:
+        rows = [row for target in compiled_docs.TARGETS for row in read_rows(results_of(options.output, target))]
+        compiled_docs.DOCS.write_text(compiled_docs.in_docs(rows), encoding="utf-8")
+        console.print(f"written to {compiled_docs.DOCS}")
 
 
 def title(row: Row) -> str:
@@ -192,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--devices", type=positive, default=1, metavar="N", help="devices (default: 1)")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="(default: bfloat16)")
     add("--resume", action="store_true", help="keep rows whose program and compiler are the same")
+    add("--docs", action="store_true", help="also write the tables in docs/accelerators.md")
     add("--seconds", type=positive, default=3600, metavar="N", help="per program (default: 3600)")
     add("--output", type=Path, default=OWN, metavar="DIRECTORY", help="where results go (default: runs/bench)")
     options, overrides = parser.parse_known_args(arguments)
