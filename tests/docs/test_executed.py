@@ -28,6 +28,7 @@ RUN = [
     Run("python main.py quickstart", "tests/commands/test_readme.py", '"quickstart"'),
     Run("python main.py completion .*", "tests/commands/test_completion.py", '"completion"'),
     Run("make soak", "Makefile", "-m soak"),
+    Run("make compilers", "Makefile", "pytest: $(VENV)/.dev $(COMPILERS)/.installed"),
     Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
     Run(
         r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt( --editable)? \.\[dev\])",
