@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from benchmarks import compiled, compiled_program, compiled_targets
 from benchmarks.compiled_hlo import Size, size, steps
 from benchmarks.compiled_program import Job
 from cdnv2_jax.errors import UserError
+from tests.commands.shell import REPOSITORY
 from tests.tables import table
 
 HLO = """
@@ -118,11 +120,6 @@ def test_size(shape: str) -> None:
     assert size(shape) == SIZES[shape]
 
 
-def job(**changed: Any) -> Job:
-    made = Job("v5e", "condensed", "imagenet:cdnv2_a,smoke", 8, 1, "bfloat16", (), ())
-    return dataclasses.replace(made, **changed)
-
-
 MISTAKES = {
     "no such network": (["--model", "cdnv2_aa"], "did you mean 'cdnv2_a'"),
     "no such config": (["--work", "train", "--model", "imagnet:cdnv2_a"], "imagnet"),
@@ -225,3 +222,36 @@ def test_a_compiler_that_fails(
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
     return json.loads((directory / "compiled_cpu.json").read_text())["rows"]
+
+
+COMPILE = """
+import json, sys
+from benchmarks.compiled_program import Job, lowered
+print(lowered(Job(**json.loads(sys.argv[1])))[0].compile().as_text())
+"""
+MAP = 128 * 16 * 16 * 8
+"""Elements of a map of 128 images of 64² pixels in the second block, of few channels: kernels have fewer."""
+
+
+@pytest.mark.slow  # a TPU's compiler takes a quarter of a minute, alone
+@pytest.mark.parametrize(("target", "package"), [("v5e", "libtpu"), ("h100", "jax-cuda13-plugin")])
+def test_no_map_is_gathered_or_turned(target: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a condensed network, by the device's own compiler: that made it up to five times as slow as a masked one."""
+    if not compiled_targets.installed(package):
+        pytest.skip(f"needs {package}: make compilers")
+    monkeypatch.delenv("XLA_FLAGS")  # those of tests are for CPUs
+    job = Job(target, "condensed", "imagenet:cdnv2_a,smoke", 128, 1, "bfloat16", (), ())
+    command = [sys.executable, "-c", COMPILE, json.dumps(dataclasses.asdict(job))]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=compiled_targets.environment(target, 1), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = steps(done.stdout)
+    assert len(found) > 50
+    assert not [step for step in found if any(opcode == "gather" and is_map(shape) for opcode, shape in step.contents)]
+    assert not [step for step in found if step.only_moves and is_map(step.contents[0][1])]
+
+
+def is_map(shape: str) -> bool:
+    """Whether an array has as many elements as a feature map of the first blocks."""
+    return size(shape).logical >= 2 * MAP  # of two or four bytes each
