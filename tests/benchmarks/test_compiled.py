@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import compiled, compiled_program, compiled_targets
+from benchmarks import compiled, compiled_docs, compiled_program, compiled_targets
 from benchmarks.compiled_hlo import Size, size, steps
-from benchmarks.compiled_program import Job
+from benchmarks.compiled_program import Job, figures_of
+from benchmarks.compiled_targets import TARGETS
 from cdnv2_jax.errors import UserError
 from tests.commands.shell import REPOSITORY
 from tests.tables import table
@@ -77,6 +79,7 @@ backend_config={"known_trip_count":{"n":"2"}}
   %here = f32[16,4]{1,0:T(8,128)S(1)} copy-done(%ahead)
   %dot = f32[16,4]{1,0:T(8,128)S(1)} custom-call(%here, /*index=1*/%fusion.2), custom_call_target="gemm", \
 metadata={op_name="jit(step)/transpose(jvp(f))/dot_general" stack_frame_id=3}
+  %flat = f32[64]{0:T(128)} reshape(%x)
   %sum = (f32[16,4]{1,0:T(8,128)}, f32[16,4]{1,0:T(8,128)}) all-reduce-start(%dot)
   ROOT %summed = f32[16,4]{1,0:T(8,128)} all-reduce-done(%sum)
 }
@@ -90,19 +93,60 @@ def test_steps_of_a_program() -> None:
         ("fusion", "the compiler: fusion", 1, 40),
         ("copy-start", "the compiler: copy-start", 1, 0),
         ("custom-call", "CondensedGroupConv: dot_general (backward)", 1, 0),
+        ("reshape", "the compiler: reshape", 1, 0),
         ("all-reduce-start", "the compiler: all-reduce-start", 1, 0),
         ("fusion", "CondensedGroupConv: gather", 2, 140),
         ("fusion", "CondensedGroupConv: gather", 5, 350),
     ]
-    moved, ahead, product, total, *_, gather = found
+    moved, ahead, product, flat, total, *_, gather = found
     # 16 × 4 values: 16 × 128 where tiles of HBM are padded, none in on-chip memory.
     assert moved.size == Size(16 * 4 * (4 + 2), 16 * 128 * 4)
     assert ahead.size == Size(2 * 16 * 4 * 4, 16 * 128 * 4)
-    assert product.size.hbm == 0
+    assert (product.size.hbm, flat.size.hbm) == (0, 16 * 128 * 4 + 128 * 4)
     assert (total.collective, total.sent, ahead.collective) == ("all-reduce", 16 * 4 * 4, None)
     assert gather.size == Size(5 * 2 * 4 * 8 * 2, 5 * 2 * 4 * 8 * 2)
-    assert [step.only_moves for step in found] == [True, False, False, False, False, False]
+    assert [step.only_moves for step in found] == [True, False, False, True, False, False, False]
     assert ("gather", "bf16[4,8]{1,0}") in gather.contents
+
+
+class Executable(NamedTuple):
+    """Stands for a compiled program."""
+
+    memory: Any = SimpleNamespace(
+        argument_size_in_bytes=8e9, output_size_in_bytes=2e9, temp_size_in_bytes=3e9, alias_size_in_bytes=1e9
+    )
+
+    def as_text(self) -> str:
+        return HLO
+
+    def memory_analysis(self) -> Any:
+        return self.memory
+
+    def cost_analysis(self) -> dict[str, float]:
+        return {"flops": 1e6}
+
+
+def test_figures() -> None:
+    """A TPU's time is its estimated cycles, and apart from them bytes at the bandwidth; a GPU's is bytes."""
+    program: Any = Executable()
+    tpu = figures_of(program, TARGETS["v5e"], images=4)
+    estimated, rest = 530 / 1.5e9, (16 * 128 * 4 + 128 * 4) / 819e9
+    assert (tpu["steps"], tpu["cycles"]) == (5 + 2 + 5, 530)
+    assert tpu["milliseconds"] == pytest.approx(1e3 * estimated)
+    assert tpu["unestimated_milliseconds"] == pytest.approx(1e3 * rest)
+    assert tpu["images_per_second"] == pytest.approx(4 / (estimated + rest))
+    assert tpu["layout_share"] == pytest.approx((40 / 1.5e9 + rest) / (estimated + rest))
+    assert tpu["sources"][0] == {
+        "source": "CondensedGroupConv: gather",
+        "share": pytest.approx(490 / 1.5e9 / (estimated + rest), abs=1e-4),
+        "steps": 7,
+    }
+    assert tpu["memory"]["peak"] == 12e9 and tpu["memory"]["share"] == 0.75
+    assert tpu["collectives"] == {"all-reduce": {"count": 1, "bytes": 16 * 4 * 4}}
+
+    gpu = figures_of(program, TARGETS["h100"], images=4)
+    assert "cycles" not in gpu and "unestimated_milliseconds" not in gpu
+    assert gpu["milliseconds"] == pytest.approx(1e3 * sum(step.size.hbm for step in steps(HLO)) / 3.35e12)
 
 
 SIZES = {
@@ -207,6 +251,29 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     compiled.write_rows(tmp_path / "compiled_cpu.json", [{**row, "program": "another"}])
     assert compiled.main([*flags, "--resume"]) == 0
     assert (len(made), len(read_rows(tmp_path))) == (2, 1)
+
+
+def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = {"model": "n", "dtype": "bfloat16", "overrides": [], "flags": [], "versions": {"jax": "1"}, "date": "2026"}
+    figures = {"milliseconds": 7.52, "layout_share": 0.031, "images_per_second": 9750.4, "memory": {"peak": 2.04e9}}
+    sent = {"all-reduce": {"count": 3, "bytes": 13_500_000}}
+    rows = [
+        what
+        | {"target": "v5e", "work": "masked", "batch": 8, "devices": 1, "unestimated_milliseconds": 0.4, **figures},
+        what | {"target": "h100", "work": "masked", "batch": 8, "devices": 1, "failed": "out of memory"},
+        what | {"target": "h100", "work": "train", "batch": 128, "devices": 64, "collectives": sent, **figures},
+        what | {"target": "v6e", "work": "masked", "batch": 9, "devices": 1, **figures, "flags": ["XLA_FLAGS=--x"]},
+    ]
+    monkeypatch.setattr(compiled_docs, "DOCS", tmp_path / "page.md")
+    compiled_docs.DOCS.write_text(f"before\n{compiled_docs.START}\nold\n{compiled_docs.END}\nafter\n")
+    text = compiled_docs.in_docs(rows)
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "jax 1; 2026" in text
+    assert "| n | masked | 8 | 7.5 + 0.4 | 3 % |  |  | failed | failed |\n" in text
+    assert "| n | 64 | 128 | h100 | 7.5 | 9,750 | 2.0 GB | 13.5 MB in 3 all-reduce |\n" in text
+    assert "| n | masked | 9 |" not in text
+    compiled_docs.DOCS.write_text("nothing")
+    with pytest.raises(UserError, match="lacks the comments"):
+        compiled_docs.in_docs([])
 
 
 def test_a_compiler_that_fails(
