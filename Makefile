@@ -1,10 +1,11 @@
 # Both targets need nothing but Python 3.11 or later; everything goes into .venv.
 PYTHON ?= python3
 VENV := .venv
+COMPILERS := .compilers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
-.PHONY: quickstart test pytest soak check bench bench-results docs clean
+.PHONY: quickstart test pytest soak check bench bench-results compilers compiled docs clean
 
 quickstart: $(VENV)/.core  ## train, prune and condense a small network on real digits
 	$(BIN)/cdnv2 quickstart --overwrite
@@ -12,10 +13,10 @@ quickstart: $(VENV)/.core  ## train, prune and condense a small network on real 
 test: $(VENV)/.dev  ## style and types, and beside them the tests
 	$(MAKE) --jobs=2 check pytest
 
-pytest: $(VENV)/.dev
+pytest: $(VENV)/.dev $(COMPILERS)/.installed
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "not soak"
 
-soak: $(VENV)/.dev  ## what takes minutes, compiled as for users: full size, more networks, runs killed, stopped and out of space
+soak: $(VENV)/.dev $(COMPILERS)/.installed  ## what takes minutes, compiled as for users: full size, more networks, runs killed, stopped and out of space
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -m soak
 	$(BIN)/python -m tests.kill_often --kills 40
 	$(BIN)/python -m tests.kill_often --kills 40 --signal TERM
@@ -42,11 +43,21 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 	$(BIN)/python -m benchmarks.plots
 	$(BIN)/python -m benchmarks.readme_table
 
+compilers: $(COMPILERS)/.installed  ## those for TPUs and NVIDIA GPUs, which need no device
+
+COMPILED := $(BIN)/python -m benchmarks.compiled --output benchmarks/results --resume --docs
+INFERENCE := --work condensed masked --model cdnv2_a cdnv2_c --batch 128 8 1
+compiled: $(VENV)/.dev $(COMPILERS)/.installed  ## the programs of docs/accelerators.md, by these compilers: hours
+	$(COMPILED) --target v5e h100 $(INFERENCE)
+	$(COMPILED) --target v5e h100 --work train --model cdnv2_a cdnv2_c
+	$(COMPILED) --target v5e h100 --work train --model cdnv2_c --devices 64
+	$(COMPILED) --target v6e $(INFERENCE)
+
 docs: $(VENV)/.dev  ## the API reference as HTML in site/, from the docstrings
 	$(BIN)/python -m docs.api_reference
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(COMPILERS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -62,3 +73,11 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml requirements.txt
 	@echo "Installing the tools of the tests, PyTorch among them …"
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+# Not into the environment: JAX would look for their devices. There are none for other systems than Linux on x86-64.
+$(COMPILERS)/.installed: $(VENV)/.dev
+	@echo "Installing the compilers for TPUs and NVIDIA GPUs into $(COMPILERS) (270 MB, on disk 1.2 GB) …"
+	@rm -rf $(COMPILERS)
+	$(PIP) --no-deps --target $(COMPILERS) $$($(BIN)/python -m benchmarks.compiled_targets) || \
+	  echo "They cannot be installed here: the test that needs them is skipped."
+	@mkdir -p $(COMPILERS) && touch $@

@@ -5,14 +5,15 @@
     python -m benchmarks.compiled --target v5e --work detect --model faster_rcnn,cdnv2_a --batch 1
 
 The compilers are the real ones, which need no device: libtpu, and XLA for CUDA with a description of an H100. So
-memory, kernels, bytes, layouts and collectives are those of the device. Time is not: on a TPU it is the compiler's
-estimate of cycles, good for comparing two forms of one program, without operations that it estimates nothing for
-(`bytes_without_estimate`); on a GPU it is a lower bound, the bytes that kernels read and write at the memory's
-bandwidth, without launches; nothing is autotuned.
+memory, kernels, bytes, layouts and collectives are those of the device. Time is not. On a TPU it is what the compiler
+estimates in cycles, good for comparing two forms of one program; "+" is what it estimates nothing for, at least, by the
+bytes. On a GPU it is a lower bound, the bytes that kernels read and write at the memory's bandwidth, without launches;
+nothing is autotuned.
 
 --batch is the number of images per device. `--config.…` changes the config of a training step. Each program is
 compiled in a process of its own, in one to ten minutes on 2 CPU cores, and replaces its row in
-DIRECTORY/compiled_TARGET.json. With --resume a row stays if the program and the compiler are the same.
+DIRECTORY/compiled_TARGET.json. With --resume a row stays if the program and the compiler are the same. --docs writes
+the tables in docs/accelerators.md from all rows in DIRECTORY.
 """
 
 import argparse
@@ -29,11 +30,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import compiled_docs
 from benchmarks.compiled_program import WORKS, Job, check, current_flags
 from benchmarks.compiled_targets import TARGETS, check_target, environment, versions
 from benchmarks.options import make_parser, positive
 from cdnv2_jax.commands.arguments import guarded
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, cut, one_line
 from cdnv2_jax.files import replacing
 
 SCRIPT = "compiled"
@@ -71,7 +73,7 @@ def row_of(job: Job, known: str, seconds: float) -> Row:
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"failed": f"exit status {done.returncode}: {one_line(said[-1] if said else '', 500)}"}
+        return {"failed": f"exit status {done.returncode}: {cut(said[-1], 500) if said else 'without a word'}"}
     if "refused" in found[-1]:
         raise UserError(found[-1]["refused"])
     return found[-1]
@@ -106,6 +108,8 @@ def job_of(row: Row) -> Row:
 def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:
     """Compile, print and write the results."""
     todo = jobs(options, overrides)
+    if options.docs:
+        compiled_docs.in_docs([])  # fail before compiling
     for target in options.target:
         write_rows(results_of(options.output, target), read_rows(results_of(options.output, target)))
     shown: list[Row] = []
@@ -125,6 +129,10 @@ def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Con
     print_rows(shown, console)
     for target in options.target:
         console.print(f"written to {results_of(options.output, target)}")
+    if options.docs:
+        rows = [row for target in compiled_docs.TARGETS for row in read_rows(results_of(options.output, target))]
+        compiled_docs.DOCS.write_text(compiled_docs.in_docs(rows), encoding="utf-8")
+        console.print(f"written to {compiled_docs.DOCS}")
 
 
 def title(row: Row) -> str:
@@ -154,14 +162,21 @@ def cells(row: Row) -> list[str]:
     if "failed" in row:
         return ["failed"]
     return [
-        f"{row['milliseconds']:.2f}" if "milliseconds" in row else "",
+        milliseconds(row),
         f"{row['images_per_second']:,.0f}" if "images_per_second" in row else "",
         f"{row['steps']:,}",
         f"{row['bytes'] / 1e9:.2f}",
         f"{row['hbm_bytes'] / 1e9:.2f}" if "hbm_bytes" in row else "",
         f"{row['memory']['peak'] / 1e9:.2f} GB",
-        f"{100 * row['layout_share']:.0f} %",
+        f"{100 * row['layout_share']:.0f} %" if "layout_share" in row else "",
     ]
+
+
+def milliseconds(row: Row) -> str:
+    """Return "7.5 + 0.4": estimated, and at least for what has no estimate."""
+    if "milliseconds" not in row:
+        return ""
+    return " + ".join(f"{row[key]:.2f}" for key in ("milliseconds", "unestimated_milliseconds") if key in row)
 
 
 def remarks(row: Row) -> str:
@@ -171,8 +186,6 @@ def remarks(row: Row) -> str:
     seconds = row["compile_seconds"]
     found = [f"compiled in {seconds['wall']:.0f} s ({seconds['cpu']:.0f} s of CPU)"]
     found += [f"{calls['bytes'] / 1e6:.1f} MB in {calls['count']} {kind}" for kind, calls in row["collectives"].items()]
-    if unknown := row.get("bytes_without_estimate"):
-        found.append(f"no cycles estimated for {100 * unknown / row['bytes']:.0f} % of the bytes")
     return ", ".join(found)
 
 
@@ -187,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--devices", type=positive, default=1, metavar="N", help="devices (default: 1)")
     add("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="(default: bfloat16)")
     add("--resume", action="store_true", help="keep rows whose program and compiler are the same")
+    add("--docs", action="store_true", help="also write the tables in docs/accelerators.md")
     add("--seconds", type=positive, default=3600, metavar="N", help="per program (default: 3600)")
     add("--output", type=Path, default=OWN, metavar="DIRECTORY", help="where results go (default: runs/bench)")
     options, overrides = parser.parse_known_args(arguments)

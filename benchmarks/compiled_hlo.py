@@ -16,8 +16,8 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"partition-id", "replica-id", "add-dependency", "opt-barrier"}
 """Opcodes that start nothing by themselves."""
 
-MOVING = {"copy", "transpose"}
-"""Opcodes that change the layout of an array and nothing else."""
+MOVING = {"copy", "transpose", "reshape"}
+"""Opcodes that change the layout of an array and nothing else; a reshape that moves nothing is a bitcast."""
 
 
 class Size(NamedTuple):
@@ -58,8 +58,13 @@ class Step:
     @property
     def only_moves(self) -> bool:
         """Whether this changes an array's layout (and perhaps its dtype), and nothing else."""
-        opcodes = {opcode for opcode, _ in self.contents} - FREE - {"fusion", "convert", "reshape"}
+        opcodes = {opcode for opcode, _ in self.contents} - FREE - {"fusion", "convert"}
         return bool(opcodes) and opcodes <= MOVING
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether other steps run meanwhile."""
+        return self.opcode.endswith("-start")
 
 
 class Instruction(NamedTuple):
@@ -190,11 +195,11 @@ def _source(instruction: Instruction, computations: dict[str, Computation], laye
     within = [instruction, *reversed(list(_inside(instruction, computations)))]
     named = ((one, re.search(r'op_name="((?:[^"\\]|\\.)*)"', one.rest)) for one in within)
     for one, name in named:
-        if name and "/" in name[1]:  # others are arguments
-            frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+        frame = re.search(r"stack_frame_id=(\d+)", one.rest)
+        if name and (frame or "/" in name[1]):  # others are arguments
             layer = layers.get(frame[1], "") if frame else ""
             backward = " (backward)" if "transpose(" in name[1] else ""
-            return f"{layer or 'the program'}: {name[1].rsplit('/', 1)[1]}{backward}"
+            return f"{layer or 'the program'}: {name[1].rsplit('/', 1)[-1]}{backward}"
     return f"the compiler: {instruction.opcode}"
 
 

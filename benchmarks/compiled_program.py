@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -23,7 +23,7 @@ from benchmarks.compiled_hlo import Step, steps
 from benchmarks.compiled_targets import TARGETS, Target, devices_of
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.classification.config import ClassificationConfig
-from cdnv2_jax.classification.experiment import ClassificationExperiment
+from cdnv2_jax.classification.experiment import ClassificationExperiment, starting_network
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.devices import AXIS, Devices
 from cdnv2_jax.errors import UserError, one_line
@@ -49,12 +49,12 @@ class Job:
       target: a name of `TARGETS`.
       work: inference of the condensed or masked, fully pruned network, the training step of a config, a condensed
         detector, or a detector's training step.
-      model: a network's name; to train, also a config (`imagenet:cdnv2_a,smoke`); a detector and its backbone
-        (`retinanet,cdnv2_c`).
+      model: a network's name, that of its ImageNet config when it is trained; or a config (`imagenet:cdnv2_a,smoke`);
+        or a detector and its backbone (`retinanet,cdnv2_c`).
       batch: images per device.
       devices: number of devices.
       dtype: that of the computation.
-      overrides: `--config.…` of the training step.
+      overrides: `--config.…`, for a config.
       flags: what `FLAGS` are set to.
     """
 
@@ -93,17 +93,40 @@ def current_flags() -> tuple[str, ...]:
 
 def check(job: Job) -> None:
     """Raise UserError unless there is such a model or config."""
-    if job.work == "train":
-        training_config(job)
-    elif job.work in ("detect", "train_detector"):
-        kind, _, backbone = job.model.partition(",")
+    kind, _, backbone = job.model.partition(",")
+    if job.work in ("detect", "train_detector"):
         if kind not in DETECTORS:
             raise UserError(f"--model {job.model}: give a detector and its backbone, such as retinanet,cdnv2_c")
         model_entry(backbone)
+    elif job.work == "train" or names_config(job.model):
+        config_of(job)
     else:
         model_entry(job.model)
-    if job.overrides and job.work != "train":
-        raise UserError(f"{job.overrides[0]} belongs to a config, which only --work train has")
+        if job.overrides:
+            raise UserError(f"{job.overrides[0]} belongs to a config: give --model imagenet:{job.model}")
+
+
+def names_config(model: str) -> bool:
+    """Return whether --model is a config, by name or path, rather than a network."""
+    return ":" in model or "/" in model or "." in model
+
+
+def config_of(job: Job) -> ClassificationConfig:
+    """Read the config of a job, for generated images; UserError if there is none or it is of a detector."""
+    spec = job.model if names_config(job.model) else f"imagenet:{job.model}"
+    if not isinstance(read_config(spec, []), ClassificationConfig):
+        raise UserError(f"--model {job.model} is a detector's: use --work train_detector --model retinanet,cdnv2_c")
+    generated = {
+        "data.source": "synthetic",  # only number and shape of images matter
+        "data.synthetic_images": job.images,
+        "data.batch_size": job.images,
+        "data.erase_on": "device",  # as on accelerators
+        "data.workers": 0,
+        "model.dtype": job.dtype,
+    }
+    config = read_config(spec, [*(f"--config.{name}={value}" for name, value in generated.items()), *job.overrides])
+    assert isinstance(config, ClassificationConfig)
+    return config
 
 
 def traced(job: Job, devices: Devices) -> Traced:
@@ -120,38 +143,25 @@ def traced(job: Job, devices: Devices) -> Traced:
 
 def inference(job: Job, devices: Devices) -> Traced:
     """The forward pass of a classifier, as `compiled_forward` compiles it."""
-    network = create_model(job.model, rngs=nnx.Rngs(0), dtype=jnp.dtype(job.dtype))
+    if names_config(job.model):
+        config = config_of(job)
+        network, size = starting_network(config, ()).network, config.data.image_size
+    else:
+        network = create_model(job.model, rngs=nnx.Rngs(0), dtype=jnp.dtype(job.dtype))
+        size = model_entry(job.model).image_size
     network.eval()
     prune(network, network.condensation_stages)
     if job.work == "condensed":
         network = condense(network)
     graph, state = nnx.split(network)
-    size = model_entry(job.model).image_size
     images = jax.ShapeDtypeStruct((job.images, size, size, 3), jnp.float32)
     function = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return Traced(function, (on(devices.everywhere, state), on(devices.split, images)), {"image_size": size})
 
 
-def training_config(job: Job) -> ClassificationConfig:
-    """Read the config of a training step; UserError if it is none of a classifier."""
-    spec = job.model if ":" in job.model or "." in job.model else f"imagenet:{job.model}"
-    generated = {
-        "data.source": "synthetic",  # only number and shape of images matter
-        "data.synthetic_images": job.images,
-        "data.batch_size": job.images,
-        "data.erase_on": "device",  # as on accelerators
-        "data.workers": 0,
-        "model.dtype": job.dtype,
-    }
-    config = read_config(spec, [*(f"--config.{name}={value}" for name, value in generated.items()), *job.overrides])
-    if not isinstance(config, ClassificationConfig):
-        raise UserError(f"--model {job.model} trains a detector: use --work train_detector --model retinanet,cdnv2_c")
-    return config
-
-
 def training(job: Job, devices: Devices) -> Traced:
     """The training step of a config's experiment."""
-    config = training_config(job)
+    config = config_of(job)
     experiment = ClassificationExperiment(config, devices)
     experiment.prepare_training()
     data = config.data
@@ -249,28 +259,40 @@ def figures_of(executable: jax.stages.Compiled, target: Target, images: int) -> 
       target: what it was compiled for.
       images: number of images of a device.
     """
-    taken = steps(executable.as_text())
-    cycles = sum(step.cycles for step in taken)
-    moved = sum(step.size.logical for step in taken)
+    taken = steps(executable.as_text() or "")
+    costs = [seconds_of(step, target) for step in taken]
+    total = sum(costs)
     figures: dict[str, Any] = {
         "memory": memory_of(executable, target),
         "steps": sum(step.times for step in taken),
-        "bytes": moved,
-        "layout_share": share([step for step in taken if step.only_moves], taken),
+        "bytes": sum(step.size.logical for step in taken),
         "collectives": collectives_of(taken),
-        "sources": sources_of(taken),
     }
-    milliseconds = None
-    if target.platform == "tpu":
-        figures |= {"hbm_bytes": sum(step.size.hbm for step in taken), "cycles": cycles}
-        figures["bytes_without_estimate"] = sum(step.size.logical for step in taken if not step.cycles)
-        milliseconds = 1e3 * cycles / target.clock
-        figures["matrix_unit_share"] = flops_of(executable) / target.flops / (milliseconds / 1e3)
+    if target.clock:
+        figures["hbm_bytes"] = sum(step.size.hbm for step in taken)
+        figures["cycles"] = sum(step.cycles for step in taken)
+        figures["milliseconds"] = 1e3 * figures["cycles"] / target.clock
+        figures["unestimated_milliseconds"] = 1e3 * sum(
+            c for step, c in zip(taken, costs, strict=True) if not step.cycles
+        )
+        figures["matrix_unit_share"] = flops_of(executable) / target.flops / total
     elif target.bandwidth:
-        milliseconds = 1e3 * moved / target.bandwidth
-    if milliseconds:
-        figures |= {"milliseconds": milliseconds, "images_per_second": 1e3 * images / milliseconds}
+        figures["milliseconds"] = 1e3 * total
+    if target.bandwidth:
+        figures["images_per_second"] = images / total
+        figures["layout_share"] = sum(c for step, c in zip(taken, costs, strict=True) if step.only_moves) / total
+        figures["sources"] = sources_of(taken, costs)
     return figures
+
+
+def seconds_of(step: Step, target: Target) -> float:
+    """Return what a step takes at least: its estimated cycles, else its bytes at the bandwidth of the memory.
+
+    A step that runs beside others and has no estimate takes nothing.
+    """
+    if target.clock and (step.cycles or step.asynchronous):
+        return step.cycles / target.clock
+    return step.size.hbm / target.bandwidth if target.bandwidth else 0.0
 
 
 def memory_of(executable: jax.stages.Compiled, target: Target) -> dict[str, Any]:
@@ -303,24 +325,18 @@ def collectives_of(taken: list[Step]) -> dict[str, dict[str, int]]:
     return found
 
 
-def sources_of(taken: list[Step]) -> list[dict[str, Any]]:
-    """Return the most expensive sources, each with its share and number of steps."""
+def sources_of(taken: list[Step], costs: list[float]) -> list[dict[str, Any]]:
+    """Return the most expensive sources, each with its share of all costs and its number of steps."""
+    seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    by_source: dict[str, list[Step]] = {}
-    for step in taken:
-        by_source.setdefault(step.source, []).append(step)
+    for step, cost in zip(taken, costs, strict=True):
+        seconds[step.source] += cost
         counts[step.source] += step.times
-    shares = {source: share(own, taken) for source, own in by_source.items()}
-    dearest = sorted(shares, key=lambda source: -shares[source])[:MOST_SOURCES]
-    return [{"source": source, "share": round(shares[source], 4), "steps": counts[source]} for source in dearest]
-
-
-def share(some: list[Step], of: list[Step]) -> float:
-    """Return the share that some steps have of the cycles of all; of the bytes, where no cycles are estimated."""
-    cycles = sum(step.cycles for step in of)
-    if cycles:
-        return sum(step.cycles for step in some) / cycles
-    return sum(step.size.logical for step in some) / max(1, sum(step.size.logical for step in of))
+    dearest = sorted(seconds, key=lambda source: -seconds[source])[:MOST_SOURCES]
+    return [
+        {"source": source, "share": round(seconds[source] / sum(costs), 4), "steps": counts[source]}
+        for source in dearest
+    ]
 
 
 def main() -> int:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from cdnv2_jax.pruning.prune import pruning_steps
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.optimizer import rate_scale
@@ -17,6 +19,14 @@ second half of a run, without stages, must have these."""
 
 MEASURED_STEPS, MEASURED_SECONDS = 20, 10
 """After how much, compiling left out, the time of a run is estimated."""
+
+USEFUL_IMAGES = {"tpu": 128, "gpu": 64}
+"""Images of a classifier that a device can use at a time, by back end; with fewer, a step takes about as long.
+
+On a TPU, XLA lays the batch along the 128 lanes of its vector unit: by its cycles, 16 images take as long as 128. On a
+GPU, launching a step's kernels (1,700 for cdnv2_a, 1 µs or more each) takes as long as the bytes of 64 images at the
+bandwidth of an H100. Both are by their compilers (docs/distributed.md), not timed.
+"""
 
 
 def outline(experiment: Experiment[Any, Any, Any, Any], first: int, stage: int) -> list[str]:
@@ -42,6 +52,8 @@ def outline(experiment: Experiment[Any, Any, Any, Any], first: int, stage: int) 
     fault = averaging_fault(config.ema_decay, total, stages if stage < stages else 0)
     if fault and not first:  # a resumed run keeps its decay
         lines.append(fault)
+    if config.task == "classification":  # a detector's images are so large that memory allows a few only
+        lines += idle_line(jax.default_backend(), batch_size, config.accumulate, experiment.devices.count)
     return lines
 
 
@@ -92,6 +104,28 @@ def averaging_fault(decay: float, total_steps: int, stages: int) -> str:
 def horizon(decay: float) -> float:
     """Return the number of steps that an average of this decay looks back, 1 / (1 − decay), exact for `DECAYS`."""
     return round(1 / (1 - decay), 6) if decay < 1 else math.inf
+
+
+def idle_line(platform: str, batch_size: int, accumulate: int, devices: int) -> list[str]:
+    """Say that devices get fewer images than they can use, and how many devices suffice; [] if they get enough.
+
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      batch_size: global batch, a multiple of accumulate · devices.
+      accumulate: micro-batches that it is split into.
+      devices: devices that each of these is sharded over.
+    """
+    part, useful = batch_size // accumulate, USEFUL_IMAGES.get(platform, 1)
+    images = part // devices
+    if images >= useful:
+        return []
+    enough = next(count for count in range(max(part // useful, 1), 0, -1) if part % count == 0)
+    fewer = f"{enough} device{'s' if enough > 1 else ''} would be as fast, " if enough < devices else ""
+    few = f"{images} image{'s' if images > 1 else ''} at a time on each {platform.upper()}"
+    return [
+        f"{few} take about as long as {useful}: "
+        f"{fewer}--config.data.batch_size={useful * devices * accumulate} makes use of {devices}"
+    ]
 
 
 class Forecast:

@@ -1,43 +1,48 @@
-"""The real ImageNet step for a pod that is not there: it lowers for TPUs and GPUs, and moves nothing but sums."""
+"""The real ImageNet step for devices that are not there: it compiles for them, and moves nothing but sums."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands.shell import REPOSITORY
+from benchmarks import compiled, compiled_targets
 
-# Each plan is a process that starts JAX with many simulated devices and traces a whole network.
+# Each row is a process that starts JAX, traces a whole network and compiles it.
 pytestmark = pytest.mark.slow
 
 
-def _plan(output: Path, config: str, *arguments: str) -> dict[str, Any]:
-    command = (sys.executable, "-m", "benchmarks.pod_plan", "--config", f"configs/imagenet.py:{config}", *arguments)
-    run = subprocess.run([*command, "--output", str(output)], cwd=REPOSITORY, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return json.loads(output.read_text())["plans"][0]
-
-
-@pytest.mark.soak  # a network of full size is traced, half a minute each
-@pytest.mark.parametrize("batch_norm", ["replica", "global"])
-def test_the_step_lowers_for_64_accelerators(batch_norm: str, tmp_path: Path) -> None:
-    plan = _plan(tmp_path / "plan.json", "cdnv2_a", "--devices", "64", f"--config.batch_norm={batch_norm}")
-    assert plan["batch"] == 1024
-    assert plan["batch_bytes_per_device"] == 1024 // 64 * (224 * 224 * 3 + 4 + 16)
-    for platform in ("tpu", "cuda"):
-        assert plan[platform]["partitions"] == 64
-        # A step of one global batch leaves its sums to the compiler.
-        assert set(plan[platform]["collectives"]) == ({"all_reduce"} if batch_norm == "replica" else set())
+def _row(output: Path, target: str, *flags: str) -> dict[str, Any]:
+    work = ["--target", target, "--work", "train", "--model", "imagenet:cdnv2_a,smoke", "--output", str(output)]
+    assert compiled.main([*work, *flags]) == 0
+    (row,) = json.loads((output / f"compiled_{target}.json").read_text())["rows"]
+    assert "failed" not in row, row["failed"]
+    return row
 
 
 def test_a_step_sends_gradients_and_statistics_and_nothing_else(tmp_path: Path) -> None:
-    plan = _plan(tmp_path / "plan.json", "cdnv2_a,smoke", "--devices", "8", "--compile")
-    assert plan["tpu"]["partitions"] == plan["cuda"]["partitions"] == 8
-    assert set(plan["cpu"]["collectives"]) == {"all-reduce"}
-    sent = plan["cpu"]["collectives"]["all-reduce"]["bytes"]
-    assert plan["parameters_bytes"] < sent < 1.05 * plan["parameters_bytes"]
+    row = _row(tmp_path, "cpu", "--devices", "8", "--batch", "1")
+    assert row["batch_bytes"] == 64 * 64 * 3 + 4 + 16
+    _check_sums(row)
+
+
+@pytest.mark.soak  # a TPU's compiler takes a minute or more for each
+@pytest.mark.skipif(not compiled_targets.installed("libtpu"), reason="needs libtpu: make compilers")
+@pytest.mark.parametrize("batch_norm", ["replica", "global"])
+def test_64_chips(batch_norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_FLAGS")  # those of tests are for CPUs
+    row = _row(tmp_path, "v5e", "--devices", "64", "--batch", "16", f"--config.batch_norm={batch_norm}")
+    assert row["batch_bytes"] == 16 * (64 * 64 * 3 + 4 + 16)
+    if batch_norm == "replica":
+        _check_sums(row)
+    else:
+        assert set(row["collectives"]) == {"all-reduce"}
+        assert row["collectives"]["all-reduce"]["count"] > 10
+
+
+def _check_sums(row: dict[str, Any]) -> None:
+    assert set(row["collectives"]) == {"all-reduce"}
+    assert row["collectives"]["all-reduce"]["count"] <= 4
+    assert row["parameter_bytes"] < row["collectives"]["all-reduce"]["bytes"] < 1.05 * row["parameter_bytes"]
     # Donation: the new state takes the place of the old one.
-    assert plan["cpu"]["donated_bytes_per_device"] > 0.99 * plan["state_bytes_per_device"]
+    assert row["memory"]["donated"] > 0.99 * row["state_bytes"]

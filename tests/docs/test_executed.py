@@ -28,6 +28,7 @@ RUN = [
     Run("python main.py quickstart", "tests/commands/test_readme.py", '"quickstart"'),
     Run("python main.py completion .*", "tests/commands/test_completion.py", '"completion"'),
     Run("make soak", "Makefile", "-m soak"),
+    Run("make compilers", "Makefile", "pytest: $(VENV)/.dev $(COMPILERS)/.installed"),
     Run("make docs", "tests/docs/test_api_reference.py", "api_reference.main("),
     Run(
         r"pip install (\.|-e \.\[dev\]|--constraint requirements.txt( --editable)? \.\[dev\])",
@@ -91,7 +92,7 @@ RUN = [
     Run("python -m tests.fuzz_openers .*", "Makefile", "tests.fuzz_openers --minutes 10"),
     Run("python -m docs.drawings", "tests/docs/test_drawings.py", "drawings.main("),
     Run("python -m docs.status_tables.*", "tests/docs/test_status.py", "status_tables.main("),
-    Run("python -m benchmarks.pod_plan.*", "tests/distributed/test_lowering.py", "benchmarks.pod_plan"),
+    Run("python -m benchmarks.compiled.*", "tests/benchmarks/test_compiled.py", "compiled.main("),
     Run("python -m benchmarks.accelerator", "tests/benchmarks/test_accelerator.py", "accelerator"),
     Run("python -m benchmarks.lowerings.*", "tests/benchmarks/test_lowerings.py", "lowerings"),
     Run("python -m benchmarks.exported --docs", "tests/benchmarks/test_scripts.py", "exported.main("),
@@ -100,6 +101,8 @@ RUN = [
 
 NOT_RUN = {
     "python main.py train --distributed": "needs SLURM, Open MPI or a pod; processes named by flags are tested",
+    "make compiled": "hours of compiling; small programs of each kind are compiled in tests/benchmarks",
+    r"pip install .*\[compilers\].*": "`make test` installs them into a folder of their own",
     "make bench(-results)?": "minutes to an hour of measuring; each of its scripts runs small in tests/benchmarks",
     r"pip install .*(tfds-prepare|cuda13).*": "gigabytes that tests do not need",
     r"pip install (-e )?\.\[(detection|export|huggingface|torch,export)\]": "a part of '.[dev]'",

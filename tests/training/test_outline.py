@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cdnv2_jax.training.outline import Forecast, averaging_fault, duration, network_line, stages_line
+from cdnv2_jax.training.outline import Forecast, averaging_fault, duration, idle_line, network_line, stages_line
 from tests.tables import table
 
 
@@ -60,6 +60,43 @@ def test_why_an_average_lags_behind(decay: float, steps: int, stages: int, said:
 )
 def test_stages_ahead(stages: int, passed: int, line: str) -> None:
     assert stages_line(stages, passed, total_steps=660, steps_per_epoch=22) == line
+
+
+@table(
+    "platform, batch, accumulate, devices, said",
+    [
+        ("tpu", 8192, 1, 64, None),
+        (
+            "tpu",
+            1024,
+            1,
+            64,
+            "16 images at a time on each TPU take about as long as 128: 8 devices would be as fast, 8192 64",
+        ),
+        ("tpu", 1280, 10, 1, None),
+        ("tpu", 1280, 20, 1, "64 images at a time on each TPU take about as long as 128: 2560 1"),
+        (
+            "tpu",
+            288,
+            1,
+            3,
+            "96 images at a time on each TPU take about as long as 128: 2 devices would be as fast, 384 3",
+        ),
+        ("gpu", 512, 1, 8, None),
+        ("gpu", 2, 1, 2, "1 image at a time on each GPU take about as long as 64: 1 device would be as fast, 128 2"),
+        ("cpu", 8, 1, 8, None),
+    ],
+)
+def test_devices_with_too_few_images(
+    platform: str, batch: int, accumulate: int, devices: int, said: str | None
+) -> None:
+    lines = idle_line(platform, batch, accumulate, devices)
+    if said is None:
+        assert lines == []
+    else:
+        line, size, count = said.rsplit(" ", 2)
+        assert lines == [f"{line} --config.data.batch_size={size} makes use of {count}"]
+        assert idle_line(platform, int(size), accumulate, devices) == []
 
 
 @table(

@@ -1,0 +1,94 @@
+"""Write the tables of docs/accelerators.md from the rows of `benchmarks.compiled`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown import figure, replaced, table
+from cdnv2_jax.errors import UserError
+
+Row = dict[str, Any]
+
+DOCS = Path(__file__).parents[1] / "docs" / "accelerators.md"
+START, END = "<!-- compiled: make compiled -->", "<!-- end of compiled -->"
+TARGETS = ("v5e", "v6e", "h100")
+
+
+def in_docs(rows: Sequence[Row]) -> str:
+    """Return the document's text with tables of these rows; UserError when there is no such document."""
+    if not DOCS.is_file():
+        raise UserError(f"--docs: there is no {DOCS}")
+    contents = "\n\n".join([source(rows), inference(rows), training(rows)]) if rows else ""
+    return replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document=str(DOCS))
+
+
+def source(rows: Sequence[Row]) -> str:
+    """Return the line before the tables: versions and dates."""
+    versions = sorted({f"{package} {version}" for row in rows for package, version in row["versions"].items()})
+    dates = sorted({row["date"] for row in rows})
+    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
+    return f"Compiled, not timed, in bfloat16 ({', '.join(versions)}; {when}):"
+
+
+def inference(rows: Sequence[Row]) -> str:
+    """Make the table of classifiers: a row for each network, form and batch."""
+    header = ["network", "form", "images"]
+    for target in TARGETS:
+        header += [f"{target}, ms", "layout"]
+    lines = [
+        [*what, *(cell for target in TARGETS for cell in _cells(found.get(target), [_time, _layout]))]
+        for what, found in _by(rows, ("condensed", "masked"), ("model", "work", "batch")).items()
+    ]
+    return table(header, lines)
+
+
+def training(rows: Sequence[Row]) -> str:
+    """Make the table of training steps: a row for each network and target."""
+    header = ["step", "devices", "images per device", "on", "ms", "images/s per device", "memory", "sent per step"]
+    shown: list[Callable[[Row], str]] = [_time, _rate, _memory, _sent]
+    lines = [
+        [*what, target, *_cells(row, shown)]
+        for what, found in _by(rows, ("train",), ("model", "devices", "batch")).items()
+        for target, row in found.items()
+    ]
+    return table(header, lines)
+
+
+def _by(rows: Sequence[Row], works: Sequence[str], fields: Sequence[str]) -> dict[tuple[str, ...], dict[str, Row]]:
+    """Return {values of `fields`: {target: row}} of the rows without special settings, sorted."""
+    plain = [row for row in rows if row["work"] in works and not (row["overrides"] or row["flags"])]
+    found: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in sorted(plain, key=lambda row: [row[field] for field in fields]):
+        found.setdefault(tuple(f"{row[field]}" for field in fields), {})[row["target"]] = row
+    return found
+
+
+def _cells(row: Row | None, shown: Sequence[Callable[[Row], str]]) -> list[str]:
+    """Return cells of a row; empty ones for none, "failed" for one that failed."""
+    if row is None:
+        return [""] * len(shown)
+    return ["failed"] * len(shown) if "failed" in row else [one(row) for one in shown]
+
+
+def _time(row: Row) -> str:
+    unestimated = row.get("unestimated_milliseconds", 0.0)
+    more = f" + {figure(unestimated)}" if unestimated > 0.05 else ""
+    return f"{figure(row['milliseconds'])}{more}"
+
+
+def _layout(row: Row) -> str:
+    return f"{100 * row['layout_share']:.0f} %"
+
+
+def _rate(row: Row) -> str:
+    return f"{row['images_per_second']:,.0f}"
+
+
+def _memory(row: Row) -> str:
+    return f"{row['memory']['peak'] / 1e9:.1f} GB"
+
+
+def _sent(row: Row) -> str:
+    return ", ".join(
+        f"{one['bytes'] / 1e6:.1f} MB in {one['count']} {kind}" for kind, one in row["collectives"].items()
+    )
