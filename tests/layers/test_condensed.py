@@ -13,6 +13,7 @@ from cdnv2_jax.layers.condensed import (
     CondensedGroupConv,
     CondensedLinear,
     CondensedReactivation,
+    condensed_layers,
     share_norms,
     with_gathered_norms,
 )
@@ -144,20 +145,21 @@ def test_shared_norm(training: bool, lowering: str, platform: str) -> None:
 
 def test_norms_are_shared_only_where_all_groups_agree() -> None:
     """And come back bit for bit; what nobody reads is neutral."""
-    whole = nnx.Sequential(lgc_read_by_several_groups())
-    before = nnx.clone(whole)
+    shared, before = lgc_read_by_several_groups(), lgc_read_by_several_groups()
+    whole = nnx.Sequential(shared)
     share_norms(whole)
-    unread = np.setdiff1d(np.arange(12), before.layers[0].index[...])
-    neutral = {"scale": 1, "bias": 0, "mean": 0, "var": 1}
-    for name, value in neutral.items():
-        assert unread.size and (np.asarray(getattr(whole.layers[0].input_norm, name)[...])[unread] == value).all()
-    back = with_gathered_norms(whole)
+    unread = np.setdiff1d(np.arange(12), before.index[...])
+    for name, value in {"scale": 1, "bias": 0, "mean": 0, "var": 1}.items():
+        assert unread.size and (np.asarray(getattr(shared.input_norm, name)[...])[unread] == value).all()
+    gathered = with_gathered_norms(whole)
+    (back,) = condensed_layers(gathered)
     for name in NORM_PARTS:
-        np.testing.assert_array_equal(getattr(back.layers[0].norm, name), getattr(before.layers[0].norm, name))
-    assert with_gathered_norms(back) is back
-    before.layers[0].norm.bias[...] = before.layers[0].norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
-    share_norms(before)
-    assert before.layers[0].input_norm is None
+        np.testing.assert_array_equal(getattr(back.norm, name), getattr(before.norm, name))
+    assert with_gathered_norms(gathered) is gathered
+    assert before.norm is not None
+    before.norm.bias[...] = before.norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
+    share_norms(nnx.Sequential(before))
+    assert before.input_norm is None
 
 
 def test_a_condensed_network_gathers_nothing_on_a_tpu() -> None:
