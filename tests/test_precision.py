@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -47,6 +47,13 @@ def precisions(program: str) -> set[str]:
     """The precisions of all products in a StableHLO program, of which there are some."""
     products = re.findall(r"^.*stablehlo\.(?:dot|dot_general|convolution)[ (].*$", program, re.MULTILINE)
     return {" ".join(re.findall(r"\b(?:DEFAULT|HIGH|HIGHEST)\b", line)) for line in products}
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it() -> Iterator[None]:
+    """The other tests multiply with all bits."""
+    with jax.default_matmul_precision(None):
+        yield
 
 
 def classify(form: str) -> Any:
