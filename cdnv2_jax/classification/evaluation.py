@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.devices import Devices, fetch
+from cdnv2_jax.layers.lowering import multiplying
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation
 
@@ -130,6 +131,7 @@ def _evaluated(batches: Iterable[Classified], columns: Sequence[int] | None) -> 
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
+@multiplying("highest")
 def _classified(
     graph: nnx.GraphDef,
     normalisation: Normalisation,

@@ -23,6 +23,7 @@ from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers.lowering import multiplying
 from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.weights.detector_programs import Detect, Found
@@ -154,6 +155,7 @@ def compiled_detect(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
+@multiplying("highest")
 def _detected(
     graph: nnx.GraphDef,
     normalisation: Normalisation,

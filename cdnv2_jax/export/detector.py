@@ -19,6 +19,7 @@ from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import exported, write_program
 from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
+from cdnv2_jax.layers.lowering import multiplying
 from cdnv2_jax.weights.detector_programs import Detect, Found, found_in_each, onnx_detector, stablehlo_detector
 from cdnv2_jax.weights.metadata import detector_metadata
 
@@ -48,6 +49,7 @@ def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> 
     Raises UserError if its results are not finite.
     """
 
+    @multiplying("highest")
     def run(images: jax.Array, sizes: jax.Array) -> tuple[dict[str, jax.Array], jax.Array | None]:
         logits = None
         if isinstance(detector, RetinaNet):

@@ -56,6 +56,7 @@ EARLIER = {
     "data.train_annotations": "",
     "data.val_annotations": "",
     "data.empty_images": "drop",
+    "model.precision": "default",
 }
 """Fields that the `config.json` of an older run lacks, and what those runs did."""
 

@@ -15,6 +15,7 @@ from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
+from cdnv2_jax.layers.lowering import multiplying
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256
 from cdnv2_jax.weights.metadata import parse_metadata
@@ -37,7 +38,10 @@ OUTSIDE = {"infeed", "outfeed", "send", "recv"}
 
 
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-    """Return images → logits, compiled, for the model as it is now; compiled once per structure and shape."""
+    """Return images → logits, compiled, for the model as it is now; compiled once per structure and shape.
+
+    Products are computed with all bits of the network's dtype on every back end.
+    """
     graph, state = nnx.split(model)
     arrays, structure = jax.tree.flatten(state)
     forward = _forward(graph, structure)
@@ -48,7 +52,12 @@ def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Arr
 def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
     """Return the compiled function that networks of one structure share. Its arguments are flat, because hashing and
     flattening a network at every call would take as long as computing a single image."""
-    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
+
+    @multiplying("highest")
+    def run(arrays: list[jax.Array], images: jax.Array) -> jax.Array:
+        return nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images)
+
+    return jax.jit(run)
 
 
 def open_session(path: Path) -> Any:
