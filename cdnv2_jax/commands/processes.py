@@ -11,7 +11,9 @@ from pathlib import Path
 
 import jax
 
+from cdnv2_jax.devices import is_first_process, start_devices
 from cdnv2_jax.errors import LostProcess, UserError, install_command, one_line
+from cdnv2_jax.terminal import be_silent
 
 # Parameters of mallopt, from glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -141,6 +143,8 @@ def _initialize(coordinator: str | None, processes: int | None, process: int | N
         )
     except Exception as error:  # of JAX, or of the launcher's library or server
         raise UserError(f"the processes of this run do not find one another: {one_line(error)}") from error
+    start_devices()
+    be_silent(not is_first_process())
 
 
 def _refuse_lonely_task(environment: Mapping[str, str]) -> None:

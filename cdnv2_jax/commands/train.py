@@ -46,7 +46,7 @@ def train(
     path = workdir.path
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
-    console = Terminal(quiet=not is_first_process())
+    console = Terminal()
     data = experiment.data_facts()
     with workdir.claimed(config, data) if is_first_process() else contextlib.nullcontext("") as note:
         devices.wait_for_all("work directory")

@@ -81,7 +81,7 @@ class Training:
                     state = self._prune(state, total)
                     trained = self._evaluate(state, total)
         if done < total:
-            raise stopping.Terminated(f"asked to stop: saved after step {done:,}; repeat the command to resume", 0)
+            raise stopping.stopped(f"asked to stop: saved after step {done:,}; repeat the command to resume")
         return trained
 
     def _steps(self, state: TrainState, first: int, batches: Iterator[HostBatch]) -> tuple[TrainState, int]:
