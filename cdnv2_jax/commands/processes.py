@@ -45,6 +45,7 @@ def _only_the_cpu() -> bool:
 
 HEARTBEAT_SECONDS = 30  # a process that is silent for this long counts as dead, and the others end
 SHUTDOWN_SECONDS = 60  # how long a finished process waits for the others
+SECONDS_TO_SAVE = 10  # what a launcher should leave between SIGTERM and SIGKILL
 TASKS = {
     "SLURM": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "Open MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -154,6 +155,17 @@ def _refuse_lonely_task(environment: Mapping[str, str]) -> None:
                 f"{launcher} started this as task {environment[rank]} of {environment[size]}: "
                 f"add --distributed to make them one run"
             )
+
+
+def stopping_remark(environment: Mapping[str, str]) -> str:
+    """Return what to change so that the launcher gives a run the time to save when it is stopped; "" for nothing."""
+    seconds = environment.get("OMPI_MCA_odls_base_sigkill_timeout", "1")
+    if OPEN_MPI_4 not in environment or (seconds.isdecimal() and int(seconds) >= SECONDS_TO_SAVE):
+        return ""
+    return (
+        f"Open MPI kills this run {seconds} s after SIGTERM to mpirun, too early to save: start it with "
+        f"mpirun --mca odls_base_sigkill_timeout 30"
+    )
 
 
 def keep_compiled(directory: Path | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cdnv2_jax.commands.processes import stopping_remark
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 
 TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
@@ -121,3 +122,10 @@ def test_distributed_without_what_it_needs(
         else:
             monkeypatch.delenv(name, raising=False)
     assert missing in shell.refuses(*TRAIN, "--distributed")
+
+
+def test_open_mpi_that_gives_no_time_to_save() -> None:
+    under = {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1"}
+    timeout = "OMPI_MCA_odls_base_sigkill_timeout"
+    assert "1 s after SIGTERM" in stopping_remark(under) and "2 s after" in stopping_remark({**under, timeout: "2"})
+    assert stopping_remark({}) == stopping_remark({**under, timeout: "30"}) == ""
