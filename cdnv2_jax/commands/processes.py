@@ -143,7 +143,12 @@ def _initialize(coordinator: str | None, processes: int | None, process: int | N
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except Exception as error:  # of JAX, or of the launcher's library or server
-        raise UserError(f"the processes of this run do not find one another: {one_line(error)}") from error
+        what_to_do = "start all of them, with an address of the first one that all reach, and a free port"
+        if not named:
+            what_to_do = "check what starts them, or give --coordinator, --processes and --process"
+        raise UserError(
+            f"the processes of this run do not find one another ({one_line(error, 200)}): {what_to_do}"
+        ) from error
     start_devices()
     be_silent(not is_first_process())
 

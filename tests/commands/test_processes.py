@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cdnv2_jax.commands import processes
 from cdnv2_jax.commands.processes import stopping_remark
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 
@@ -116,6 +117,7 @@ BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_L
 def test_distributed_without_what_it_needs(
     variables: dict[str, str | None], missing: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processes, "find_spec", lambda _: None)  # neither libtpu nor kubernetes
     for name, value in variables.items():
         if value is not None:
             monkeypatch.setenv(name, value)

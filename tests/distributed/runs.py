@@ -27,7 +27,7 @@ RUN = (
 
 STEPS = 28
 
-PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy
+PATIENCE = 600  # seconds; a run takes some ten, many times that when the machine is busy
 
 
 @dataclasses.dataclass(frozen=True)
