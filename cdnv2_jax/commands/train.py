@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cdnv2_jax.commands.checkpoint_settings import config_to_train
-from cdnv2_jax.commands.processes import keep_freed_memory
+from cdnv2_jax.commands.processes import keep_freed_memory, stopping_remark
 from cdnv2_jax.commands.read_config import make_experiment, read_with_origins
 from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.devices import Devices, is_first_process
@@ -46,7 +46,7 @@ def train(
     path = workdir.path
     experiment = make_experiment(config, devices)
     experiment.prepare_training()
-    console = Terminal(quiet=not is_first_process())
+    console = Terminal()
     data = experiment.data_facts()
     with workdir.claimed(config, data) if is_first_process() else contextlib.nullcontext("") as note:
         devices.wait_for_all("work directory")
@@ -54,7 +54,8 @@ def train(
             raise UserError(f"--workdir {path} is not the same directory for all processes: give a shared one")
         workdir.refuse_other_data(data)  # another process may have other files
         console.print(f"{experiment.title} on {experiment.devices} → {path}")
-        for line in (*experiment.data_lines(), *lines, *experiment.remarks, *filter(None, [note])):
+        notes = filter(None, [note, stopping_remark(os.environ)])
+        for line in (*experiment.data_lines(), *lines, *experiment.remarks, *notes):
             console.print(line)
         training = Training(experiment, path, console, Profile(path, *profile), from_step=workdir.from_step)
         with _telling_of_workdir(path):

@@ -24,6 +24,7 @@ from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
 from cdnv2_jax.versions import changes, versions
 
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 STEPS_AHEAD = 2  # steps dispatched before the host waits for one: enough to keep the devices busy
 
 
@@ -81,7 +82,7 @@ class Training:
                     state = self._prune(state, total)
                     trained = self._evaluate(state, total)
         if done < total:
-            raise stopping.Terminated(f"asked to stop: saved after step {done:,}; repeat the command to resume", 0)
+            raise stopping.stopped(f"asked to stop: saved after step {done:,}; repeat the command to resume")
         return trained
 
     def _steps(self, state: TrainState, first: int, batches: Iterator[HostBatch]) -> tuple[TrainState, int]:
@@ -154,8 +155,10 @@ class Training:
         self.console.print(f"resuming after step {step:,}")
         if removed := self.checkpoints.remove_after(step):  # only with `from_step`
             self.console.print(f"removed the checkpoints of the later steps {shorten(list(map(str, removed)))}")
-        if changed := changes(description.get("versions", {})):
-            self.console.print(f"{changed}: the numbers may differ in the last bits", markup=False)
+        recorded = [description.get(name) for name in ("versions", "conditions")]
+        before = {name: value for part in recorded if isinstance(part, dict) for name, value in part.items()}
+        if changed := changes(before, {**versions(*LIBRARIES), **self.experiment.devices.conditions()}):
+            self.console.print(f"{changed}: from here on, the numbers may differ from those of an uninterrupted run")
         before, now = description["devices"], self.experiment.devices.count
         if self.experiment.per_replica and before != now:
             self.console.print(
@@ -241,7 +244,8 @@ class Training:
             "config": dataclasses.asdict(self.experiment.config),
             "broken_images": {str(index): name for index, name in self.broken.found.items()},
             "devices": self.experiment.devices.count,
-            "versions": versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+            "versions": versions(*LIBRARIES),
+            "conditions": self.experiment.devices.conditions(),
         }
         self.checkpoints.save(step, state, description)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cdnv2_jax.commands import processes
+from cdnv2_jax.commands.processes import stopping_remark
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 
 TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
@@ -48,7 +50,7 @@ def test_compilation_cache_that_is_a_file(shell: Shell) -> None:
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever starts these tests, they are nobody's tasks."""
     for name in list(os.environ):
-        if name.startswith(("SLURM_", "OMPI_")) or name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES"):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JAX_COORDINATOR", "JAX_NUM_PROC", "JAX_PROCESS_ID")):
             monkeypatch.delenv(name)
 
 
@@ -56,9 +58,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
-        (["--processes=2"], "--coordinator, --process missing"),
-        (["--processes=2", "--process=0"], "--coordinator missing"),
-        (["--coordinator=localhost:1234"], "--processes, --process missing"),
+        (["--processes=2"], "--coordinator (JAX_COORDINATOR_ADDRESS), --process (JAX_PROCESS_ID) missing"),
+        (["--processes=2", "--process=0"], "--coordinator (JAX_COORDINATOR_ADDRESS) missing"),
+        (["--coordinator=host:1"], "--processes (JAX_NUM_PROCESSES), --process (JAX_PROCESS_ID) missing"),
+        (["--coordinator=host", "--processes=2", "--process=0"], "--coordinator must be HOST:PORT"),
     ],
 )
 def test_some_flags_missing(verb: str, given: list[str], missing: str, shell: Shell) -> None:
@@ -93,3 +96,38 @@ def test_the_only_task(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert "config.epochs" in shell.refuses(*TRAIN, "--config.epochs=0")
+
+
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+"""What SLURM 22.05 tells a batch script, among much else."""
+
+
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({}, "no launcher started this process: start it with srun or mpirun"),
+        ({"JAX_NUM_PROCESSES": "2"}, "no launcher started this process"),
+        (BATCH, "write srun before it"),
+        ({**BATCH, "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_LOCALID": None}, "SLURM's SLURM_LOCALID missing"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, "only version 4 of Open MPI"),
+        ({"OMPI_MCA_orte_hnp_uri": "no address"}, "do not find one another"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "needs the package kubernetes"),
+    ],
+)
+def test_distributed_without_what_it_needs(
+    variables: dict[str, str | None], missing: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "find_spec", lambda _: None)  # neither libtpu nor kubernetes
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+        else:
+            monkeypatch.delenv(name, raising=False)
+    assert missing in shell.refuses(*TRAIN, "--distributed")
+
+
+def test_open_mpi_that_gives_no_time_to_save() -> None:
+    under = {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1"}
+    timeout = "OMPI_MCA_odls_base_sigkill_timeout"
+    assert "1 s after SIGTERM" in stopping_remark(under) and "2 s after" in stopping_remark({**under, timeout: "2"})
+    assert stopping_remark({}) == stopping_remark({**under, timeout: "30"}) == ""

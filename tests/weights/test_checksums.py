@@ -147,5 +147,5 @@ def test_programs_that_no_export_writes(function: Any, platforms: Any, complaint
 def test_versions() -> None:
     now = versions("jax", "numpy", "no-such-package")
     assert (now["jax"], now["numpy"]) == (jax.__version__, np.__version__) and "no-such-package" not in now
-    assert changes(now) == ""
-    assert changes({**now, "numpy": "1.0", "no-such-package": "1.0"}) == f"numpy {np.__version__}, before 1.0"
+    assert changes(now, now) == ""
+    assert changes({**now, "numpy": "1.0", "no-such-package": "1.0"}, now) == f"numpy {np.__version__}, before 1.0"
