@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 """Scheme of a supported address → package that reads and writes there."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+_SCHEME = re.compile(r"(gs|s3):/+|([A-Za-z][A-Za-z0-9+.-]+)://", re.IGNORECASE)
 
 
 def as_path(given: str | os.PathLike[str]) -> Path:
@@ -31,7 +31,7 @@ def as_path(given: str | os.PathLike[str]) -> Path:
     found = _SCHEME.match(text)
     if found is None:
         return Path(text)
-    scheme, rest = found[1].lower(), text[found.end() :]
+    scheme, rest = (found[1] or found[2]).lower(), text[found.end() :]
     if scheme not in PACKAGES:
         raise UserError(f"{text}: paths of {scheme}:// are not supported: give one of this machine, of gs:// or s3://")
     if not rest:

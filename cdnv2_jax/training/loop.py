@@ -243,6 +243,7 @@ class Training:
             "devices": self.experiment.devices.count,
             "versions": versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
         }
+        self.log.publish()  # the records of steps that a resumed run does not repeat
         self.checkpoints.save(step, state, description)
 
     def _check_losses(self) -> None:
