@@ -44,11 +44,15 @@ def prepared_batches(
     def prepared(number: int, picture: Picture) -> T | BrokenImage:
         name = str(path_of(picture) or f"image {number}")
         try:
-            return prepare(_pixels(picture, name, max_megapixels))
+            pixels = _pixels(picture, name, max_megapixels)
+            try:
+                return prepare(pixels)
+            except BrokenImage:
+                raise
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
         except BrokenImage as error:
             return error
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
         except MemoryError as error:
             raise RunFailure(f"no memory is left to prepare {name}: free some, or use smaller batches") from error
 
@@ -76,6 +80,8 @@ def _pixels(picture: Picture, name: str, max_megapixels: float) -> np.ndarray:
     if (path := path_of(picture)) is not None:
         try:
             encoded = read_file(path, MOST_BYTES)
+        except UserError:  # a bucket refuses
+            raise
         except ValueError as error:
             raise BrokenImage(name, str(error)) from error
         return decode(encoded, name, max_megapixels=max_megapixels)

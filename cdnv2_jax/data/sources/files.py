@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cdnv2_jax.bounded_reading import read_bytes, refuse_irregular
+from cdnv2_jax.bounded_reading import refuse_irregular
 from cdnv2_jax.data.sources.tar_members import TarFile
 from cdnv2_jax.data.storage import read_file, version_of
 from cdnv2_jax.errors import RunFailure, UserError, one_line
@@ -62,7 +62,9 @@ def read_from_folder(folder: Path, wanted: Mapping[str, int]) -> dict[str, bytes
     contents = {}
     for name, most in wanted.items():
         try:
-            contents[name] = read_bytes(folder / name, most)
+            contents[name] = read_file(folder / name, most)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{folder / name} cannot be read ({error}): unpack it again") from error
     return contents

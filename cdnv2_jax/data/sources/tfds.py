@@ -170,6 +170,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; raise UserError if the file is missing or holds no object."""
     try:
         return bounded_reading.read_json(path)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}): {LAYOUT}") from error
 
