@@ -24,7 +24,7 @@ from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.networks.family import blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.image_channels import for_channels
 from cdnv2_jax.networks.network import Form, Network
-from cdnv2_jax.paths import as_path
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.versions import versions
 from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
 from cdnv2_jax.weights.stored_arrays import read_stored
@@ -284,6 +284,8 @@ def _checkpointer() -> Any:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether `path` is a directory written by `write_arrays`."""
+    if is_remote(path) and not (path / DESCRIPTION).is_file():  # uploaded last
+        return False
     return (path / "description").is_dir() and (path / ARRAYS).is_dir()
 
 
