@@ -10,7 +10,7 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds, webdataset
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.paths import as_path
+from cdnv2_jax.paths import as_path, is_remote
 
 AnySource = TypeVar("AnySource", bound=Source)
 
@@ -87,8 +87,11 @@ def read_directory(
     if not str(directory):
         raise UserError(f"config.data.directory is empty: {reader.layout}")
     try:
+        place = as_path(directory)
+        if is_remote(place) and not place.is_dir():
+            raise UserError(f"{place}: no objects have names that begin so: check bucket and path, or {reader.layout}")
         options = {"held_out_fraction": held_out_fraction} if reader.divides else {}
-        return reader.read(as_path(directory), split, **options)
+        return reader.read(place, split, **options)
     except OSError as error:
         raise UserError(f"{error.filename or directory} cannot be read: {error.strerror or error}") from error
 

@@ -57,6 +57,7 @@ class ArrayRecords:
         try:
             return self._reader(file).read([index - int(self._ends[file])])[0]
         except RuntimeError as error:
+            self._readers.pop(file, None)  # it would fail from now on
             if is_remote(self.files[file]):
                 advice = "check your credentials and the network, or rebuild the data set"
                 raise UserError(f"{self.files[file]} cannot be read ({one_line(error)}): {advice}") from error
