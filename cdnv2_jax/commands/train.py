@@ -14,6 +14,7 @@ from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import NO_ROOM
+from cdnv2_jax.paths import is_remote
 from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.loop import Profile, Training
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
@@ -39,6 +40,7 @@ def train(
       program: how this program is started, for the commands to type next that are printed at the end; "" for none.
     """
     keep_freed_memory()
+    _refuse_other_buckets(workdir.path)
     refuse_path(workdir.path)
     config, origins = read_with_origins(spec, overrides)
     devices = Devices.all()
@@ -64,6 +66,11 @@ def train(
         if program:
             for line in _next_commands(path, program, _example_of(experiment.held_out)):
                 console.print(line)
+
+
+def _refuse_other_buckets(path: Path) -> None:
+    if is_remote(path) and path.scheme != "gs":
+        raise UserError(f"--workdir {path}: Orbax writes the checkpoints of a run to a disk or to gs:// only: give one")
 
 
 @contextlib.contextmanager

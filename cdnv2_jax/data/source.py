@@ -60,10 +60,12 @@ class Source(abc.ABC, Generic[AnyPicture]):
     Attributes:
       class_names: names of all classes, in the order of their labels.
       remarks: what was skipped or decided while opening it, one phrase each: "2 empty files skipped: a.jpg, b.jpg".
+      in_bucket: whether its samples are in a bucket, where each takes long to arrive and many can be read at once.
     """
 
     class_names: Sequence[str]
     remarks: Sequence[str] = ()
+    in_bucket: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -247,6 +247,7 @@ class Training:
             "versions": versions(*LIBRARIES),
             "conditions": self.experiment.devices.conditions(),
         }
+        self.log.publish()  # the records of steps that a resumed run does not repeat
         self.checkpoints.save(step, state, description)
 
     def _check_losses(self) -> None:

@@ -11,9 +11,15 @@ import jax
 import numpy as np
 
 from cdnv2_jax.errors import one_line, shorten
+from cdnv2_jax.files import bytes_under
+from cdnv2_jax.paths import is_remote
 
 MOST_BYTES, MOST_COMPRESSED = 2**29, 16
 """Arrays may take so many bytes together, or so many for each byte of their files; masked networks take seven."""
+
+DRIVERS = {"gs": "gcs", "s3": "s3"}
+RETRIES = {"max_retries": 6}  # for a minute; by default it is half an hour
+CONTEXT = {"gcs_request_retries": RETRIES, "s3_request_retries": RETRIES}
 
 METADATA = "/.zarray"
 """End of the key under which Zarr stores an array's shape, dtype and chunks."""
@@ -32,8 +38,8 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
     import tensorstore
 
     _check_size(directory, targets)
-    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory.absolute()}/"}}
-    context = tensorstore.Context()
+    database = {"driver": "ocdbt", "base": _files_in(directory)}
+    context = tensorstore.Context(CONTEXT)
     try:
         keys = tensorstore.KvStore.open(database, context=context).result().list().result()
         names = {key.decode().removesuffix(METADATA) for key in keys if key.endswith(METADATA.encode())}
@@ -56,6 +62,13 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
         raise ValueError(one_line(error)) from error
 
 
+def _files_in(directory: Path) -> dict[str, str]:
+    """Return TensorStore's specification of the files in a directory."""
+    if is_remote(directory):
+        return {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+    return {"driver": "file", "path": f"{directory.absolute()}/"}
+
+
 def _fits(stored: Any, target: jax.ShapeDtypeStruct) -> bool:
     """Whether an opened array has the target's shape and dtype, in chunks that are no larger than it."""
     if stored.shape != target.shape or stored.dtype.numpy_dtype != target.dtype:
@@ -66,6 +79,6 @@ def _fits(stored: Any, target: jax.ShapeDtypeStruct) -> bool:
 
 def _check_size(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     size = sum(math.prod(target.shape) * np.dtype(target.dtype).itemsize for target in targets.values())
-    stored = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    stored = bytes_under(directory)
     if size > max(MOST_BYTES, MOST_COMPRESSED * stored):
         raise ValueError(f"{size / 2**30:.1f} GiB in files of {stored / 2**20:.1f} MiB, as if made to fill the memory")

@@ -13,6 +13,7 @@ from cdnv2_jax.data.source import Sample, Source
 from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.data.sources.tf_example import encode_example
 from cdnv2_jax.data.sources.tfds import FEATURES, INFO
+from cdnv2_jax.data.storage import at_once
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 
@@ -86,8 +87,7 @@ def _write_split(
     total = in_shard = 0
     writer = None
     with progress_bar(f"writing {split}, {len(source)} images", len(source)) as advance:
-        for index in range(len(source)):
-            sample = source[index]
+        for sample in at_once(source.__getitem__, range(len(source)), in_bucket=source.in_bucket):
             encoded, kind = _encoded(sample)
             record = encode_example({"file_name": _file_name(sample), "image": encoded, "label": sample.label})
             if writer is None or in_shard >= shard_bytes:
