@@ -288,10 +288,8 @@ def seconds_of(step: Step, target: Target) -> float:
 
     A step that runs beside others and has no estimate takes nothing.
     """
-    if step.cycles:
+    if target.clock and (step.cycles or step.asynchronous):
         return step.cycles / target.clock
-    if step.asynchronous and target.clock:
-        return 0.0
     return step.size.hbm / target.bandwidth if target.bandwidth else 0.0
 
 

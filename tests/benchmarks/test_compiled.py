@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 from benchmarks import compiled, compiled_program, compiled_targets
 from benchmarks.compiled_hlo import Size, size, steps
-from benchmarks.compiled_program import Job
+from benchmarks.compiled_program import Job, figures_of
+from benchmarks.compiled_targets import TARGETS
 from cdnv2_jax.errors import UserError
+from tests.commands.shell import REPOSITORY
 from tests.tables import table
 
 HLO = """
@@ -75,6 +79,7 @@ backend_config={"known_trip_count":{"n":"2"}}
   %here = f32[16,4]{1,0:T(8,128)S(1)} copy-done(%ahead)
   %dot = f32[16,4]{1,0:T(8,128)S(1)} custom-call(%here, /*index=1*/%fusion.2), custom_call_target="gemm", \
 metadata={op_name="jit(step)/transpose(jvp(f))/dot_general" stack_frame_id=3}
+  %flat = f32[64]{0:T(128)} reshape(%x)
   %sum = (f32[16,4]{1,0:T(8,128)}, f32[16,4]{1,0:T(8,128)}) all-reduce-start(%dot)
   ROOT %summed = f32[16,4]{1,0:T(8,128)} all-reduce-done(%sum)
 }
@@ -88,19 +93,60 @@ def test_steps_of_a_program() -> None:
         ("fusion", "the compiler: fusion", 1, 40),
         ("copy-start", "the compiler: copy-start", 1, 0),
         ("custom-call", "CondensedGroupConv: dot_general (backward)", 1, 0),
+        ("reshape", "the compiler: reshape", 1, 0),
         ("all-reduce-start", "the compiler: all-reduce-start", 1, 0),
         ("fusion", "CondensedGroupConv: gather", 2, 140),
         ("fusion", "CondensedGroupConv: gather", 5, 350),
     ]
-    moved, ahead, product, total, *_, gather = found
+    moved, ahead, product, flat, total, *_, gather = found
     # 16 × 4 values: 16 × 128 where tiles of HBM are padded, none in on-chip memory.
     assert moved.size == Size(16 * 4 * (4 + 2), 16 * 128 * 4)
     assert ahead.size == Size(2 * 16 * 4 * 4, 16 * 128 * 4)
-    assert product.size.hbm == 0
+    assert (product.size.hbm, flat.size.hbm) == (0, 16 * 128 * 4 + 128 * 4)
     assert (total.collective, total.sent, ahead.collective) == ("all-reduce", 16 * 4 * 4, None)
     assert gather.size == Size(5 * 2 * 4 * 8 * 2, 5 * 2 * 4 * 8 * 2)
-    assert [step.only_moves for step in found] == [True, False, False, False, False, False]
+    assert [step.only_moves for step in found] == [True, False, False, True, False, False, False]
     assert ("gather", "bf16[4,8]{1,0}") in gather.contents
+
+
+class Executable(NamedTuple):
+    """Stands for a compiled program."""
+
+    memory: Any = SimpleNamespace(
+        argument_size_in_bytes=8e9, output_size_in_bytes=2e9, temp_size_in_bytes=3e9, alias_size_in_bytes=1e9
+    )
+
+    def as_text(self) -> str:
+        return HLO
+
+    def memory_analysis(self) -> Any:
+        return self.memory
+
+    def cost_analysis(self) -> dict[str, float]:
+        return {"flops": 1e6}
+
+
+def test_figures() -> None:
+    """A TPU's time is its estimated cycles, and apart from them bytes at the bandwidth; a GPU's is bytes."""
+    program: Any = Executable()
+    tpu = figures_of(program, TARGETS["v5e"], images=4)
+    estimated, rest = 530 / 1.5e9, (16 * 128 * 4 + 128 * 4) / 819e9
+    assert (tpu["steps"], tpu["cycles"]) == (5 + 2 + 5, 530)
+    assert tpu["milliseconds"] == pytest.approx(1e3 * estimated)
+    assert tpu["unestimated_milliseconds"] == pytest.approx(1e3 * rest)
+    assert tpu["images_per_second"] == pytest.approx(4 / (estimated + rest))
+    assert tpu["layout_share"] == pytest.approx((40 / 1.5e9 + rest) / (estimated + rest))
+    assert tpu["sources"][0] == {
+        "source": "CondensedGroupConv: gather",
+        "share": pytest.approx(490 / 1.5e9 / (estimated + rest), abs=1e-4),
+        "steps": 7,
+    }
+    assert tpu["memory"]["peak"] == 12e9 and tpu["memory"]["share"] == 0.75
+    assert tpu["collectives"] == {"all-reduce": {"count": 1, "bytes": 16 * 4 * 4}}
+
+    gpu = figures_of(program, TARGETS["h100"], images=4)
+    assert "cycles" not in gpu and "unestimated_milliseconds" not in gpu
+    assert gpu["milliseconds"] == pytest.approx(1e3 * sum(step.size.hbm for step in steps(HLO)) / 3.35e12)
 
 
 SIZES = {
@@ -116,11 +162,6 @@ SIZES = {
 @table("shape", list(SIZES))
 def test_size(shape: str) -> None:
     assert size(shape) == SIZES[shape]
-
-
-def job(**changed: Any) -> Job:
-    made = Job("v5e", "condensed", "imagenet:cdnv2_a,smoke", 8, 1, "bfloat16", (), ())
-    return dataclasses.replace(made, **changed)
 
 
 MISTAKES = {
@@ -225,3 +266,36 @@ def test_a_compiler_that_fails(
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
     return json.loads((directory / "compiled_cpu.json").read_text())["rows"]
+
+
+COMPILE = """
+import json, sys
+from benchmarks.compiled_program import Job, lowered
+print(lowered(Job(**json.loads(sys.argv[1])))[0].compile().as_text())
+"""
+MAP = 128 * 16 * 16 * 8
+"""Elements of a map of 128 images of 64² pixels in the second block, of few channels: kernels have fewer."""
+
+
+@pytest.mark.slow  # a TPU's compiler takes a quarter of a minute, alone
+@pytest.mark.parametrize(("target", "package"), [("v5e", "libtpu"), ("h100", "jax-cuda13-plugin")])
+def test_no_map_is_gathered_or_turned(target: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a condensed network, by the device's own compiler: that made it up to five times as slow as a masked one."""
+    if not compiled_targets.installed(package):
+        pytest.skip(f"needs {package}: make compilers")
+    monkeypatch.delenv("XLA_FLAGS")  # those of tests are for CPUs
+    job = Job(target, "condensed", "imagenet:cdnv2_a,smoke", 128, 1, "bfloat16", (), ())
+    command = [sys.executable, "-c", COMPILE, json.dumps(dataclasses.asdict(job))]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=compiled_targets.environment(target, 1), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = steps(done.stdout)
+    assert len(found) > 50
+    assert not [step for step in found if any(opcode == "gather" and is_map(shape) for opcode, shape in step.contents)]
+    assert not [step for step in found if step.only_moves and is_map(step.contents[0][1])]
+
+
+def is_map(shape: str) -> bool:
+    """Whether an array has as many elements as a feature map of the first blocks."""
+    return size(shape).logical >= 2 * MAP  # of two or four bytes each
