@@ -14,6 +14,7 @@ from benchmarks.networks import example_images, example_labels, pruned_pair
 from benchmarks.timing import Call
 from benchmarks.training import first_losses, our_step
 from cdnv2_jax import condense, create_model
+from cdnv2_jax.layers.condensed import condensed_pointwise
 from cdnv2_jax.layers.convolutions import grouped_conv, grouped_pointwise, possible_lowerings
 from cdnv2_jax.layers.lowering import KINDS, Direction, Shape, override
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
@@ -22,6 +23,10 @@ from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Architecture
 
 BOTH: tuple[Direction, ...] = ("forward", "gradient")
+
+
+def _no_function(way: str, direction: Direction) -> Callable[..., Any]:
+    raise NotImplementedError("a whole network is not compiled apart")
 
 
 class Operation(NamedTuple):
@@ -34,6 +39,8 @@ class Operation(NamedTuple):
       directions: which it is used in.
       prepare: (way, direction) → a call.
       probe: a call → results that must agree across lowerings.
+      function: (way, direction) → function of the arguments, to compile; only of a single layer.
+      arguments: its arguments.
     """
 
     kind: str
@@ -42,10 +49,12 @@ class Operation(NamedTuple):
     directions: Sequence[Direction]
     prepare: Callable[[str, Direction], Call]
     probe: Callable[[Call], np.ndarray]
+    function: Callable[[str, Direction], Callable[..., Any]] = _no_function
+    arguments: tuple[jax.Array, ...] = ()
 
 
 def convolutions(a: Architecture, size: int, batch: int, dtype: str) -> Iterator[Operation]:
-    """Both grouped convolutions of each block's last layer, for `batch` images of `size` pixels' side."""
+    """The grouped convolutions of each block's last layer, for `batch` images of `size` pixels' side."""
     assert isinstance(a, CondenseNetArchitecture)
     last = {block: (channels, growth) for block, _, channels, growth in a.dense_layers()}
     for block, (channels, growth) in last.items():
@@ -55,6 +64,14 @@ def convolutions(a: Architecture, size: int, batch: int, dtype: str) -> Iterator
         kernel = (a.lgc_groups, kept, wide // a.lgc_groups)
         ways = KINDS["grouped_pointwise"]
         yield _convolution("grouped_pointwise", shape, kernel, ways, dtype, grouped_pointwise)
+        index = np.sort(
+            np.random.default_rng(0).permuted(np.tile(np.arange(channels), (a.lgc_groups, 1)), axis=1)[:, :kept]
+        )
+        shape, function = (
+            Shape(batch, side, channels, wide, a.lgc_groups),
+            partial(condensed_pointwise, index=jnp.asarray(index)),
+        )
+        yield _convolution("condensed_pointwise", shape, kernel, KINDS["condensed_pointwise"], dtype, function)
         shape = Shape(batch, side, wide, growth, a.conv_groups)
         kernel = (3, 3, wide // a.conv_groups, growth)
         ways = list(possible_lowerings(a.conv_groups))
@@ -73,7 +90,7 @@ def _convolution(
     x_shape = (shape.batch, int(shape.side), int(shape.side), shape.inputs)
     x, kernel = (jnp.asarray(random.normal(size=size), dtype) for size in (x_shape, kernel_shape))
 
-    def prepare(way: str, direction: Direction) -> Call:
+    def chosen(way: str, direction: Direction) -> Callable[..., Any]:
         def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return function(x, kernel, lowering=way)
 
@@ -82,10 +99,13 @@ def _convolution(
             output, pull_back = jax.vjp(forward, x, kernel)
             return pull_back(output)
 
-        compiled = jax.jit(forward if direction == "forward" else gradient)
+        return forward if direction == "forward" else gradient
+
+    def prepare(way: str, direction: Direction) -> Call:
+        compiled = jax.jit(chosen(way, direction))
         return lambda: compiled(x, kernel)
 
-    return Operation(kind, shape, ways, BOTH, prepare, _last_result)
+    return Operation(kind, shape, ways, BOTH, prepare, _last_result, chosen, (x, kernel))
 
 
 def _last_result(call: Call) -> np.ndarray:

@@ -7,11 +7,20 @@ import torch
 from flax import nnx
 from torch import Tensor
 
-from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.condensed import (
+    NORM_PARTS,
+    CondensedGroupConv,
+    CondensedLinear,
+    CondensedReactivation,
+    share_norms,
+    with_gathered_norms,
+)
+from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
 from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.tables import table
 from tests.torch_twin import layers as twin_layers
+from tests.twin_models import assert_near, derivatives, nhwc
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -91,3 +100,59 @@ def test_folded_kernel_adds_up_what_shares_an_output() -> None:
     layer.index.set_value(jnp.asarray([[0, 1], [1, 2]], jnp.int32))
     layer.kernel.set_value(jnp.arange(1.0, 9.0).reshape(2, 2, 2))
     np.testing.assert_array_equal(layer.folded_kernel(), [[1, 2, 0], [0, 5, 6], [3, 4, 0], [0, 7, 8]])
+
+
+def lgc_read_by_several_groups() -> CondensedGroupConv:
+    """4 groups that read 3 of 12 channels each: channel 11 is read by all, some by none; all normalise alike."""
+    layer = CondensedGroupConv(12, 8, groups=4, kept=3, activation="hard_swish", rngs=nnx.Rngs(0))
+    index = ascending_choices(4, 3, 12).numpy()
+    layer.index.set_value(jnp.asarray(index, jnp.int32))
+    random, flat = np.random.default_rng(0), index.reshape(-1)
+    assert layer.norm is not None
+    for name in NORM_PARTS:
+        getattr(layer.norm, name).set_value(jnp.asarray(random.uniform(0.3, 1.7, 12)[flat]))
+    return layer
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("lowering", KINDS["condensed_pointwise"])
+@table("training", {"train": True, "eval": False})
+def test_shared_norm(training: bool, lowering: str, platform: str) -> None:
+    """The same outputs and gradients as with a normalisation for each group, which PyTorch's twin has, too."""
+    gathered = lgc_read_by_several_groups()
+    gathered.train() if training else gathered.eval()
+    shared = nnx.clone(gathered)
+    share_norms(nnx.Sequential(shared))
+    assert shared.norm is None and shared.input_norm is not None and gathered.norm is not None
+    x, cotangent = (nhwc(random_input((5, channels, *SIDES), channels)) for channels in (12, 8))
+    expected = derivatives(gathered, x, cotangent)
+    with tracing_for(platform), override(condensed_pointwise=lowering):
+        found = derivatives(shared, x, cotangent)
+    assert_near(found.output, expected.output, 1e-10)
+    assert_near(found.inputs, expected.inputs, 1e-10)
+    assert_near(found.parameters.kernel[...], expected.parameters.kernel[...], 1e-10)
+    read = gathered.index.reshape(-1)
+    for name in ("scale", "bias"):  # of every group that reads a channel
+        summed = np.zeros(12)
+        np.add.at(summed, read, getattr(expected.parameters.norm, name)[...])
+        assert_near(getattr(found.parameters.input_norm, name)[...], summed, 1e-10, name)
+    for name in ("mean", "var"):
+        assert_near(getattr(found.stepped.input_norm, name)[read], getattr(expected.stepped.norm, name)[...], 1e-10)
+
+
+def test_norms_are_shared_only_where_all_groups_agree() -> None:
+    """And come back bit for bit; what nobody reads is neutral."""
+    whole = nnx.Sequential(lgc_read_by_several_groups())
+    before = nnx.clone(whole)
+    share_norms(whole)
+    unread = np.setdiff1d(np.arange(12), before.layers[0].index[...])
+    neutral = {"scale": 1, "bias": 0, "mean": 0, "var": 1}
+    for name, value in neutral.items():
+        assert unread.size and (np.asarray(getattr(whole.layers[0].input_norm, name)[...])[unread] == value).all()
+    back = with_gathered_norms(whole)
+    for name in NORM_PARTS:
+        np.testing.assert_array_equal(getattr(back.layers[0].norm, name), getattr(before.layers[0].norm, name))
+    assert with_gathered_norms(back) is back
+    before.layers[0].norm.bias[...] = before.layers[0].norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
+    share_norms(before)
+    assert before.layers[0].input_norm is None
