@@ -22,6 +22,8 @@ from cdnv2_jax.errors import RunFailure, UserError, one_line
 for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
+TIMEOUT = 90  # seconds for a request; the largest part of a file that one transfers has 50 MiB
+
 
 class BucketPath(epath.gpath.PosixGPath):
     """The path of an object, or of all objects below a prefix, with the methods of `pathlib.Path` that are used here.
@@ -55,8 +57,9 @@ class BucketPath(epath.gpath.PosixGPath):
         """The fsspec file system; listings are not cached, because other processes and libraries write there, too."""
         import fsspec
 
-        for scheme in (self.scheme, "gcs"):  # epath calls gs so
-            fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
+        for scheme in ("gs", "gcs"):  # the second is what epath, and so Orbax, calls it
+            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=TIMEOUT)
+        fsspec.config.conf.setdefault("s3", {})["use_listings_cache"] = False
         return fsspec.filesystem(self.scheme)
 
     def absolute(self) -> "BucketPath":
