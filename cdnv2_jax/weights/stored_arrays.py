@@ -3,6 +3,7 @@ and prints a traceback for every array that it cannot read.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
 def _files_in(directory: Path) -> dict[str, str]:
     """Return TensorStore's specification of the files in a directory."""
     if is_remote(directory):
-        return {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+        place = {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+        if directory.scheme == "s3" and "AWS_ENDPOINT_URL" in os.environ:  # which s3fs uses, but not TensorStore
+            place["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
+        return place
     return {"driver": "file", "path": f"{directory.absolute()}/"}
 
 
