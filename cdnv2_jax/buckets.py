@@ -166,8 +166,8 @@ class BucketPath(epath.gpath.PosixGPath):
                 return
             before = self.sizes()
             files = {self / str(file.relative_to(local)): file for file in local.rglob("*") if file.is_file()}
-            # Files of the same name last, so that what is replaced stays readable for as long as possible.
-            for path in sorted(files, key=lambda path: (path == self / last, path in before)):
+            # Files of the same name late, so that what is replaced stays readable for as long as possible.
+            for path in sorted(files, key=lambda path: (path == self / last, path in before, str(path))):
                 path.upload(files[path])
             for path in before.keys() - files.keys():
                 path.remove()

@@ -35,6 +35,7 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
 
     Raises:
       ValueError: the files are damaged, or hold other arrays; the message is the reason, without the path.
+      RunFailure: the bucket does not answer.
     """
     import tensorstore
 
@@ -60,6 +61,8 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
         reading = {name: array.read() for name, array in opened.items()}
         return {name: future.result() for name, future in reading.items()}
     except Exception as error:  # TensorStore's are of many types
+        if is_remote(directory):
+            directory.exists()  # which raises, if it is the bucket that fails
         raise ValueError(one_line(error)) from error
 
 
