@@ -22,7 +22,7 @@ from cdnv2_jax.errors import RunFailure, UserError, one_line
 for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
-TIMEOUT = 90  # seconds for a request; the largest part of a file that one transfers has 50 MiB
+SILENCE = 10  # seconds; a request that is silent for so long is repeated, up to five times. s3fs has limits of its own
 
 
 class BucketPath(epath.gpath.PosixGPath):
@@ -55,10 +55,12 @@ class BucketPath(epath.gpath.PosixGPath):
     @property
     def files(self) -> Any:
         """The fsspec file system; listings are not cached, because other processes and libraries write there, too."""
+        import aiohttp
         import fsspec
 
+        silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
         for scheme in ("gs", "gcs"):  # the second is what epath, and so Orbax, calls it
-            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=TIMEOUT)
+            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=silence)
         fsspec.config.conf.setdefault("s3", {})["use_listings_cache"] = False
         return fsspec.filesystem(self.scheme)
 
