@@ -18,11 +18,11 @@ from etils import epath
 
 from cdnv2_jax.errors import RunFailure, UserError, one_line
 
-SILENCE = 10  # seconds
-
 # They log every failed request with a traceback; our own messages report each failure once.
 for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
+
+SILENCE = 10  # seconds; a request that is silent for so long is repeated, up to five times. s3fs has limits of its own
 
 
 class BucketPath(epath.gpath.PosixGPath):
@@ -58,11 +58,10 @@ class BucketPath(epath.gpath.PosixGPath):
         import aiohttp
         import fsspec
 
-        for scheme in (self.scheme, "gcs"):  # epath calls gs so
-            fsspec.config.conf.setdefault(scheme, {})["use_listings_cache"] = False
-        # A connection that is silent for so long is closed and the request repeated; s3fs does so by itself.
         silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
-        fsspec.config.conf["gcs"]["requests_timeout"] = silence
+        for scheme in ("gs", "gcs"):  # the second is what epath, and so Orbax, calls it
+            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=silence)
+        fsspec.config.conf.setdefault("s3", {})["use_listings_cache"] = False
         return fsspec.filesystem(self.scheme)
 
     def absolute(self) -> "BucketPath":
@@ -169,8 +168,8 @@ class BucketPath(epath.gpath.PosixGPath):
                 return
             before = self.sizes()
             files = {self / str(file.relative_to(local)): file for file in local.rglob("*") if file.is_file()}
-            # Files of the same name last, so that what is replaced stays readable for as long as possible.
-            for path in sorted(files, key=lambda path: (path == self / last, path in before)):
+            # Files of the same name late, so that what is replaced stays readable for as long as possible.
+            for path in sorted(files, key=lambda path: (path == self / last, path in before, str(path))):
                 path.upload(files[path])
             for path in before.keys() - files.keys():
                 path.remove()

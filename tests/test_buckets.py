@@ -110,44 +110,49 @@ def test_limits_hold_in_a_bucket(server: BucketServer) -> None:
 
 
 def test_network_in_a_bucket(server: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saved and replaced there it is the one on a disk, bit for bit; at every moment before, the one before, or none.
+    """Saved and replaced there it is the one on a disk, bit for bit.
 
-    Also if `pathlib` has mangled the address: nothing is written to the directory gs: of this machine.
+    Cut off anywhere it is none, or damaged, and can be replaced. Also if `pathlib` has mangled the address: nothing
+    is written to the directory gs: of this machine.
     """
     monkeypatch.chdir(tmp_path)
-    address = f"{ROOT}/network"
-    uploads: list[str] = []
-    upload = BucketPath.upload
+    address, uploads, upload = f"{ROOT}/network", 0, BucketPath.upload
 
-    def watched(self: BucketPath, local: Path) -> None:
-        uploads.append(str(self))
-        assert self.name != DESCRIPTION.name or self.parent.name != DESCRIPTION.parent.name or not fails
+    def cut_off(self: BucketPath, local: Path) -> None:
+        nonlocal uploads
+        if uploads == 0 or str(self).endswith(str(DESCRIPTION)):  # uploaded last
+            raise KeyboardInterrupt
+        uploads -= 1
         upload(self, local)
 
-    monkeypatch.setattr(BucketPath, "upload", watched)
-    fails = True
-    with pytest.raises(AssertionError):
-        cdnv2_jax.save(address, network("pruned"))
-    assert len(uploads) > 5
-    assert not is_checkpoint(as_path(address))
-    with pytest.raises(UserError, match="is not a checkpoint"):
-        cdnv2_jax.load(address)
-    remove(as_path(address))
-    fails = False
-    cdnv2_jax.save(Path(address), network("pruned"))
-    assert uploads[-1] == f"{address}/{DESCRIPTION}"
+    def save_until(number: int, seed: int) -> None:
+        nonlocal uploads
+        uploads = number
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(BucketPath, "upload", cut_off)
+            cdnv2_jax.save(address, network("pruned", seed), overwrite=True)
+
+    for number in (99, 5, 1):
+        save_until(number, seed=0)
+        assert 0 < len(as_path(address).sizes()) <= number
+        assert not is_checkpoint(as_path(address))
+        with pytest.raises(UserError, match="is not a checkpoint"):
+            cdnv2_jax.load(address)
+        if number > 1:
+            remove(as_path(address))
+    cdnv2_jax.save(Path(address), network("pruned"), overwrite=True)
     assert_same_network(cdnv2_jax.load(address), network("pruned"))
     with pytest.raises(UserError, match="exists"):
         cdnv2_jax.save(address, network("condensed"))
-    fails = True
-    with pytest.raises(AssertionError):
-        cdnv2_jax.save(address, network("pruned", 1), overwrite=True)
+    save_until(99, seed=1)
     with pytest.raises(UserError, match="is damaged"):
         cdnv2_jax.load(address)  # the arrays of one and the description of another
-    fails = False
-    cdnv2_jax.save(address, network("condensed"), overwrite=True)
+    written: list[BucketPath] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketPath, "upload", lambda self, local: (written.append(self), upload(self, local)))
+        cdnv2_jax.save(address, network("condensed"), overwrite=True)
     assert_same_network(cdnv2_jax.load(Path(address)), network("condensed"))
-    assert len(as_path(address).sizes()) < len(set(uploads))  # what was replaced is gone
+    assert set(as_path(address).sizes()) == set(written)  # what was replaced is gone
     assert not list(tmp_path.iterdir())
 
 

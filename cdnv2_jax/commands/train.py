@@ -14,7 +14,7 @@ from cdnv2_jax.data.source import Picture, Source
 from cdnv2_jax.devices import Devices, is_first_process
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.files import NO_ROOM
-from cdnv2_jax.paths import is_remote
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.terminal import Terminal
 from cdnv2_jax.training.loop import Profile, Training
 from cdnv2_jax.training.workdir import CONFIG_FILE, SUMMARY_FILE, Workdir
@@ -79,6 +79,8 @@ def _telling_of_workdir(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UserError) as error:
+        if is_remote(path):  # whose errors say all
+            raise
         if not (path / CONFIG_FILE).is_file():
             raise UserError(
                 f"--workdir {path} was removed while the run was writing to it: put it back and start the same command "
@@ -103,6 +105,7 @@ def _example_of(source: Source[Picture]) -> str:
     """Return the path of the first image, quoted for a shell, or IMAGE if it is not a file of its own."""
     try:
         name = source[0].name
+        path = as_path(name)
     except UserError:
         return "IMAGE"
-    return shlex.quote(name) if os.path.isfile(name) else "IMAGE"
+    return shlex.quote(name) if os.path.isfile(name) or (is_remote(path) and path.is_file()) else "IMAGE"

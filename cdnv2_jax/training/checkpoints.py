@@ -12,7 +12,7 @@ import numpy as np
 
 from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.devices import Devices, fetch, is_first_process
-from cdnv2_jax.errors import UserError, cut, one_line, shorten
+from cdnv2_jax.errors import RunFailure, UserError, cut, one_line, shorten
 from cdnv2_jax.paths import is_remote
 from cdnv2_jax.training.step import TrainState
 from cdnv2_jax.weights.checkpoint import DESCRIPTION, is_checkpoint, read_description
@@ -176,10 +176,13 @@ def _write_errors(directory: Path) -> Iterator[None]:
     """Turn Orbax's errors on writing into a UserError."""
     try:
         yield
+    except RunFailure:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
+        remedy = "when the bucket answers," if is_remote(directory) else "make room and"
         raise UserError(
-            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: make "
-            f"room and start the same command again"
+            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: {remedy} "
+            f"start the same command again"
         ) from error
 
 

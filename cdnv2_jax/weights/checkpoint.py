@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DETECTOR = "detector"
 DESCRIPTION = Path("description", "metadata")  # where Orbax stores the JSON
+FIRST = "_CHECKPOINT_METADATA"
+"""File of every directory that Orbax writes, the first one in the order of names."""
 ARRAYS = "arrays"
 USAGE_KEY = "usage"
 """Key of the `Usage` in the metadata of checkpoints and of exported files."""
@@ -261,7 +263,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
 
     refuse_existing(path, overwrite)
     refuse_path(path)
-    if path.exists() and not is_checkpoint(path):
+    if path.exists() and not is_checkpoint(path) and not _is_cut_off(path):
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
     description = sealed({**description, "crc32": checksums(arrays)})
     # NumPy arrays, because with several processes Orbax takes a JAX array for a shard of a larger one.
@@ -291,6 +293,11 @@ def is_checkpoint(path: Path) -> bool:
     if is_remote(path) and not (path / DESCRIPTION).is_file():  # uploaded last
         return False
     return (path / "description").is_dir() and (path / ARRAYS).is_dir()
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Return whether `path` in a bucket holds the beginning of what `write_arrays` uploads."""
+    return is_remote(path) and (path / FIRST).is_file()
 
 
 UNREADABLE = re.compile(r"\\|[\ud800-\udfff]")

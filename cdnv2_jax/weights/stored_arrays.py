@@ -3,6 +3,7 @@ and prints a traceback for every array that it cannot read.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
 
     Raises:
       ValueError: the files are damaged, or hold other arrays; the message is the reason, without the path.
+      RunFailure: the bucket does not answer.
     """
     import tensorstore
 
@@ -59,13 +61,18 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
         reading = {name: array.read() for name, array in opened.items()}
         return {name: future.result() for name, future in reading.items()}
     except Exception as error:  # TensorStore's are of many types
+        if is_remote(directory):
+            directory.exists()  # which raises, if it is the bucket that fails
         raise ValueError(one_line(error)) from error
 
 
 def _files_in(directory: Path) -> dict[str, str]:
     """Return TensorStore's specification of the files in a directory."""
     if is_remote(directory):
-        return {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+        place = {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+        if directory.scheme == "s3" and "AWS_ENDPOINT_URL" in os.environ:  # which s3fs uses, but not TensorStore
+            place["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
+        return place
     return {"driver": "file", "path": f"{directory.absolute()}/"}
 
 

@@ -124,6 +124,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         data = read_bytes(path, LARGEST_FILE)
         checkpoint = read_plain_pickle(data) if torch is None else _load(torch, data)
+    except RunFailure:  # of the bucket, not of the file
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
     except Exception as error:  # torch.load raises errors of many types for damaged files
