@@ -79,8 +79,16 @@ class Devices:
         variables = {name: os.environ.get(name, "") for name in VARIABLES}
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(HARMLESS_FLAGS)]
         machine = {"cores per process": _cores(), "processor": _processor()} if first.platform == "cpu" else {}
-        counts = {"devices": self.count, "processes": jax.process_count(), "device kind": first.device_kind}
-        return {**counts, **machine, "XLA_FLAGS": " ".join(flags), **variables, **settings}
+        return {
+            "devices": self.count,
+            "processes": jax.process_count(),
+            "device kind": first.device_kind,
+            "back end": " ".join(first.client.platform_version.split()),  # version of CUDA, day of libtpu's build
+            **machine,
+            "XLA_FLAGS": " ".join(flags),
+            **variables,
+            **settings,
+        }
 
     def wait_for_all(self, name: str) -> None:
         """Wait until every process has reached this point."""

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from cdnv2_jax.commands import processes
+from cdnv2_jax.commands import arguments, processes
 from cdnv2_jax.commands.processes import stopping_remark
 from tests.commands.shell import DIGITS, REPOSITORY, TINY, Shell
 
@@ -17,9 +18,9 @@ TRAIN = ("main.py", "train", "--config", DIGITS, *TINY, "--workdir", "run")
 def test_profile_and_compilation_cache(shell: Shell) -> None:
     """In a process of its own: JAX decides once where it keeps what it has compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    arguments = ("--profile", "2:4", "--compilation-cache", "cache", "--config.data.batch_size=239")
+    flags = ("--profile", "2:4", "--compilation-cache", "cache", "--config.data.batch_size=239")
     finished = subprocess.run(
-        [sys.executable, REPOSITORY / TRAIN[0], *TRAIN[1:], *arguments],
+        [sys.executable, REPOSITORY / TRAIN[0], *TRAIN[1:], *flags],
         env=environment,
         capture_output=True,
         text=True,
@@ -124,6 +125,14 @@ def test_distributed_without_what_it_needs(
         else:
             monkeypatch.delenv(name, raising=False)
     assert missing in shell.refuses(*TRAIN, "--distributed")
+
+
+def test_a_host_of_a_tpu_slice_that_does_not_join(monkeypatch: pytest.MonkeyPatch, shell: Shell) -> None:
+    """JAX counts the hosts of a slice without being told of them; stopping and saving needs more."""
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    monkeypatch.setattr(arguments, "_is_one_of_several", lambda: False)  # which ends the process at once
+    complaint = shell.refuses(*TRAIN)
+    assert "one of 4 hosts of a TPU slice: start the command on all of them, with --distributed" in complaint
 
 
 def test_open_mpi_that_gives_no_time_to_save() -> None:
