@@ -35,7 +35,7 @@ from benchmarks.compiled_program import WORKS, Job, check, current_flags
 from benchmarks.compiled_targets import TARGETS, check_target, environment, versions
 from benchmarks.options import make_parser, positive
 from cdnv2_jax.commands.arguments import guarded
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import UserError, cut, one_line
 from cdnv2_jax.files import replacing
 
 SCRIPT = "compiled"
@@ -73,7 +73,7 @@ def row_of(job: Job, known: str, seconds: float) -> Row:
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not found:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"failed": f"exit status {done.returncode}: {one_line(said[-1] if said else '', 500)}"}
+        return {"failed": f"exit status {done.returncode}: {cut(said[-1], 500) if said else 'without a word'}"}
     if "refused" in found[-1]:
         raise UserError(found[-1]["refused"])
     return found[-1]

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -259,7 +259,7 @@ def figures_of(executable: jax.stages.Compiled, target: Target, images: int) -> 
       target: what it was compiled for.
       images: number of images of a device.
     """
-    taken = steps(executable.as_text())
+    taken = steps(executable.as_text() or "")
     costs = [seconds_of(step, target) for step in taken]
     total = sum(costs)
     figures: dict[str, Any] = {
@@ -325,14 +325,15 @@ def collectives_of(taken: list[Step]) -> dict[str, dict[str, int]]:
 
 def sources_of(taken: list[Step], costs: list[float]) -> list[dict[str, Any]]:
     """Return the most expensive sources, each with its share of all costs and its number of steps."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     for step, cost in zip(taken, costs, strict=True):
-        seconds[step.source] += cost  # pyright: ignore[reportArgumentType]
+        seconds[step.source] += cost
         counts[step.source] += step.times
+    dearest = sorted(seconds, key=lambda source: -seconds[source])[:MOST_SOURCES]
     return [
-        {"source": source, "share": round(cost / sum(costs), 4), "steps": counts[source]}
-        for source, cost in seconds.most_common(MOST_SOURCES)
+        {"source": source, "share": round(seconds[source] / sum(costs), 4), "steps": counts[source]}
+        for source in dearest
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import compiled, compiled_program, compiled_targets
+from benchmarks import compiled, compiled_docs, compiled_program, compiled_targets
 from benchmarks.compiled_hlo import Size, size, steps
 from benchmarks.compiled_program import Job, figures_of
 from benchmarks.compiled_targets import TARGETS
@@ -251,6 +251,29 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     compiled.write_rows(tmp_path / "compiled_cpu.json", [{**row, "program": "another"}])
     assert compiled.main([*flags, "--resume"]) == 0
     assert (len(made), len(read_rows(tmp_path))) == (2, 1)
+
+
+def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    what = {"model": "n", "dtype": "bfloat16", "overrides": [], "flags": [], "versions": {"jax": "1"}, "date": "2026"}
+    figures = {"milliseconds": 7.52, "layout_share": 0.031, "images_per_second": 9750.4, "memory": {"peak": 2.04e9}}
+    sent = {"all-reduce": {"count": 3, "bytes": 13_500_000}}
+    rows = [
+        what
+        | {"target": "v5e", "work": "masked", "batch": 8, "devices": 1, "unestimated_milliseconds": 0.4, **figures},
+        what | {"target": "h100", "work": "masked", "batch": 8, "devices": 1, "failed": "out of memory"},
+        what | {"target": "h100", "work": "train", "batch": 128, "devices": 64, "collectives": sent, **figures},
+        what | {"target": "v6e", "work": "masked", "batch": 9, "devices": 1, **figures, "flags": ["XLA_FLAGS=--x"]},
+    ]
+    monkeypatch.setattr(compiled_docs, "DOCS", tmp_path / "page.md")
+    compiled_docs.DOCS.write_text(f"before\n{compiled_docs.START}\nold\n{compiled_docs.END}\nafter\n")
+    text = compiled_docs.in_docs(rows)
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "jax 1; 2026" in text
+    assert "| n | masked | 8 | 7.5 + 0.4 | 3 % |  |  | failed | failed |\n" in text
+    assert "| n | 64 | 128 | h100 | 7.5 | 9,750 | 2.0 GB | 13.5 MB in 3 all-reduce |\n" in text
+    assert "| n | masked | 9 |" not in text
+    compiled_docs.DOCS.write_text("nothing")
+    with pytest.raises(UserError, match="lacks the comments"):
+        compiled_docs.in_docs([])
 
 
 def test_a_compiler_that_fails(
