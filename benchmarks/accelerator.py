@@ -16,8 +16,8 @@ statistics and losses of the first steps. One that does not is refused. `benchma
 rate, over the measured time. `share_of_program`: the same for the bytes that XLA counts in our compiled step ("bytes
 accessed"); near 1, the program is memory-bound.
 
-`benchmarks.lowerings` follows for the shapes of these models. Everything ends within --budget seconds; call again with
---resume for what is missing. Results are written after every entry. --smoke tries it out on a CPU.
+Everything ends within --budget seconds; call again with --resume for what is missing. Results are written after every
+entry. `bash benchmarks/device.sh` runs this among other measurements, for a GPU machine without network.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import lowerings
 from benchmarks.accelerator_side import SIDES, WORKS, Side
 from benchmarks.floors import Floor, inference_floor, training_floor
 from benchmarks.options import add_output, check_models, make_parser, positive, run
@@ -139,20 +138,6 @@ def accelerator(options: argparse.Namespace, console: Console) -> None:
     for task in tasks(options, entries):
         console.print(f"not measured: {task.model}, {task.work}, {task.side}, batches {task.batches}")
     console.print(f"written to {path}")
-    if not options.no_lowerings and budget.left() > 0:
-        run_lowerings(options, budget, console)
-
-
-def run_lowerings(options: argparse.Namespace, budget: Budget, console: Console) -> None:
-    """Run `benchmarks.lowerings`, which writes its own file, for the rest of the budget."""
-    path = results_file(options.output, lowerings.SCRIPT)
-    flags = ["--models", *options.models, "--batch", str(options.lowerings_batch), "--dtype", "bfloat16"]
-    flags += ["--rounds", "5", "--seconds", "1", "--output", str(options.output)]
-    console.print(f"lowerings … ({budget.left():.0f} s left)")
-    for _ in printed_by("benchmarks.lowerings", flags, budget.left(), environment("ours")):
-        pass
-    if path.is_file():
-        lowerings.print_lowerings(read_results(path)["entries"], console)
 
 
 def print_rates(entries: list[Entry], console: Console) -> None:
@@ -187,21 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="implementations")
     add("--training-batches", nargs="+", type=positive, default=TRAINING_BATCHES, metavar="N", help="images per step")
     add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="images per call")
-    add("--no-lowerings", action="store_true", help="skip benchmarks.lowerings")
-    add("--lowerings-batch", type=positive, default=256, metavar="N", help="its batch size (default: 256)")
     add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default: 500)")
     add("--resume", action="store_true", help="keep existing results and measure what is missing")
-    add("--smoke", action="store_true", help="a small network in tiny batches, for any machine")
     add_output(parser)
-    return run(parser, lambda options, console: accelerator(smoke(options), console), arguments)
-
-
-def smoke(options: argparse.Namespace) -> argparse.Namespace:
-    """Return the options, shrunk if --smoke is given."""
-    if options.smoke:
-        tiny = {"models": ["condensenet_50"], "training_batches": [2], "inference_batches": [1], "lowerings_batch": 1}
-        return argparse.Namespace(**{**vars(options), **tiny})
-    return options
+    return run(parser, accelerator, arguments)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.agreement import Differences, Results, check, logits_of, our_res
 from benchmarks.inference import our_call
 from benchmarks.machine import measured_copy_rate, measured_gemm_rate
 from benchmarks.networks import Form
+from benchmarks.options import check_models
 from benchmarks.peers.torch_compiler import tf32
 from benchmarks.peers.torch_inference import TorchPeer
 from benchmarks.peers.torch_training import TorchTrainer
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(rates()))
         return
     side, work, name, *batches = arguments
+    check_models([name])
     for entry in measure(cast(Side, side), cast(Work, work), name, [int(batch) for batch in batches]):
         print(json.dumps(entry), flush=True)
 

@@ -12,6 +12,7 @@ results come the tolerances.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
@@ -86,6 +87,8 @@ def comparisons(options: argparse.Namespace) -> Iterator[Entry]:
 def parity(options: argparse.Namespace, console: Console) -> None:
     """Compare, print and write the results."""
     check_models(options.models)
+    # JAX would reserve the memory that PyTorch needs.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     path = results_file(options.output, SCRIPT)
     entries: list[Entry] = []
     for entry in comparisons(options):

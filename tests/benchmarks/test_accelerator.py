@@ -15,7 +15,7 @@ from benchmarks.processes import printed_by
 from benchmarks.results import Entry
 from tests.torch_twin import CondenseNetTwin
 
-FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch", "--no-lowerings"]
+FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch"]
 BATCHES = ["--training-batches", "2", "--inference-batches", "1"]
 
 
