@@ -11,7 +11,7 @@
 # and what these two bring. WHEELS is what else is needed, in the versions of requirements.txt.
 #
 # OUT gets log.txt, results/CARD/{parity,accelerator,lowerings}.json and run.tgz. To resume, copy `results` and
-# `run.tgz` into .device: what they hold is not measured again. Every part has its own time limit; a part that fails
+# `run.tgz` into .device: what they hold is not measured again, lowerings excepted. Every part has its own time limit; a part that fails
 # does not stop the others. LIMIT is that of all of them, in seconds.
 #
 # For CIFAR-10, call `prepare` with CIFAR=FOLDER, where FOLDER/train and FOLDER/test have one folder of JPEGs per class.
@@ -70,7 +70,7 @@ P
 
 parity() {
   part "parity of $1" "$2" "$PYTHON" -m benchmarks.parity --models "$1" --work "${@:3}" --images "$images" \
-    --output "$OUT/results"
+    --resume --output "$OUT/results"
 }
 
 speed() {
@@ -113,8 +113,8 @@ measure() {
 }
 
 smoke() {
-  LIMIT=3000 # a minute on an idle machine
-  local images=2 batch=1 training=(2) inference=(1) works=(condensed training) sides=(ours torch)
+  LIMIT=3000 # a minute or two on two idle cores
+  local images=2 batch=1 training=(2) inference=(1) works=(training) sides=(ours torch)
   parity smallest 600 condensed
   speed smallest 600
   lowerings 600 smallest

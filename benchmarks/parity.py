@@ -12,6 +12,7 @@ results come the tolerances.
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from benchmarks.agreement import Precision, Results, check, differences
 from benchmarks.options import add_output, check_models, make_parser, positive, run
 from benchmarks.peers.torch_compiler import tf32
 from benchmarks.problems import MOST_IMAGES, Problem, Work, in_jax, in_torch
-from benchmarks.results import Entry, results_file, write_results
+from benchmarks.results import Entry, read_results, results_file, write_results
 from benchmarks.rounding import RoundedProducts
 from cdnv2_jax.errors import RunFailure, one_line
 
@@ -73,15 +74,16 @@ def compared(problem: Problem, side: str, compute: Compute, precision: Precision
     return entry
 
 
-def comparisons(options: argparse.Namespace) -> Iterator[Entry]:
-    """Compare everything, ours first."""
+def comparisons(options: argparse.Namespace, done: list[Entry]) -> Iterator[Entry]:
+    """Compare what is not done yet, ours first."""
     sides: dict[str, Compute] = {"emulated": emulated} if options.emulated else {"ours": ours, "torch": twins}
-    for name in options.models:
-        for work in options.work:
-            problem = Problem(work, name, options.images, options.size)
-            for side, compute in sides.items():
-                for precision in PRECISIONS:
-                    yield compared(problem, side, compute, precision)
+    finished = {(e["model"], e["work"], e["side"], e["precision"]) for e in done}
+    for name, work in itertools.product(options.models, options.work):
+        left = [(s, p) for s, p in itertools.product(sides, PRECISIONS) if (name, work, s, p) not in finished]
+        problem = Problem(work, name, options.images, options.size) if left else None
+        for side, precision in left:
+            assert problem is not None
+            yield compared(problem, side, sides[side], precision)
 
 
 def parity(options: argparse.Namespace, console: Console) -> None:
@@ -90,8 +92,8 @@ def parity(options: argparse.Namespace, console: Console) -> None:
     # JAX would reserve the memory that PyTorch needs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     path = results_file(options.output, SCRIPT)
-    entries: list[Entry] = []
-    for entry in comparisons(options):
+    entries: list[Entry] = read_results(path)["entries"] if options.resume and path.is_file() else []
+    for entry in comparisons(options, entries):
         entries.append(entry)
         write_results(path, SCRIPT, {}, entries)
         console.print(line(entry))
@@ -117,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--images", type=positive, default=MOST_IMAGES, metavar="N", help=f"(default: {MOST_IMAGES})")
     add("--size", type=positive, metavar="PIXELS", help="side of the images (default: the model's)")
     add("--emulated", action="store_true", help="PyTorch on the CPU with rounded operands")
+    add("--resume", action="store_true", help="keep existing results and compare what is missing")
     add_output(parser)
     return run(parser, parity, arguments)
 

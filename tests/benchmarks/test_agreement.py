@@ -138,13 +138,16 @@ def test_products_are_rounded_forward_and_backward() -> None:
     torch.testing.assert_close(weight.grad, (a.bfloat16().float().T @ torch.ones(8, 8)).bfloat16().float())
 
 
-def test_right_networks_in_all_precisions(small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_right_networks_in_all_precisions(small: str, tmp_path: Path) -> None:
     """The emulated rounding is far larger than that of float32, and is allowed."""
     flags = ["--models", small, "--images", "2", "--work", "condensed", "training", "--emulated"]
     assert parity.main([*flags, "--output", str(tmp_path)]) == 0
     (file,) = tmp_path.rglob("parity.json")
     highest, default, bfloat16 = (parity_differences(file, precision) for precision in PRECISIONS)
     assert set(highest) == {"logits", "losses", "gradients", "statistics", "gradient_scale"}
+    written = file.read_text()
+    assert parity.main([*flags, "--resume", "--output", str(tmp_path)]) == 0
+    assert file.read_text() == written
     for quantity, difference in highest.items():
         assert 5 * difference < default[quantity] < bfloat16[quantity]
 
