@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,11 +58,11 @@ def table_row(entry: Entry) -> dict[str, Any]:
     return {"kind": entry["kind"], "shape": entry["shape"], **medians}
 
 
-def write_table(entries: list[Entry]) -> None:
-    """Replace this back end's part of the lowering table."""
+def write_table(rows: list[dict[str, Any]], platform: str, machine: Mapping[str, Any]) -> None:
+    """Replace a back end's part of the lowering table by rows measured on `machine`, see `describe`."""
     table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
-    machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
-    table[jax.default_backend()] = {"machine": machine, "rows": [table_row(entry) for entry in entries]}
+    kept = {key: machine[key] for key in ("processor", "cores", "device", "date")}
+    table[platform] = {"machine": kept, "rows": rows}
     with replacing(lowering.TABLE) as file:
         file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
@@ -87,7 +87,7 @@ def lowerings(options: argparse.Namespace, console: Console) -> None:
     print_lowerings(entries, console)
     console.print(f"written to {path}")
     if options.write_table:
-        write_table(entries)
+        write_table([table_row(entry) for entry in entries], jax.default_backend(), describe())
         console.print(f"written to {lowering.TABLE}")
 
 

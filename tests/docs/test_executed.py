@@ -94,6 +94,8 @@ RUN = [
     Run("python -m docs.status_tables.*", "tests/docs/test_status.py", "status_tables.main("),
     Run("python -m benchmarks.compiled.*", "tests/benchmarks/test_compiled.py", "compiled.main("),
     Run("python -m benchmarks.accelerator", "tests/benchmarks/test_accelerator.py", "accelerator"),
+    Run("python -m benchmarks.parity( --emulated .*)?", "tests/benchmarks/test_agreement.py", "parity.main("),
+    Run("python -m benchmarks.gpu_tables .*", "tests/benchmarks/test_device.py", "gpu_tables.main("),
     Run("python -m benchmarks.lowerings.*", "tests/benchmarks/test_lowerings.py", "lowerings"),
     Run("python -m benchmarks.exported --docs", "tests/benchmarks/test_scripts.py", "exported.main("),
     Run("python -m benchmarks.detectors --docs", "tests/benchmarks/test_scripts.py", "detectors.main("),
