@@ -130,7 +130,7 @@ def test_one_pass_is_exact_however_far_the_mean_is_from_zero(deviations: float) 
 
 
 @table("deviations", [0.0, 1e2, 1e4])
-def test_on_tpus_bfloat16_loses_less_than_by_its_own_rounding(deviations: float) -> None:
+def test_on_accelerators_bfloat16_loses_less_than_by_its_own_rounding(deviations: float) -> None:
     """There the sums are taken around the running mean, which is zero in a new network."""
     exact, norm = far_from_zero(deviations), BatchNorm(CHANNELS)
     x = jnp.asarray(exact, jnp.bfloat16)
