@@ -56,7 +56,7 @@ def full_precision(module: nnx.Module) -> contextlib.AbstractContextManager[None
 
     Products of bfloat16 have them anyway, and asked for them the compiler for TPUs fuses less.
     """
-    dtypes = [part.dtype for _, part in nnx.iter_modules(module) if hasattr(part, "dtype")]
+    dtypes = [vars(part)["dtype"] for _, part in nnx.iter_modules(module) if "dtype" in vars(part)]
     narrow = all(dtype is not None and jnp.dtype(dtype).itemsize < 4 for dtype in dtypes)
     return multiplying("default" if narrow and dtypes else "highest")
 
