@@ -1,7 +1,7 @@
 """Programs as GPUs and TPUs compute them: products with rounded factors, all else in float32."""
 
+import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -44,9 +44,9 @@ def _run(program: Jaxpr, constants: Sequence[Any], inputs: Sequence[Any], back_e
 
     for equation in program.eqns:
         given, parameters = [read(atom) for atom in equation.invars], equation.params
-        bind, name = partial(equation.primitive.bind, **parameters), equation.primitive.name
+        bind, name = functools.partial(equation.primitive.bind, **parameters), equation.primitive.name
         if name in PRODUCTS:
-            outputs = [_product(bind, *given, parameters["precision"], back_end)]
+            outputs = [_product(bind, given[0], given[1], parameters["precision"], back_end)]
         elif name in CALLS:
             inner: Any = parameters.get("jaxpr", parameters.get("call_jaxpr"))
             whole = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
@@ -65,7 +65,8 @@ def _product(multiply: Callable[..., Any], a: jax.Array, b: jax.Array, precision
     if not count or a.dtype != "float32":
         return multiply(a, b)
     ours, theirs = (_parts(x, MANTISSA_BITS[back_end], count) for x in (a, b))
-    return sum(multiply(ours[i], theirs[j]) for i in reversed(range(count)) for j in reversed(range(count - i)))
+    products = (multiply(ours[i], theirs[j]) for i in reversed(range(count)) for j in reversed(range(count - i)))
+    return functools.reduce(jax.numpy.add, products)
 
 
 def _parts(x: jax.Array, bits: int, count: int) -> list[jax.Array]:

@@ -96,6 +96,12 @@ def test_inference_keeps_all_bits(name: str) -> None:
     assert precisions(program) == {"HIGHEST HIGHEST"}
 
 
+def test_bfloat16_is_left_alone() -> None:
+    """It has all its bits anyway, and some programs of TPUs would be slower."""
+    program = jax.jit(compiled_forward(small(dtype=jnp.bfloat16))).trace(IMAGES).lower(lowering_platforms=("tpu",))
+    assert precisions(program.as_text()) == {"DEFAULT DEFAULT"}
+
+
 def test_exported_programs_keep_all_bits() -> None:
     """On all platforms, because they contain their precision."""
     program = jax.export.deserialize(bytearray(classifier_to_stablehlo(small("condensed"), SIDE)))

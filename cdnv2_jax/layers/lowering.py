@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
 from cdnv2_jax.errors import UserError
 
@@ -47,6 +49,16 @@ def multiplying(precision: Precision) -> Iterator[None]:
     """
     with contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
         yield
+
+
+def full_precision(module: nnx.Module) -> contextlib.AbstractContextManager[None]:
+    """Trace the inference of a network or detector inside with all bits of its dtype, on every back end.
+
+    Products of bfloat16 have them anyway, and asked for them the compiler for TPUs fuses less.
+    """
+    dtypes = [vars(part)["dtype"] for _, part in nnx.iter_modules(module) if "dtype" in vars(part)]
+    narrow = all(dtype is not None and jnp.dtype(dtype).itemsize < 4 for dtype in dtypes)
+    return multiplying("default" if narrow and dtypes else "highest")
 
 
 KINDS: dict[str, tuple[str, ...]] = {

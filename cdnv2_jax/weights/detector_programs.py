@@ -12,7 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.errors import NOT_FINITE, UserError, one_line
-from cdnv2_jax.layers.lowering import multiplying
+from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.weights.programs import compiled_program, open_session, read_exported, run_session
 
 
@@ -51,9 +51,10 @@ def compiled_detector(detector: PyramidDetector) -> Detect:
 def _detect(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., Detections]:
     """Return the compiled function that detectors of one structure share."""
 
-    @multiplying("highest")
     def run(arrays: list[jax.Array], images: jax.Array, sizes: jax.Array) -> Detections:
-        return nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays)).detect(images, sizes)
+        detector = nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))
+        with full_precision(detector):
+            return detector.detect(images, sizes)
 
     return jax.jit(run)
 

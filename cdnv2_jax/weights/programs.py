@@ -15,7 +15,7 @@ from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
-from cdnv2_jax.layers.lowering import multiplying, traced_platform
+from cdnv2_jax.layers.lowering import full_precision, traced_platform
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256
 from cdnv2_jax.weights.metadata import parse_metadata
@@ -38,7 +38,7 @@ OUTSIDE = {"infeed", "outfeed", "send", "recv"}
 
 
 PRODUCTS, FULL_PRECISION = {"dot_general", "convolution"}, "#stablehlo<precision HIGHEST>"
-"""StableHLO operations that round their factors on GPUs and TPUs, unless both have this precision."""
+"""StableHLO operations that round float32 factors on GPUs and TPUs, unless both have this precision."""
 
 
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -57,9 +57,10 @@ def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Arra
     """Return the compiled function that networks of one structure share. Its arguments are flat, because hashing and
     flattening a network at every call would take as long as computing a single image."""
 
-    @multiplying("highest")
     def run(arrays: list[jax.Array], images: jax.Array) -> jax.Array:
-        return nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images)
+        model = nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))
+        with full_precision(model):
+            return model(images)
 
     return jax.jit(run)
 
@@ -162,9 +163,10 @@ def _faults(program: export.Exported) -> tuple[str, bool]:
             found.add(f"calls {ir.StringAttr(operation.attributes['call_target_name']).value}")
         elif kind in OUTSIDE:
             found.add(kind)
-        elif kind in PRODUCTS:
+        elif kind in PRODUCTS and "f32" in str(operation.operands[0].type):
             attributes = operation.attributes
-            precisions.update(map(str, attributes["precision_config"]) if "precision_config" in attributes else [""])
+            given = ir.ArrayAttr(attributes["precision_config"]) if "precision_config" in attributes else [""]
+            precisions.update(map(str, given))
         return ir.WalkResult.ADVANCE
 
     with mlir.make_ir_context():
