@@ -112,8 +112,8 @@ def test_limits_hold_in_a_bucket(server: BucketServer) -> None:
 def test_network_in_a_bucket(server: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved and replaced there it is the one on a disk, bit for bit.
 
-    Cut off anywhere it is none, or the one before, and can be replaced. Also if `pathlib` has mangled the address: nothing
-    is written to the directory gs: of this machine.
+    Cut off anywhere it is none, or the one before, and can be replaced. Also if `pathlib` has mangled the address:
+    nothing is written to the directory gs: of this machine.
     """
     monkeypatch.chdir(tmp_path)
     address, uploads, upload = f"{ROOT}/network", 0, BucketPath.upload
