@@ -166,13 +166,21 @@ class BucketPath(epath.gpath.PosixGPath):
             if not local.is_dir():
                 self.upload(local)
                 return
-            before = self.sizes()
-            files = {self / str(file.relative_to(local)): file for file in local.rglob("*") if file.is_file()}
-            # Files of the same name late, so that what is replaced stays readable for as long as possible.
-            for path in sorted(files, key=lambda path: (path == self / last, path in before, str(path))):
-                path.upload(files[path])
-            for path in before.keys() - files.keys():
-                path.remove()
+            self._replace_all(
+                {self / str(path.relative_to(local)): path for path in local.rglob("*") if path.is_file()}, last
+            )
+
+    def _replace_all(self, files: "dict[BucketPath, Path]", last: str) -> None:
+        """Upload local files, so that until the end there is what was there before or, without `last`, nothing."""
+        before, end = self.sizes().keys(), {self / last}
+        for path in sorted(files.keys() - before - end):
+            path.upload(files[path])
+        if last:
+            (self / last).remove()
+        for path in [*sorted((files.keys() & before) - end), *(files.keys() & end)]:
+            path.upload(files[path])
+        for path in before - files.keys():
+            path.remove()
 
     def mirrored(self, *names: str) -> "Mirror":
         """Return a new local directory for files that grow, with copies of those named that exist here."""

@@ -52,7 +52,7 @@ def write_array_record(
     class_names = _common_class_names(sources)
     directory = output / name / VERSION
     refuse_existing(directory, overwrite)
-    with replacing(directory) as scratch:
+    with replacing(directory, last=INFO) as scratch:
         scratch.mkdir()
         splits, formats = [], set()
         for split, source in sources.items():
