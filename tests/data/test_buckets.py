@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cdnv2_jax.buckets import BucketPath
+from cdnv2_jax.data import storage
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import HostBatch, Share, TrainingRow
 from cdnv2_jax.data.image_paths import image_files
@@ -175,13 +176,15 @@ def test_refusals(source: str, directory: str, message: str, tmp_path: Path, ser
         open_directory(source, directory, "train")
 
 
-def test_sizes_are_checked(tmp_path: Path, server: BucketServer) -> None:
+def test_sizes_are_checked(tmp_path: Path, server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ten").write_bytes(b"0123456789")
     (tmp_path / "none").touch()
     remote = uploaded(tmp_path, "sizes")
-    assert read_file(remote / "ten", 10) == b"0123456789" and read_file(str(remote / "none"), 10) == b""
-    with pytest.raises(ValueError, match="more than the 9 bytes allowed"):
-        read_file(remote / "ten", 9)
+    for small in (storage.SMALL, 10, 4):
+        monkeypatch.setattr(storage, "SMALL", small)
+        assert read_file(remote / "ten", 10) == b"0123456789" and read_file(str(remote / "none"), 10) == b""
+        with pytest.raises(ValueError, match="it has 10 bytes, more than the 9 allowed"):
+            read_file(remote / "ten", 9)
 
 
 def test_index_takes_few_requests(tmp_path: Path, server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +192,9 @@ def test_index_takes_few_requests(tmp_path: Path, server: BucketServer, monkeypa
     remote = uploaded(tmp_path, "few")
     requests = []
 
-    def read_part(*part: object) -> bytes:
-        requests.append(part)
-        return original(*part)
+    def read_part(file: Path, offset: int, size: int) -> bytes:
+        requests.append((offset, size))
+        return original(file, offset, size)
 
     original = tar_members.read_part
     monkeypatch.setattr(tar_members, "read_part", read_part)
