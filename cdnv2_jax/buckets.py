@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etils import epath
+from etils.epath import gpath
 
 from cdnv2_jax.errors import RunFailure, UserError, one_line
 
@@ -25,7 +25,7 @@ for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
 SILENCE = 10  # seconds; a request that is silent for so long is repeated, up to five times. s3fs has limits of its own
 
 
-class BucketPath(epath.gpath.PosixGPath):
+class BucketPath(gpath.PosixGPath):
     """The path of an object, or of all objects below a prefix, with the methods of `pathlib.Path` that are used here.
 
     Corrects what differs in `epath`: an unreachable bucket is an error, not a missing file; `absolute` is the path
@@ -57,11 +57,12 @@ class BucketPath(epath.gpath.PosixGPath):
         """The fsspec file system; listings are not cached, because other processes and libraries write there, too."""
         import aiohttp
         import fsspec
+        from fsspec.config import conf
 
         silence = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
         for scheme in ("gs", "gcs"):  # the second is what epath, and so Orbax, calls it
-            fsspec.config.conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=silence)
-        fsspec.config.conf.setdefault("s3", {})["use_listings_cache"] = False
+            conf.setdefault(scheme, {}).update(use_listings_cache=False, requests_timeout=silence)
+        conf.setdefault("s3", {})["use_listings_cache"] = False
         return fsspec.filesystem(self.scheme)
 
     def absolute(self) -> "BucketPath":
@@ -166,12 +167,11 @@ class BucketPath(epath.gpath.PosixGPath):
             if not local.is_dir():
                 self.upload(local)
                 return
-            self._replace_all(
-                {self / str(path.relative_to(local)): path for path in local.rglob("*") if path.is_file()}, last
-            )
+            found = (path for path in local.rglob("*") if path.is_file())
+            self._replace_all({self / str(path.relative_to(local)): path for path in found}, last)
 
     def _replace_all(self, files: "dict[BucketPath, Path]", last: str) -> None:
-        """Upload local files, so that until the end there is what was there before or, without `last`, nothing."""
+        """Replace all objects below by local files: at first beside the old ones, and `last` is gone in between."""
         before, end = self.sizes().keys(), {self / last}
         for path in sorted(files.keys() - before - end):
             path.upload(files[path])

