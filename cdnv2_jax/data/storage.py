@@ -153,17 +153,18 @@ def version_of(file: Path) -> tuple[int, int]:
 def read_file(file: str | os.PathLike[str], most_bytes: int) -> bytes:
     """As `bounded_reading.read_bytes`, but with a single request for a small object; `file` may be an address."""
     place = as_path(file)
-    if is_remote(place):
-        try:
-            found = read_part(place, 0, SMALL)
-        except FileNotFoundError as error:
-            raise ValueError(error.strerror) from error
-        if len(found) < SMALL and len(found) <= most_bytes:
-            return found
-    return read_bytes(place, most_bytes)  # asks for the size first
+    if not is_remote(place):
+        return read_bytes(place, most_bytes)
+    try:
+        found = read_part(place, 0, SMALL)
+    except FileNotFoundError as error:
+        raise ValueError(error.strerror) from error
+    if len(found) < SMALL and len(found) <= most_bytes:
+        return found
+    return read_bytes(as_path(file), most_bytes)  # asks for the size first
 
 
-def read_part(file: Path, offset: int, size: int) -> bytes:
+def read_part(file: os.PathLike[str], offset: int, size: int) -> bytes:
     """Return `size` bytes of an object from `offset` on, fewer at its end; FileNotFoundError if there is none."""
     from cdnv2_jax.buckets import asking
 
@@ -177,7 +178,7 @@ def read_part(file: Path, offset: int, size: int) -> bytes:
             raise
 
 
-def refuse_bucket(directory: Path, what: str) -> None:
+def refuse_bucket(directory: os.PathLike[str], what: str) -> None:
     """Raise UserError if `directory` is in a bucket, which `what` cannot read."""
     if is_remote(directory):
         raise UserError(f"{directory}: {what} cannot be read from a bucket: {ADVICE}")

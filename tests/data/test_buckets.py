@@ -1,5 +1,6 @@
 """Data sets in a bucket, against the same files on a disk."""
 
+import os
 import pickle
 import threading
 import time
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdnv2_jax.buckets import BucketPath
 from cdnv2_jax.data import storage
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import HostBatch, Share, TrainingRow
@@ -26,7 +26,8 @@ from cdnv2_jax.data.storage import AT_ONCE, Ahead, at_once, read_file
 from cdnv2_jax.detection.data.shapes import write_shapes
 from cdnv2_jax.detection.data.sources import open_source as open_detection
 from cdnv2_jax.errors import RunFailure, UserError
-from cdnv2_jax.paths import as_path
+from cdnv2_jax.files import remove
+from cdnv2_jax.paths import as_path, is_remote
 from tests.bucket_server import BUCKET, BucketServer, bucket_server
 from tests.data.image_files import write_images, write_noise
 from tests.data.readers import Failing
@@ -44,13 +45,14 @@ def server() -> Iterator[BucketServer]:
         yield server
 
 
-def uploaded(directory: Path, name: str) -> BucketPath:
+def uploaded(directory: Path, name: str) -> Path:
     """A copy of all files in a directory, under their names."""
     root = as_path(f"{ROOT}/{name}")
-    assert isinstance(root, BucketPath)
     for file in sorted(directory.rglob("*")):
+        place = root / file.relative_to(directory)
         if file.is_file():
-            (root / file.relative_to(directory)).upload(file)
+            assert is_remote(place)
+            place.upload(file)
     return root
 
 
@@ -137,7 +139,7 @@ def test_detection(tmp_path: Path, server: BucketServer) -> None:
         found = open_detection("coco", directory=str(remote), split="val", annotations=annotations)
         assert found.in_bucket and found.fingerprint() == expected.fingerprint() and found.remarks == expected.remarks
         assert [found[index].image for index in range(2)] == [expected[index].image for index in range(2)]
-    (remote / "val/000001000001.jpg").remove()
+    remove(remote / "val/000001000001.jpg")
     with pytest.raises(UserError, match=rf"^{remote}/val lacks 1 of 2 images, '000001000001.jpg': copy it again$"):
         open_detection("coco", directory=str(remote), split="val")
 
@@ -192,7 +194,7 @@ def test_index_takes_few_requests(tmp_path: Path, server: BucketServer, monkeypa
     remote = uploaded(tmp_path, "few")
     requests = []
 
-    def read_part(file: Path, offset: int, size: int) -> bytes:
+    def read_part(file: os.PathLike[str], offset: int, size: int) -> bytes:
         requests.append((offset, size))
         return original(file, offset, size)
 
