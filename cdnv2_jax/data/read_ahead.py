@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode, pixels_of
-from cdnv2_jax.data.storage import read_file
+from cdnv2_jax.data.storage import AT_ONCE, read_file
 from cdnv2_jax.errors import RunFailure, UserError
-from cdnv2_jax.paths import as_path
+from cdnv2_jax.paths import as_path, is_remote
 
-READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size
+READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size. `AT_ONCE` wait for a bucket
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """Path of an image file, Pillow image, or array: uint8 [height, width, channels] or, if it is grey, [height, width]."""
@@ -56,8 +56,11 @@ def prepared_batches(
         except MemoryError as error:
             raise RunFailure(f"no memory is left to prepare {name}: free some, or use smaller batches") from error
 
-    remaining, batches_ahead = enumerate(pictures), math.ceil(READERS / batch_size)
-    threads = ThreadPoolExecutor(READERS)
+    pictures = iter(pictures)
+    first = list(itertools.islice(pictures, 1))
+    readers = AT_ONCE if any(is_remote(path) for picture in first if (path := path_of(picture))) else READERS
+    remaining, batches_ahead = enumerate(itertools.chain(first, pictures)), math.ceil(readers / batch_size)
+    threads = ThreadPoolExecutor(readers)
     ahead = deque[list[tuple[Path | None, Future[T | BrokenImage]]]]()
     try:
         while True:

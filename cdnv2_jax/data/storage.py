@@ -20,6 +20,7 @@ from cdnv2_jax.paths import as_path, is_remote
 if TYPE_CHECKING:
     from cdnv2_jax.buckets import BucketPath
 
+SMALL = 16 << 20  # bytes; an object of any size may turn up
 AT_ONCE = 32  # requests; a bucket answers each after 20 to 100 ms
 ADVICE = "copy it to a disk (gcloud storage cp -r, aws s3 cp --recursive), or mount the bucket (gcsfuse, Mountpoint)"
 
@@ -150,33 +151,34 @@ def version_of(file: Path) -> tuple[int, int]:
 
 
 def read_file(file: str | os.PathLike[str], most_bytes: int) -> bytes:
-    """As `bounded_reading.read_bytes`, but with a single request to a bucket; `file` may be an address."""
+    """As `bounded_reading.read_bytes`, but with a single request for a small object; `file` may be an address."""
     place = as_path(file)
     if not is_remote(place):
         return read_bytes(place, most_bytes)
     try:
-        found = read_part(place, 0, most_bytes + 1)
+        found = read_part(place, 0, SMALL)
     except FileNotFoundError as error:
         raise ValueError(error.strerror) from error
-    if len(found) > most_bytes:
-        raise ValueError(f"it has more than the {most_bytes:,} bytes allowed")
-    return found
+    if len(found) < SMALL and len(found) <= most_bytes:
+        return found
+    return read_bytes(as_path(file), most_bytes)  # asks for the size first
 
 
-def read_part(file: "BucketPath", offset: int, size: int) -> bytes:
+def read_part(file: os.PathLike[str], offset: int, size: int) -> bytes:
     """Return `size` bytes of an object from `offset` on, fewer at its end; FileNotFoundError if there is none."""
     from cdnv2_jax.buckets import asking
 
+    assert is_remote(file)
     with asking(file):
         try:
             return file.files.cat_file(str(file), start=offset, end=offset + size)
         except Exception as error:  # of the packages' own types
-            if "416" in str(error) or "InvalidRange" in str(error):
+            if str(getattr(error, "code", "")) == "416" or "not satisfiable" in str(error):  # of gcsfs, of s3fs
                 return b""  # the object ends before
             raise
 
 
-def refuse_bucket(directory: Path, what: str) -> None:
+def refuse_bucket(directory: os.PathLike[str], what: str) -> None:
     """Raise UserError if `directory` is in a bucket, which `what` cannot read."""
     if is_remote(directory):
         raise UserError(f"{directory}: {what} cannot be read from a bucket: {ADVICE}")

@@ -1,5 +1,6 @@
 """Data sets in a bucket, against the same files on a disk."""
 
+import os
 import pickle
 import threading
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdnv2_jax.buckets import BucketPath
+from cdnv2_jax.data import storage
 from cdnv2_jax.data.augment import Augmentation
 from cdnv2_jax.data.batches import HostBatch, Share, TrainingRow
 from cdnv2_jax.data.image_paths import image_files
@@ -25,7 +26,8 @@ from cdnv2_jax.data.storage import AT_ONCE, Ahead, at_once, read_file
 from cdnv2_jax.detection.data.shapes import write_shapes
 from cdnv2_jax.detection.data.sources import open_source as open_detection
 from cdnv2_jax.errors import RunFailure, UserError
-from cdnv2_jax.paths import as_path
+from cdnv2_jax.files import remove
+from cdnv2_jax.paths import as_path, is_remote
 from tests.bucket_server import BUCKET, BucketServer, bucket_server
 from tests.data.image_files import write_images, write_noise
 from tests.data.readers import Failing
@@ -43,13 +45,14 @@ def server() -> Iterator[BucketServer]:
         yield server
 
 
-def uploaded(directory: Path, name: str) -> BucketPath:
+def uploaded(directory: Path, name: str) -> Path:
     """A copy of all files in a directory, under their names."""
     root = as_path(f"{ROOT}/{name}")
-    assert isinstance(root, BucketPath)
     for file in sorted(directory.rglob("*")):
+        place = root / file.relative_to(directory)
         if file.is_file():
-            (root / file.relative_to(directory)).upload(file)
+            assert is_remote(place)
+            place.upload(file)
     return root
 
 
@@ -136,7 +139,7 @@ def test_detection(tmp_path: Path, server: BucketServer) -> None:
         found = open_detection("coco", directory=str(remote), split="val", annotations=annotations)
         assert found.in_bucket and found.fingerprint() == expected.fingerprint() and found.remarks == expected.remarks
         assert [found[index].image for index in range(2)] == [expected[index].image for index in range(2)]
-    (remote / "val/000001000001.jpg").remove()
+    remove(remote / "val/000001000001.jpg")
     with pytest.raises(UserError, match=rf"^{remote}/val lacks 1 of 2 images, '000001000001.jpg': copy it again$"):
         open_detection("coco", directory=str(remote), split="val")
 
@@ -175,13 +178,15 @@ def test_refusals(source: str, directory: str, message: str, tmp_path: Path, ser
         open_directory(source, directory, "train")
 
 
-def test_sizes_are_checked(tmp_path: Path, server: BucketServer) -> None:
+def test_sizes_are_checked(tmp_path: Path, server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ten").write_bytes(b"0123456789")
     (tmp_path / "none").touch()
     remote = uploaded(tmp_path, "sizes")
-    assert read_file(remote / "ten", 10) == b"0123456789" and read_file(str(remote / "none"), 10) == b""
-    with pytest.raises(ValueError, match="more than the 9 bytes allowed"):
-        read_file(remote / "ten", 9)
+    for small in (storage.SMALL, 10, 4):
+        monkeypatch.setattr(storage, "SMALL", small)
+        assert read_file(remote / "ten", 10) == b"0123456789" and read_file(str(remote / "none"), 10) == b""
+        with pytest.raises(ValueError, match="it has 10 bytes, more than the 9 allowed"):
+            read_file(remote / "ten", 9)
 
 
 def test_index_takes_few_requests(tmp_path: Path, server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,9 +194,9 @@ def test_index_takes_few_requests(tmp_path: Path, server: BucketServer, monkeypa
     remote = uploaded(tmp_path, "few")
     requests = []
 
-    def read_part(*part: object) -> bytes:
-        requests.append(part)
-        return original(*part)
+    def read_part(file: os.PathLike[str], offset: int, size: int) -> bytes:
+        requests.append((offset, size))
+        return original(file, offset, size)
 
     original = tar_members.read_part
     monkeypatch.setattr(tar_members, "read_part", read_part)

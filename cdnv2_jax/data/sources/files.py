@@ -154,7 +154,7 @@ def _load(path: Path) -> Arrays | None:
         # Compressed members could expand to any size, and so could those that overlap.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             return None
-        size = path.stat().st_size if isinstance(file, Path) else file.getbuffer().nbytes
+        size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else path.stat().st_size
         if sum(member.file_size for member in members) > size:
             return None
         with np.load(file, allow_pickle=False) as arrays:

@@ -167,7 +167,8 @@ class _TarInBucket(TarFile):
 
 def open_tar(path: Path) -> TarFile:
     """Return the tar at a path, which is opened at its first read."""
-    return _TarInBucket(path) if is_remote(path) else TarFile(path)
+    in_bucket: bool = is_remote(path)
+    return _TarInBucket(path) if in_bucket else TarFile(path)
 
 
 def _number(field: bytes) -> int:
