@@ -60,27 +60,33 @@ def test_a_batch_script_without_srun(cluster: dict[str, str], tmp_path: Path) ->
     assert "write srun before it" in job.log.read_text() and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stop", ["preemption", "time limit", "scancel --signal=TERM JOB"])
-def test_a_stopped_job_requeues_itself(stop: str, cluster: dict[str, str], alone: Path) -> None:
+def test_a_preempted_job_requeues_itself(cluster: dict[str, str], alone: Path) -> None:
     """By the script in the documentation; the run then ends like one that was left alone."""
-    workdir = alone.parent / stop.replace(" ", "_")
-    limits = ["--time=1", "--signal=TERM@30"] if stop == "time limit" else ["--time=60"]
-    job = _started_job(workdir, cluster, *limits)
-    if stop == "preemption":
-        job.run("sbatch", "--partition=high", "-n", "2", "--output=/dev/null", "--wrap=sleep 1")
-    elif stop != "time limit":
-        job.run(*stop.split())
-    wait_for(lambda: job.state == "PENDING", PATIENCE)
-    _assert_saved(workdir, job.log.read_text())
-    job.run("scontrol", "update", "JobId=" + job.number, "StartTime=now", "TimeLimit=60")  # not after two minutes
+    workdir = alone.parent / "preempted"
+    job = _started_job(_train(workdir), workdir, cluster)
+    job.run("sbatch", "--partition=high", "-n", "2", "--output=/dev/null", "--wrap=sleep 1")
+    _assert_requeued(job, workdir)
+    job.run("scontrol", "update", "JobId=" + job.number, "StartTime=now")  # not after two minutes
     wait_for(lambda: job.state == "COMPLETED", PATIENCE)
     assert "resuming after step" in job.log.read_text()
     _assert_ends_like(workdir, alone)
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(cluster: dict[str, str], alone: Path) -> None:
-    workdir = alone.parent / "cancelled"
-    job = _started_job(workdir, cluster, "--time=60")
+@pytest.mark.parametrize("stop", ["time limit", "scancel --signal=TERM JOB"])
+def test_a_stopped_job_requeues_itself(stop: str, cluster: dict[str, str], tmp_path: Path) -> None:
+    """Also out of time, of which SLURM knows to the minute; the run is longer than that."""
+    workdir = tmp_path / "run"
+    limit = "--time=4" if stop == "time limit" else "--time=60"
+    job = _started_job(_train(workdir, "--config.epochs=5000"), workdir, cluster, limit, "--signal=TERM@60")
+    if stop != "time limit":
+        job.run(*stop.split())
+    _assert_requeued(job, workdir)
+    job.run("scancel", "JOB")
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(cluster: dict[str, str], tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    job = _started_job(_train(workdir, "--config.epochs=5000"), workdir, cluster)
     job.run("scancel", "JOB")
     wait_for(lambda: "asked to stop: saved" in job.log.read_text(), PATIENCE)
     wait_for(lambda: job.state in ("CANCELLED", ""), PATIENCE)
@@ -132,14 +138,18 @@ def _printed(command: Sequence[str], variables: dict[str, str]) -> str:
     return ended.stdout
 
 
-def _started_job(workdir: Path, cluster: dict[str, str], *options: str) -> Job:
-    """The documented job, once it has taken some steps."""
+def _started_job(command: Sequence[str], workdir: Path, cluster: dict[str, str], *options: str) -> Job:
+    """The documented job with another command, once it has taken some steps."""
     folder = workdir.parent / f"{workdir.name}_job"
     folder.mkdir()
-    script = documented_script(_train(workdir), workdir)
-    job = Job(script, folder, {**environment(workdir), **cluster}, *options)
+    job = Job(documented_script(command, workdir), folder, {**environment(workdir), **cluster}, *options)
     wait_for(lambda: len(losses(workdir)) > 5, PATIENCE)
     return job
+
+
+def _assert_requeued(job: Job, workdir: Path) -> None:
+    wait_for(lambda: job.state == "PENDING", PATIENCE)
+    _assert_saved(workdir, job.log.read_text())
 
 
 def _assert_saved(workdir: Path, printed: str) -> None:
