@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_tables OUT/results/nvidia_h100_80gb_hbm3
 
 Copies the results of `benchmarks/device.sh` to `benchmarks/results/`. The medians of `lowerings.json` replace the rows
-of these shapes in the GPU's part of the lowering table (`cdnv2_jax/layers/lowerings.json`) and are marked "timed"; rows of
-other shapes are estimates by the compiler and stay. Images per second and differences from float64 replace the text
+of these shapes in the GPU's part of the lowering table (`cdnv2_jax/layers/lowerings.json`) and are marked "timed";
+rows of other shapes are estimates by the compiler and stay. Images per second and differences from float64 replace the text
 between the two comments in docs/speed.md.
 """
 
@@ -39,13 +39,13 @@ def gpu_tables(options: argparse.Namespace, console: Console) -> None:
     if not records:
         raise UserError(f"{options.results} has none of {', '.join(path.name for path in paths.values())}")
     try:
-        for name, record in records.items():
-            if record["machine"]["driver"] is None:
-                raise UserError(f"{paths[name]} was not measured on an NVIDIA GPU")
+        elsewhere = [paths[name] for name, record in records.items() if record["machine"]["driver"] is None]
         contents = section(records)
         rows = [table_row(entry) | {"timed": True} for entry in records.get("lowerings", {}).get("entries", [])]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{options.results} has other results than those of benchmarks/device.sh: {error!r}") from error
+    if elsewhere:
+        raise UserError(f"{elsewhere[0]} was not measured on an NVIDIA GPU")
     text = replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document="docs/speed.md")
     for name, record in records.items():
         target = COMMITTED / options.results.resolve().name / f"{name}.json"

@@ -147,6 +147,6 @@ def test_other_folders_are_refused(places: Path, capsys: pytest.CaptureFixture[s
         assert mention in capsys.readouterr().err
     (folder / "parity.json").write_text(json.dumps(record | {"machine": record["machine"] | {"driver": None}}))
     assert gpu_tables.main([str(folder)]) == 2
-    assert "parity.json was not measured on an NVIDIA GPU" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f": {folder}/parity.json was not measured on an NVIDIA GPU\n")
     assert "\nold\n" in (places / "speed.md").read_text()
     assert not (places / "results").exists()
