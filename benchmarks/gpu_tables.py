@@ -4,8 +4,8 @@
 
 Copies the results of `benchmarks/device.sh` to `benchmarks/results/`. The medians of `lowerings.json` replace the rows
 of these shapes in the GPU's part of the lowering table (`cdnv2_jax/layers/lowerings.json`) and are marked "timed";
-rows of other shapes are estimates by the compiler and stay. Images per second and differences from float64 replace the text
-between the two comments in docs/speed.md.
+rows of other shapes are estimates by the compiler and stay. Images per second and differences from float64 replace the
+text between the two comments in docs/speed.md.
 """
 
 import argparse
