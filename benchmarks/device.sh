@@ -105,7 +105,7 @@ measure() {
   parity cdnv2_c 50 condensed masked
   if [ "$MODE" != commands ]; then
     if [ ! -f .device/cifar10.tar.xz ]; then return; fi
-    mkdir -p /tmp/cifar && tar xJf .device/cifar10.tar.xz -C /tmp/cifar && mv /tmp/cifar/test /tmp/cifar/val
+    rm -rf /tmp/cifar && mkdir /tmp/cifar && tar xJf .device/cifar10.tar.xz -C /tmp/cifar && mv /tmp/cifar/{test,val}
   fi
   cifar condensenet_50,cifar10 --config.data.source=image_folder --config.data.directory=/tmp/cifar \
     --config.data.workers=12 --config.data.batch_size=256 --config.epochs=60 --config.eval_every_epochs=5 \

@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu_tables OUT/results/nvidia_h100_80gb_hbm3
 
-Copies the results of `benchmarks/device.sh` to `benchmarks/results/`. The medians of `lowerings.json` replace the GPU's
-part of the lowering table (`cdnv2_jax/layers/lowerings.json`), in which they are timed, not only compiled. Images per
-second and differences from float64 replace the text between the two comments in docs/speed.md.
+Copies the results of `benchmarks/device.sh` to `benchmarks/results/`. The medians of `lowerings.json` replace the rows
+of these shapes in the GPU's part of the lowering table (`cdnv2_jax/layers/lowerings.json`) and are marked "timed";
+rows of other shapes are estimates by the compiler and stay. Images per second and differences from float64 replace the
+text between the two comments in docs/speed.md.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from benchmarks.options import make_parser, run
 from benchmarks.results import COMMITTED, Entry, read_results
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers import lowering
 
 SCRIPT = "gpu_tables"
 DOCS = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -37,13 +39,13 @@ def gpu_tables(options: argparse.Namespace, console: Console) -> None:
     if not records:
         raise UserError(f"{options.results} has none of {', '.join(path.name for path in paths.values())}")
     try:
-        for name, record in records.items():
-            if record["machine"]["driver"] is None:
-                raise UserError(f"{paths[name]} was not measured on an NVIDIA GPU")
+        elsewhere = [paths[name] for name, record in records.items() if record["machine"]["driver"] is None]
         contents = section(records)
-        rows = [table_row(entry) for entry in records.get("lowerings", {}).get("entries", [])]
+        rows = [table_row(entry) | {"timed": True} for entry in records.get("lowerings", {}).get("entries", [])]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{options.results} has other results than those of benchmarks/device.sh: {error!r}") from error
+    if elsewhere:
+        raise UserError(f"{elsewhere[0]} was not measured on an NVIDIA GPU")
     text = replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document="docs/speed.md")
     for name, record in records.items():
         target = COMMITTED / options.results.resolve().name / f"{name}.json"
@@ -51,11 +53,25 @@ def gpu_tables(options: argparse.Namespace, console: Console) -> None:
             file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         console.print(f"written to {target}")
     if rows:
-        write_table(rows, "gpu", records["lowerings"]["machine"])
+        write_table(*beside_compiled(rows, records["lowerings"]["machine"]))
         console.print("written to the lowering table")
     with replacing(DOCS) as file:
         file.write_text(text, encoding="utf-8")
     console.print(f"written to {DOCS}")
+
+
+def beside_compiled(rows: list[dict[str, Any]], machine: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what `write_table` needs: the timed rows, those of other shapes as they were, and where both are from."""
+    old = json.loads(lowering.TABLE.read_text(encoding="utf-8")).get("gpu", {"machine": {}, "rows": []})
+    timed = {row_key(row) for row in rows}
+    kept = [row for row in old["rows"] if row_key(row) not in timed]
+    source = {key: machine[key] for key in ("device", "driver", "versions", "date")}
+    return [*rows, *kept], "gpu", {**old["machine"], "timed": source}
+
+
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what identifies a row of the lowering table."""
+    return row["kind"], *sorted(row["shape"].items())
 
 
 def section(records: dict[str, dict[str, Any]]) -> str:

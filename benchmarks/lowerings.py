@@ -59,10 +59,9 @@ def table_row(entry: Entry) -> dict[str, Any]:
 
 
 def write_table(rows: list[dict[str, Any]], platform: str, machine: Mapping[str, Any]) -> None:
-    """Replace a back end's part of the lowering table by rows measured on `machine`, see `describe`."""
+    """Replace a back end's part of the lowering table; `machine` says where its times are from."""
     table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
-    kept = {key: machine[key] for key in ("processor", "cores", "device", "date")}
-    table[platform] = {"machine": kept, "rows": rows}
+    table[platform] = {"machine": machine, "rows": rows}
     with replacing(lowering.TABLE) as file:
         file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
@@ -87,7 +86,8 @@ def lowerings(options: argparse.Namespace, console: Console) -> None:
     print_lowerings(entries, console)
     console.print(f"written to {path}")
     if options.write_table:
-        write_table([table_row(entry) for entry in entries], jax.default_backend(), describe())
+        machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
+        write_table([table_row(entry) for entry in entries], jax.default_backend(), machine)
         console.print(f"written to {lowering.TABLE}")
 
 

@@ -79,7 +79,9 @@ def comparisons(options: argparse.Namespace, done: list[Entry]) -> Iterator[Entr
     sides: dict[str, Compute] = {"emulated": emulated} if options.emulated else {"ours": ours, "torch": twins}
     finished = {(e["model"], e["work"], e["side"], e["precision"]) for e in done}
     for name, work in itertools.product(options.models, options.work):
-        left = [(s, p) for s, p in itertools.product(sides, PRECISIONS) if (name, work, s, p) not in finished]
+        left: list[tuple[str, Precision]] = [
+            (s, p) for s in sides for p in PRECISIONS if (name, work, s, p) not in finished
+        ]
         problem = Problem(work, name, options.images, options.size) if left else None
         for side, precision in left:
             assert problem is not None

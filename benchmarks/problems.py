@@ -42,7 +42,8 @@ class Problem:
 
     def __init__(self, work: Work, name: str, images: int = MOST_IMAGES, size: int | None = None):
         entry = model_entry(name)
-        self.work, self.name = work, name
+        self.work: Work = work
+        self.name = name
         self.images = varied_images(images, size or entry.image_size)
         self.labels = example_labels(images, entry.architecture.num_classes)
         self.twin = twin_of(create_model(name, rngs=nnx.Rngs(0))) if work == "training" else pruned_pair(name)[1]

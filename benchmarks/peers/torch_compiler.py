@@ -28,7 +28,7 @@ def compiled(function: Callable[..., Any], device: str = "cpu", *, autotune: boo
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid a GPU to round float32 operands of products and convolutions to TF32."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

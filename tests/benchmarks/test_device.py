@@ -78,6 +78,12 @@ MEASURED: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+COMPILED = [
+    {"kind": "grouped_pointwise", "shape": SHAPE, "forward": {"batched": 1.0}},
+    {"kind": "grouped_pointwise", "shape": SHAPE | {"batch": 1}, "forward": {"batched": 2.0}},
+    {"kind": "grouped_conv", "shape": SHAPE, "forward": {"grouped": 3.0}},
+]
+
 TABLES = """\
 Measured on one NVIDIA H100 80GB HBM3 (JAX {jax}, PyTorch {torch}, driver 580.1, {date}):
 
@@ -103,7 +109,7 @@ def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with copies of what is written, and results of an H100 beside them."""
     docs, table = tmp_path / "speed.md", tmp_path / "lowerings.json"
     docs.write_text(f"before\n{gpu_tables.START}\nold\n{gpu_tables.END}\nafter\n")
-    table.write_text(json.dumps({"cpu": {"rows": []}, "gpu": {"rows": ["compiled"]}}))
+    table.write_text(json.dumps({"cpu": {"rows": []}, "gpu": {"machine": {"device": "h100"}, "rows": COMPILED}}))
     monkeypatch.setattr(gpu_tables, "DOCS", docs)
     monkeypatch.setattr(gpu_tables, "COMMITTED", tmp_path / "results")
     monkeypatch.setattr(lowering, "TABLE", table)
@@ -123,9 +129,11 @@ def test_results_become_docs_and_lowerings(places: Path) -> None:
     assert (places / "speed.md").read_text() == f"before\n{gpu_tables.START}\n{expected}{gpu_tables.END}\nafter\n"
     table = json.loads((places / "lowerings.json").read_text())
     assert table["cpu"] == {"rows": []}
-    assert table["gpu"]["machine"]["device"] == "NVIDIA H100 80GB HBM3"
-    (row,) = table["gpu"]["rows"]
-    assert row["forward"] == {"batched": 0.2, "block_diagonal": 0.123}
+    assert table["gpu"]["machine"]["device"] == "h100"
+    assert table["gpu"]["machine"]["timed"]["device"] == "NVIDIA H100 80GB HBM3"
+    row, *others = table["gpu"]["rows"]
+    assert row["timed"] and row["forward"] == {"batched": 0.2, "block_diagonal": 0.123}
+    assert others == COMPILED[1:]
 
 
 def test_other_folders_are_refused(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +147,6 @@ def test_other_folders_are_refused(places: Path, capsys: pytest.CaptureFixture[s
         assert mention in capsys.readouterr().err
     (folder / "parity.json").write_text(json.dumps(record | {"machine": record["machine"] | {"driver": None}}))
     assert gpu_tables.main([str(folder)]) == 2
-    assert "parity.json was not measured on an NVIDIA GPU" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f": {folder}/parity.json was not measured on an NVIDIA GPU\n")
     assert "\nold\n" in (places / "speed.md").read_text()
     assert not (places / "results").exists()
