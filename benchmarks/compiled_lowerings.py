@@ -4,7 +4,9 @@
 
 The operations are those of `benchmarks.lowerings`, the compilers those of `benchmarks.compiled`. Nothing is timed: a
 TPU's milliseconds are the compiler's estimated cycles, an H100's the bytes that kernels read and write at the memory's
-bandwidth. With --write-table each row replaces the one of its kind and shape in `cdnv2_jax/layers/lowerings.json`.
+bandwidth, and 3 µs for each kernel. These say nothing of how slow cuDNN's grouped convolutions are, as users report
+(keras issue 20471, jax issue 13800): for a GPU only the dense, block-diagonal form is considered. With --write-table
+each row replaces the one of its kind and shape in `cdnv2_jax/layers/lowerings.json`.
 """
 
 import argparse
@@ -34,7 +36,13 @@ SCRIPT = "compiled_lowerings"
 INSIDE = "CDNV2_COMPILED_LOWERINGS"
 """Set in the process that compiles."""
 
-MADE_OF = {"tpu": "estimated cycles", "gpu": "bytes read and written, by the memory's bandwidth"}
+LAUNCH = 3e-3
+"""Milliseconds to start a kernel on a GPU, about."""
+
+MADE_OF = {
+    "tpu": "estimated cycles",
+    "gpu": "bytes read and written, by the memory's bandwidth, and 3 µs for each kernel",
+}
 LAYERS = ("grouped_conv", "grouped_pointwise", "condensed_pointwise")
 Row = dict[str, Any]
 
@@ -44,12 +52,14 @@ def row_of(operation: Operation, target: str, directions: Sequence[str]) -> Row:
     row: Row = {"kind": operation.kind, "shape": vars(operation.shape)}
     mesh = Mesh(devices_of(target, 1), ("device",))
     arguments = on(NamedSharding(mesh, PartitionSpec()), operation.arguments)
+    platform = TARGETS[target].traced_as
+    ways = ["block_diagonal"] if (platform, operation.kind) == ("gpu", "grouped_conv") else operation.ways
     for direction in operation.directions:
         if direction not in directions:
             continue
         times = {}
-        for way in operation.ways:
-            with lowering.tracing_for(TARGETS[target].traced_as):
+        for way in ways:
+            with lowering.tracing_for(platform):
                 traced = jax.jit(operation.function(way, direction)).trace(*arguments)
                 program = traced.lower(lowering_platforms=(TARGETS[target].platform,))
             try:
@@ -57,7 +67,8 @@ def row_of(operation: Operation, target: str, directions: Sequence[str]) -> Row:
             except jax.errors.JaxRuntimeError as error:  # too large for the device, say
                 print(f"{operation.kind} {way}: {one_line(error, 200)}", file=sys.stderr)
                 continue
-            times[way] = float(f"{figures['milliseconds']:.3g}")
+            launches = LAUNCH * figures["steps"] if platform == "gpu" else 0.0
+            times[way] = float(f"{figures['milliseconds'] + launches:.3g}")
         row[direction] = times
     return row
 

@@ -272,7 +272,9 @@ def figures_of(executable: jax.stages.Compiled, target: Target, images: int) -> 
         figures["hbm_bytes"] = sum(step.size.hbm for step in taken)
         figures["cycles"] = sum(step.cycles for step in taken)
         figures["milliseconds"] = 1e3 * figures["cycles"] / target.clock
-        figures["unestimated_milliseconds"] = 1e3 * total - figures["milliseconds"]
+        figures["unestimated_milliseconds"] = 1e3 * sum(
+            c for step, c in zip(taken, costs, strict=True) if not step.cycles
+        )
         figures["matrix_unit_share"] = flops_of(executable) / target.flops / total
     elif target.bandwidth:
         figures["milliseconds"] = 1e3 * total

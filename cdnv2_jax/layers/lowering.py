@@ -145,7 +145,7 @@ def choose(kind: str, shape: Shape, direction: Direction = "forward", among: Seq
     if not rows:
         return among[0]
     times: Mapping[str, float] = min(rows, key=lambda row: shape.distance(row["shape"]))[direction]
-    return min(set(times) & set(among), key=lambda lowering: times[lowering])
+    return min((lowering for lowering in among if lowering in times), key=lambda lowering: times[lowering])
 
 
 @functools.cache

@@ -25,13 +25,13 @@ def smallest(kind: str, dtype: str = "float32") -> Operation:
 
 def test_shapes_of_a_network() -> None:
     """The last layer of cdnv2_a's last block reads 736 channels, 92 of them in each of 8 groups."""
-    pointwise, three = list(convolutions(MODELS["cdnv2_a"].architecture, 224, 1, "float32"))[-2:]
-    assert pointwise.shape == Shape(batch=1, side=7, inputs=736, outputs=256, groups=8)
+    gathered, pointwise, three = list(convolutions(MODELS["cdnv2_a"].architecture, 224, 1, "float32"))[-3:]
+    assert pointwise.shape == gathered.shape == Shape(batch=1, side=7, inputs=736, outputs=256, groups=8)
     assert three.shape == Shape(batch=1, side=7, inputs=256, outputs=64, groups=8)
     assert list(three.ways) == list(possible_lowerings(8))
 
 
-@pytest.mark.parametrize("kind", ["grouped_conv", "grouped_pointwise"])
+@pytest.mark.parametrize("kind", ["grouped_conv", "grouped_pointwise", "condensed_pointwise"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_all_ways(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.timing.VISIT_MILLISECONDS", 0.0)
@@ -53,7 +53,7 @@ def test_whole_networks(tiny: str, quick: list[str], tmp_path: Path, capsys: pyt
     assert main(["--models", tiny, "--batch", "2", *quick]) == 0
     entries = json.loads((tmp_path / machine_kind() / "lowerings.json").read_text())["entries"]
     networks = ["condensed_block", "masked_block", "training_block"]
-    assert [e["kind"] for e in entries] == ["grouped_pointwise", "grouped_conv", *networks]
+    assert [e["kind"] for e in entries] == ["grouped_pointwise", "condensed_pointwise", "grouped_conv", *networks]
     condensed, masked, training = entries[-3:]
     assert set(condensed["forward"]) == set(masked["forward"]) == set(training["gradient"]) == {"layers", "kernel"}
     assert not any(e["refused"] for e in entries)

@@ -1,5 +1,6 @@
 """Condensed LGC and SFR and the halved Linear against the PyTorch twin's: outputs, gradients, statistics."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cdnv2_jax.layers.condensed import (
     CondensedGroupConv,
     CondensedLinear,
     CondensedReactivation,
+    condensed_layers,
     share_norms,
     with_gathered_norms,
 )
@@ -21,6 +23,7 @@ from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_w
 from tests.tables import table
 from tests.torch_twin import layers as twin_layers
 from tests.twin_models import assert_near, derivatives, nhwc
+from tests.weights.networks import network
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -142,17 +145,31 @@ def test_shared_norm(training: bool, lowering: str, platform: str) -> None:
 
 def test_norms_are_shared_only_where_all_groups_agree() -> None:
     """And come back bit for bit; what nobody reads is neutral."""
-    whole = nnx.Sequential(lgc_read_by_several_groups())
-    before = nnx.clone(whole)
+    shared, before = lgc_read_by_several_groups(), lgc_read_by_several_groups()
+    whole = nnx.Sequential(shared)
     share_norms(whole)
-    unread = np.setdiff1d(np.arange(12), before.layers[0].index[...])
-    neutral = {"scale": 1, "bias": 0, "mean": 0, "var": 1}
-    for name, value in neutral.items():
-        assert unread.size and (np.asarray(getattr(whole.layers[0].input_norm, name)[...])[unread] == value).all()
-    back = with_gathered_norms(whole)
+    unread = np.setdiff1d(np.arange(12), before.index[...])
+    for name, value in {"scale": 1, "bias": 0, "mean": 0, "var": 1}.items():
+        assert unread.size and (np.asarray(getattr(shared.input_norm, name)[...])[unread] == value).all()
+    gathered = with_gathered_norms(whole)
+    (back,) = condensed_layers(gathered)
     for name in NORM_PARTS:
-        np.testing.assert_array_equal(getattr(back.layers[0].norm, name), getattr(before.layers[0].norm, name))
-    assert with_gathered_norms(back) is back
-    before.layers[0].norm.bias[...] = before.layers[0].norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
-    share_norms(before)
-    assert before.layers[0].input_norm is None
+        np.testing.assert_array_equal(getattr(back.norm, name), getattr(before.norm, name))
+    assert with_gathered_norms(gathered) is gathered
+    assert before.norm is not None
+    before.norm.bias[...] = before.norm.bias[...].at[-1].add(1e-9)  # channel 11 for one of 4 groups
+    share_norms(nnx.Sequential(before))
+    assert before.input_norm is None
+
+
+def test_a_condensed_network_gathers_nothing_on_a_tpu() -> None:
+    small = network("condensed")
+    images = jnp.zeros((128, 32, 32, 3))  # traced, not computed
+
+    def program(model: nnx.Module) -> str:
+        graph, state = nnx.split(model)
+        with tracing_for("tpu"):
+            return str(jax.make_jaxpr(lambda state, images: nnx.merge(graph, state)(images))(state, images))
+
+    assert "dot_general" in program(small) and "gather" not in program(small)
+    assert "gather" in program(with_gathered_norms(small))

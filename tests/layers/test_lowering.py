@@ -136,3 +136,20 @@ def test_mistakes(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_shape_of_a_map() -> None:
     assert shape_of(jnp.ones((2, 4, 9, 6)), outputs=3, groups=3) == Shape(2, 6.0, 6, 3, 3)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_no_back_end_uses_a_lowering_that_nobody_looked_at(platform: str) -> None:
+    rows = json.loads(TABLE.read_text())[platform]["rows"]
+    for kind in ("grouped_conv", "grouped_pointwise", "condensed_pointwise"):
+        for direction in ("forward", "gradient"):
+            assert any(row.get(direction) for row in rows if row["kind"] == kind), kind
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_accelerators_merge_all_groups_of_large_maps(platform: str) -> None:
+    """XLA's grouped convolution with one output per group takes 8 times as long on a TPU, by its compiler."""
+    with tracing_for(platform):
+        for kind, lowering in (("grouped_conv", "block_diagonal"), ("condensed_pointwise", "scattered")):
+            shape = Shape(128, 112, 32, 8, 8) if kind == "grouped_conv" else Shape(128, 112, 16, 32, 8)
+            assert choose(kind, shape) == choose(kind, shape, "gradient") == lowering
