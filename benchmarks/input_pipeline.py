@@ -8,8 +8,8 @@ scikit-image and scikit-learn. Both sides use the same random numbers, in one th
 (A B A B …); each round has the same images and new random numbers. A ratio is the median over rounds of the peer's time
 over ours, with lowest and highest. Times vary with the machine and its load; quote ratios.
 
-With --shrunk, ours is also compared with itself on copies as `cdnv2 prepare --short-side` writes them, of the JPEG files
-of a directory: images per second, and by how many levels of 255 the same random crop differs.
+With --shrunk, ours also runs on the JPEG files of a directory, whole and as `cdnv2 prepare --short-side` shrinks them:
+images per second, and by how many levels of 255 the same random crop differs.
 """
 
 import argparse
