@@ -146,7 +146,7 @@ class TrainingRow(RowMaker):
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
         sample = self.ahead.read(self.source, index)
         pixels = sample.pixels(self.upright, max_megapixels=self.max_megapixels)
-        image, rectangle = training_image(pixels, sample.name, random, self.augmentation)
+        image, rectangle = training_image(pixels, sample.name, random, self.augmentation, sample.full_size)
         made: dict[str, Any] = {"label": np.int32(sample.label)}
         if self.normalise_with is not None:
             return made | {"image": erase(normalise(image, *self.normalise_with), rectangle, random)}

@@ -44,11 +44,13 @@ class Sample(Picture):
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
       label: index of its class in the source's `class_names`.
       name: name in messages: a path, a member of an archive, "train image 17".
+      full_size: (height, width) of the image that this is a shrunk copy of; None if it is whole.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str
+    full_size: tuple[int, int] | None = None
 
 
 AnyPicture = TypeVar("AnyPicture", bound=Picture, covariant=True)

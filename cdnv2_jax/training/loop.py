@@ -71,7 +71,7 @@ class Training:
             first = int(fetch(state.step))
             self.pruner = Pruner(self.experiment.graph, state)
             self.meter = Meter(config.data.batch_size, first)
-            self.forecast = Forecast(config.data.batch_size, total)
+            self.forecast = Forecast(config.data.batch_size, total, config.data.workers)
             for line in outline(self.experiment, first, self.pruner.stage):
                 self.console.print(line)
             rows = host_batches(self.experiment.row, first, total, config.data.workers)
@@ -196,8 +196,8 @@ class Training:
             sparsity=self.pruner.sparsity,
             **measured,
         )
-        if line := self.forecast.line(step, measured["images_per_second"]):
-            self.console.print(f"{line}, evaluations not counted")
+        for line in self.forecast.lines(step, measured["images_per_second"], measured["input_wait"]):
+            self.console.print(line)
 
     def _evaluate(self, state: TrainState, step: int) -> list[Candidate[Any, Any]]:
         """Evaluate averaged and live weights, and keep the better network if it is fully pruned and the best so far."""

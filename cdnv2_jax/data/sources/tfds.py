@@ -18,8 +18,11 @@ from cdnv2_jax.paths import is_remote
 LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `cdnv2 prepare` wrote"
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
 INFO, FEATURES = "dataset_info.json", "features.json"
+FULL_SIZE = ("full_height", "full_width")  # of the image that a shrunk one is made from; 0 for whole ones
 FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # if dataset_info.json gives none
 MOST_FILES, MOST_CLASSES = 100_000, 1_000_000  # of a split; named by a number alone
+
+MOST_SIDE = 1_000_000_000  # pixels
 
 MOST_OPEN = 512  # open files per data set: many systems limit a process to 1,024
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
@@ -118,8 +121,13 @@ class TfdsSource(Source[Sample]):
             raise UserError(f"{name} has no {self._image!r} and {self._label!r}: rebuild the data set")
         if not 0 <= label < len(self.class_names):
             raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: rebuild the data set")
+        height, width = (example.get(side, 0) for side in FULL_SIZE)
+        if not all(isinstance(side, int) and 0 <= side <= MOST_SIDE for side in (height, width)):
+            raise UserError(f"{name} has a {FULL_SIZE[0]} or {FULL_SIZE[1]} that cannot be: rebuild the data set")
         file = example.get("file_name")
-        return Sample(image, label, f"{name} ({file.decode('utf-8', 'replace')})" if isinstance(file, bytes) else name)
+        if isinstance(file, bytes):
+            name = f"{name} ({file.decode('utf-8', 'replace')})"
+        return Sample(image, label, name, (height, width) if height and width else None)
 
     def fingerprint(self) -> str:
         """Return a hash of the classes and of the files."""
