@@ -20,6 +20,7 @@ soak: $(VENV)/.dev $(COMPILERS)/.installed  ## what takes minutes, compiled as f
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -m soak
 	$(BIN)/python -m tests.kill_often --kills 40
 	$(BIN)/python -m tests.kill_often --kills 40 --signal TERM
+	$(BIN)/python -m tests.kill_often --kills 10 --bucket
 	$(BIN)/python -m tests.fill_often
 	$(BIN)/python -m tests.fuzz_openers --minutes 10
 

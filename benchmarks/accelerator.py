@@ -3,18 +3,21 @@
     python -m benchmarks.accelerator [--models cdnv2_a] [--work training condensed] [--budget 500] [--resume]
 
 Ours: the training step and forward pass of real runs, in bfloat16. Peers: the tests' PyTorch twin with the same
-weights, channels_last, under bfloat16 autocast, either eager ("torch") or compiled by inductor ("torch_compile":
-inference as CUDA graphs and, condensed, with the official conversion's `index` folded away). Training is one step with
-nothing pruned; inference is fully pruned. Each side runs in its own process, as each reserves the device's memory.
-Batches that do not fit are recorded as such. A peer is refused when a sample of its results (losses of the first steps,
-or logits) differs from ours by more than bfloat16 explains.
+weights, channels_last, under bfloat16 autocast, either eager ("torch") or compiled by inductor and replayed as CUDA
+graphs ("torch_compile", with mode "reduce-overhead"; "torch_max_autotune", which takes minutes more to compile), then
+with the official conversion's `index` folded away. Training is one step with nothing pruned; inference is fully pruned.
+Each side runs in its own process, as each reserves the device's memory. Batches that do not fit are recorded as such.
+
+Before it is timed, each side must agree with PyTorch in float64 on the CPU (`benchmarks/agreement.py`): the peers'
+network in float32, with all of its bits, and every timed program in bfloat16, by logits or by gradients, running
+statistics and losses of the first steps. One that does not is refused. `benchmarks.parity` compares ours in float32.
 
 `share_of_floor`: the time of the least memory traffic (`benchmarks/floors.py`, two bytes a value) at the measured copy
 rate, over the measured time. `share_of_program`: the same for the bytes that XLA counts in our compiled step ("bytes
 accessed"); near 1, the program is memory-bound.
 
-`benchmarks.lowerings` follows for the shapes of these models. Everything ends within --budget seconds; call again with
---resume for what is missing. Results are written after every entry. --smoke tries it out on a CPU.
+Everything ends within --budget seconds; call again with --resume for what is missing. Results are written after every
+entry. `bash benchmarks/device.sh` runs this among other measurements, for a GPU machine without network.
 """
 
 import argparse
@@ -24,14 +27,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import lowerings
-from benchmarks.accelerator_side import SIDES, WORKS, Side, Work
+from benchmarks.accelerator_side import SIDES, WORKS, Side
 from benchmarks.floors import Floor, inference_floor, training_floor
 from benchmarks.options import add_output, check_models, make_parser, positive, run
+from benchmarks.problems import Work
 from benchmarks.processes import printed_by
 from benchmarks.results import Entry, read_results, results_file, write_results
 from cdnv2_jax.errors import UserError
@@ -41,7 +43,6 @@ SCRIPT = "accelerator"
 TRAINING_BATCHES = [256, 512, 1024, 2048]
 INFERENCE_BATCHES = [1, 8, 64, 256, 1024]
 
-TOLERANCE = 0.1
 GIVEN_ENVIRONMENT = dict(os.environ)
 BFLOAT16_BYTES = 2
 
@@ -110,19 +111,6 @@ def floor_of(entry: Entry) -> Floor:
     return floor(model.architecture, entry["batch"], model.image_size, BFLOAT16_BYTES)
 
 
-def checked(entry: Entry, entries: list[Entry]) -> Entry:
-    """Return the entry, or a refusal if its sample of results is not close to ours."""
-    ours = next((e for e in entries if beside(e, entry) and e["side"] == "ours" and "sample" in e), None)
-    if ours is None or "sample" not in entry:
-        return entry
-    expected, found = np.array(ours["sample"]), np.array(entry["sample"])
-    difference = np.abs(expected - found).max() / np.abs(expected).max()
-    if difference <= TOLERANCE:
-        return entry
-    kept = {key: entry[key] for key in ("work", "model", "side", "batch")}
-    return kept | {"failed": f"results differ by {difference:.1e} of the largest"}
-
-
 def beside(a: Entry, b: Entry) -> bool:
     """Return whether two entries measure the same work."""
     return all(a[key] == b[key] for key in ("work", "model", "batch"))
@@ -144,26 +132,12 @@ def accelerator(options: argparse.Namespace, console: Console) -> None:
             break
         console.print(f"{task.model}, {task.work}, {task.side} … ({budget.left():.0f} s left)")
         for entry in measured(task, budget.left()):
-            entries.append(with_shares(checked(entry, entries), rates))
+            entries.append(with_shares(entry, rates))
             write_results(path, SCRIPT, rates, entries)
     print_rates(entries, console)
     for task in tasks(options, entries):
         console.print(f"not measured: {task.model}, {task.work}, {task.side}, batches {task.batches}")
     console.print(f"written to {path}")
-    if not options.no_lowerings and budget.left() > 0:
-        run_lowerings(options, budget, console)
-
-
-def run_lowerings(options: argparse.Namespace, budget: Budget, console: Console) -> None:
-    """Run `benchmarks.lowerings`, which writes its own file, for the rest of the budget."""
-    path = results_file(options.output, lowerings.SCRIPT)
-    flags = ["--models", *options.models, "--batch", str(options.lowerings_batch), "--dtype", "bfloat16"]
-    flags += ["--rounds", "5", "--seconds", "1", "--output", str(options.output)]
-    console.print(f"lowerings … ({budget.left():.0f} s left)")
-    for _ in printed_by("benchmarks.lowerings", flags, budget.left(), environment("ours")):
-        pass
-    if path.is_file():
-        lowerings.print_lowerings(read_results(path)["entries"], console)
 
 
 def print_rates(entries: list[Entry], console: Console) -> None:
@@ -198,21 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--sides", nargs="+", choices=SIDES, default=["ours", "torch_compile", "torch"], help="implementations")
     add("--training-batches", nargs="+", type=positive, default=TRAINING_BATCHES, metavar="N", help="images per step")
     add("--inference-batches", nargs="+", type=positive, default=INFERENCE_BATCHES, metavar="N", help="images per call")
-    add("--no-lowerings", action="store_true", help="skip benchmarks.lowerings")
-    add("--lowerings-batch", type=positive, default=256, metavar="N", help="its batch size (default: 256)")
     add("--budget", type=positive, default=500, metavar="SECONDS", help="when to stop (default: 500)")
     add("--resume", action="store_true", help="keep existing results and measure what is missing")
-    add("--smoke", action="store_true", help="a small network in tiny batches, for any machine")
     add_output(parser)
-    return run(parser, lambda options, console: accelerator(smoke(options), console), arguments)
-
-
-def smoke(options: argparse.Namespace) -> argparse.Namespace:
-    """Return the options, shrunk if --smoke is given."""
-    if options.smoke:
-        tiny = {"models": ["condensenet_50"], "training_batches": [2], "inference_batches": [1], "lowerings_batch": 1}
-        return argparse.Namespace(**{**vars(options), **tiny})
-    return options
+    return run(parser, accelerator, arguments)
 
 
 if __name__ == "__main__":

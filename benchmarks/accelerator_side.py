@@ -3,109 +3,138 @@
     python -m benchmarks.accelerator_side rates
     python -m benchmarks.accelerator_side SIDE WORK MODEL BATCH …
 
-SIDE: "ours", "torch" or "torch_compile" (both channels_last, under autocast). WORK: "training", "condensed", "masked".
-Computes in bfloat16. A batch that does not fit into memory is reported, and larger ones are not tried.
+SIDE and WORK: see SIDES and `benchmarks.problems.Work`. PyTorch's network must first agree in float32, uncompiled. Then
+everything is in bfloat16, and what is timed must agree before it is. A batch that does not fit into memory is reported,
+and larger ones are not tried.
 """
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Literal, cast, get_args
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
+from benchmarks.agreement import Differences, Results, check, logits_of, our_results, torch_results
 from benchmarks.inference import our_call
 from benchmarks.machine import measured_copy_rate, measured_gemm_rate
-from benchmarks.networks import Form, example_images, example_labels, pruned_pair, twin_of
+from benchmarks.networks import Form
+from benchmarks.options import check_models
+from benchmarks.peers.torch_compiler import tf32
 from benchmarks.peers.torch_inference import TorchPeer
 from benchmarks.peers.torch_training import TorchTrainer
+from benchmarks.problems import MOST_IMAGES, Problem, Work, in_torch
 from benchmarks.results import Entry
-from benchmarks.timing import Call, measure_in_turn, milliseconds_of, spread
-from benchmarks.training import OPTIMIZER, SMOOTHING, first_losses, our_program, step_call
-from cdnv2_jax import condense, create_model
+from benchmarks.timing import Call, measure_in_turn, spread
+from benchmarks.training import OPTIMIZER, SMOOTHING, our_program, step_call
 from cdnv2_jax.errors import one_line
-from cdnv2_jax.networks.family import model_entry
 
-Side = Literal["ours", "torch", "torch_compile"]
-Work = Literal["training", "condensed", "masked"]
+Side = Literal["ours", "torch", "torch_compile", "torch_max_autotune"]
 SIDES: tuple[Side, ...] = get_args(Side)
 WORKS: tuple[Work, ...] = get_args(Work)
 
 ROUNDS, SECONDS = 20, 5.0
-DISTINCT_IMAGES = 64  # generating thousands would take longer than the measurement
-SAMPLE = 8
 OUT_OF_MEMORY = ("resource_exhausted", "out of memory")
+
+problem = cache(Problem)
+
+
+class Ready(NamedTuple):
+    """What is to be timed.
+
+    Attributes:
+      call: does the work once.
+      results: of the first calls, to be compared.
+      program_bytes: bytes that XLA counts in our training step.
+    """
+
+    call: Call
+    results: Results
+    program_bytes: float | None = None
 
 
 def measure(side: Side, work: Work, name: str, batches: Sequence[int]) -> Iterator[Entry]:
     """Yield one entry per batch size, ascending: see `_measured`, or "failed" with the reason."""
-    prepare = _trainer(side, name) if work == "training" else _predictor(side, work, name)
+    try:
+        differences = {} if side == "ours" else {"highest": float32_differences(work, name)}
+    # Each framework has its own errors for what it cannot do; they are results here.
+    except Exception as error:
+        yield from ({"batch": batch, "failed": one_line(error)} for batch in sorted(batches))
+        return
     full = False
     for batch in sorted(batches):
         if full:
             yield {"batch": batch, "failed": "not tried: a smaller batch did not fit into memory"}
             continue
         try:
-            yield {"batch": batch, **_measured(prepare, work, name, batch)}
-        # Each framework has its own errors for what it cannot do; they are results here.
+            entry = _measured(side, work, name, batch)
+            yield {"batch": batch, **entry, "differences": differences | {"bfloat16": entry["differences"]}}
         except Exception as error:
             full = any(words in str(error).lower() for words in OUT_OF_MEMORY)
             yield {"batch": batch, "failed": "out of memory" if full else one_line(error)}
 
 
-Prepare = Callable[[np.ndarray, np.ndarray], tuple[Call, dict[str, Any]]]
-"""(images [b, h, w, 3], labels [b]) → a call, and further values for its entry."""
+def float32_differences(work: Work, name: str) -> Differences:
+    """Check the peers' network in float32, with all of its bits, as it is before it is compiled."""
+    case = problem(work, name)
+    with tf32(allowed=False):
+        return check(in_torch(case, _device()), case.expected, "highest")
 
 
-def _measured(prepare: Prepare, work: Work, name: str, batch: int) -> Entry:
-    """Measure milliseconds (a `Spread`), images/s, seconds of the first call, and sample the results."""
-    entry = model_entry(name)
-    distinct = example_images(min(batch, DISTINCT_IMAGES), entry.image_size)
-    images = np.resize(distinct, (batch, *distinct.shape[1:]))
-    call, more = prepare(images, example_labels(batch, entry.architecture.num_classes))
-    first = milliseconds_of(call) / 1e3
-    sample = first_losses(call) if work == "training" else np.asarray(call())[0, :SAMPLE]
-    times = measure_in_turn({"": call}, rounds=ROUNDS, seconds=SECONDS)[""]
-    milliseconds = spread(times)
+def _measured(side: Side, work: Work, name: str, batch: int) -> Entry:
+    """Measure milliseconds (a `Spread`), images/s and the seconds until results agreed, compiling included."""
+    training = work == "training"
+    # A batch of a few images repeated has their gradients and statistics, so the reference needs no large batch.
+    case = problem(work, name, math.gcd(batch, MOST_IMAGES)) if training else problem(work, name)
+    images = np.resize(case.images, (batch, *case.images.shape[1:]))
+    expected = case.expected
+    start = time.perf_counter()
+    ready = _trainer(side, case, images) if training else _predictor(side, case, images)
+    differences = check(ready.results, expected, "bfloat16")
+    seconds = time.perf_counter() - start
+    milliseconds = spread(measure_in_turn({"": ready.call}, rounds=ROUNDS, seconds=SECONDS)[""])
     return {
         "milliseconds": milliseconds._asdict(),
         "images_per_second": 1e3 * batch / milliseconds.median,
-        "first_call_seconds": first,
-        "sample": sample.tolist(),
-        **more,
+        "ready_seconds": seconds,
+        "differences": differences,
+        **({"program_bytes": ready.program_bytes} if ready.program_bytes else {}),
     }
 
 
-def _trainer(side: Side, name: str) -> Prepare:
-    def ours(images: np.ndarray, labels: np.ndarray) -> tuple[Call, dict[str, Any]]:
-        model = create_model(name, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+def _trainer(side: Side, case: Problem, images: np.ndarray) -> Ready:
+    labels = np.resize(case.labels, len(images))
+    if side == "ours":
+        model = case.model(jnp.bfloat16)
         step, state, batch = our_program(model, images, labels)
         compiled = cast(Any, step).lower(state, batch).compile()
-        return step_call(compiled, state, batch), {"program_bytes": compiled.cost_analysis().get("bytes accessed")}
-
-    def theirs(images: np.ndarray, labels: np.ndarray) -> tuple[Call, dict[str, Any]]:
-        twin = twin_of(create_model(name, rngs=nnx.Rngs(0)))
-        trainer = TorchTrainer(channels_last=True, compile=side == "torch_compile", device=_device(), bfloat16=True)
-        return trainer(twin, images, labels, OPTIMIZER, SMOOTHING), {}
-
-    return ours if side == "ours" else theirs
+        state, results = our_results(compiled, state, batch, model, case.twin)
+        return Ready(step_call(compiled, state, batch), results, compiled.cost_analysis().get("bytes accessed"))
+    twin = case.twin_copy()
+    call = TorchTrainer(**_settings(side))(twin, images, labels, OPTIMIZER, SMOOTHING)
+    return Ready(call, torch_results(call, twin, case.twin))
 
 
-def _predictor(side: Side, form: Form, name: str) -> Prepare:
-    masked, twin = pruned_pair(name, jnp.bfloat16)
+def _predictor(side: Side, case: Problem, images: np.ndarray) -> Ready:
     if side == "ours":
-        call = partial(our_call, condense(masked) if form == "condensed" else masked)
+        call = our_call(case.model(jnp.bfloat16), images)
     else:
         # The official code runs eagerly and unfolded; a user who compiles would fold, too.
-        compile = side == "torch_compile"
-        peer = TorchPeer(channels_last=True, compile=compile, fold=compile, device=_device(), bfloat16=True)
-        call = peer(twin, form)
-    return lambda images, labels: (call(images), {})
+        peer = TorchPeer(fold=side != "torch", **_settings(side))
+        call = peer(case.twin, cast(Form, case.work))(images)
+    return Ready(call, logits_of(np.asarray(call())[:MOST_IMAGES]))
+
+
+def _settings(side: Side) -> dict[str, Any]:
+    """The peers' settings of a side."""
+    compile, autotune = side != "torch", side == "torch_max_autotune"
+    return {"channels_last": True, "compile": compile, "autotune": autotune, "device": _device(), "bfloat16": True}
 
 
 def _device() -> str:
@@ -127,6 +156,7 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps(rates()))
         return
     side, work, name, *batches = arguments
+    check_models([name])
     for entry in measure(cast(Side, side), cast(Work, work), name, [int(batch) for batch in batches]):
         print(json.dumps(entry), flush=True)
 

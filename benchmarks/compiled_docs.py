@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import figure, replaced, table
+from benchmarks.markdown import replaced, table
 from cdnv2_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -18,7 +18,8 @@ def in_docs(rows: Sequence[Row]) -> str:
     """Return the document's text with tables of these rows; UserError when there is no such document."""
     if not DOCS.is_file():
         raise UserError(f"--docs: there is no {DOCS}")
-    contents = "\n\n".join([source(rows), inference(rows), training(rows)]) if rows else ""
+    parts = [source(rows), inference(rows), training(rows)] if rows else []
+    contents = "\n\n".join(filter(None, parts))
     return replaced(DOCS.read_text(encoding="utf-8"), START, END, contents, document=str(DOCS))
 
 
@@ -31,19 +32,19 @@ def source(rows: Sequence[Row]) -> str:
 
 
 def inference(rows: Sequence[Row]) -> str:
-    """Make the table of classifiers: a row for each network, form and batch."""
-    header = ["network", "form", "images"]
-    for target in TARGETS:
-        header += [f"{target}, ms", "layout"]
+    """Make the table of classifiers: a row for each network, form and batch; "" if there is none."""
+    found = _by(rows, ("condensed", "masked"), ("model", "work", "batch"))
+    targets = [target for target in TARGETS if any(target in of for of in found.values())]
+    header = ["network", "form", "images", *(text for one in targets for text in (f"{one}, ms", "layout"))]
     lines = [
-        [*what, *(cell for target in TARGETS for cell in _cells(found.get(target), [_time, _layout]))]
-        for what, found in _by(rows, ("condensed", "masked"), ("model", "work", "batch")).items()
+        [*what, *(cell for target in targets for cell in _cells(of.get(target), [_time, _layout]))]
+        for what, of in found.items()
     ]
-    return table(header, lines)
+    return table(header, lines) if lines else ""
 
 
 def training(rows: Sequence[Row]) -> str:
-    """Make the table of training steps: a row for each network and target."""
+    """Make the table of training steps: a row for each network and target; "" if there is none."""
     header = ["step", "devices", "images per device", "on", "ms", "images/s per device", "memory", "sent per step"]
     shown: list[Callable[[Row], str]] = [_time, _rate, _memory, _sent]
     lines = [
@@ -51,7 +52,7 @@ def training(rows: Sequence[Row]) -> str:
         for what, found in _by(rows, ("train",), ("model", "devices", "batch")).items()
         for target, row in found.items()
     ]
-    return table(header, lines)
+    return table(header, lines) if lines else ""
 
 
 def _by(rows: Sequence[Row], works: Sequence[str], fields: Sequence[str]) -> dict[tuple[str, ...], dict[str, Row]]:
@@ -72,8 +73,12 @@ def _cells(row: Row | None, shown: Sequence[Callable[[Row], str]]) -> list[str]:
 
 def _time(row: Row) -> str:
     unestimated = row.get("unestimated_milliseconds", 0.0)
-    more = f" + {figure(unestimated)}" if unestimated > 0.05 else ""
-    return f"{figure(row['milliseconds'])}{more}"
+    more = f" + {_figure(unestimated)}" if unestimated > 0.01 * row["milliseconds"] else ""
+    return f"{_figure(row['milliseconds'])}{more}"
+
+
+def _figure(milliseconds: float) -> str:
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def _layout(row: Row) -> str:

@@ -21,7 +21,7 @@ COMPILERS = Path(__file__).parents[1] / ".compilers"
 """Where `make compilers` installs them, apart from `.venv`: JAX would look for their devices whenever it starts."""
 
 H100 = Path(__file__).with_name("h100.txtpb")
-"""XLA's description of an H100, as `xla/tools/hlo_opt/gpu_specs/h100_sxm.txtpb` of its repository gives it."""
+"""An H100 SXM, as XLA takes the description of a GPU that is not there (a GpuTargetConfig)."""
 
 TPU_SLICES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 """Chips → topology of the slices that there are of TPU v5e and v6e."""

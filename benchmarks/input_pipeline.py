@@ -1,12 +1,15 @@
 """Measure how many training images per second one core prepares, beside a Pillow pipeline of the official operations.
 
-    python -m benchmarks.input_pipeline [--images N] [--rounds N] [--quality Q] [--output FILE.json]
+    python -m benchmarks.input_pipeline [--images N] [--rounds N] [--quality Q] [--shrunk DIR] [--output FILE.json]
 
 Work: a JPEG file of 500 × 375 pixels → random resized crop to 224, flip, RandAugment ("rand-m9-mstd0.5") → uint8, as
 sent to an accelerator; and on to float32, normalised, with random erasing, as for a CPU. The photographs are those of
 scikit-image and scikit-learn. Both sides use the same random numbers, in one thread, in turn in one process
 (A B A B …); each round has the same images and new random numbers. A ratio is the median over rounds of the peer's time
 over ours, with lowest and highest. Times vary with the machine and its load; quote ratios.
+
+With --shrunk, ours also runs on the JPEG files of a directory, whole and as `cdnv2 prepare --short-side` shrinks them:
+images per second, and by how many levels of 255 the same random crop differs.
 """
 
 import argparse
@@ -34,6 +37,9 @@ from cdnv2_jax.data.decode import decode
 from cdnv2_jax.data.preparation import Interpolation, normalise
 from cdnv2_jax.data.rand_augment import Operation, apply_operation, draw_operations, parse_rand_augment
 from cdnv2_jax.data.random_crop import Rectangle, crop_and_resize, draw_box
+from cdnv2_jax.data.source import Sample, Source
+from cdnv2_jax.data.sources.shrunk import Shrunk
+from cdnv2_jax.errors import UserError
 
 SIZE = 224
 WIDTH, HEIGHT = 500, 375
@@ -41,6 +47,7 @@ POLICY = "rand-m9-mstd0.5"
 PARSED_POLICY = parse_rand_augment(POLICY)
 AUGMENTATION = Augmentation(SIZE, "random_resized", flip=True, rand_augment=POLICY, erase_probability=0.2)
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+SHORT_SIDES = (320, 256)
 STAGES: tuple[str, ...] = ("decode", "crop and resize", "flip", "RandAugment", "normalise and erase")
 
 
@@ -180,6 +187,86 @@ def measure_stages(files: list[bytes], images: int) -> dict[str, dict[str, float
     return spent
 
 
+def measure_shrunk(directory: Path, images: int, rounds: int) -> list[dict[str, Any]]:
+    """Time our pipeline on whole and on shrunk images, in turn, and compare their crops."""
+    whole = [Sample(path.read_bytes(), 0, path.name) for path in files_of(directory, images)]
+    sets = {None: whole} | {side: shrunk_copies(whole, side) for side in SHORT_SIDES}
+    times: dict[int | None, list[float]] = {side: [] for side in sets}
+    for round_number in range(rounds + 1):
+        for side, samples in sets.items():
+            start = time.perf_counter()
+            for number, sample in enumerate(samples):
+                augmented(sample, np.random.default_rng([round_number, number]), AUGMENTATION)
+            times[side].append((time.perf_counter() - start) / len(samples))
+    rows = []
+    for side, samples in sets.items():
+        ratios = [b / a for a, b in zip(times[side][1:], times[None][1:], strict=True)]
+        rows.append(
+            {
+                "short_side": side,
+                "images": len(samples),
+                "mean_bytes": round(statistics.mean(len(bytes(sample.image)) for sample in samples)),
+                "images_per_second": 1 / statistics.median(times[side][1:]),
+                "ratio": statistics.median(ratios),
+                "ratio_lowest": min(ratios),
+                "ratio_highest": max(ratios),
+                "mean_difference_in_levels": statistics.mean(map(crop_difference, whole, samples)),
+            }
+        )
+    return rows
+
+
+def files_of(directory: Path, most: int) -> list[Path]:
+    """Return JPEG files, evenly spaced in the order of their names."""
+    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not found:
+        raise UserError(f"{directory} holds no JPEG files")
+    return found[:: max(len(found) // most, 1)]
+
+
+def shrunk_copies(samples: list[Sample], short_side: int) -> list[Sample]:
+    source = Samples(samples)
+    return [Shrunk(source, short_side)[index] for index in range(len(source))]
+
+
+class Samples(Source[Sample]):
+    """Samples in memory."""
+
+    class_names = ("any",)
+
+    def __init__(self, samples: list[Sample]):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+
+def augmented(sample: Sample, rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
+    return training_image(sample.pixels(), sample.name, rng, augmentation, sample.full_size).pixels
+
+
+def crop_difference(one: Sample, other: Sample) -> float:
+    """Return the mean absolute difference of the same random crop, without RandAugment, in levels of 255."""
+    crop = Augmentation(SIZE, "random_resized", flip=True)
+    pixels = [augmented(sample, np.random.default_rng(len(one.name)), crop).astype(float) for sample in (one, other)]
+    return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
+def show_shrunk(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the table."""
+    table = Table(title="Shrunk training images (one core)")
+    for column in ("short side", "images/s", "ratio", "lowest to highest", "KB", "difference in levels"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        spread = f"{row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f}"
+        figures = (f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}", spread, f"{row['mean_bytes'] / 1e3:.0f}")
+        table.add_row(str(row["short_side"] or "whole"), *figures, f"{row['mean_difference_in_levels']:.1f}")
+    console.print(table)
+
+
 def show(pairs: list[dict[str, Any]], stages: dict[str, dict[str, float]], console: Console) -> None:
     """Print the tables."""
     table = Table(title="Images per second on one core (ratio above 1: ours is faster)")
@@ -203,6 +290,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=300, help="per side and round")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
+    parser.add_argument(
+        "--shrunk", type=Path, metavar="DIR", help="directory of JPEG files to compare shrunk copies of"
+    )
     parser.add_argument("--output", type=Path, help="also write the results there, as JSON")
     options = parser.parse_args()
     cv2.setNumThreads(0)
@@ -211,6 +301,9 @@ def main() -> None:
     pairs = [measure_pair(work, files, options.images, options.rounds) for work in PAIRS]
     stages = measure_stages(files, options.images)
     show(pairs, stages, Console())
+    shrunk = measure_shrunk(options.shrunk, options.images, options.rounds) if options.shrunk else []
+    if shrunk:
+        show_shrunk(shrunk, Console())
     if options.output:
         packages = ("numpy", "pillow", "opencv-python-headless")
         record = {
@@ -219,6 +312,7 @@ def main() -> None:
             "median_difference_in_levels": round(difference, 3),
             "pairs": pairs,
             "milliseconds_per_stage": stages,
+            "shrunk": shrunk,
         }
         options.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

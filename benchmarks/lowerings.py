@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,11 +58,10 @@ def table_row(entry: Entry) -> dict[str, Any]:
     return {"kind": entry["kind"], "shape": entry["shape"], **medians}
 
 
-def write_table(entries: list[Entry]) -> None:
-    """Replace this back end's part of the lowering table."""
+def write_table(rows: list[dict[str, Any]], platform: str, machine: Mapping[str, Any]) -> None:
+    """Replace a back end's part of the lowering table; `machine` says where its times are from."""
     table = json.loads(lowering.TABLE.read_text(encoding="utf-8"))
-    machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
-    table[jax.default_backend()] = {"machine": machine, "rows": [table_row(entry) for entry in entries]}
+    table[platform] = {"machine": machine, "rows": rows}
     with replacing(lowering.TABLE) as file:
         file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
@@ -87,7 +86,8 @@ def lowerings(options: argparse.Namespace, console: Console) -> None:
     print_lowerings(entries, console)
     console.print(f"written to {path}")
     if options.write_table:
-        write_table(entries)
+        machine = {key: describe()[key] for key in ("processor", "cores", "device", "date")}
+        write_table([table_row(entry) for entry in entries], jax.default_backend(), machine)
         console.print(f"written to {lowering.TABLE}")
 
 

@@ -4,6 +4,8 @@ import datetime
 import os
 import platform
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +29,7 @@ def describe(threads: Mapping[str, int] | None = None) -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores(),
         "device": jax.devices()[0].device_kind,
+        "driver": _driver(),
         "threads": dict(threads or {}),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -95,6 +98,16 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    query = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    printed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    return printed[0] if printed else None
 
 
 def _version(package: str) -> str | None:

@@ -9,9 +9,13 @@ from jax.typing import DTypeLike
 
 from cdnv2_jax import create_model, prune, to_torch_state_dict
 from cdnv2_jax.networks.condensenet.network import CondenseNet
+from cdnv2_jax.networks.family import MODELS, ModelEntry
 from cdnv2_jax.networks.network import Network
 from tests.torch_twin import CondenseNetTwin, build_twin
-from tests.twin_models import twin_config
+from tests.twin_models import SMALL_V2, twin_config
+
+SMALLEST = "smallest"
+"""The name of a network with every part of a CondenseNetV2, to try a benchmark out."""
 
 Form = Literal["masked", "condensed"]
 FORMS: tuple[Form, ...] = ("condensed", "masked")
@@ -27,6 +31,11 @@ def pruned_pair(name: str, dtype: DTypeLike | None = None) -> tuple[CondenseNet,
     model.eval()
     prune(model, model.condensation_stages)
     return model, twin_of(model).eval()
+
+
+def know_smallest() -> None:
+    """Enter the smallest network among the models of this process."""
+    MODELS.setdefault(SMALLEST, ModelEntry(SMALL_V2, 32))
 
 
 def twin_of(model: Network) -> CondenseNetTwin:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.networks import SMALLEST, know_smallest
 from benchmarks.results import COMMITTED, OWN
 from cdnv2_jax.commands.arguments import OneLineParser, guarded
 from cdnv2_jax.errors import UserError
@@ -69,7 +70,9 @@ def positive(text: str) -> int:
 
 
 def check_models(names: Sequence[str]) -> None:
-    """Raise UserError unless all names are models of the CondenseNet family."""
+    """Raise UserError unless all names are models of the CondenseNet family, or SMALLEST."""
+    if SMALLEST in names:
+        know_smallest()
     for name in names:
         if not isinstance(model_entry(name).architecture, CondenseNetArchitecture):
             raise UserError(f"benchmarks need a CondenseNet, which {name} is not")

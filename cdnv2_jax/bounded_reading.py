@@ -6,9 +6,13 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdnv2_jax.errors import cut
+from cdnv2_jax.paths import is_remote
+
+if TYPE_CHECKING:
+    from cdnv2_jax.buckets import BucketPath
 
 MOST_BYTES = 16 << 20
 """Default limit for a text file; the largest ones that this package writes have a few MiB."""
@@ -18,23 +22,37 @@ BYTES_PER_CONTAINER = 10
 
 
 def read_bytes(path: str | Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """Return the contents of a regular file.
+    """Return the contents of a regular file, or of an object in a bucket.
 
     Raises:
       ValueError: it is something else, such as a pipe, which is not even opened; too large, or unreadable. The message
         is the reason, without the path.
+      RunFailure: the bucket does not answer.
     """
     try:
+        if is_remote(path):
+            return _read_object(path, most_bytes)
         # Checked once more after it is opened, without blocking, because the path may have been replaced.
         refuse_irregular(os.stat(path))
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             facts = os.fstat(file.fileno())
             refuse_irregular(facts)
-            if facts.st_size > most_bytes:
-                raise ValueError(f"it has {facts.st_size:,} bytes, more than the {most_bytes:,} allowed")
+            _refuse_large(facts, most_bytes)
             return file.read(most_bytes)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
+
+
+def _read_object(path: "BucketPath", most_bytes: int) -> bytes:
+    facts = path.stat()
+    refuse_irregular(facts)
+    _refuse_large(facts, most_bytes)
+    return path.read_bytes()
+
+
+def _refuse_large(facts: os.stat_result, most_bytes: int) -> None:
+    if facts.st_size > most_bytes:
+        raise ValueError(f"it has {facts.st_size:,} bytes, more than the {most_bytes:,} allowed")
 
 
 def refuse_irregular(facts: os.stat_result) -> None:
@@ -47,6 +65,8 @@ def refuse_irregular(facts: os.stat_result) -> None:
 
 def refuse_irregular_tree(directory: Path) -> None:
     """Raise ValueError, with the place, if anything in a directory is neither a regular file nor a directory."""
+    if is_remote(directory):  # where there is nothing else
+        return
     for folder, folders, names in os.walk(directory):
         for place in (os.path.join(folder, name) for name in (*folders, *names)):
             with contextlib.suppress(OSError):  # removed meanwhile by another process

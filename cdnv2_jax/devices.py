@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +14,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cdnv2_jax.errors import UserError, one_line
 
 AXIS = "data"
+SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64", "jax_default_prng_impl", "jax_threefry_partitionable")
+VARIABLES = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "CDNV2_LOWERINGS", "NPROC")
+HARMLESS_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump")
+"""JAX's settings, variables and beginnings of XLA's flags: two that change numbers, and one that does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +32,16 @@ class Devices:
 
     @classmethod
     def all(cls) -> "Devices":
-        """Return all devices that JAX knows of, on every host; UserError as for `start_devices`."""
+        """Return all devices that JAX knows of, on every host; UserError as for `start_devices`, or on a lonely host.
+
+        A TPU knows the other hosts of its slice, but processes that have not joined cannot stop or save together.
+        """
         start_devices()
+        if jax.process_count() > 1 and not jax.distributed.is_initialized():
+            raise UserError(
+                f"this is one of {jax.process_count()} hosts of a TPU slice: start the command on all of them, with "
+                f"--distributed"
+            )
         return cls(jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,)))
 
     @classmethod
@@ -54,6 +68,27 @@ class Devices:
         kind = self.mesh.devices.flat[0].device_kind
         hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         return f"{self.count} {kind} device{'s' if self.count > 1 else ''}{hosts}"
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what decides the last bits of a step, besides program, config and versions; {name: value} for JSON.
+
+        A CPU divides sums among the cores of a process, and XLA compiles for its processor.
+        """
+        first = self.mesh.devices.flat[0]
+        settings = {name: getattr(jax.config, name, None) for name in SETTINGS}
+        variables = {name: os.environ.get(name, "") for name in VARIABLES}
+        flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(HARMLESS_FLAGS)]
+        machine = {"cores per process": _cores(), "processor": _processor()} if first.platform == "cpu" else {}
+        return {
+            "devices": self.count,
+            "processes": jax.process_count(),
+            "device kind": first.device_kind,
+            "back end": " ".join(first.client.platform_version.split()),  # version of CUDA, day of libtpu's build
+            **machine,
+            "XLA_FLAGS": " ".join(flags),
+            **variables,
+            **settings,
+        }
 
     def wait_for_all(self, name: str) -> None:
         """Wait until every process has reached this point."""
@@ -83,6 +118,21 @@ class Devices:
         local = np.asarray(array)
         # Copied, because the result may be donated and on a CPU could otherwise share memory with `array`.
         return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """Return the name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def start_devices() -> None:

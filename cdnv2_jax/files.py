@@ -1,4 +1,4 @@
-"""Atomic writes to disk, locks, and protection against overwriting by accident."""
+"""Atomic writes to disk or to a bucket, locks, and protection against overwriting by accident."""
 
 import contextlib
 import errno
@@ -8,11 +8,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.errors import RunFailure, UserError, one_line
+from cdnv2_jax.paths import as_path, is_remote
 
 
 def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
     """Raise UserError if `path` exists and may not be replaced; a `file` never replaces a directory."""
+    path = as_path(path)
     if file and path.is_dir():
         raise UserError(f"{path} exists and is a directory: give the path of a file")
     if path.exists() and not overwrite:
@@ -21,7 +23,9 @@ def refuse_existing(path: Path, overwrite: bool, *, file: bool = False) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or directory if it exists."""
-    if path.is_dir():
+    if is_remote(path):
+        path.remove()
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -29,19 +33,41 @@ def remove(path: Path) -> None:
 
 def bytes_under(path: Path) -> int:
     """Return the size of a file, or of all files in a directory and below it."""
+    if is_remote(path):
+        return sum(path.sizes().values())
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, for a file or a directory; move it to `path` once the block succeeds.
+def replacing(path: Path, *, last: str = "") -> Iterator[Path]:
+    """Yield a temporary path, for a file or a directory; move or upload it to `path` once the block succeeds.
 
     Until then, and when the block fails, `path` stays as it was.
 
+    Args:
+      path: where to write.
+      last: of a directory, the file without which readers take the others for nothing; uploaded last to a bucket,
+        where a directory cannot be written in one step.
+
     Raises:
-      UserError: the operating system refuses the write.
+      UserError: the operating system or the bucket refuses the write.
+      RunFailure: the bucket does not answer.
     """
+    path = as_path(path)
+    try:
+        with path.staged(last) if is_remote(path) else _beside(path) as scratch:
+            yield scratch
+    except (UserError, RunFailure):
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}{_advice(error)}") from error
+    except (RuntimeError, ValueError) as error:  # how PyTorch and Orbax report a full disk
+        raise UserError(f"{path} cannot be written: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
     # A directory of its own, so that a library's temporary files beside its output are removed with it.
     scratch = _partial(path)
     try:
@@ -53,12 +79,6 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.is_dir():
             path.rename(_former(path))  # removing takes long
         (scratch / path.name).replace(path)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}{_advice(error)}") from error
-    except (RuntimeError, ValueError) as error:  # how PyTorch and Orbax report a full disk
-        raise UserError(f"{path} cannot be written: {one_line(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             tidy(path)
@@ -66,6 +86,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def tidy(path: Path) -> None:
     """Remove what a killed `replacing` left beside `path`; if that had moved a directory aside, move it back."""
+    if is_remote(path):
+        return
     if not path.exists() and _former(path).exists():
         _former(path).rename(path)
     remove(_former(path))
@@ -115,6 +137,9 @@ def locked(path: Path, what: str) -> Iterator[str]:
     Raises:
       UserError: another process holds the lock; names its host and process id, and `what` it uses.
     """
+    if is_remote(path):
+        yield f"{what} is in a bucket, which has no locks: start nothing else there"
+        return
     try:
         import fcntl
     except ImportError:  # Windows

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from cdnv2_jax.data.usage import Usage
 from cdnv2_jax.detection.predict import DetectedImage, predict_boxes
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.metadata import usage_of
 from cdnv2_jax.weights.open import Classifier, DetectorProgram, classifier_of, open_predictor
@@ -128,7 +128,7 @@ def _classifier(model: Any) -> Classifier:
 
 
 def _opened(path: str | os.PathLike[str]) -> Classifier | DetectorProgram:
-    return open_predictor(network_of_run(Path(path), TO_USE))
+    return open_predictor(network_of_run(as_path(path), TO_USE))
 
 
 def _each(images: Any) -> Iterator[Picture]:

@@ -103,8 +103,11 @@ def run_program(program: Callable[[], int]) -> int:
 
 
 def resumable(message: str) -> None:
-    """Let SIGTERM end this program with status 0 and a message: the same command resumes."""
-    _request.status, _request.message = 0, message
+    """Let SIGTERM end this program with a message and, except in a pod, with status 0: the same command resumes.
+
+    Kubernetes takes a container that ended with 0 for finished, and would not start it again.
+    """
+    _request.status, _request.message = (TERMINATED if "KUBERNETES_SERVICE_HOST" in os.environ else 0), message
 
 
 @contextlib.contextmanager
@@ -131,7 +134,12 @@ def asked() -> bool:
 def check() -> None:
     """Raise Terminated if SIGTERM has asked the program to end."""
     if asked():
-        raise Terminated(_request.message, _request.status)
+        raise stopped(_request.message)
+
+
+def stopped(message: str) -> Terminated:
+    """Return what ends the program because it was asked to, with a message for the user."""
+    return Terminated(message, _request.status)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

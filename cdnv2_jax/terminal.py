@@ -17,6 +17,15 @@ class ClosedOutput(Exception):
     """Nobody reads standard output any more, as after `| head`."""
 
 
+_silent = False
+
+
+def be_silent(silent: bool = True) -> None:
+    """Print nothing on standard output from here on: another process of this run does. Errors are still printed."""
+    global _silent
+    _silent = silent
+
+
 def escaped(text: str) -> str:
     """Return text as one line that no terminal obeys: everything that is not printable becomes an escape.
 
@@ -27,11 +36,13 @@ def escaped(text: str) -> str:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print lines, each of them `escaped`, on standard output or in `file`.
+    """Print lines, each of them `escaped`, on standard output (unless silent) or in `file`.
 
     Raises:
       ClosedOutput, UserError: it cannot be written.
     """
+    if _silent and file is None:
+        return
     stream = file or sys.stdout
     with _writing_to(stream):
         for line in lines:
@@ -42,8 +53,18 @@ def say(*lines: object, file: TextIO | None = None) -> None:
 class Terminal(Console):
     """Standard output, or error, for lines, tables and progress bars, all text `escaped` and without markup."""
 
-    def __init__(self, *, quiet: bool = False, stderr: bool = False):
-        super().__init__(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    def __init__(self, *, stderr: bool = False):
+        # Open MPI gives its tasks a terminal that nobody watches, and does not read it while it stops them.
+        terminal = False if "OMPI_COMM_WORLD_RANK" in os.environ else None
+        super().__init__(
+            quiet=_silent and not stderr,
+            stderr=stderr,
+            force_terminal=terminal,
+            markup=False,
+            highlight=False,
+            emoji=False,
+            soft_wrap=True,
+        )
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as Rich does; raise as `say` does."""

@@ -1,8 +1,10 @@
-"""The versions of this package and of the libraries that a file was written with."""
+"""The versions of this package and of the libraries that a file was written with, and what has changed since."""
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from cdnv2_jax.errors import cut
 
 PACKAGE = "cdnv2-jax"
 
@@ -23,11 +25,14 @@ def written_by() -> str:
     return " ".join([PACKAGE, *versions().values()])
 
 
-def changes(before: Mapping[str, Any]) -> str:
-    """Return which of these versions differ from the installed ones: "jax 0.12.0, before 0.10.2"; "" for none."""
-    now = versions(*before)
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return which values differ that both have: "jax 0.12.0, before 0.10.2; cores 1, before 2"; "" for none."""
     return "; ".join(
-        f"{package} {now[package]}, before {before[package]}"
-        for package in now.keys() & before.keys()
-        if now[package] != before[package]
+        f"{name} {_shown(now[name])}, before {_shown(before[name])}"
+        for name in now
+        if name in before and now[name] != before[name]
     )
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value in (None, "") else cut(str(value), 60)

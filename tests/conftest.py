@@ -46,6 +46,15 @@ def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def multiply_exactly() -> Iterator[None]:
+    """GPUs and TPUs would round products of float32, and what tests compare agrees to the last bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        jax.config.update("jax_default_matmul_precision", "highest")
+        patch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def time_networks_once() -> Iterator[None]:
     """Runs end with timing their networks, many times over: no test looks at how long they took."""
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,18 @@ from tests.tables import table
 PACKAGE = "cdnv2_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
-EVERYBODY = {"bounded_reading", "errors", "files", "inert_pickle", "schema", "stopping", "terminal", "versions"}
+EVERYBODY = {
+    "bounded_reading",
+    "buckets",
+    "errors",
+    "files",
+    "inert_pickle",
+    "paths",
+    "schema",
+    "stopping",
+    "terminal",
+    "versions",
+}
 NETWORKS = {"kernels", "layers", "networks", "pruning"}
 ALLOWED: dict[str, set[str]] = {
     **{part: set() for part in EVERYBODY},

@@ -11,7 +11,7 @@ from rich.table import Table
 from cdnv2_jax import UserError
 from cdnv2_jax.commands.arguments import guarded
 from cdnv2_jax.data.sources.files import progress_bar
-from cdnv2_jax.terminal import ClosedOutput, Terminal, escaped, say
+from cdnv2_jax.terminal import ClosedOutput, Terminal, be_silent, escaped, say
 
 HOSTILE = {
     "[/red][link=file:///x]a[/] :smile:": "[/red][link=file:///x]a[/] :smile:",
@@ -69,3 +69,26 @@ def test_closed_streams(tmp_path: Path) -> None:
     command = ["sh", "-c", '"$1" -c "$2" "$3" <&- >&- 2>&-', "sh", sys.executable, script, str(opened)]
     assert subprocess.run(command, check=False).returncode == 0
     assert opened.read_bytes() == b""
+
+
+def test_one_of_several_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a silent process only errors are seen."""
+    be_silent()
+    try:
+        say("line")
+        Terminal().print("line")
+        with progress_bar("reading", 2) as advance:
+            advance(2)
+        say("error", file=sys.stderr)
+    finally:
+        be_silent(False)
+    assert capsys.readouterr() == ("", "error\n")
+
+
+def test_terminal_of_open_mpi(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tasks have one that nobody watches: lines, and no bar."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    with progress_bar("reading", 2) as advance:
+        advance(2)
+    assert capsys.readouterr().out == "reading …\n"

@@ -22,6 +22,7 @@ class TorchPeer:
     Attributes:
       channels_last: memory format of weights and images; otherwise NCHW.
       compile: with `torch.compile`, once per shape; on a GPU replayed as CUDA graphs.
+      autotune: compile with mode "max-autotune".
       fold: whether to fold the converted network's `index` matrices away.
       device: "cpu" or "cuda".
       bfloat16: run under autocast.
@@ -29,6 +30,7 @@ class TorchPeer:
 
     channels_last: bool = False
     compile: bool = False
+    autotune: bool = False
     fold: bool = False
     device: str = "cpu"
     bfloat16: bool = False
@@ -39,8 +41,7 @@ class TorchPeer:
         network = copy.deepcopy(twin) if form == "masked" else converted(twin, halve_classifier=False)
         network = folded(network) if self.fold and form == "condensed" else network
         network = network.eval().to(self.device, memory_format=layout)  # pyright: ignore[reportCallIssue]
-        mode = "reduce-overhead" if self.device == "cuda" else None
-        forward = compiled(network, mode) if self.compile else network
+        forward = compiled(network, self.device, autotune=self.autotune) if self.compile else network
 
         def load(images: np.ndarray) -> Call:
             on_device = torch.from_numpy(nchw(images)).to(self.device, memory_format=layout)

@@ -1,5 +1,6 @@
 """One training step of the twin in PyTorch, with the same update as ours."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -19,13 +20,16 @@ class TorchTrainer:
 
     Attributes:
       channels_last: memory format of weights and images; otherwise NCHW.
-      compile: forward and backward of network and loss with `torch.compile`; the update is PyTorch's own.
+      compile: forward and backward of network and loss with `torch.compile`, on a GPU replayed as CUDA graphs; the
+        update is PyTorch's own.
+      autotune: compile with mode "max-autotune".
       device: "cpu" or "cuda".
       bfloat16: forward under autocast.
     """
 
     channels_last: bool = False
     compile: bool = False
+    autotune: bool = False
     device: str = "cpu"
     bfloat16: bool = False
 
@@ -51,7 +55,7 @@ class TorchTrainer:
             with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
                 return nn.functional.cross_entropy(network(pixels), targets, label_smoothing=smoothing)
 
-        forward = compiled(loss_of) if self.compile else loss_of
+        forward = compiled(loss_of, self.device, autotune=self.autotune) if self.compile else loss_of
 
         def call() -> float:
             optimizer.zero_grad()
@@ -62,8 +66,12 @@ class TorchTrainer:
 
         if not self.compile:
             return call
+        buffers = copy.deepcopy(dict(network.named_buffers()))
         with others_warnings_ignored():  # compile without an update, so that all start from the same weights
             forward(pixels, targets).backward()
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                buffer.copy_(buffers[name])
         return call
 
 

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from cdnv2_jax.data.preparation import LARGEST_SIDE, ImagePreparation
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.layers.lowering import Precision
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import check, setting, settings
-from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
+from cdnv2_jax.training.config import PRECISION_HELP, Dtype, RunConfig, SourceConfig, override_fields
 
 
 @settings
@@ -19,6 +20,7 @@ class ModelConfig:
     name: str = setting("name of a registered model")
     num_classes: int = setting("number of classes", least=1)
     dtype: Dtype = setting("dtype of the computation; parameters stay float32", default="float32")
+    precision: Precision = setting(PRECISION_HELP, default="default")
     overrides: dict[str, Any] = setting(
         "fields of the model's architecture to change",
         factory=dict,

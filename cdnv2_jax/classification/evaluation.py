@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.devices import Devices, fetch
+from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation
 
@@ -137,7 +138,9 @@ def _classified(
     state: nnx.State,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    logits = nnx.merge(graph, state)(normalisation(batch["image"]))
+    model = nnx.merge(graph, state)
+    with full_precision(model):
+        logits = model(normalisation(batch["image"]))
     # Replicated, because every process needs all rows for the metrics.
     return jax.lax.with_sharding_constraint((logits, batch["label"], batch["real"]), everywhere)
 

@@ -25,6 +25,7 @@ from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.family import network_cost
 from cdnv2_jax.networks.network import Form, Network
 from cdnv2_jax.networks.zoo import create_model
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.pruning.prune import total_group_lasso
 from cdnv2_jax.report.mistakes import Predictions, write_per_class, write_predictions
 from cdnv2_jax.training.experiment import Experiment, refuse_several_processes
@@ -200,7 +201,7 @@ def starting_network(config: ClassificationConfig, class_names: Sequence[str]) -
     model = config.model
     if model.checkpoint:
         return network_from(
-            Path(model.checkpoint),
+            as_path(model.checkpoint),
             name=model.name,
             class_names=class_names,
             overrides=model.overrides,

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO
 
 from cdnv2_jax.bounded_reading import read_text
 from cdnv2_jax.errors import RunFailure, UserError, cut
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.stopping import FAILED, INTERRUPTED, Terminated
 from cdnv2_jax.terminal import ClosedOutput, escaped, prepare_streams, say
 
@@ -190,10 +191,13 @@ def processes(verb: argparse.ArgumentParser) -> None:
 
 
 def path(text: str) -> Path:
-    """Parse a path, with a leading ~ or ~USER replaced by a home directory."""
+    """Parse a path or a bucket's address, with a leading ~ or ~USER replaced by a home directory."""
     if not text:
         raise argparse.ArgumentTypeError("must be a path, got ''")
-    return Path(os.path.expanduser(text))
+    try:
+        return as_path(os.path.expanduser(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> int:

@@ -19,6 +19,7 @@ from cdnv2_jax.detectors.settings import DetectorSettings
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.network import RGB
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.schema import naming
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.workdir import TO_USE, network_of_run
@@ -89,8 +90,8 @@ def config_to_train(config: RunConfig, origins: Mapping[str, str]) -> tuple[RunC
     given = config.model.checkpoint
     if not given:
         return config, []
-    path = network_of_run(Path(given), TO_USE)
-    if path == Path(given):
+    path = network_of_run(as_path(given), TO_USE)
+    if path == as_path(given):
         return _as_checkpoint(config, origins, path)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, checkpoint=str(path)))
     config, lines = _as_checkpoint(config, origins, path)

@@ -89,7 +89,7 @@ def _evaluate_classifier(
     output: Path | None,
     per_class: Path | None,
 ) -> None:
-    console = Terminal(quiet=not is_first_process())
+    console = Terminal()
     opened = open_classifier(checkpoint, model=config.model.name, weights=weights, overrides=config.model.overrides)
     about, network = opened.described, opened.network
     config, lines = evaluated_classifier(config, origins, opened, checkpoint)
@@ -165,7 +165,7 @@ def _evaluate_detector(
             f"the held-out images of {config.data.directory} have no annotations, so that nothing can be scored: "
             "give --output for the detections, and no --per-class"
         )
-    console = Terminal(quiet=not is_first_process())
+    console = Terminal()
     for line in (*experiment.data_lines(), *lines, *unmatched):
         console.print(line)
     if isinstance(opened, DetectorProgram):

@@ -201,6 +201,12 @@ def _prepare(verbs: argparse._SubParsersAction) -> None:
         metavar="P",
         help="share of every class to hold out of a directory that has no split (default: 0, which needs a split)",
     )
+    verb.add_argument(
+        "--short-side",
+        type=int,
+        metavar="N",
+        help="shrink training images to a short side of N pixels, e.g. 320, so that they are decoded faster",
+    )
     verb.add_argument("--overwrite", action="store_true", help="replace the data set if it exists")
 
 
@@ -376,6 +382,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         name=options.name,
         shard_mib=options.shard_mib,
         held_out_fraction=options.held_out_fraction,
+        short_side=options.short_side,
         overwrite=options.overwrite,
     )
 

@@ -20,6 +20,7 @@ from cdnv2_jax.data.preparation import ImagePreparation
 from cdnv2_jax.detection.pictures import DrawnPictures
 from cdnv2_jax.detection.predict import DetectedImage, image_ids, predict_boxes
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.terminal import Terminal, say
 from cdnv2_jax.training.workdir import TO_USE, network_of_run
 from cdnv2_jax.weights.metadata import DescribedDetector
@@ -149,7 +150,7 @@ def _given(images: Iterable[str], refused: list[UserError]) -> Iterator[Path]:
             raise UserError("the path of an image is empty: give a file, a folder, or - for standard input")
         try:
             for path in listed_paths(sys.stdin.buffer) if image == STANDARD_INPUT else [image]:
-                yield Path(os.path.expanduser(path))
+                yield as_path(os.path.expanduser(path))
         except UserError as error:  # the other images are not lost
             refused.append(error)
 

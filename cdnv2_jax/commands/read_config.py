@@ -14,6 +14,7 @@ from cdnv2_jax.detection.config import DetectionConfig
 from cdnv2_jax.detection.experiment import DetectionExperiment
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError, cut, one_line, shorten
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.schema import Field, Text, build, flat_fields
 from cdnv2_jax.training.config import RunConfig
 from cdnv2_jax.training.experiment import Experiment
@@ -70,7 +71,8 @@ def read_config(spec: str, overrides: Sequence[str]) -> RunConfig:
 def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
     """Return what `read_config` does, and where values come from: dotted name → "config file" or "command line"."""
     located = with_path(os.path.expanduser(spec))
-    path = Path(located.split(":", 1)[0])
+    name, *variant = [located] if "://" in located else located.split(":", 1)
+    path = as_path(name)
     if path.exists() and not path.is_file():
         raise UserError(f"--config {path} is not a file: give a Python file, or the config.json of a run")
     if not path.is_file():
@@ -78,7 +80,7 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         there = shorten([*config_files(), *beside], most=16)
         raise UserError(f"--config {path}: no such file, and no config of the package; there are {there}")
     try:
-        values = _load(located)
+        values = _load(path, variant)
         origins = dict.fromkeys(flat_fields(values), CONFIG_FILE)
         for argument in overrides:
             name, given, text = argument.removeprefix(FLAG).partition("=")
@@ -94,19 +96,20 @@ def read_with_origins(spec: str, overrides: Sequence[str]) -> tuple[RunConfig, d
         raise UserError(f"{spec}: {one_line(error)}") from error
 
 
-def _load(spec: str) -> dict[str, Any]:
+def _load(path: Path, variant: Sequence[str]) -> dict[str, Any]:
     """Call the file's `get_config` and return its result as nested dicts; a JSON file holds them already."""
-    path, *variant = spec.split(":", 1)
-    if path.endswith(".json"):
+    if path.name.endswith(".json"):
         if variant:
             raise UserError(f"{path} is the config of a run and has no variant {variant[0]!r}")
         try:
-            return read_json(Path(path))
+            return read_json(path)
         except ValueError as error:
             raise UserError(f"it is not the config of a run: {error}") from error
+    if is_remote(path):
+        raise UserError("a config file in Python is not run from a bucket: copy it to this machine")
     if os.path.getsize(path) > LARGEST_PROGRAM:
         raise UserError(f"it has more than {LARGEST_PROGRAM:,} bytes, so it is not a config")
-    module = runpy.run_path(path, run_name="config")
+    module = runpy.run_path(str(path), run_name="config")
     if "get_config" not in module:
         raise UserError(f"{path} defines no get_config")
     values = _plain(module["get_config"](*variant))

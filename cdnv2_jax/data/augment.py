@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from cdnv2_jax.data.rand_augment import apply_operation, draw_operations, parse_rand_augment
-from cdnv2_jax.data.random_crop import Rectangle, crop_and_resize, draw_box
+from cdnv2_jax.data.random_crop import Rectangle, crop_and_resize, draw_box, scaled
 from cdnv2_jax.errors import UserError
 
 _parsed = functools.cache(parse_rand_augment)
@@ -56,7 +56,11 @@ class TrainingImage(NamedTuple):
 
 
 def training_image(
-    pixels: np.ndarray, name: str, rng: np.random.Generator, augmentation: Augmentation
+    pixels: np.ndarray,
+    name: str,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    full_size: tuple[int, int] | None = None,
 ) -> TrainingImage:
     """Augment an image; the result is a function of the arguments and the state of `rng`.
 
@@ -65,11 +69,12 @@ def training_image(
       name: name of the image in messages.
       rng: source of the random numbers.
       augmentation: the augmentation to apply.
+      full_size: (height, width) of the image that `pixels` are a shrunk copy of, which gets the same random crop.
 
     Raises:
       UserError: the image does not have the size that `crop` needs.
     """
-    pixels = _cropped(pixels, name, rng, augmentation)
+    pixels = _cropped(pixels, name, rng, augmentation, full_size)
     if augmentation.flip and draw_flip(rng):
         pixels = flip(pixels)
     if augmentation.rand_augment:
@@ -79,10 +84,18 @@ def training_image(
     return TrainingImage(pixels, draw_rectangle(size, size, augmentation.erase_probability, rng))
 
 
-def _cropped(pixels: np.ndarray, name: str, rng: np.random.Generator, augmentation: Augmentation) -> np.ndarray:
+def _cropped(
+    pixels: np.ndarray,
+    name: str,
+    rng: np.random.Generator,
+    augmentation: Augmentation,
+    full_size: tuple[int, int] | None,
+) -> np.ndarray:
     (height, width), size = pixels.shape[:2], augmentation.image_size
     if augmentation.crop == "random_resized":
-        box = draw_box(height, width, rng)
+        box = draw_box(*(full_size or (height, width)), rng)
+        if full_size:
+            box = scaled(box, full_size, (height, width))
         return crop_and_resize(pixels, box, size, _interpolation(augmentation, rng))
     if (height, width) != (size, size):
         raise UserError(

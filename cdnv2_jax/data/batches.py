@@ -13,6 +13,7 @@ from cdnv2_jax.data.augment import Augmentation, erase, training_image
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage
 from cdnv2_jax.data.preparation import ImagePreparation, normalise
 from cdnv2_jax.data.source import Picture, Sample, Source
+from cdnv2_jax.data.storage import Ahead
 from cdnv2_jax.data.watchdog import now_reading
 from cdnv2_jax.errors import UserError
 
@@ -78,11 +79,13 @@ class RowMaker(abc.ABC):
       source: source of the samples.
       share: the shard of each batch that this host reads.
       max_megapixels: limit of the images' size, in million pixels; larger ones count as unreadable.
+      ahead: samples that are read before their row is made; rows read all samples through it.
     """
 
     source: Source[Picture]
     share: Share
     max_megapixels: float = dataclasses.field(default=MAX_MEGAPIXELS, kw_only=True)
+    ahead: Ahead = dataclasses.field(default_factory=Ahead, init=False)
 
     @abc.abstractmethod
     def sample_index(self, row: int) -> int:
@@ -141,9 +144,9 @@ class TrainingRow(RowMaker):
         return self.first_readable(following, lambda index: self._prepared(index, random))
 
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
-        sample = self.source[index]
+        sample = self.ahead.read(self.source, index)
         pixels = sample.pixels(self.upright, max_megapixels=self.max_megapixels)
-        image, rectangle = training_image(pixels, sample.name, random, self.augmentation)
+        image, rectangle = training_image(pixels, sample.name, random, self.augmentation, sample.full_size)
         made: dict[str, Any] = {"label": np.int32(sample.label)}
         if self.normalise_with is not None:
             return made | {"image": erase(normalise(image, *self.normalise_with), rectangle, random)}
@@ -176,7 +179,7 @@ class EvaluationRow(RowMaker):
         if index >= len(self.source):
             return self._padding(NOT_BROKEN)
         now_reading(index)
-        sample = self.source[index]
+        sample = self.ahead.read(self.source, index)
         try:
             image = self.preparation.resized(sample.pixels(self.upright, max_megapixels=self.max_megapixels))
         except BrokenImage:

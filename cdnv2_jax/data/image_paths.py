@@ -11,7 +11,9 @@ from typing import BinaryIO, cast
 
 from cdnv2_jax.data.decode import EXTENSIONS
 from cdnv2_jax.data.sources.class_folders import is_hidden
+from cdnv2_jax.data.storage import walk
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.paths import as_path, is_remote
 
 FOUND_AGAIN = "found again"
 GIVE_A_PATH = "give an image by its path"
@@ -60,9 +62,9 @@ def image_files(
 
     searched: set[str] = set()
     for path in paths:
-        is_folder = os.path.isdir(path)
+        is_folder = _is_folder(path)
         folder = path if is_folder else path.parent
-        if searched and os.path.realpath(folder) in searched and (is_folder or _is_image(path)):
+        if searched and _real(folder) in searched and (is_folder or _is_image(path)):
             skipped[FOUND_AGAIN] += 1
             continue
         if not is_folder:
@@ -84,8 +86,8 @@ def _below(folder: Path, searched: set[str], others: Counter[str], unreadable: l
     def complain(error: OSError) -> None:
         unreadable.append(UserError(f"{error.filename} cannot be read: {error.strerror or error}"))
 
-    for directory, folders, files in os.walk(folder, onerror=complain, followlinks=True):
-        here = os.path.realpath(directory)
+    for directory, folders, files in walk(str(folder), complain):
+        here = _real(directory)
         if here in searched:
             folders.clear()
             others[FOUND_AGAIN] += 1
@@ -93,17 +95,29 @@ def _below(folder: Path, searched: set[str], others: Counter[str], unreadable: l
         searched.add(here)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(directory, name)
+            path = as_path(os.path.join(directory, name))
             if _is_image(path):
                 yield path
             else:
                 others[path.suffix.lower() or "without an ending"] += 1
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder; a bucket is not asked about each of many images."""
+    if is_remote(path):
+        return not path.name.lower().endswith(EXTENSIONS) and path.is_dir()
+    return os.path.isdir(path)
+
+
+def _real(folder: str | Path) -> str:
+    """Return a folder's path without links."""
+    return str(folder) if is_remote(as_path(folder)) else os.path.realpath(folder)
+
+
 def _is_image(path: Path) -> bool:
     """Whether a file is taken for an image when its folder is searched."""
     is_called_so = path.name.lower().endswith(EXTENSIONS) and not path.name.startswith(".")
-    return is_called_so and (os.path.isfile(path) or not os.path.exists(path))
+    return is_called_so and (is_remote(path) or os.path.isfile(path) or not os.path.exists(path))
 
 
 def counts(kinds: Counter[str]) -> str:

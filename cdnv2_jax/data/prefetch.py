@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cdnv2_jax.data.batches import HostBatch, RowMaker
+from cdnv2_jax.data.storage import AT_ONCE
 from cdnv2_jax.data.watchdog import PATIENCE, Board, Patience, Task, Watch, board, sample_name, watch_thread
 from cdnv2_jax.errors import RunFailure
 
@@ -61,6 +62,9 @@ class WatchedRow:
         batch, within = divmod(int(row), self.rows.share.rows)
         reader = (batch - self.first) % self.board.readers
         watch_thread(self.board, reader)
+        if self.rows.source.in_bucket:
+            soon = range(int(row), min(int(row) + AT_ONCE, (batch + 1) * self.rows.share.rows))
+            self.rows.ahead.start(self.rows.source, map(self.rows.sample_index, soon))
         try:
             made = self.rows(row)
         except MemoryError as error:

@@ -116,6 +116,16 @@ def central_box(height: int, width: int) -> Rectangle:
     return Rectangle((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
+def scaled(box: Rectangle, size: tuple[int, int], to: tuple[int, int]) -> Rectangle:
+    """Return the part of an image of (height, width) `to` that `box` is of one of `size`, at least one pixel."""
+    edges = []
+    for start, length, before, after in zip(box[:2], box[2:], size, to, strict=True):
+        first = min(round(start * after / before), after - 1)
+        edges.append((first, max(round((start + length) * after / before) - first, 1)))
+    (top, height), (left, width) = edges
+    return Rectangle(top, left, height, width)
+
+
 def crop_and_resize(image: np.ndarray, box: Rectangle, size: int, resample: Interpolation) -> np.ndarray:
     """Crop uint8 [h, w, 3] to `box` and resize it, without its surroundings, to uint8 [size, size, 3]; see `resize`."""
     top, left, height, width = box

@@ -12,11 +12,12 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
-from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.data.decode import MOST_BYTES, BrokenImage, decode, pixels_of
+from cdnv2_jax.data.storage import AT_ONCE, read_file
 from cdnv2_jax.errors import RunFailure, UserError
+from cdnv2_jax.paths import as_path, is_remote
 
-READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size
+READERS = min(16, os.cpu_count() or 1)  # threads; each holds an image of any size. `AT_ONCE` wait for a bucket
 
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """Path of an image file, Pillow image, or array: uint8 [height, width, channels] or, if it is grey, [height, width]."""
@@ -43,16 +44,23 @@ def prepared_batches(
     def prepared(number: int, picture: Picture) -> T | BrokenImage:
         name = str(path_of(picture) or f"image {number}")
         try:
-            return prepare(_pixels(picture, name, max_megapixels))
+            pixels = _pixels(picture, name, max_megapixels)
+            try:
+                return prepare(pixels)
+            except BrokenImage:
+                raise
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
         except BrokenImage as error:
             return error
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
         except MemoryError as error:
             raise RunFailure(f"no memory is left to prepare {name}: free some, or use smaller batches") from error
 
-    remaining, batches_ahead = enumerate(pictures), math.ceil(READERS / batch_size)
-    threads = ThreadPoolExecutor(READERS)
+    pictures = iter(pictures)
+    first = list(itertools.islice(pictures, 1))
+    readers = AT_ONCE if any(is_remote(path) for picture in first if (path := path_of(picture))) else READERS
+    remaining, batches_ahead = enumerate(itertools.chain(first, pictures)), math.ceil(readers / batch_size)
+    threads = ThreadPoolExecutor(readers)
     ahead = deque[list[tuple[Path | None, Future[T | BrokenImage]]]]()
     try:
         while True:
@@ -67,14 +75,16 @@ def prepared_batches(
 
 def path_of(picture: object) -> Path | None:
     """Return a picture's path; None if it is in memory."""
-    return Path(picture) if isinstance(picture, str | os.PathLike) else None
+    return as_path(picture) if isinstance(picture, str | os.PathLike) else None
 
 
 def _pixels(picture: Picture, name: str, max_megapixels: float) -> np.ndarray:
     """Return an image as uint8 [height, width, channels]; BrokenImage if it is none."""
     if (path := path_of(picture)) is not None:
         try:
-            encoded = read_bytes(path, MOST_BYTES)
+            encoded = read_file(path, MOST_BYTES)
+        except UserError:  # a bucket refuses
+            raise
         except ValueError as error:
             raise BrokenImage(name, str(error)) from error
         return decode(encoded, name, max_megapixels=max_megapixels)

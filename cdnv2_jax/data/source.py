@@ -44,11 +44,13 @@ class Sample(Picture):
       image: an encoded image file (JPEG, PNG, …), or pixels, uint8 [h, w, 3].
       label: index of its class in the source's `class_names`.
       name: name in messages: a path, a member of an archive, "train image 17".
+      full_size: (height, width) of the image that this is a shrunk copy of; None if it is whole.
     """
 
     image: bytes | np.ndarray
     label: int
     name: str
+    full_size: tuple[int, int] | None = None
 
 
 AnyPicture = TypeVar("AnyPicture", bound=Picture, covariant=True)
@@ -60,10 +62,12 @@ class Source(abc.ABC, Generic[AnyPicture]):
     Attributes:
       class_names: names of all classes, in the order of their labels.
       remarks: what was skipped or decided while opening it, one phrase each: "2 empty files skipped: a.jpg, b.jpg".
+      in_bucket: whether its samples are in a bucket, where each takes long to arrive and many can be read at once.
     """
 
     class_names: Sequence[str]
     remarks: Sequence[str] = ()
+    in_bucket: bool = False
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

@@ -246,8 +246,9 @@ class Watch:
         if sample is None:
             raise RunFailure(f"the {which} has done nothing for {idle:.3g} s: it hangs or was stopped; {LATER}")
         raise RunFailure(
-            f"the {which} has been reading {sample_name(self._source, sample)} for {idle:.3g} s: the disk or the "
-            f"decoder hangs, or the process was stopped; remove the image if it is the cause, {LATER}"
+            f"the {which} has been reading {sample_name(self._source, sample)} for {idle:.3g} s: the "
+            f"{'bucket' if self._source.in_bucket else 'disk'} or the decoder hangs, or the process was stopped; "
+            f"remove the image if it is the cause, {LATER}"
         )
 
 

@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from cdnv2_jax.data.canvas import LARGEST_SIDE, CanvasPreparation
 from cdnv2_jax.detectors.settings import DetectorSettings, Kind
+from cdnv2_jax.layers.lowering import Precision
 from cdnv2_jax.networks.network import Architecture
 from cdnv2_jax.networks.zoo import architecture_of
 from cdnv2_jax.schema import Field, check, fields_of, naming, setting, settings
-from cdnv2_jax.training.config import Dtype, RunConfig, SourceConfig, override_fields
+from cdnv2_jax.training.config import PRECISION_HELP, Dtype, RunConfig, SourceConfig, override_fields
 
 
 def _further(_: Any) -> dict[str, Field]:
@@ -25,6 +26,7 @@ class DetectorConfig:
     backbone: str = setting("name of a registered model")
     num_classes: int = setting("classes of objects, without the background", least=1)
     dtype: Dtype = setting("dtype of the computation; parameters and boxes stay float32", default="float32")
+    precision: Precision = setting(PRECISION_HELP, default="default")
     settings: dict[str, Any] = setting(
         "further settings of the detector", factory=dict, entries=_further, makes="detector_settings"
     )

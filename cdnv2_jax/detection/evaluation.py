@@ -23,6 +23,7 @@ from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation
 from cdnv2_jax.weights.detector_programs import Detect, Found
@@ -162,7 +163,9 @@ def _detected(
     batch: dict[str, jax.Array],
 ) -> tuple[Detections, dict[str, jax.Array]]:
     images = canvas_images(batch["image"], batch["size"], normalisation)
-    found = nnx.merge(graph, state).detect(images, batch["size"])
+    model = nnx.merge(graph, state)
+    with full_precision(model):
+        found = model.detect(images, batch["size"])
     rest = {name: batch[name] for name in ("scale", "index", "real")}
     # Replicated, because every process needs all rows for the metrics.
     return jax.lax.with_sharding_constraint((found, rest), everywhere)

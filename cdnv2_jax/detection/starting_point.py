@@ -1,7 +1,6 @@
 """The detector that training starts from: random, on a classifier's backbone, or a trained one for other classes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from cdnv2_jax.layers.condensed import share_norms, with_gathered_norms
 from cdnv2_jax.networks.family import build_network
 from cdnv2_jax.networks.image_channels import refuse_other_than_rgb
 from cdnv2_jax.networks.zoo import create_model
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.weights.checkpoint import flat_arrays
 from cdnv2_jax.weights.open import OpenedDetector, open_weights
 from cdnv2_jax.weights.starting_point import FIELD, matching_outputs, remark_on_choice
@@ -64,7 +64,7 @@ def starting_detector(model: DetectorConfig, class_names: Sequence[str], seed: i
         # The classifier is not used; a single class makes it as small as possible.
         backbone = create_model(model.backbone, num_classes=1, rngs=rngs, dtype=dtype, **model.overrides)
         return StartingDetector(build_detector(model.detector_settings, backbone, dtype=dtype, rngs=rngs), "")
-    path = Path(model.checkpoint)
+    path = as_path(model.checkpoint)
     opened = open_weights(path, model=model.backbone, overrides=model.overrides, classifier_required=False)
     is_detector = isinstance(opened, OpenedDetector)
     found = opened.detector.backbone if is_detector else opened.network

@@ -19,6 +19,7 @@ from cdnv2_jax.export.classifier import check_target, write_verified
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import exported, write_program
 from cdnv2_jax.export.verify import LARGEST_DIFFERENCE, relative_difference, whole_photographs
+from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.weights.detector_programs import Detect, Found, found_in_each, onnx_detector, stablehlo_detector
 from cdnv2_jax.weights.metadata import detector_metadata
 
@@ -56,7 +57,8 @@ def detect(detector: PyramidDetector, images: np.ndarray, sizes: np.ndarray) -> 
             logits = jnp.where(inside, jnp.concatenate(of_levels, axis=1), -jnp.inf)
         return _detections(detector, images, sizes), logits
 
-    found, logits = jax.device_get(jax.jit(run)(images, sizes))
+    with full_precision(detector):
+        found, logits = jax.device_get(jax.jit(run)(images, sizes))
     of_each = found_in_each(found, detector.settings.kind)
     if logits is None:
         return of_each

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import export
 
-from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
+from cdnv2_jax.layers.lowering import KINDS, full_precision, override, tracing_for
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import sealed, sha256
 from cdnv2_jax.weights.programs import PLATFORMS, metadata_file
@@ -31,12 +31,15 @@ def classifier_to_stablehlo(network: Network, image_size: int) -> bytes:
 
 
 def exported(module: nnx.Module, function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct) -> bytes:
-    """Serialise `function(module, *arguments)` for all platforms, with the module's arrays as constants."""
+    """Serialise `function(module, *arguments)` for all platforms, with the module's arrays as constants.
+
+    The program contains the precision of its products: all bits of the network's dtype, wherever it runs.
+    """
     graph, state = nnx.split(module)
 
     def traced_for(platform: str) -> Callable[..., Any]:
         def run(state: nnx.State, *arguments: jax.Array) -> Any:
-            with tracing_for(platform), override(**WITHOUT_KERNELS):
+            with tracing_for(platform), full_precision(module), override(**WITHOUT_KERNELS):
                 return function(nnx.merge(graph, state), *arguments)
 
         return run

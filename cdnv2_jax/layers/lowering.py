@@ -1,4 +1,4 @@
-"""Choice of a lowering for each operation, by the platform it is traced for and by measured times."""
+"""Choice of a lowering for each operation, by the platform it is traced for and by measured times; and precision."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 
 from cdnv2_jax.errors import UserError
 
@@ -29,6 +31,34 @@ def tracing_for(name: str) -> Iterator[None]:
     """Choose lowerings inside as on the platform `name`, for programs compiled here to run elsewhere."""
     with _other(name):
         yield
+
+
+Precision = Literal["default", "high", "highest"]
+
+
+@contextlib.contextmanager
+def multiplying(precision: Precision) -> Iterator[None]:
+    """Trace products inside, and their gradients, with this precision; in a `with` block or as a decorator.
+
+    It matters for float32 on GPUs and TPUs alone; products of bfloat16 and products on CPUs are the same with each.
+
+    Args:
+      precision: "highest" computes with all bits of float32. "high" rounds factors to TF32, 11 bits, on NVIDIA GPUs,
+        and computes with three bfloat16 products on TPUs. "default" is what JAX is set to: TF32 on NVIDIA GPUs and
+        bfloat16, 8 bits, on TPUs, unless JAX_DEFAULT_MATMUL_PRECISION says otherwise.
+    """
+    with contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision):
+        yield
+
+
+def full_precision(module: nnx.Module) -> contextlib.AbstractContextManager[None]:
+    """Trace the inference of a network or detector inside with all bits of its dtype, on every back end.
+
+    Products of bfloat16 have them anyway, and asked for them the compiler for TPUs fuses less.
+    """
+    dtypes = [vars(part)["dtype"] for _, part in nnx.iter_modules(module) if "dtype" in vars(part)]
+    narrow = all(dtype is not None and jnp.dtype(dtype).itemsize < 4 for dtype in dtypes)
+    return multiplying("default" if narrow and dtypes else "highest")
 
 
 KINDS: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,7 @@
 """Checkpoints of a run: the latest few of its whole state, and the best network so far."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.devices import Devices, fetch, is_first_process
-from cdnv2_jax.errors import UserError, cut, one_line, shorten
+from cdnv2_jax.errors import RunFailure, UserError, cut, one_line, shorten
+from cdnv2_jax.paths import is_remote
 from cdnv2_jax.training.step import TrainState
 from cdnv2_jax.weights.checkpoint import DESCRIPTION, is_checkpoint, read_description
 from cdnv2_jax.weights.checksums import checksum, is_unsealed, seal_fault, sealed
@@ -43,7 +45,7 @@ class RunCheckpoints:
             ) from error
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(os.fspath(directory.absolute()), options=options)
         self.directory = directory
 
     def __enter__(self) -> "RunCheckpoints":
@@ -53,10 +55,11 @@ class RunCheckpoints:
         # When one of several processes has failed, the others cannot finish a checkpoint.
         if kind is not None and jax.process_count() > 1:
             return
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with _write_errors(self.directory):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -84,6 +87,8 @@ class RunCheckpoints:
 
     def check_room(self, state: TrainState) -> None:
         """Raise UserError if the disk has no room for a state, rather than fail halfway through writing."""
+        if is_remote(self.directory):
+            return
         needed = SPARE_BYTES + sum(array.nbytes for array in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:
@@ -171,10 +176,13 @@ def _write_errors(directory: Path) -> Iterator[None]:
     """Turn Orbax's errors on writing into a UserError."""
     try:
         yield
+    except RunFailure:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
+        remedy = "when the bucket answers," if is_remote(directory) else "make room and"
         raise UserError(
-            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: make "
-            f"room and start the same command again"
+            f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: {remedy} "
+            f"start the same command again"
         ) from error
 
 

@@ -9,6 +9,10 @@ from cdnv2_jax.networks.network import RGB
 from cdnv2_jax.schema import Field, FieldError, check, fields_of, setting, settings
 
 Dtype = Literal["float32", "bfloat16", "float64"]
+PRECISION_HELP = (
+    "of float32 products in training, on GPUs and TPUs: default rounds factors to TF32 on NVIDIA GPUs and to bfloat16 "
+    "on TPUs, highest does not; evaluation and export always use highest"
+)
 
 
 @settings

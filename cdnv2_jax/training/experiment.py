@@ -296,6 +296,7 @@ class Experiment(abc.ABC, Generic[ConfigT, SourceT, ModelT, EvaluationT]):
             preprocess=self.preprocessing(),
             devices=self.devices,
             per_replica=self.per_replica,
+            precision=self.config.model.precision,
         )
 
     def _check_batch(self) -> None:

@@ -24,6 +24,7 @@ from cdnv2_jax.training.step import Metrics, TrainState, ema_model, live_model
 from cdnv2_jax.training.workdir import BEST, CHECKPOINTS
 from cdnv2_jax.versions import changes, versions
 
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 STEPS_AHEAD = 2  # steps dispatched before the host waits for one: enough to keep the devices busy
 
 
@@ -70,7 +71,7 @@ class Training:
             first = int(fetch(state.step))
             self.pruner = Pruner(self.experiment.graph, state)
             self.meter = Meter(config.data.batch_size, first)
-            self.forecast = Forecast(config.data.batch_size, total)
+            self.forecast = Forecast(config.data.batch_size, total, config.data.workers)
             for line in outline(self.experiment, first, self.pruner.stage):
                 self.console.print(line)
             rows = host_batches(self.experiment.row, first, total, config.data.workers)
@@ -81,7 +82,7 @@ class Training:
                     state = self._prune(state, total)
                     trained = self._evaluate(state, total)
         if done < total:
-            raise stopping.Terminated(f"asked to stop: saved after step {done:,}; repeat the command to resume", 0)
+            raise stopping.stopped(f"asked to stop: saved after step {done:,}; repeat the command to resume")
         return trained
 
     def _steps(self, state: TrainState, first: int, batches: Iterator[HostBatch]) -> tuple[TrainState, int]:
@@ -154,8 +155,10 @@ class Training:
         self.console.print(f"resuming after step {step:,}")
         if removed := self.checkpoints.remove_after(step):  # only with `from_step`
             self.console.print(f"removed the checkpoints of the later steps {shorten(list(map(str, removed)))}")
-        if changed := changes(description.get("versions", {})):
-            self.console.print(f"{changed}: the numbers may differ in the last bits", markup=False)
+        recorded = [description.get(name) for name in ("versions", "conditions")]
+        before = {name: value for part in recorded if isinstance(part, dict) for name, value in part.items()}
+        if changed := changes(before, {**versions(*LIBRARIES), **self.experiment.devices.conditions()}):
+            self.console.print(f"{changed}: from here on, the numbers may differ from those of an uninterrupted run")
         before, now = description["devices"], self.experiment.devices.count
         if self.experiment.per_replica and before != now:
             self.console.print(
@@ -193,8 +196,8 @@ class Training:
             sparsity=self.pruner.sparsity,
             **measured,
         )
-        if line := self.forecast.line(step, measured["images_per_second"]):
-            self.console.print(f"{line}, evaluations not counted")
+        for line in self.forecast.lines(step, measured["images_per_second"], measured["input_wait"]):
+            self.console.print(line)
 
     def _evaluate(self, state: TrainState, step: int) -> list[Candidate[Any, Any]]:
         """Evaluate averaged and live weights, and keep the better network if it is fully pruned and the best so far."""
@@ -241,8 +244,10 @@ class Training:
             "config": dataclasses.asdict(self.experiment.config),
             "broken_images": {str(index): name for index, name in self.broken.found.items()},
             "devices": self.experiment.devices.count,
-            "versions": versions("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+            "versions": versions(*LIBRARIES),
+            "conditions": self.experiment.devices.conditions(),
         }
+        self.log.publish()  # the records of steps that a resumed run does not repeat
         self.checkpoints.save(step, state, description)
 
     def _check_losses(self) -> None:

@@ -1,6 +1,7 @@
 """What a run is about to do, in a few lines: its network, steps and stages, averages that lag behind, and the time."""
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,10 @@ guesses after a stage, has an accuracy of 95 % three horizons later, and that of
 second half of a run, without stages, must have these."""
 
 MEASURED_STEPS, MEASURED_SECONDS = 20, 10
-"""After how much, compiling left out, the time of a run is estimated."""
+"""After how much, compiling left out, the time of a run and the share of waiting for input are estimated."""
+
+STARVED = 0.1
+"""Share of the time spent waiting for input from which on a run says so."""
 
 USEFUL_IMAGES = {"tpu": 128, "gpu": 64}
 """Images of a classifier that a device can use at a time, by back end; with fewer, a step takes about as long.
@@ -128,27 +132,55 @@ def idle_line(platform: str, batch_size: int, accumulate: int, devices: int) -> 
     ]
 
 
+def starved_line(share: float, workers: int, cores: int) -> list[str]:
+    """Say that devices wait for input, and what to do; [] if they hardly do.
+
+    Args:
+      share: share of the time spent waiting for input, in [0, 1].
+      workers: `data.workers` of this process.
+      cores: cores that it may use.
+    """
+    if share < STARVED:
+        return []
+    waiting = f"{share:.0%} of the time is spent waiting for input"
+    if workers < cores - 1:
+        return [f"{waiting}: raise --config.data.workers, {workers} now, to {cores - 1} on these {cores} cores"]
+    all_cores = f"all {cores} cores prepare" if cores > 1 else "the only core prepares"
+    return [
+        f"{waiting}, and {all_cores} it: use more, or shrink a classifier's photographs once, with "
+        f"cdnv2 prepare --short-side 256"
+    ]
+
+
 class Forecast:
-    """Estimate of the time that a run takes, from the throughput of its first steps."""
+    """Estimates of the time that a run takes and of its waiting for input, from its first steps."""
 
-    def __init__(self, batch_size: int, last_step: int):
-        self._batch_size, self._last_step = batch_size, last_step
-        self._step, self._steps, self._seconds = -1, 0, 0.0
+    def __init__(self, batch_size: int, last_step: int, workers: int):
+        self._batch_size, self._last_step, self._workers = batch_size, last_step, workers
+        self._step, self._steps, self._seconds, self._waited = -1, 0, 0.0, 0.0
 
-    def line(self, step: int, images_per_second: float) -> str:
-        """Return the estimate the first time that enough has been measured, else "".
+    def lines(self, step: int, images_per_second: float, input_wait: float) -> list[str]:
+        """Return the estimates, a line each, the first time that enough has been measured, else [].
 
         Args:
           step: steps done.
           images_per_second: throughput since the last call; the first call's includes compiling and is left out.
+          input_wait: share of the time since then that was spent waiting for input, in [0, 1].
         """
         before, known, self._step = self._step, self._is_known, step
         if before < 0 or known:
-            return ""
+            return []
+        seconds = (step - before) * self._batch_size / images_per_second
         self._steps += step - before
-        self._seconds += (step - before) * self._batch_size / images_per_second
+        self._seconds += seconds
+        self._waited += seconds * input_wait
+        if not self._is_known:
+            return []
         left = self._last_step - step
-        return f"{duration(left * self._seconds / self._steps)} for the {left:,} steps left" if self._is_known else ""
+        time_left = f"{duration(left * self._seconds / self._steps)} for the {left:,} steps left"
+        cores = len(os.sched_getaffinity(0))
+        starved = starved_line(self._waited / self._seconds, self._workers, cores)
+        return [f"{time_left}, evaluations not counted", *starved]
 
     @property
     def _is_known(self) -> bool:

@@ -21,6 +21,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from cdnv2_jax.bounded_reading import parse_object, read_bytes
 from cdnv2_jax.devices import is_first_process
 from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.paths import is_remote
 from cdnv2_jax.terminal import say
 from cdnv2_jax.training.workdir import EVENTS, METRICS_FILE, PROFILE
 
@@ -28,11 +29,13 @@ event_pb2: Any = _event_pb2  # protobuf creates its classes on import, where typ
 summary_pb2: Any = _summary_pb2
 
 MOST_BYTES = 1 << 30  # of metrics.jsonl, two million records
+SECONDS_UNPUBLISHED = 60  # of records in a bucket, which are written again with all before them
 
 
 class RunLog:
     """Log of a run: appends to `metrics.jsonl` and TensorBoard events, prints a line per stage and evaluation and, in a
-    terminal, shows a progress bar. Of several processes, only the first writes and prints.
+    terminal, shows a progress bar. Of several processes, only the first writes and prints. In a bucket, both files are
+    written again every minute and by `publish`.
 
     A record's "kind" is one of:
       train: step, epoch, loss and the step's other metrics, learning_rate, stage, sparsity, images_per_second,
@@ -44,12 +47,20 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, total_steps: int, first_step: int, console: Console):
-        self._file = self._events = None
+        self._file = self._events = self._mirror = None
         if is_first_process():
+            place = workdir
+            if is_remote(workdir):
+                self._mirror = workdir.mirrored(METRICS_FILE)
+                place = self._mirror.local
             # Unbuffered: a record that the disk has no room for must not be written later, after others.
-            self._file = (workdir / METRICS_FILE).open("a+b", buffering=0)
+            self._file = (place / METRICS_FILE).open("a+b", buffering=0)
             drop_incomplete_record(self._file)
-            self._events = Scalars(workdir / EVENTS, first_step + 1)
+            # Numbered, because TensorBoard reads files in the order of their names, which otherwise start with a time
+            # in seconds that two starts of a run may share.
+            number = len(list((workdir / EVENTS).glob("*tfevents*")))
+            self._events = Scalars(place / EVENTS / f"events.{number:04d}.tfevents", first_step + 1)
+        self.publish()
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -70,6 +81,14 @@ class RunLog:
         if self._file is not None and self._events is not None:
             self._file.close()
             self._events.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def publish(self) -> None:
+        """Have all records in the bucket, if the run writes to one; a record on a disk is there already."""
+        self._published = time.monotonic()
+        if self._mirror is not None:
+            self._mirror.upload()
 
     def train(self, **record: Any) -> None:
         """Write a training record and advance the progress bar."""
@@ -95,6 +114,7 @@ class RunLog:
     def evaluation(self, headline: str, **record: Any) -> None:
         """Write and print an evaluation on the held-out images; `headline` is its summary for people."""
         self._write("eval", record)
+        self.publish()
         self._console.print(f"epoch {record['epoch']:g}: held-out {headline}")
 
     def broken_image(self, *, step: int, name: str) -> None:
@@ -112,6 +132,8 @@ class RunLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), METRICS_FILE)
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"}
         self._events.write(record["step"], {f"{kind}/{name}": value for name, value in numbers.items()})
+        if time.monotonic() > self._published + SECONDS_UNPUBLISHED:
+            self.publish()
 
 
 def drop_incomplete_record(file: BinaryIO) -> None:
@@ -175,19 +197,17 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 class Scalars:
-    """A TensorBoard event file of scalars under `directory`.
+    """A TensorBoard event file of scalars.
 
     Args:
+      file: path of the file, whose directory is created.
       first_step: first step to be written; from it on, TensorBoard discards the events of earlier files.
     """
 
-    def __init__(self, directory: Path, first_step: int):
-        directory.mkdir(parents=True, exist_ok=True)
-        # Numbered, because TensorBoard reads files in the order of their names, which otherwise start with a time in
-        # seconds that two starts of a run may share.
-        number = len(list(directory.glob("*tfevents*")))
+    def __init__(self, file: Path, first_step: int):
+        file.parent.mkdir(parents=True, exist_ok=True)
         # Of TensorBoard's own writers the one that never asks for TensorFlow, which takes seconds to import.
-        self._writer = RecordWriter((directory / f"events.{number:04d}.tfevents").open("wb"))
+        self._writer = RecordWriter(file.open("wb"))
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
@@ -249,18 +269,20 @@ class Profile:
     workdir: Path
     first: int = 0
     last: int = 0
-    _on: bool = False
+    _on: contextlib.ExitStack | None = None
 
     def before_step(self, step: int) -> None:
         """Start or end the trace if it is due at `step`."""
         if self._on and step >= self.last:
             self.end()
         if not self._on and self.first <= step < self.last:
-            jax.profiler.start_trace(str(self.workdir / PROFILE))
-            self._on = True
+            self._on, place = contextlib.ExitStack(), self.workdir / PROFILE
+            if is_remote(place):  # the profiler writes to disks only
+                place = self._on.enter_context(contextlib.closing(place.mirrored())).local
+            self._on.enter_context(jax.profiler.trace(str(place)))
 
     def end(self) -> None:
         """End the trace if one is running."""
         if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
+            self._on.close()
+            self._on = None

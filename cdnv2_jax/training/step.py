@@ -12,6 +12,7 @@ from flax import nnx
 from cdnv2_jax.devices import AXIS, Devices, fetch
 from cdnv2_jax.layers.condensed import ConnectionIndex
 from cdnv2_jax.layers.learned import ConnectionMask
+from cdnv2_jax.layers.lowering import Precision, multiplying
 
 
 @jax.tree_util.register_dataclass
@@ -105,6 +106,7 @@ def make_train_step(
     preprocess: Callable[[Batch, jax.Array], Batch] | None = None,
     devices: Devices | None = None,
     per_replica: bool = False,
+    precision: Precision = "default",
 ) -> TrainStep:
     """Compile step(state, batch) → (new state, metrics of the network before the update); `state` is donated.
 
@@ -118,11 +120,13 @@ def make_train_step(
       devices: devices that the batch is sharded over; None for one device.
       per_replica: every device normalises its own part of the batch, as with PyTorch's DistributedDataParallel, and
         gradients, running statistics and metrics are averaged. Otherwise, sharding does not affect normalisation.
+      precision: precision of float32 products, see `multiplying`.
     """
     gradients = _gradients(graph, loss, accumulate)
     if devices is not None and per_replica:
         gradients = _on_each(devices, gradients)
 
+    @multiplying(precision)
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if preprocess is not None:
             batch = preprocess(batch, state.step)

@@ -56,6 +56,7 @@ EARLIER = {
     "data.train_annotations": "",
     "data.val_annotations": "",
     "data.empty_images": "drop",
+    "model.precision": "default",
 }
 """Fields that the `config.json` of an older run lacks, and what those runs did."""
 
@@ -124,8 +125,6 @@ class Workdir:
         """
         text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         path = self.path
-        if any(":" in part for part in path.parts[:1]):
-            raise UserError(f"--workdir {path} looks like a bucket's address: mount the bucket and give the directory")
         with contextlib.ExitStack() as stack:
             try:
                 self._refuse(text, data)

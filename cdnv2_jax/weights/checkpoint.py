@@ -24,6 +24,7 @@ from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.networks.family import blank_network, family_of, find_family, replace_head
 from cdnv2_jax.networks.image_channels import for_channels
 from cdnv2_jax.networks.network import Form, Network
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.versions import versions
 from cdnv2_jax.weights.checksums import checksums, seal_fault, sealed
 from cdnv2_jax.weights.stored_arrays import read_stored
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 DETECTOR = "detector"
 DESCRIPTION = Path("description", "metadata")  # where Orbax stores the JSON
+FIRST = "_CHECKPOINT_METADATA"
+"""File of every directory that Orbax writes, the first one in the order of names."""
 ARRAYS = "arrays"
 USAGE_KEY = "usage"
 """Key of the `Usage` in the metadata of checkpoints and of exported files."""
@@ -59,7 +62,7 @@ def save(
         raise UserError(f"metadata cannot have the key {USAGE_KEY!r}: set the network's usage instead")
     if model.usage is not None:
         stored[USAGE_KEY] = model.usage.to_json()
-    write_module(Path(path), model, {**describe_network(model), "metadata": stored}, overwrite=overwrite)
+    write_module(as_path(path), model, {**describe_network(model), "metadata": stored}, overwrite=overwrite)
 
 
 def stored_usage(metadata: Any, num_classes: int, source: str) -> "Usage | None":
@@ -95,7 +98,7 @@ def load(
       UserError: `path` does not exist, is not a checkpoint of a network, is damaged, or holds NaN or infinity; or its
         classifier is halved and cannot be replaced; or it is to be adapted to other channels, but not for RGB images.
     """
-    path = Path(path)
+    path = as_path(path)
     description = read_description(path)
     if "kind" in description:
         raise UserError(f"{path} holds a {description['kind']}, not a classifier")
@@ -172,7 +175,7 @@ def fill_module(path: Path, module: nnx.Module, description: Mapping[str, Any]) 
 
 def load_metadata(path: str | Path) -> dict[str, Any]:
     """Return the description stored with the network at `path`: name, architecture, form, metadata, versions."""
-    return read_description(Path(path))
+    return read_description(as_path(path))
 
 
 def save_detector(
@@ -260,13 +263,13 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], description: Mapping[str
 
     refuse_existing(path, overwrite)
     refuse_path(path)
-    if path.exists() and not is_checkpoint(path):
+    if path.exists() and not is_checkpoint(path) and not _is_cut_off(path):
         raise UserError(f"{path} exists and is not a checkpoint, so it is not replaced: give another path")
     description = sealed({**description, "crc32": checksums(arrays)})
     # NumPy arrays, because with several processes Orbax takes a JAX array for a shard of a larger one.
     whole = {name: np.asarray(array) for name, array in arrays.items()}
     args = ocp.args.Composite(arrays=ocp.args.StandardSave(whole), description=ocp.args.JsonSave(description))
-    with replacing(path) as temporary, _checkpointer() as checkpointer:
+    with replacing(path, last=str(DESCRIPTION)) as temporary, _checkpointer() as checkpointer:
         checkpointer.save(temporary.absolute(), args)
 
 
@@ -287,7 +290,14 @@ def _checkpointer() -> Any:
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether `path` is a directory written by `write_arrays`."""
+    if is_remote(path) and not (path / DESCRIPTION).is_file():  # uploaded last
+        return False
     return (path / "description").is_dir() and (path / ARRAYS).is_dir()
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Return whether `path` in a bucket holds the beginning of what `write_arrays` uploads."""
+    return is_remote(path) and (path / FIRST).is_file()
 
 
 UNREADABLE = re.compile(r"\\|[\ud800-\udfff]")

@@ -12,6 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.errors import NOT_FINITE, UserError, one_line
+from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.weights.programs import compiled_program, open_session, read_exported, run_session
 
 
@@ -38,7 +39,7 @@ int32 [b, 2] → the detections in each image. Raises UserError if the results a
 
 
 def compiled_detector(detector: PyramidDetector) -> Detect:
-    """Return the detector as it is now, compiled once per structure and shape."""
+    """Return the detector as it is now, compiled once per structure and shape; precision as for `compiled_forward`."""
     graph, state = nnx.split(detector)
     arrays, structure = jax.tree.flatten(state)
     run = _detect(graph, structure)
@@ -51,7 +52,9 @@ def _detect(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., Detection
     """Return the compiled function that detectors of one structure share."""
 
     def run(arrays: list[jax.Array], images: jax.Array, sizes: jax.Array) -> Detections:
-        return nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays)).detect(images, sizes)
+        detector = nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))
+        with full_precision(detector):
+            return detector.detect(images, sizes)
 
     return jax.jit(run)
 

@@ -15,6 +15,7 @@ from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
+from cdnv2_jax.layers.lowering import full_precision, traced_platform
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256
 from cdnv2_jax.weights.metadata import parse_metadata
@@ -36,8 +37,15 @@ OUTSIDE = {"infeed", "outfeed", "send", "recv"}
 """StableHLO operations that exchange values with the outside."""
 
 
+PRODUCTS, FULL_PRECISION = {"dot_general", "convolution"}, "#stablehlo<precision HIGHEST>"
+"""StableHLO operations that round float32 factors on GPUs and TPUs, unless both have this precision."""
+
+
 def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-    """Return images → logits, compiled, for the model as it is now; compiled once per structure and shape."""
+    """Return images → logits, compiled, for the model as it is now; compiled once per structure and shape.
+
+    Products are computed with all bits of the network's dtype on every back end.
+    """
     graph, state = nnx.split(model)
     arrays, structure = jax.tree.flatten(state)
     forward = _forward(graph, structure)
@@ -48,7 +56,13 @@ def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Arr
 def _forward(graph: nnx.GraphDef, structure: Hashable) -> Callable[..., jax.Array]:
     """Return the compiled function that networks of one structure share. Its arguments are flat, because hashing and
     flattening a network at every call would take as long as computing a single image."""
-    return jax.jit(lambda arrays, images: nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))(images))
+
+    def run(arrays: list[jax.Array], images: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, jax.tree.unflatten(cast(Any, structure), arrays))
+        with full_precision(model):
+            return model(images)
+
+    return jax.jit(run)
 
 
 def open_session(path: Path) -> Any:
@@ -103,7 +117,8 @@ def metadata_file(path: Path) -> Path:
 
 
 def read_exported(path: Path) -> export.Exported:
-    """Read the program at `path`; UserError if it is not a valid one or not the one that its metadata was written for.
+    """Read the program at `path`; UserError if it is not a valid one or not the one that its metadata was written for,
+    or if its results would be rounded on this platform.
 
     The checksum comes first: changed bytes can end the process in the deserialiser.
     """
@@ -113,11 +128,16 @@ def read_exported(path: Path) -> export.Exported:
         raise UserError(f"{path} is damaged, or does not belong to {metadata_file(path).name}: export it again")
     try:
         program = export.deserialize(bytearray(data))
-        unusual = _unusual(program)
+        unusual, rounds = _faults(program)
     except Exception as error:  # errors of many types
         raise UserError(f"{path} is not a StableHLO file of jax.export ({one_line(error)}): export it again") from error
     if unusual:
         raise UserError(f"{path} was not written by `cdnv2 export` ({unusual}): it is not run")
+    if rounds and (platform := traced_platform()) != "cpu":
+        raise UserError(
+            f"{path} was exported by an earlier version, whose products are rounded on a {platform.upper()}: export it "
+            f"again"
+        )
     return program
 
 
@@ -129,13 +149,13 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _unusual(program: export.Exported) -> str:
-    """Return what a program has that those of this project do not; "" for nothing."""
+def _faults(program: export.Exported) -> tuple[str, bool]:
+    """Return what a program has that those of this project do not, "" for nothing, and whether it rounds products."""
     if program.platforms != PLATFORMS or program.nr_devices != 1:
-        return f"for {program.nr_devices} devices of {', '.join(program.platforms)}"
+        return f"for {program.nr_devices} devices of {', '.join(program.platforms)}", False
     if program.ordered_effects or program.unordered_effects or program.disabled_safety_checks:
-        return "with side effects or without safety checks"
-    found = set()
+        return "with side effects or without safety checks", False
+    found, precisions = set(), {FULL_PRECISION}
 
     def note(operation: ir.Operation) -> ir.WalkResult:
         kind = operation.name.removeprefix("stablehlo.")
@@ -143,11 +163,15 @@ def _unusual(program: export.Exported) -> str:
             found.add(f"calls {ir.StringAttr(operation.attributes['call_target_name']).value}")
         elif kind in OUTSIDE:
             found.add(kind)
+        elif kind in PRODUCTS and "f32" in str(operation.operands[0].type):
+            attributes = operation.attributes
+            given = ir.ArrayAttr(attributes["precision_config"]) if "precision_config" in attributes else [""]
+            precisions.update(map(str, given))
         return ir.WalkResult.ADVANCE
 
     with mlir.make_ir_context():
         program.mlir_module(serialized=False).operation.walk(note)
-    return shorten(sorted(found - {f"calls {name}" for name in CUSTOM_CALLS}))
+    return shorten(sorted(found - {f"calls {name}" for name in CUSTOM_CALLS})), len(precisions) > 1
 
 
 def stablehlo_forward(path: Path) -> Forward:

@@ -14,6 +14,7 @@ from cdnv2_jax.bounded_reading import parse_object
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 from cdnv2_jax.layers.condensed import check_indices, share_norms
 from cdnv2_jax.networks.network import Network
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checkpoint import (
     USAGE_KEY,
@@ -72,7 +73,7 @@ def load_safetensors(path: str | Path) -> Network:
       UserError: the file does not exist, is not in this format, has no description or does not match it, or holds
         NaN or indices out of range.
     """
-    path = Path(path)
+    path = as_path(path)
     values, tensors = read_metadata(path), read_tensors(path)
     actual = {} if is_unsealed(values) else checksums(tensors)
     try:
@@ -121,6 +122,9 @@ def _read(path: Path, part: Callable[[Any], Read]) -> Read:
     safetensors = import_optional("safetensors", "export")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if is_remote(path):
+        with path.downloaded() as copy:
+            return _read(copy, part)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return part(file)

@@ -3,6 +3,7 @@ and prints a traceback for every array that it cannot read.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,15 @@ import jax
 import numpy as np
 
 from cdnv2_jax.errors import one_line, shorten
+from cdnv2_jax.files import bytes_under
+from cdnv2_jax.paths import is_remote
 
 MOST_BYTES, MOST_COMPRESSED = 2**29, 16
 """Arrays may take so many bytes together, or so many for each byte of their files; masked networks take seven."""
+
+DRIVERS = {"gs": "gcs", "s3": "s3"}
+RETRIES = {"max_retries": 6}  # for a minute; by default it is half an hour
+CONTEXT = {"gcs_request_retries": RETRIES, "s3_request_retries": RETRIES}
 
 METADATA = "/.zarray"
 """End of the key under which Zarr stores an array's shape, dtype and chunks."""
@@ -28,12 +35,13 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
 
     Raises:
       ValueError: the files are damaged, or hold other arrays; the message is the reason, without the path.
+      RunFailure: the bucket does not answer.
     """
     import tensorstore
 
     _check_size(directory, targets)
-    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{directory.absolute()}/"}}
-    context = tensorstore.Context()
+    database = {"driver": "ocdbt", "base": _files_in(directory)}
+    context = tensorstore.Context(CONTEXT)
     try:
         keys = tensorstore.KvStore.open(database, context=context).result().list().result()
         names = {key.decode().removesuffix(METADATA) for key in keys if key.endswith(METADATA.encode())}
@@ -53,7 +61,19 @@ def read_stored(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) ->
         reading = {name: array.read() for name, array in opened.items()}
         return {name: future.result() for name, future in reading.items()}
     except Exception as error:  # TensorStore's are of many types
+        if is_remote(directory):
+            directory.exists()  # which raises, if it is the bucket that fails
         raise ValueError(one_line(error)) from error
+
+
+def _files_in(directory: Path) -> dict[str, str]:
+    """Return TensorStore's specification of the files in a directory."""
+    if is_remote(directory):
+        place = {"driver": DRIVERS[directory.scheme], "bucket": directory.bucket, "path": f"{directory.key}/"}
+        if directory.scheme == "s3" and "AWS_ENDPOINT_URL" in os.environ:  # which s3fs uses, but not TensorStore
+            place["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
+        return place
+    return {"driver": "file", "path": f"{directory.absolute()}/"}
 
 
 def _fits(stored: Any, target: jax.ShapeDtypeStruct) -> bool:
@@ -66,6 +86,6 @@ def _fits(stored: Any, target: jax.ShapeDtypeStruct) -> bool:
 
 def _check_size(directory: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     size = sum(math.prod(target.shape) * np.dtype(target.dtype).itemsize for target in targets.values())
-    stored = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    stored = bytes_under(directory)
     if size > max(MOST_BYTES, MOST_COMPRESSED * stored):
         raise ValueError(f"{size / 2**30:.1f} GiB in files of {stored / 2**20:.1f} MiB, as if made to fill the memory")

@@ -15,6 +15,7 @@ from cdnv2_jax.networks.family import TorchFormat, blank_network, family_of
 from cdnv2_jax.networks.image_channels import for_channels
 from cdnv2_jax.networks.network import MOST_IMAGE_CHANNELS, Architecture, Network
 from cdnv2_jax.networks.zoo import architecture_of
+from cdnv2_jax.paths import as_path
 from cdnv2_jax.weights.state_dicts import Weights, is_tensor, official_tensors, select_state_dict, shape_of, to_numpy
 from cdnv2_jax.weights.torch_reading import read_checkpoint
 
@@ -195,7 +196,7 @@ def save_torch_checkpoint(path: str | Path, model: Network) -> None:
     """Write `{"state_dict", "arch"}` in the official layout; the official classes load it with strict=True."""
     torch = import_optional("torch", "torch")
     tensors = {key: torch.from_numpy(array.copy()) for key, array in to_torch_state_dict(model).items()}
-    with replacing(Path(path)) as temporary:
+    with replacing(as_path(path)) as temporary:
         torch.save({"state_dict": tensors, "arch": model.name}, temporary)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdnv2_jax.bounded_reading import read_bytes
-from cdnv2_jax.errors import UserError, import_optional, one_line
+from cdnv2_jax.errors import RunFailure, UserError, import_optional, one_line
 from cdnv2_jax.inert_pickle import (
     STAND_INS,
     Ignored,
@@ -19,6 +19,7 @@ from cdnv2_jax.inert_pickle import (
     read_plain_pickle,
     with_inert_encode,
 )
+from cdnv2_jax.paths import as_path
 
 LARGEST_FILE = 2**30  # bytes; the largest official checkpoint, cdnv2_c with EMA and optimizer, is 80 MB
 MOST_ENTRIES = 20_000  # tensors and counters; the same checkpoint has 3,000
@@ -82,8 +83,10 @@ def kind_of(path: Path) -> Literal["torch", "pickle"]:
 
 def _check_archive(path: Path, size: int) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
+    except RunFailure:
+        raise
     except Exception as error:  # zipfile raises errors of many types for a damaged directory
         raise UserError(f"{path} is not a complete PyTorch file, its end is missing or damaged: {AGAIN}") from error
     names = [entry.filename for entry in entries]
@@ -116,11 +119,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
       UserError: the file does not exist, is not a PyTorch file, is truncated, or would run code.
     """
-    path = Path(path)
+    path = as_path(path)
     torch = import_optional("torch", "torch") if kind_of(path) == "torch" else None
     try:
         data = read_bytes(path, LARGEST_FILE)
         checkpoint = read_plain_pickle(data) if torch is None else _load(torch, data)
+    except RunFailure:  # of the bucket, not of the file
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(_explain_refusal(path, str(error))) from error
     except Exception as error:  # torch.load raises errors of many types for damaged files

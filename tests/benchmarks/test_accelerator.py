@@ -1,5 +1,6 @@
 """The GPU's benchmark, tried out on the CPU with a tiny network, its processes' work done in this one."""
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accelerator, accelerator_side
-from benchmarks.accelerator import checked, with_shares
+from benchmarks import accelerator, accelerator_side, problems
+from benchmarks.accelerator import with_shares
 from benchmarks.machine import machine_kind
 from benchmarks.processes import printed_by
 from benchmarks.results import Entry
+from tests.torch_twin import CondenseNetTwin
 
-FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch", "--no-lowerings"]
+FLAGS = ["--work", "training", "condensed", "--sides", "ours", "torch"]
 BATCHES = ["--training-batches", "2", "--inference-batches", "1"]
 
 
@@ -50,6 +52,7 @@ def test_accelerator(
         *(("condensed", "ours", 1), ("condensed", "torch", 1)),
     ]
     assert entries[0]["program_bytes"] > 0
+    assert [set(e["differences"]) for e in entries] == 2 * [{"bfloat16"}, {"highest", "bfloat16"}]
     assert all(e["share_of_floor"] > 0 and e["images_per_second"] > 0 for e in entries)
     printed = capsys.readouterr().out
     assert "Images per second" in printed
@@ -68,36 +71,42 @@ def test_accelerator(
 def test_what_does_not_fit_is_told_and_larger_ones_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
-    def full(_: object, work: str, name: str, batch: int) -> Entry:
+    def full(side: str, work: str, name: str, batch: int) -> Entry:
         tried.append(batch)
         if batch == 8:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99 bytes.")
-        return {"milliseconds": {}}
+        return {"milliseconds": {}, "differences": {}}
 
     monkeypatch.setattr(accelerator_side, "_measured", full)
     entries = list(accelerator_side.measure("ours", "training", "cdnv2_a", [16, 4, 8]))
-    assert entries[:2] == [{"batch": 4, "milliseconds": {}}, {"batch": 8, "failed": "out of memory"}]
+    assert entries[:2] == [
+        {"batch": 4, "milliseconds": {}, "differences": {"bfloat16": {}}},
+        {"batch": 8, "failed": "out of memory"},
+    ]
     assert [e["batch"] for e in entries] == [4, 8, 16]
     assert "not tried" in entries[2]["failed"]
     assert tried == [4, 8]
 
 
-def _entry(side: str, sample: list[float], batch: int = 4) -> Entry:
-    times = {"milliseconds": {"median": 2.0}, "images_per_second": 1.0}
-    return {"work": "condensed", "model": "cdnv2_a", "side": side, "batch": batch, "sample": sample, **times}
+@pytest.mark.parametrize("work", ["training", "condensed"])
+def test_a_peer_with_a_wrong_layer_is_refused(work: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, before anything of it is timed."""
 
+    def with_wrong_layer(case: problems.Problem) -> CondenseNetTwin:
+        twin = copy.deepcopy(case.twin)
+        stem = next(twin.features["init_conv"].parameters())
+        stem.data = stem.data.flip(0)
+        return twin
 
-@pytest.mark.parametrize(
-    ("sample", "refused"), [([1.0, -2.05], False), ([1.0, -1.5], True), ([float("nan")] * 2, True)]
-)
-def test_other_results_are_refused(sample: list[float], refused: bool) -> None:
-    ours = _entry("ours", [1.0, -2.0])
-    found = checked(_entry("torch", sample), [_entry("ours", [9.0, 9.0], batch=8), ours])
-    assert ("failed" in found) == refused
+    monkeypatch.setattr(problems.Problem, "twin_copy", with_wrong_layer)
+    (entry,) = accelerator_side.measure("torch", work, tiny, [2])
+    assert "milliseconds" not in entry
+    assert "(highest) differ by" in entry["failed"]
 
 
 def test_shares_of_the_memory_floor() -> None:
-    entry = with_shares({**_entry("ours", []), "program_bytes": 4_000_000}, {"copied_bytes_per_second": 1e10})
+    measured = {"work": "condensed", "model": "cdnv2_a", "batch": 4, "milliseconds": {"median": 2.0}}
+    entry = with_shares({**measured, "program_bytes": 4_000_000}, {"copied_bytes_per_second": 1e10})
     assert entry["share_of_program"] == pytest.approx(0.2)
     assert entry["share_of_floor"] == pytest.approx(entry["floor_bytes"] / 1e10 / 2e-3)
 

@@ -268,8 +268,8 @@ def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     compiled_docs.DOCS.write_text(f"before\n{compiled_docs.START}\nold\n{compiled_docs.END}\nafter\n")
     text = compiled_docs.in_docs(rows)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "jax 1; 2026" in text
-    assert "| n | masked | 8 | 7.5 + 0.4 | 3 % |  |  | failed | failed |\n" in text
-    assert "| n | 64 | 128 | h100 | 7.5 | 9,750 | 2.0 GB | 13.5 MB in 3 all-reduce |\n" in text
+    assert "| n | masked | 8 | 7.52 + 0.4 | 3 % | failed | failed |\n" in text
+    assert "| n | 64 | 128 | h100 | 7.52 | 9,750 | 2.0 GB | 13.5 MB in 3 all-reduce |\n" in text
     assert "| n | masked | 9 |" not in text
     compiled_docs.DOCS.write_text("nothing")
     with pytest.raises(UserError, match="lacks the comments"):

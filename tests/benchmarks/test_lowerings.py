@@ -69,7 +69,7 @@ def test_written_table_is_what_layers_choose_by(monkeypatch: pytest.MonkeyPatch,
     shape = Shape(2, 7, 64, 16, 8)
     medians = {"grouped": {"median": 3.14159}, "pairs": {"median": 1.0}}
     entry = {"kind": "grouped_conv", "shape": shape.__dict__, "forward": medians, "refused": {}}
-    write_table([entry])
+    write_table([table_row(entry)], jax.default_backend(), {})
     assert json.loads(table.read_text())["elsewhere"] == others
     assert table_row(entry)["forward"] == {"grouped": 3.14, "pairs": 1.0}
     lowering._rows.cache_clear()

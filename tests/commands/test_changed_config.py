@@ -65,13 +65,15 @@ def _assert_same_networks(uninterrupted: Path) -> None:
 def test_settings_added_to_the_schema_count_with_their_defaults(shell: Shell) -> None:
     """A run begun before a field existed lacks it in its config.json: that is a change like any other.
 
-    Unless it is known what such a run did: it did not turn photographs.
+    Unless it is known what such a run did: it did not turn photographs, and multiplied as JAX does by default.
     """
     config = json.loads(Path("run/config.json").read_text())
-    del config["accumulate"], config["data"]["exif_orientation"]
+    del config["accumulate"], config["data"]["exif_orientation"], config["model"]["precision"]
     Path("run/config.json").write_text(json.dumps(config))
     assert "(data.exif_orientation, accumulate differ)" in shell.refuses(*TRAIN)
-    assert "(accumulate differ)" in shell.refuses(*TRAIN, "--config.data.exif_orientation=False")
+    older = ("--config.data.exif_orientation=False",)
+    assert "(accumulate differ)" in shell.refuses(*TRAIN, *older)
+    assert "(model.precision, accumulate differ)" in shell.refuses(*TRAIN, *older, "--config.model.precision=high")
 
 
 def _claim(workdir: Workdir, config: RunConfig, data: dict[str, dict[str, Any]]) -> None:

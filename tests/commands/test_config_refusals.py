@@ -54,6 +54,7 @@ OVERRIDES: dict[str, tuple[str, list[str]]] = {
     "image size of no digit": ("data.image_size=9", ["image_size", "multiple of 8, got 9"]),
     "too few classes": ("model.num_classes=5", ["10 classes", "5"]),
     "channels that do not divide": ("model.overrides.groups=5", ["block 1, layer 1", "are not divisible", "5"]),
+    "precision by its nickname": ("model.precision=tf32", ["config.model.precision must be one of", "'tf32'"]),
     "type by its nickname": ("model.dtype=bf16", ["config.model.dtype must be one of", "bfloat16", "'bf16'"]),
     "field that the file does not name": (
         "model.overrides.bottleneck=0",

@@ -29,6 +29,14 @@ def test_image_folder(photographs: Path, shell: Shell) -> None:
     assert [path.name for path in output.iterdir()] == ["photos"]
 
 
+def test_short_side(photographs: Path, shell: Shell) -> None:
+    arguments = ["--source", "image_folder", "--directory", photographs, "--output", shell.directory / "out"]
+    shell.succeeds("main.py", "prepare", *arguments, "--short-side", "256")
+    trained, held_out = (read_tfds(shell.directory / "out", split) for split in ("train", "val"))
+    assert min(trained[0].pixels().shape[:2]) == 256
+    assert held_out[0].image == (photographs / "val" / "place" / "flower.jpg").read_bytes()
+
+
 def test_cifar(shell: Shell) -> None:
     write_folder(shell.directory / "data", "cifar10")
     arguments = ["--source", "cifar10", "--directory", shell.directory / "data", "--output", shell.directory / "out"]
@@ -67,6 +75,7 @@ def test_imagenet(shell: Shell) -> None:
     [
         (["--name", "My Data"], "--name 'My Data'"),
         (["--shard-mib", "0"], "--shard-mib 0"),
+        (["--short-side", "8"], "--short-side 8"),
         (["--held-out-fraction", "1"], "--held-out-fraction 1"),
         (["--source", "imagenet_tars"], "lacks ILSVRC2012_img_train.tar"),
         (["--source", "digits"], "digits"),

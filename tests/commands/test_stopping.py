@@ -12,7 +12,7 @@ import pytest
 from tests.commands.shell import REPOSITORY
 
 PROGRAM = """
-import ctypes, signal, sys, time
+import ctypes, os, signal, sys, time
 from pathlib import Path
 from cdnv2_jax import stopping
 from cdnv2_jax.commands.arguments import guarded
@@ -54,7 +54,11 @@ def steps(something_to_lose=True):
         while not stopping.asked():
             time.sleep(0.01)
         time.sleep(1)  # longer than any patience: saving takes as long as it takes
-        raise stopping.Terminated("asked to stop: saved", 0)
+        raise stopping.stopped("asked to stop: saved")
+
+def steps_in_a_pod():
+    os.environ["KUBERNETES_SERVICE_HOST"] = "10.0.0.1"
+    steps()
 
 def stuck_step():
     with stopping.postponed():
@@ -88,6 +92,7 @@ TERM, INT = signal.SIGTERM, signal.SIGINT
         ("stuck", [INT, INT], 130, ""),
         ("hang_in_cleanup", [INT, INT], 130, ""),
         ("steps", [TERM], 0, "asked to stop: saved\n"),
+        ("steps_in_a_pod", [TERM], 143, "program: asked to stop: saved\n"),
         ("stuck_step", [TERM], 0, "asked to stop: a step took more than 25 seconds"),
     ],
 )

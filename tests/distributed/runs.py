@@ -27,7 +27,7 @@ RUN = (
 
 STEPS = 28
 
-PATIENCE = 200  # seconds; a run takes some ten, more when the machine is busy
+PATIENCE = 600  # seconds; a run takes some ten, many times that when the machine is busy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +78,7 @@ def start_command(
     workdir: Path, verb: str, *arguments: str, processes: int = 1, devices: int = 1, run: Sequence[str] = RUN
 ) -> Processes:
     """Starts any verb of `main.py` with a run's config; logs lie beside `workdir`."""
-    environment = {
-        **os.environ,
-        "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    settings = environment(workdir, devices)
     port = _free_port()
     handles, logs = [], []
     for process in range(processes):
@@ -93,8 +87,19 @@ def start_command(
             command += ["--coordinator", f"localhost:{port}", "--processes", f"{processes}", "--process", f"{process}"]
         logs.append(workdir.parent / f"{workdir.name}.{verb}.{process}.log")
         with logs[-1].open("wb") as log:
-            handles.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log))
+            handles.append(subprocess.Popen(command, cwd=REPOSITORY, env=settings, stdout=log, stderr=log))
     return Processes(handles, logs, workdir)
+
+
+def environment(workdir: Path, devices: int = 1) -> dict[str, str]:
+    """The environment of a run's processes, with `devices` simulated devices each."""
+    return {
+        **os.environ,
+        "JAX_ENABLE_X64": "1",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def _free_port() -> int:

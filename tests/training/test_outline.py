@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from cdnv2_jax.training.outline import Forecast, averaging_fault, duration, idle_line, network_line, stages_line
+from cdnv2_jax.training.outline import (
+    Forecast,
+    averaging_fault,
+    duration,
+    idle_line,
+    network_line,
+    stages_line,
+    starved_line,
+)
 from tests.tables import table
 
 
@@ -118,20 +126,42 @@ def test_costs(costs: dict[str, dict[str, int]], line: str) -> None:
 
 def test_forecast() -> None:
     """64 images a step at 32 a second: two seconds a step once compiled, and told once."""
-    forecast = Forecast(batch_size=64, last_step=1000)
+    forecast = Forecast(batch_size=64, last_step=1000, workers=0)
     rates = {10: 3.0, 20: 32.0, 30: 32.0, 40: 32.0, 50: 32.0}
-    assert {step: forecast.line(step, rate) for step, rate in rates.items()} == {
-        **dict.fromkeys((10, 20, 40, 50), ""),
-        30: "about 32 minutes for the 970 steps left",  # of 1940 seconds
+    assert {step: forecast.lines(step, rate, 0.0) for step, rate in rates.items()} == {
+        **{step: [] for step in (10, 20, 40, 50)},
+        30: ["about 32 minutes for the 970 steps left, evaluations not counted"],  # of 1940 seconds
     }
+
+
+def test_waiting_for_input_is_said_with_the_forecast() -> None:
+    """Half of 20 seconds, then a tenth of 20: 30 %; compiling, while input is prepared ahead, is left out."""
+    forecast = Forecast(batch_size=64, last_step=1000, workers=0)
+    assert forecast.lines(10, 3.0, 0.0) == forecast.lines(20, 32.0, 0.5) == []
+    assert forecast.lines(30, 32.0, 0.1)[1].startswith("30% of the time is spent waiting for input")
+
+
+@table(
+    "share, workers, cores, advice",
+    {
+        "hardly": (0.09, 0, 16, None),
+        "from a tenth on": (0.1, 0, 16, "raise --config.data.workers, 0 now, to 15 on these 16 cores"),
+        "one core is left for the devices": (0.5, 14, 16, "14 now, to 15"),
+        "all cores prepare": (0.5, 15, 16, "all 16 cores prepare it: use more, or shrink"),
+        "the only core": (1.0, 0, 1, "the only core prepares it"),
+    },
+)
+def test_starved(share: float, workers: int, cores: int, advice: str | None) -> None:
+    lines = starved_line(share, workers, cores)
+    assert [advice in line for line in lines] == ([] if advice is None else [True])
 
 
 def test_forecast_waits_for_ten_seconds() -> None:
     """Twenty quick steps say little: 0.1 seconds each here."""
-    forecast = Forecast(batch_size=64, last_step=10_000)
-    told = [step for step in range(300, 400, 10) if forecast.line(step, 640.0)]
+    forecast = Forecast(batch_size=64, last_step=10_000, workers=0)
+    told = [step for step in range(300, 400, 10) if forecast.lines(step, 640.0, 0.0)]
     assert told == []
-    assert [step for step in range(400, 420, 10) if forecast.line(step, 640.0)] == [400]
+    assert [step for step in range(400, 420, 10) if forecast.lines(step, 640.0, 0.0)] == [400]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import safetensors.numpy
 from cdnv2_jax import UserError, load, save
 from cdnv2_jax.export.onnx_file import save_onnx
 from cdnv2_jax.export.stablehlo import write_program
+from cdnv2_jax.layers.lowering import multiplying, tracing_for
 from cdnv2_jax.versions import changes, versions
 from cdnv2_jax.weights.checksums import ONNX_KEY, checksum, seal_fault, sealed
 from cdnv2_jax.weights.open import open_network
@@ -144,8 +145,25 @@ def test_programs_that_no_export_writes(function: Any, platforms: Any, complaint
         read_exported(path)
 
 
+@table(
+    "product",
+    {"dot": lambda x: x @ x, "convolution": lambda x: jax.lax.conv(x[None, None], x[None, None], (1, 1), "SAME")},
+)
+def test_programs_whose_results_depend_on_the_platform(product: Any, tmp_path: Path) -> None:
+    """As earlier versions wrote them; on a CPU they are right."""
+    path = tmp_path / "network.stablehlo"
+    with jax.default_matmul_precision("high"):
+        write_program(path, _program(product), {})
+    read_exported(path)
+    with tracing_for("gpu"), pytest.raises(UserError, match=r"network.stablehlo .* rounded on a GPU: export it again"):
+        read_exported(path)
+    write_program(path, _program(multiplying("highest")(product)), {})
+    with tracing_for("tpu"):
+        read_exported(path)
+
+
 def test_versions() -> None:
     now = versions("jax", "numpy", "no-such-package")
     assert (now["jax"], now["numpy"]) == (jax.__version__, np.__version__) and "no-such-package" not in now
-    assert changes(now) == ""
-    assert changes({**now, "numpy": "1.0", "no-such-package": "1.0"}) == f"numpy {np.__version__}, before 1.0"
+    assert changes(now, now) == ""
+    assert changes({**now, "numpy": "1.0", "no-such-package": "1.0"}, now) == f"numpy {np.__version__}, before 1.0"

@@ -1,16 +1,21 @@
 """The image files below a class's folder, and what else lies there."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cdnv2_jax.data.decode import EXTENSIONS
+from cdnv2_jax.data.sources.files import progress_bar
+from cdnv2_jax.data.storage import Entry, at_once, scan
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.paths import as_path, is_remote
 from cdnv2_jax.terminal import escaped
 
 LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jpg"
@@ -18,7 +23,7 @@ LAYOUT = "put images at DIRECTORY/train/CLASS/*.jpg and DIRECTORY/val/CLASS/*.jp
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found")
 """Not classes, nor parts of one: archives made by macOS, thumbnails of Synology's disks, the root of a Linux disk."""
 
-Identity = tuple[int, int]  # device and inode
+Identity = tuple[int, int] | str  # device and inode; the address in a bucket, which has no links
 FOLDER, IGNORED = "folder", ""
 
 
@@ -30,14 +35,16 @@ class Skipped:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._names: dict[str, list[str]] = {}
+        self._adding = threading.Lock()
 
     def add(self, kind: str, name: str) -> None:
         """Count one file; `kind` is a plural: "empty files"."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        names = self._names.setdefault(kind, [])
-        names.append(printable(name))
-        names.sort()
-        del names[self.most :]  # the first by name: the order of a listing differs between disks
+        with self._adding:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            names = self._names.setdefault(kind, [])
+            names.append(printable(name))
+            names.sort()
+            del names[self.most :]  # the first by name: the order of a listing differs between disks
 
     def remarks(self) -> list[str]:
         """Return a phrase for every kind: "2 dangling links skipped: a/1.jpg, b/2.jpg"."""
@@ -73,7 +80,8 @@ def list_files(folder: Path, classes: Sequence[str]) -> Files:
     """
     skipped = Skipped()
     present = set(list_classes(folder, skipped))
-    found = [list_images(folder, name, skipped) if name in present else ([], []) for name in classes]
+    found = _list_each(folder, [name for name in classes if name in present], skipped)
+    found = [found.get(name, ([], [])) for name in classes]
     counts = [len(names) for names, _ in found]
     why = "".join(f" ({remark})" for remark in skipped.remarks())
     if not sum(counts):
@@ -89,6 +97,19 @@ def list_files(folder: Path, classes: Sequence[str]) -> Files:
     return Files(np.repeat(np.arange(len(classes)), counts), names, sizes, remarks)
 
 
+def _list_each(folder: Path, classes: Sequence[str], skipped: Skipped) -> dict[str, tuple[list[str], list[int]]]:
+    """Return what `list_images` does for each class; many folders of a bucket are listed at the same time."""
+    in_bucket = is_remote(folder)
+    found = {}
+    with progress_bar(f"listing {folder}", len(classes)) if in_bucket else contextlib.nullcontext() as advance:
+        listed = at_once(lambda name: list_images(folder, name, skipped), classes, in_bucket=in_bucket)
+        for name, images in zip(classes, listed, strict=True):
+            found[name] = images
+            if advance is not None:
+                advance(1)
+    return found
+
+
 def list_classes(folder: Path, skipped: Skipped) -> list[str]:
     """Return the sorted names of the class folders in `folder`, without hidden ones.
 
@@ -96,9 +117,9 @@ def list_classes(folder: Path, skipped: Skipped) -> list[str]:
       UserError: one of them is a link whose target is missing.
     """
     classes = []
-    with os.scandir(folder) as entries:
+    with scan(folder) as entries:
         for entry in entries:
-            if _is_folder(entry):
+            if is_folder(entry):
                 if not is_hidden(entry.name):
                     classes.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
@@ -115,7 +136,7 @@ def has_classes(folder: Path) -> bool:
 
 def has_images(folder: Path) -> bool:
     """Whether there is a file with the name of an image directly in `folder`."""
-    with os.scandir(folder) as entries:
+    with scan(folder) as entries:
         return any(entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") for entry in entries)
 
 
@@ -150,7 +171,7 @@ def list_images(folder: Path, name: str, skipped: Skipped) -> tuple[list[str], l
 def scan_folder(top: Path, below: str, name: str, skipped: Skipped) -> tuple[list[tuple[str, int]], list[str]]:
     """Return (name, size) of the images directly in TOP/BELOW, called NAME/BELOW in remarks, and its folders' names."""
     images, folders = [], []
-    with os.scandir(os.path.join(top, below)) as entries:
+    with scan(os.path.join(top, below)) as entries:
         for entry in entries:
             found = _image(entry) if entry.name.lower().endswith(EXTENSIONS) else _no_image(entry)
             if isinstance(found, int):
@@ -162,7 +183,7 @@ def scan_folder(top: Path, below: str, name: str, skipped: Skipped) -> tuple[lis
     return images, folders
 
 
-def _image(entry: os.DirEntry[str]) -> int | str:
+def _image(entry: Entry) -> int | str:
     """Return the size of a file with the name of an image or, if it is skipped, its kind; "" to ignore it."""
     try:
         facts = entry.stat()
@@ -179,16 +200,17 @@ def _image(entry: os.DirEntry[str]) -> int | str:
     return facts.st_size or "empty files"
 
 
-def _no_image(entry: os.DirEntry[str]) -> str:
+def _no_image(entry: Entry) -> str:
     """Return the kind of anything with another name."""
     if is_hidden(entry.name):
         return IGNORED
-    if _is_folder(entry):
+    if is_folder(entry):
         return FOLDER
     return "dangling links" if _is_dangling(entry) else "other files"
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: Entry) -> bool:
+    """Whether an entry is a folder, or a link that leads to one."""
     try:
         return entry.is_dir()
     except OSError as error:
@@ -197,8 +219,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link that leads to itself
 
 
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry)
+def _is_dangling(entry: Entry) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def is_hidden(folder: str) -> bool:
@@ -207,11 +229,15 @@ def is_hidden(folder: str) -> bool:
 
 
 def _above(folder: Path) -> Sequence[Path]:
+    if is_remote(folder):
+        return ()
     resolved = folder.resolve()
     return resolved, *resolved.parents
 
 
 def _identity(path: str | Path) -> Identity:
+    if is_remote(as_path(path)):
+        return str(path)
     facts = os.stat(path)
     return facts.st_dev, facts.st_ino
 

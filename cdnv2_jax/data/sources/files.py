@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,15 +12,18 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from cdnv2_jax.bounded_reading import read_bytes, refuse_irregular
+from cdnv2_jax.bounded_reading import refuse_irregular
 from cdnv2_jax.data.sources.tar_members import TarFile
-from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.data.storage import read_file, version_of
+from cdnv2_jax.errors import RunFailure, UserError, one_line
 from cdnv2_jax.files import cache_directory, replacing
+from cdnv2_jax.paths import is_remote
 from cdnv2_jax.terminal import Terminal, escaped, say
 
 Arrays = Mapping[str, np.ndarray]
 STAMP = "stamp"
 FORMAT = 1
+MOST_CACHED = 1 << 30  # bytes; 20 to 100 for each image
 MOST_UNPACKED = 400 << 20  # bytes; the largest archive, of CIFAR-10, has 180 MB
 
 
@@ -58,7 +62,9 @@ def read_from_folder(folder: Path, wanted: Mapping[str, int]) -> dict[str, bytes
     contents = {}
     for name, most in wanted.items():
         try:
-            contents[name] = read_bytes(folder / name, most)
+            contents[name] = read_file(folder / name, most)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{folder / name} cannot be read ({error}): unpack it again") from error
     return contents
@@ -71,7 +77,7 @@ class _UnpackedTar(TarFile):
         super().__init__(path)
         try:
             refuse_irregular(path.stat())
-            with gzip.open(path) as packed:
+            with gzip.open(io.BytesIO(read_file(path, MOST_UNPACKED)) if is_remote(path) else path) as packed:
                 self._data = packed.read(MOST_UNPACKED + 1)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise UserError(f"{path} cannot be read ({one_line(error)}): download it again") from error
@@ -113,12 +119,11 @@ def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[A
       build: function that computes the arrays.
       is_valid: whether arrays from the cache, which is untrusted, can be the result of `build`.
     """
-    facts = file.stat()
     try:
-        refuse_irregular(facts)
+        refuse_irregular(file.stat())
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
-    stamp = np.array([FORMAT, facts.st_size, facts.st_mtime_ns])
+    stamp = np.array([FORMAT, *version_of(file)])
     unique = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
     homes = [file.with_name(f"{file.name}.index.npz")]
     with contextlib.suppress(UserError):  # a user without a home has no cache there
@@ -133,23 +138,26 @@ def cached_arrays(file: Path, build: Callable[[], Arrays], is_valid: Callable[[A
             with replacing(home) as scratch, scratch.open("wb") as opened:
                 np.savez(opened, allow_pickle=False, **arrays, **{STAMP: stamp})
             break
-        except UserError:
+        except (UserError, RunFailure):
             continue  # not writable, and the cache is optional
     return arrays
 
 
 def _load(path: Path) -> Arrays | None:
-    if not path.is_file():
+    """Return the arrays in a cache; None if there is none, or it is damaged."""
+    if not is_remote(path) and not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:
+        file = io.BytesIO(read_file(path, MOST_CACHED)) if is_remote(path) else path
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
         # Compressed members could expand to any size, and so could those that overlap.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             return None
-        if sum(member.file_size for member in members) > path.stat().st_size:
+        size = file.getbuffer().nbytes if isinstance(file, io.BytesIO) else path.stat().st_size
+        if sum(member.file_size for member in members) > size:
             return None
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
     except Exception:  # of zipfile and NumPy, of many types
         return None

@@ -11,6 +11,7 @@ from cdnv2_jax.data.sources.files import read_from_folder
 from cdnv2_jax.data.sources.image_files import ImageFolderSource
 from cdnv2_jax.data.sources.imagenet_tars import DEVKIT, META, MOST_BYTES, TRUTH, parse_devkit, read_devkit
 from cdnv2_jax.data.sources.split_names import NAMES
+from cdnv2_jax.data.storage import names_in
 from cdnv2_jax.errors import UserError, shorten
 
 IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})(\.jpe?g)?", re.IGNORECASE)
@@ -25,13 +26,9 @@ LAYOUT = f"put {DEVKIT}, {GROUND_TRUTH} with meta.mat, {', '.join(TEXTS[:-1])} o
 
 def find_flat(directory: Path) -> Path | None:
     """Return the folder of files called ILSVRC2012_val_NUMBER.JPEG, DIRECTORY/val or DIRECTORY itself, or None."""
-    folders = [path for path in directory.iterdir() if path.name.lower() in FOLDERS and path.is_dir()]
-    folders.sort(key=lambda path: FOLDERS.index(path.name.lower()))
-    return next((folder for folder in (*folders, directory) if _has_images(folder)), None)
-
-
-def _has_images(folder: Path) -> bool:
-    return any(IMAGE.fullmatch(path.name) for path in folder.iterdir())
+    folders = [directory / name for name in names_in(directory) if name.lower() in FOLDERS]
+    folders = sorted((path for path in folders if path.is_dir()), key=lambda path: FOLDERS.index(path.name.lower()))
+    return next((folder for folder in (*folders, directory) if any(map(IMAGE.fullmatch, names_in(folder)))), None)
 
 
 def read_flat(folder: Path, directory: Path, known: Sequence[str] | None) -> ImageFolderSource:

@@ -13,6 +13,7 @@ from cdnv2_jax.bounded_reading import read_json, refuse_irregular_tree
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import UNSPLIT, choose, choose_split, group_files
+from cdnv2_jax.data.storage import refuse_bucket
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
 
 LAYOUT = (
@@ -101,6 +102,7 @@ def read_huggingface(directory: Path, split: Split, held_out_fraction: float = 0
     Raises:
       UserError: there is no data set, no such split, or not one column of images and one of classes.
     """
+    refuse_bucket(directory, "data sets of Hugging Face")
     try:
         refuse_irregular_tree(directory)
     except ValueError as error:

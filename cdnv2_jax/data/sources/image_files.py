@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cdnv2_jax.bounded_reading import read_bytes
 from cdnv2_jax.data.decode import MOST_BYTES
 from cdnv2_jax.data.source import Sample, Source, fingerprint
 from cdnv2_jax.data.sources.class_folders import printable
+from cdnv2_jax.data.storage import read_file
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.paths import is_remote
 
 
 class ImageFolderSource(Source[Sample]):
@@ -43,7 +44,7 @@ class ImageFolderSource(Source[Sample]):
           remarks: what was skipped or decided.
         """
         self.class_names, self.remarks = list(class_names), list(remarks)
-        self._folder, self._folders = str(folder), list(folders)
+        self._folder, self._folders, self.in_bucket = str(folder), list(folders), is_remote(folder)
         self._labels = labels.astype(np.int32)
         # One string and the end of each name: a tenth of the memory and of the pickled size of a list.
         self._names = b"".join(names)
@@ -69,6 +70,8 @@ class ImageFolderSource(Source[Sample]):
 def read_image_file(path: str) -> bytes:
     """Return the bytes of a file; raise UserError if it cannot be read."""
     try:
-        return read_bytes(path, MOST_BYTES)
+        return read_file(path, MOST_BYTES)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{printable(path)} cannot be read ({error}): fix or remove it") from error

@@ -9,8 +9,10 @@ import numpy as np
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_archive
 from cdnv2_jax.data.sources.mat_structs import read_structs
-from cdnv2_jax.data.sources.tar_members import TarFile
+from cdnv2_jax.data.sources.tar_members import Member, TarFile, open_tar
+from cdnv2_jax.data.storage import at_once
 from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.paths import is_remote
 
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
 LAYOUT = f"put {TRAIN}, {VAL} and {DEVKIT} into DIRECTORY"
@@ -31,6 +33,7 @@ class TarSource(Source[Sample]):
         """Create a source from byte positions and sizes, int64 [n], and labels, int32 [n]."""
         self.class_names = list(class_names)
         self._tar, self._offsets, self._sizes, self._labels = tar, offsets, sizes, labels
+        self.in_bucket = is_remote(tar.path)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -58,7 +61,7 @@ def read_imagenet_tars(directory: Path, split: Split) -> TarSource:
 
 
 def _train(directory: Path) -> TarSource:
-    tar = TarFile(directory / TRAIN)
+    tar = open_tar(directory / TRAIN)
     arrays = cached_arrays(tar.path, lambda: _index_classes(tar), lambda found: _is_index(found, tar, "classes"))
     classes = [str(name) for name in arrays["classes"]]
     if (directory / DEVKIT).is_file():
@@ -70,7 +73,7 @@ def _train(directory: Path) -> TarSource:
 
 
 def _val(directory: Path) -> TarSource:
-    tar = TarFile(directory / VAL)
+    tar = open_tar(directory / VAL)
     classes, truth = read_devkit(directory / DEVKIT)
     arrays = cached_arrays(tar.path, lambda: _index_images(tar), lambda found: _is_index(found, tar, "numbers"))
     numbers = arrays["numbers"]
@@ -135,24 +138,30 @@ def _index_classes(tar: TarFile) -> Arrays:
     if not packed:
         raise UserError(f"{tar.path} holds no class tars: it must be the original, a tar of tars")
     found: list[tuple[int, int, int]] = []
+    members = [packed[wnid] for wnid in sorted(packed)]
     with progress_bar(f"indexing {tar.path.name} (once)", size) as advance:
-        for label, wnid in enumerate(sorted(packed)):
-            member = packed[wnid]
-            inside = tar.members(member.offset, member.offset + member.size)
-            images = [(image.offset, image.size, label) for image in inside if image.name.lower().endswith(IMAGES)]
-            if not images:
-                raise UserError(f"{tar.path}: {member.name!r} holds no images: download it again")
-            found += images
-            advance(member.size)
+        indexed = at_once(lambda member: _images_in(tar, member), members, in_bucket=is_remote(tar.path))
+        for label, images in enumerate(indexed):
+            found += [(image.offset, image.size, label) for image in images]
+            advance(members[label].size)
     offsets, sizes, labels = np.array(found, np.int64).T.copy()
     return {"classes": np.array(sorted(packed)), "offsets": offsets, "sizes": sizes, "labels": labels.astype(np.int32)}
+
+
+def _images_in(tar: TarFile, packed: Member) -> list[Member]:
+    """Return the images in the tar of a class; raise UserError if there are none."""
+    inside = tar.from_front_to_back().members(packed.offset, packed.offset + packed.size)
+    images = [image for image in inside if image.name.lower().endswith(IMAGES)]
+    if not images:
+        raise UserError(f"{tar.path}: {packed.name!r} holds no images: download it again")
+    return images
 
 
 def _index_images(tar: TarFile) -> Arrays:
     """Index a tar of images, …_NUMBER.JPEG: each image's offset, size and number, sorted by number."""
     found = [
         (int(number[1]), member.offset, member.size)
-        for member in tar.members()
+        for member in tar.from_front_to_back().members()
         if (number := re.search(r"_(\d{1,9})\.jpe?g$", member.name, re.IGNORECASE))
     ]
     numbers, offsets, sizes = np.array(sorted(found), np.int64).reshape(-1, 3).T.copy()

@@ -10,6 +10,7 @@ from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds, webdataset
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.paths import as_path, is_remote
 
 AnySource = TypeVar("AnySource", bound=Source)
 
@@ -55,7 +56,8 @@ def open_source(
 
     Args:
       name: one of `SOURCES`.
-      directory: directory of its files; not used for digits and synthetic images.
+      directory: directory of its files, on a disk or in a bucket (gs://, s3://); not used for digits and synthetic
+        images.
       split: "train" or, held out, "val".
       image_size: side of digits and synthetic images; all others keep the size of their files.
       num_classes: number of classes of synthetic images; all others have their own.
@@ -85,8 +87,11 @@ def read_directory(
     if not str(directory):
         raise UserError(f"config.data.directory is empty: {reader.layout}")
     try:
+        place = as_path(directory)
+        if is_remote(place) and not place.is_dir():
+            raise UserError(f"{place}: no objects have names that begin so: check bucket and path, or {reader.layout}")
         options = {"held_out_fraction": held_out_fraction} if reader.divides else {}
-        return reader.read(Path(directory), split, **options)
+        return reader.read(place, split, **options)
     except OSError as error:
         raise UserError(f"{error.filename or directory} cannot be read: {error.strerror or error}") from error
 

@@ -1,12 +1,14 @@
 """The names that people give to the training and the held-out images."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from cdnv2_jax.data.source import Split
-from cdnv2_jax.data.sources.class_folders import has_classes, has_images, is_hidden, printable
+from cdnv2_jax.data.sources.class_folders import has_classes, has_images, is_folder, is_hidden, printable
+from cdnv2_jax.data.storage import Entry, scan
 from cdnv2_jax.errors import UserError, shorten
 
 NAMES: dict[Split, tuple[str, ...]] = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
@@ -88,7 +90,8 @@ def find_folders(directory: Path) -> tuple[list[str], list[str]]:
     Raises:
       UserError: a folder is a link whose target is missing.
     """
-    folders = sorted(path.name for path in directory.iterdir() if _is_folder(path) and not is_hidden(path.name))
+    with scan(directory) as entries:
+        folders = sorted(entry.name for entry in entries if _is_folder(entry) and not is_hidden(entry.name))
     splits = [name for name in folders if _is_split(name) and has_classes(directory / name)]
     beside = [name for name in folders if not _is_split(name)]
     if not (choose(splits, "train") and choose(splits, "val")) and any(has_images(directory / name) for name in beside):
@@ -121,7 +124,7 @@ def _is_split(name: str) -> bool:
     return any(name.lower() in names for names in NAMES.values())
 
 
-def _is_folder(path: Path) -> bool:
-    if _is_split(path.name) and path.is_symlink() and not path.exists():
-        raise UserError(f"{path} is a link whose target is missing: restore the target or remove it")
-    return path.is_dir()
+def _is_folder(entry: Entry) -> bool:
+    if _is_split(entry.name) and entry.is_symlink() and not os.path.exists(entry.path):
+        raise UserError(f"{entry.path} is a link whose target is missing: restore the target or remove it")
+    return is_folder(entry)

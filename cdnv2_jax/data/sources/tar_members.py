@@ -5,10 +5,13 @@ import os
 import re
 import weakref
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from cdnv2_jax.bounded_reading import refuse_irregular
+from cdnv2_jax.data.storage import read_part, version_of
 from cdnv2_jax.errors import UserError
+from cdnv2_jax.paths import is_remote
 
 BLOCK = 512
 FILE_TYPES = (b"0", b"\0", b"7")
@@ -53,12 +56,20 @@ class TarFile:
     def read(self, offset: int, size: int) -> bytes:
         """Read exactly `size` bytes; raise UserError if there are fewer."""
         try:
-            data = os.pread(self._descriptor(), size, offset)
+            data = self._fetch(offset, size)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror or error}") from error
         if len(data) != size:
             raise UserError(f"{self.path} ends before its contents do: copy or download it again")
         return data
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes, fewer at the end."""
+        return os.pread(self._descriptor(), size, offset)
+
+    def from_front_to_back(self) -> "TarFile":
+        """Return a reader of the same tar for many small parts, one after the other."""
+        return self
 
     def member(self, offset: int, size: int) -> tuple[str, bytes]:
         """Return the name and bytes of the member whose bytes begin at `offset`."""
@@ -122,6 +133,42 @@ class TarFile:
         if not right or size < 0:
             raise UserError(f"{self.path} is not a tar, or damaged at byte {position}: copy or download it again")
         return size
+
+
+class _TarInBucket(TarFile):
+    """A tar in a bucket: a part is a request or, read from front to back, a piece of a block that is kept."""
+
+    BLOCK = 4 << 20  # takes about as long to arrive as the answer to a request
+
+    def __init__(self, path: Path, in_blocks: bool = False):
+        super().__init__(path)
+        self._in_blocks, self._block, self._start = in_blocks, b"", 0
+
+    @cached_property
+    def _size(self) -> int:
+        try:
+            return version_of(self.path)[0]
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be opened: {error.strerror}") from error
+
+    def size(self) -> int:
+        return self._size
+
+    def from_front_to_back(self) -> TarFile:
+        return _TarInBucket(self.path, in_blocks=True)
+
+    def _fetch(self, offset: int, size: int) -> bytes:
+        if not self._in_blocks:
+            return read_part(self.path, offset, size)
+        if not self._start <= offset <= offset + size <= self._start + len(self._block):
+            self._start, self._block = offset, read_part(self.path, offset, max(size, self.BLOCK))
+        return self._block[offset - self._start :][:size]
+
+
+def open_tar(path: Path) -> TarFile:
+    """Return the tar at a path, which is opened at its first read."""
+    in_bucket: bool = is_remote(path)
+    return _TarInBucket(path) if in_bucket else TarFile(path)
 
 
 def _number(field: bytes) -> int:

@@ -1,7 +1,6 @@
 """Data sets of TensorFlow Datasets in array_record files, read without TensorFlow."""
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,18 @@ import numpy as np
 from cdnv2_jax import bounded_reading
 from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.tf_example import decode_example
+from cdnv2_jax.data.storage import files_below, refuse_bucket, sizes_of
 from cdnv2_jax.errors import UserError, one_line, shorten
+from cdnv2_jax.paths import is_remote
 
 LAYOUT = "let DIRECTORY be the folder with the dataset_info.json that tfds or `cdnv2 prepare` wrote"
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "test")}
 INFO, FEATURES = "dataset_info.json", "features.json"
+FULL_SIZE = ("full_height", "full_width")  # of the image that a shrunk one is made from; 0 for whole ones
 FILE_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # if dataset_info.json gives none
 MOST_FILES, MOST_CLASSES = 100_000, 1_000_000  # of a split; named by a number alone
+
+MOST_SIDE = 1_000_000_000  # pixels
 
 MOST_OPEN = 512  # open files per data set: many systems limit a process to 1,024
 OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access, as array_record's documentation advises
@@ -30,11 +34,13 @@ class ArrayRecords:
 
     Attributes:
       files: the files, in order.
+      in_bucket: whether they are in a bucket.
     """
 
     def __init__(self, files: Sequence[Path], lengths: Sequence[int]):
         """Use `lengths`, the number of records of each file, so that no file need be opened yet."""
         self.files, self._lengths = list(files), list(lengths)
+        self.in_bucket = any(map(is_remote, files))
         self._ends = np.cumsum([0, *lengths])
         self._readers: dict[int, Any] = {}
 
@@ -54,11 +60,15 @@ class ArrayRecords:
         try:
             return self._reader(file).read([index - int(self._ends[file])])[0]
         except RuntimeError as error:
+            self._readers.pop(file, None)  # it would fail from now on
+            if is_remote(self.files[file]):
+                advice = "check your credentials and the network, or rebuild the data set"
+                raise UserError(f"{self.files[file]} cannot be read ({one_line(error)}): {advice}") from error
             raise UserError(f"{self.files[file]} is damaged ({one_line(error)}): rebuild the data set") from error
 
     def fingerprint(self) -> str:
         """Return a hash of the files' names and sizes, and of their numbers of records."""
-        sizes = np.array([file.stat().st_size for file in self.files])
+        sizes = np.array(sizes_of(self.files), np.int64)
         return fingerprint([file.name for file in self.files], sizes, np.array(self._lengths))
 
     def _reader(self, file: int) -> Any:
@@ -67,7 +77,7 @@ class ArrayRecords:
         reader = self._readers.get(file)
         if reader is None:
             path = self.files[file]
-            if not path.is_file():
+            if not is_remote(path) and not path.is_file():
                 raise UserError(f"{path} is missing: rebuild the data set")
             reader = ArrayRecordReader(str(path), options=OPTIONS, file_reader_buffer_size=BUFFER_BYTES)
             # For a damaged file, reading gives a better error.
@@ -93,6 +103,7 @@ class TfdsSource(Source[Sample]):
         """Take the names of the features `image` and `label`, and `where`, the data set and split in messages."""
         self.class_names = list(class_names)
         self._records, self._image, self._label, self._where = records, image, label, where
+        self.in_bucket = records.in_bucket
 
     def __len__(self) -> int:
         return len(self._records)
@@ -110,8 +121,13 @@ class TfdsSource(Source[Sample]):
             raise UserError(f"{name} has no {self._image!r} and {self._label!r}: rebuild the data set")
         if not 0 <= label < len(self.class_names):
             raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: rebuild the data set")
+        height, width = (example.get(side, 0) for side in FULL_SIZE)
+        if not all(isinstance(side, int) and 0 <= side <= MOST_SIDE for side in (height, width)):
+            raise UserError(f"{name} has a {FULL_SIZE[0]} or {FULL_SIZE[1]} that cannot be: rebuild the data set")
         file = example.get("file_name")
-        return Sample(image, label, f"{name} ({file.decode('utf-8', 'replace')})" if isinstance(file, bytes) else name)
+        if isinstance(file, bytes):
+            name = f"{name} ({file.decode('utf-8', 'replace')})"
+        return Sample(image, label, name, (height, width) if height and width else None)
 
     def fingerprint(self) -> str:
         """Return a hash of the classes and of the files."""
@@ -151,7 +167,7 @@ def understood(found: Path, layout: str) -> Iterator[None]:
 def find_data_set(directory: Path) -> Path:
     """Return the folder of dataset_info.json, up to three levels below `directory`; UserError unless there is one."""
     for levels in range(4):
-        found = sorted(path.parent for path in directory.glob("*/" * levels + INFO))
+        found = sorted(path.parent for path in files_below(directory, levels, INFO) if path.name == INFO)
         if len(found) > 1:
             raise UserError(f"{directory} holds several data sets, choose one: {shorten(list(map(str, found)))}")
         if found:
@@ -163,6 +179,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; raise UserError if the file is missing or holds no object."""
     try:
         return bounded_reading.read_json(path)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}): {LAYOUT}") from error
 
@@ -212,6 +230,8 @@ def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[Arra
     if len(lengths) > MOST_FILES:
         raise UserError(f"{found} has {len(lengths):,} files in its split {chosen!r}, more than {MOST_FILES:,}")
     template = splits[chosen].get("filepathTemplate") or FILE_TEMPLATE
+    if is_remote(found) and found.scheme != "gs":
+        refuse_bucket(found, "array_record files outside gs://")
     files = []
     for number in range(len(lengths)):
         index, of = f"{number:05d}", f"{len(lengths):05d}"
@@ -227,6 +247,6 @@ def open_split(found: Path, info: Mapping[str, Any], split: Split) -> tuple[Arra
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{found} names a file outside of it, {name!r}: do not trust the data set")
         files.append(found / name)
-    if missing := [file.name for file in files if not os.path.isfile(file)]:  # False, too, for names that are too long
+    if missing := [file.name for file, size in zip(files, sizes_of(files), strict=True) if size is None]:
         raise UserError(f"{found} lacks {shorten(missing, 2)}: rebuild the data set")
     return ArrayRecords(files, lengths), f"{found} {chosen}"

@@ -5,6 +5,7 @@ The library webdataset reads such tars from front to back only. Random access ta
 
 import contextlib
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from cdnv2_jax.data.source import Sample, Source, Split, fingerprint
 from cdnv2_jax.data.sources.files import Arrays, cached_arrays, progress_bar, read_from_folder
 from cdnv2_jax.data.sources.held_out import share_of
 from cdnv2_jax.data.sources.split_names import choose_split, group_files
-from cdnv2_jax.data.sources.tar_members import TarFile
+from cdnv2_jax.data.sources.tar_members import TarFile, open_tar
 from cdnv2_jax.data.sources.webdataset_index import index_tar, is_index, texts_of
+from cdnv2_jax.data.storage import at_once, files_below, sizes_of
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.paths import is_remote
 
 LAYOUT = "put train-000000.tar … and val-000000.tar …, with KEY.jpg and KEY.cls in them, into DIRECTORY"
 CLASS_NAMES = "classnames.txt"
@@ -55,6 +58,7 @@ class WebDatasetSource(Source[Sample]):
         """
         self.class_names, self.remarks = list(class_names), list(remarks)
         self._paths, self._places, self._labels = list(paths), places, labels
+        self.in_bucket = is_remote(paths[0])
         self._tars: dict[int, TarFile] = {}
         names = [path.name for path in paths]
         self._fingerprint = fingerprint(self.class_names, names, places, labels, b"\n".join(keys))
@@ -69,7 +73,7 @@ class WebDatasetSource(Source[Sample]):
         if tar is None:
             if len(self._tars) >= MOST_OPEN:
                 self._tars = {}  # a tar that another thread still reads closes after that
-            tar = self._tars[number] = TarFile(self._paths[number])
+            tar = self._tars[number] = open_tar(self._paths[number])
         name, image = tar.member(offset, size)
         return Sample(image, int(self._labels[index]), f"{tar.path}/{name}")
 
@@ -88,8 +92,8 @@ def read_webdataset(directory: Path, split: Split, held_out_fraction: float = 0.
     Raises:
       UserError: there are no tars, or one is damaged, or labels are missing or of unknown classes.
     """
-    tars = [path for path in (*directory.glob("*.tar"), *directory.glob("*/*.tar")) if not path.name.startswith(".")]
-    if not tars and any(directory.glob("*.tar.gz")):
+    tars = [path for levels in (0, 1) for path in files_below(directory, levels, ".tar") if path.name[0] != "."]
+    if not tars and files_below(directory, 0, ".tar.gz"):
         raise UserError(f"{directory} holds compressed tars, which have no random access: gunzip them")
     if not tars:
         raise UserError(f"{directory} holds no tars: {LAYOUT}")
@@ -121,22 +125,24 @@ def read_webdataset(directory: Path, split: Split, held_out_fraction: float = 0.
 def _indices(paths: Sequence[Path]) -> list[Arrays]:
     """Return the index of every tar, with a progress bar if any has to be made."""
     with contextlib.ExitStack() as stack:
+        starting = threading.Lock()
         advance = None
 
         def build(tar: TarFile) -> Arrays:
             nonlocal advance
-            if advance is None:
-                title = f"indexing {len(paths)} tars in {paths[0].parent.name} (once)"
-                advance = stack.enter_context(progress_bar(title, sum(path.stat().st_size for path in paths)))
-            made = index_tar(tar)
+            with starting:
+                if advance is None:
+                    title = f"indexing {len(paths)} tars in {paths[0].parent.name} (once)"
+                    advance = stack.enter_context(progress_bar(title, sum(size or 0 for size in sizes_of(paths))))
+            made = index_tar(tar.from_front_to_back())
             advance(tar.size())
             return made
 
-        found = []
-        for path in paths:
-            tar = TarFile(path)
-            found.append(cached_arrays(path, lambda tar=tar: build(tar), lambda arrays, tar=tar: is_index(arrays, tar)))
-        return found
+        def indexed(path: Path) -> Arrays:
+            tar = open_tar(path)
+            return cached_arrays(path, lambda: build(tar), lambda arrays: is_index(arrays, tar))
+
+        return list(at_once(indexed, paths, in_bucket=any(map(is_remote, paths))))
 
 
 def _class_names(directory: Path, texts: Sequence[bytes], training: Sequence[Path]) -> list[str]:

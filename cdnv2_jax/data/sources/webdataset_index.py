@@ -47,12 +47,17 @@ def index_tar(tar: TarFile) -> Arrays:
       UserError: the tar is damaged, or a file is in it twice.
     """
     samples: dict[str, dict[str, Member]] = {}
+    labels: dict[tuple[str, str], str] = {}
     for member in tar.members():
         if match := KEY.fullmatch(member.name):
-            files = samples.setdefault(match[1], {})
-            if files.setdefault(match[2].lower(), member) is not member:
+            key, ending = match[1], match[2].lower()
+            files = samples.setdefault(key, {})
+            if files.setdefault(ending, member) is not member:
                 raise UserError(f"{tar.path} has {member.name!r} twice: pack it again")
-    entries = list(_entries(tar, samples))
+            # Read now, because a tar in a bucket is read from front to back.
+            if ending in LABELS and (label := _label(tar, member, ending)):
+                labels[key, ending] = label
+    entries = list(_entries(samples, labels))
     images = sum(_image(files) is not None for files in samples.values())
     arrays: dict[str, np.ndarray] = {
         "offsets": np.array([entry.offset for entry in entries], np.int64),
@@ -66,9 +71,9 @@ def index_tar(tar: TarFile) -> Arrays:
     return arrays
 
 
-def _entries(tar: TarFile, samples: Mapping[str, Mapping[str, Member]]) -> Iterator[Entry]:
+def _entries(samples: Mapping[str, Mapping[str, Member]], labels: Mapping[tuple[str, str], str]) -> Iterator[Entry]:
     for key, files in samples.items():
-        image, label = _image(files), _label(tar, files)
+        image, label = _image(files), next((labels[key, ending] for ending in LABELS if (key, ending) in labels), None)
         if image is not None and image.size and label is not None:
             yield Entry(key, label, image.offset, image.size)
 
@@ -77,17 +82,13 @@ def _image(files: Mapping[str, Member]) -> Member | None:
     return next((files[ending[1:]] for ending in EXTENSIONS if ending[1:] in files), None)
 
 
-def _label(tar: TarFile, files: Mapping[str, Member]) -> str | None:
-    """Return the text of the first label that there is."""
-    for ending in LABELS:
-        member = files.get(ending)
-        if member is None or member.size > MOST_BYTES:
-            continue
-        text = tar.read(member.offset, member.size).decode("utf-8-sig", "replace").strip()
-        label = _from_json(text) if ending == "json" else text
-        if label and len(label) <= LONGEST_LABEL:
-            return label
-    return None
+def _label(tar: TarFile, member: Member, ending: str) -> str | None:
+    """Return the label that a file holds, if any."""
+    if member.size > MOST_BYTES:
+        return None
+    text = tar.read(member.offset, member.size).decode("utf-8-sig", "replace").strip()
+    label = _from_json(text) if ending == "json" else text
+    return label if label and len(label) <= LONGEST_LABEL else None
 
 
 def _from_json(text: str) -> str | None:

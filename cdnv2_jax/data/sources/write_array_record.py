@@ -11,8 +11,10 @@ from PIL import Image
 
 from cdnv2_jax.data.source import Sample, Source
 from cdnv2_jax.data.sources.files import progress_bar
+from cdnv2_jax.data.sources.shrunk import Shrunk
 from cdnv2_jax.data.sources.tf_example import encode_example
-from cdnv2_jax.data.sources.tfds import FEATURES, INFO
+from cdnv2_jax.data.sources.tfds import FEATURES, FULL_SIZE, INFO
+from cdnv2_jax.data.storage import at_once
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing, replacing
 
@@ -25,6 +27,7 @@ PYTHON_NAMES = {
     "file_name": "tensorflow_datasets.core.features.text_feature.Text",
     "image": "tensorflow_datasets.core.features.image_feature.Image",
     "label": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+    "scalar": "tensorflow_datasets.core.features.scalar.Scalar",
 }
 
 
@@ -51,16 +54,18 @@ def write_array_record(
     class_names = _common_class_names(sources)
     directory = output / name / VERSION
     refuse_existing(directory, overwrite)
-    with replacing(directory) as scratch:
+    with replacing(directory, last=INFO) as scratch:
         scratch.mkdir()
-        splits, formats = [], set()
+        splits, formats, short_side = [], set(), _short_side(sources)
         for split, source in sources.items():
-            written, used = _write_split(source, scratch, name, SPLIT_NAMES[split], shard_bytes)
+            written, used = _write_split(
+                source, scratch, name, SPLIT_NAMES[split], shard_bytes, with_size=bool(short_side)
+            )
             splits.append(written)
             formats |= used
-        _write_json(scratch / FEATURES, _features(len(class_names), formats))
+        _write_json(scratch / FEATURES, _features(len(class_names), formats, with_size=bool(short_side)))
         (scratch / "label.labels.txt").write_text("\n".join(class_names) + "\n", encoding="utf-8")
-        _write_json(scratch / INFO, _info(name, splits))
+        _write_json(scratch / INFO, _info(name, splits, short_side))
     return directory
 
 
@@ -75,8 +80,12 @@ def _common_class_names(sources: Mapping[str, Source[Sample]]) -> list[str]:
     return first
 
 
+def _short_side(sources: Mapping[str, Source[Sample]]) -> int | None:
+    return next((source.short_side for source in sources.values() if isinstance(source, Shrunk)), None)
+
+
 def _write_split(
-    source: Source[Sample], directory: Path, name: str, split: str, shard_bytes: int
+    source: Source[Sample], directory: Path, name: str, split: str, shard_bytes: int, *, with_size: bool
 ) -> tuple[dict[str, object], set[str]]:
     """Write the files of a split; return its entry in dataset_info.json and the formats of its images."""
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -84,12 +93,15 @@ def _write_split(
     lengths: list[int] = []
     formats: set[str] = set()
     total = in_shard = 0
+    threads = source.in_bucket or isinstance(source, Shrunk)  # which decodes and encodes
     writer = None
     with progress_bar(f"writing {split}, {len(source)} images", len(source)) as advance:
-        for index in range(len(source)):
-            sample = source[index]
+        for sample in at_once(source.__getitem__, range(len(source)), in_bucket=threads):
             encoded, kind = _encoded(sample)
-            record = encode_example({"file_name": _file_name(sample), "image": encoded, "label": sample.label})
+            features = {"file_name": _file_name(sample), "image": encoded, "label": sample.label}
+            if with_size:
+                features |= zip(FULL_SIZE, sample.full_size or (0, 0), strict=True)
+            record = encode_example(features)
             if writer is None or in_shard >= shard_bytes:
                 if writer is not None:
                     writer.close()
@@ -137,21 +149,25 @@ def _file_name(sample: Sample) -> bytes:
     return "/".join(sample.name.replace("\\", "/").split("/")[-2:]).encode("utf-8", "replace")
 
 
-def _features(classes: int, formats: set[str]) -> dict[str, object]:
+def _features(classes: int, formats: set[str], *, with_size: bool) -> dict[str, object]:
     image: dict[str, object] = {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}
     if formats in ({"jpeg"}, {"png"}):  # TFDS has no others; without a format, it goes by the bytes of an image
         image["encodingFormat"] = next(iter(formats))
     label = {"numClasses": str(classes)}
     contents = {"file_name": {"text": {}}, "image": {"image": image}, "label": {"classLabel": label}}
     features = {key: {"pythonClassName": PYTHON_NAMES[key], **content} for key, content in contents.items()}
+    for key in FULL_SIZE if with_size else ():
+        number = {"shape": {}, "dtype": "int64", "encoding": "none"}
+        features[key] = {"pythonClassName": PYTHON_NAMES["scalar"], "tensor": number}
     return {"pythonClassName": PYTHON_NAMES["dict"], "featuresDict": {"features": features}}
 
 
-def _info(name: str, splits: list[dict[str, object]]) -> dict[str, object]:
+def _info(name: str, splits: list[dict[str, object]], short_side: int | None) -> dict[str, object]:
+    shrunk = f" Training images are shrunk to a short side of {short_side} pixels." if short_side else ""
     return {
         "name": name,
         "version": VERSION,
-        "description": "Made by cdnv2_jax.",
+        "description": "Made by cdnv2_jax." + shrunk,
         "fileFormat": "array_record",
         "splits": splits,
         "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},

@@ -10,6 +10,7 @@ import numpy as np
 
 from cdnv2_jax.data.decode import MAX_MEGAPIXELS, BrokenImage, encoded_size
 from cdnv2_jax.data.source import Picture, Source, fingerprint
+from cdnv2_jax.data.storage import at_once
 from cdnv2_jax.errors import UserError
 
 Id = int | str
@@ -196,9 +197,10 @@ class DetectionSource(Source[DetectionSample]):
 
     def check_sizes(self, most: int = 64) -> None:
         """Check the sizes of up to `most` images, evenly spaced; UserError if one is not as annotated."""
-        for index in np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist():
+        indices = np.unique(np.linspace(0, len(self) - 1, most).astype(int)).tolist()
+        for sample in at_once(self.__getitem__, indices, in_bucket=self.in_bucket):
             with contextlib.suppress(BrokenImage):  # skipped or refused where it is read
-                self[index].check_size()
+                sample.check_size()
 
     def annotations(self) -> dict[str, Any]:
         """Return the ground truth in COCO's format, as `pycocotools` reads it, without segmentations."""

@@ -143,7 +143,7 @@ class DetectionTrainingRow(RowMaker):
         return self.first_readable(self._order.from_index(wanted), lambda index: self._prepared(index, random))
 
     def _prepared(self, index: int, random: np.random.Generator) -> dict[str, Any]:
-        sample = self.source[index]
+        sample = self.ahead.read(self.source, index)
         canvas = self.preparation.canvas_of(sample.height, sample.width)
         image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)
         height, width = image.shape[:2]
@@ -195,7 +195,7 @@ class DetectionEvaluationRow(RowMaker):
         if index < 0:
             return self._padding(int(row), NOT_BROKEN)
         now_reading(index)
-        sample = self.source[index]
+        sample = self.ahead.read(self.source, index)
         canvas = self.canvas or self.preparation.canvas_of(sample.height, sample.width)
         try:
             image, scale = self.preparation.resized(sample.pixels(max_megapixels=self.max_megapixels), canvas)

@@ -16,6 +16,7 @@ from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSour
 from cdnv2_jax.detection.data.coco_layout import LAYOUT, find_annotations, find_images
 from cdnv2_jax.detection.data.coco_values import PIXELS, area, box, flag, identity, is_text, shown, whole_number, wrong
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.paths import is_remote
 
 MOST_BYTES = 4 << 30  # of a JSON file; instances_train2017.json has 0.4 GiB, and takes eight times that in memory
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -34,7 +35,7 @@ class CocoSource(DetectionSource):
         remarks: Sequence[str] = (),
     ):
         super().__init__(arrays, class_names, category_ids, remarks)
-        self._folder = str(folder)
+        self._folder, self.in_bucket = str(folder), is_remote(folder)
         # One string and the end of each name: a fraction of the memory and of the pickled size of a list.
         names = [os.fsencode(name) for name in file_names]
         self._names, self._ends = b"".join(names), np.cumsum([0, *map(len, names)])
@@ -90,6 +91,8 @@ def read_coco(directory: Path, split: Split, annotations: str = "") -> CocoSourc
 def _content(file: Path, split: Split) -> Mapping[str, Sequence[Any]]:
     try:
         content = read_json(file, MOST_BYTES)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{file} is not JSON of that kind ({one_line(error)}): copy it again") from error
     if split == "val":

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cdnv2_jax.data.source import Split
+from cdnv2_jax.data.storage import names_in
 from cdnv2_jax.detection.data.coco_values import shown
 from cdnv2_jax.errors import UserError, shorten
+from cdnv2_jax.paths import as_path, is_remote
 
 LAYOUT = (
     "put annotations at DIRECTORY/annotations/instances_train2017.json and images at DIRECTORY/train2017/*.jpg, "
@@ -31,12 +33,13 @@ def find_annotations(directory: Path, split: Split, given: str = "") -> tuple[Pa
     Args:
       directory: the data set.
       split: "train" or "val"; without held-out images of that name, "valid" and "test" count as "val".
-      given: path of the file, absolute or from the directory; "" to look for it.
+      given: path of the file, absolute, in a bucket or from the directory; "" to look for it.
     """
     if given:
-        if not (directory / given).is_file():
-            raise UserError(f"config.data.{split}_annotations: {directory / given} is not a file: {LAYOUT}")
-        return directory / given, ()
+        file = as_path(given) if is_remote(as_path(given)) else directory / given
+        if not file.is_file():
+            raise UserError(f"config.data.{split}_annotations: {file} is not a file: {LAYOUT}")
+        return file, ()
     for name in NAMES[split]:
         for pattern in FILES:
             file = directory / pattern.format(name)
@@ -97,6 +100,6 @@ def _missing(folder: Path, names: Sequence[str]) -> list[str]:
 
 def _listing(folder: Path) -> set[str]:
     try:
-        return set(os.listdir(folder))
+        return names_in(folder)
     except OSError:  # no such folder, or a name that the file system cannot have
         return set()

@@ -20,6 +20,7 @@ from cdnv2_jax.data.sources.files import progress_bar
 from cdnv2_jax.detection.data.coco_json import CocoSource, read_coco
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.files import refuse_existing
+from cdnv2_jax.paths import as_path, is_remote
 
 TRAIN_IMAGES, VAL_IMAGES, SEED = 4800, 300, 0
 NAME = "shapes_1"
@@ -61,6 +62,10 @@ def open_shapes(cache_directory: str | Path, split: Split, *, images: int = 0) -
     Raises:
       UserError: the directory cannot be written, or its contents are damaged.
     """
+    if is_remote(as_path(cache_directory)):
+        raise UserError(
+            f"{cache_directory}: shapes are drawn on a disk, not in a bucket: give a directory there, or none"
+        )
     directory = Path(cache_directory) / (f"{NAME}_{images}" if images else NAME)
     if not directory.exists():
         write_shapes(directory, train_images=images or TRAIN_IMAGES, val_images=images or VAL_IMAGES, seed=SEED)

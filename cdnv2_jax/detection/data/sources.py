@@ -48,7 +48,7 @@ def open_source(
     if annotations and name != "coco":
         raise UserError(f"config.data.{split}_annotations is for the source 'coco', not for {name!r}: remove it")
     if name == "shapes":
-        source = open_shapes(Path(directory) if directory else cache_directory(), split, images=shapes)
+        source = open_shapes(directory or cache_directory(), split, images=shapes)
     elif name == "tfds":
         read: Callable[[Path, Split], DetectionSource] = partial(tfds_coco.read_tfds_coco, upright=upright)
         source = read_directory(Reader(read, LAYOUTS[name]), directory, split)

@@ -24,6 +24,7 @@ from cdnv2_jax.data.sources.tfds import (
     read_json,
     understood,
 )
+from cdnv2_jax.data.storage import at_once
 from cdnv2_jax.detection.data import coco_2017
 from cdnv2_jax.detection.data.annotations import AnnotationArrays, DetectionSource
 from cdnv2_jax.errors import UserError, one_line
@@ -53,7 +54,7 @@ class TfdsCocoSource(DetectionSource):
     def __init__(self, records: ArrayRecords, arrays: AnnotationArrays, class_names: Sequence[str], where: str):
         """`where` names the data set and split in messages."""
         super().__init__(arrays, class_names, category_ids(len(class_names)))
-        self._records, self._where = records, where
+        self._records, self._where, self.in_bucket = records, where, records.in_bucket
 
     def encoded(self, index: int) -> tuple[bytes, str]:
         name = f"{self._where} image {index}"
@@ -107,9 +108,10 @@ def _scan(records: ArrayRecords, classes: int, where: str, upright: bool) -> Arr
     """Read the annotations of all records."""
     found = []
     with progress_bar(f"reading the boxes of {where}, {len(records)} images", len(records)) as advance:
-        for index in range(len(records)):
+        every = at_once(records.__getitem__, range(len(records)), in_bucket=records.in_bucket)
+        for index, record in enumerate(every):
             name = f"{where} image {index}"
-            found.append(_annotations(_lists(records[index], name), classes, name, upright))
+            found.append(_annotations(_lists(record, name), classes, name, upright))
             advance(1)
     ends = np.cumsum([0, *(len(one["ids"]) for one in found)])
     joined = {
