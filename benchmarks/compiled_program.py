@@ -27,6 +27,7 @@ from cdnv2_jax.classification.experiment import ClassificationExperiment, starti
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.devices import AXIS, Devices
 from cdnv2_jax.errors import UserError, one_line
+from cdnv2_jax.layers.condensed import with_dense_kernels
 from cdnv2_jax.layers.lowering import VARIABLE, tracing_for
 from cdnv2_jax.networks.family import model_entry
 
@@ -153,7 +154,8 @@ def inference(job: Job, devices: Devices) -> Traced:
     prune(network, network.condensation_stages)
     if job.work == "condensed":
         network = condense(network)
-    graph, state = nnx.split(network)
+    with tracing_for(TARGETS[job.target].traced_as):
+        graph, state = nnx.split(with_dense_kernels(network))
     images = jax.ShapeDtypeStruct((job.images, size, size, 3), jnp.float32)
     function = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return Traced(function, (on(devices.everywhere, state), on(devices.split, images)), {"image_size": size})
@@ -189,7 +191,8 @@ def detection(job: Job, devices: Devices) -> Traced:
     detector = detector_of(*job.model.split(","), condensed=True, dtype=job.dtype)
     detector.eval()
     detector.canvases_filled = True
-    graph, state = nnx.split(detector)
+    with tracing_for(TARGETS[job.target].traced_as):
+        graph, state = nnx.split(with_dense_kernels(detector))
     batch = (
         jax.ShapeDtypeStruct((job.images, *CANVAS, 3), jnp.float32),
         jax.ShapeDtypeStruct((job.images, 2), jnp.int32),

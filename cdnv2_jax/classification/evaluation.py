@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.devices import Devices, fetch
+from cdnv2_jax.layers.condensed import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation
@@ -90,7 +91,7 @@ def evaluate(
       columns: the network's label for each label of the batches; only their logits compete. None for all of them.
     """
     devices = devices or Devices.all()
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(with_dense_kernels(model))
     state = devices.replicate(state)
 
     def classified(rows: HostBatch) -> Classified:

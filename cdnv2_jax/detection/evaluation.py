@@ -23,6 +23,7 @@ from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
+from cdnv2_jax.layers.condensed import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation
@@ -150,7 +151,7 @@ def compiled_detect(
 ) -> Callable[[dict[str, jax.Array]], tuple[Detections, dict[str, jax.Array]]]:
     """Return a detector with its current weights as a compiled function of a batch on `devices`, which returns the
     detections and the batch's fields that the host needs."""
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(with_dense_kernels(model))
     return partial(_detected, graph, normalisation, devices.everywhere, devices.replicate(state))
 
 

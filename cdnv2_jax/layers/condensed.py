@@ -1,6 +1,6 @@
 """Condensed counterparts of LGC and SFR, which store and multiply only the kept connections."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -266,6 +266,70 @@ def _batch_norm(arrays: Iterable[np.ndarray], like: BatchNorm) -> BatchNorm:
     return norm
 
 
+class DensePointwise(nnx.Module):
+    """BatchNorm → activation → 1×1 convolution: a condensed layer with its kernel scattered to [in, out] for good."""
+
+    def __init__(self, condensed: CondensedLayer, norm: BatchNorm):
+        self.activation: ActivationName = condensed.activation
+        self.norm = norm
+        self.kernel = nnx.Param(
+            jax.device_put(_dense_kernel(condensed).astype(condensed.dtype or condensed.kernel.dtype))
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = activation_function(self.activation)(self.norm(x))
+        h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.kernel.dtype)
+        return h @ kernel
+
+
+def with_dense_kernels(module: ModuleT) -> ModuleT:
+    """Return a copy for inference on a TPU, whose condensed layers need not scatter their kernels in every call.
+
+    Other back ends get the module itself, as does a layer whose groups normalise differently.
+    """
+    if traced_platform() != "tpu" or not condensed_layers(module):
+        return module
+    copy = nnx.clone(module)
+    for path, conv in places_of((CondensedGroupConv, CondensedReactivation), copy):
+        norm = conv.input_norm if isinstance(conv, CondensedGroupConv) else conv.norm
+        if norm is not None:
+            put(copy, path, DensePointwise(conv, norm))
+    return copy
+
+
+def _dense_kernel(conv: CondensedLayer) -> np.ndarray:
+    """Return the kernel scattered to [in, out], as NumPy: JAX would compile a program for each shape."""
+    kernel, index = np.asarray(conv.kernel[...]), np.asarray(conv.index[...])
+    group = np.arange(len(index))[:, None]
+    if isinstance(conv, CondensedGroupConv):
+        wide = np.zeros((len(index), conv.in_channels, kernel.shape[2]), kernel.dtype)
+        np.add.at(wide, (group, index), kernel)
+        return wide.transpose(1, 2, 0).reshape(conv.in_channels, -1)
+    wide = np.zeros((len(index), conv.out_channels, kernel.shape[1]), kernel.dtype)
+    np.add.at(wide, (group, index), kernel.transpose(0, 2, 1))
+    return wide.transpose(2, 0, 1).reshape(-1, conv.out_channels)
+
+
+Part = TypeVar("Part", bound=nnx.Module)
+
+
+def places_of(kinds: tuple[type[Part], ...], module: nnx.Module) -> list[tuple[tuple[Any, ...], Part]]:
+    """Return (path, part) of all parts of these kinds in a module, at any depth."""
+    return [(path, part) for path, part in nnx.iter_modules(module) if isinstance(part, kinds)]
+
+
+def put(module: nnx.Module, path: Sequence[Any], part: nnx.Module) -> None:
+    """Replace the part of a module at `path`."""
+    *parents, place = path
+    parent: Any = module
+    for name in parents:
+        parent = parent[name] if isinstance(parent, nnx.List) else getattr(parent, name)
+    if isinstance(parent, nnx.List):
+        parent[place] = part
+    else:
+        setattr(parent, place, part)
+
+
 def replace_masked_convs(module: nnx.Module, twin: Callable[[MaskedConv, str], CondensedLayer]) -> None:
     """Replace every learned convolution of a module, in place, with `twin(conv, path)`.
 
@@ -273,16 +337,8 @@ def replace_masked_convs(module: nnx.Module, twin: Callable[[MaskedConv, str], C
       module: any module except a learned convolution itself.
       twin: function of the convolution and its path as text, such as "blocks/0/1/lgc".
     """
-    places = [(path, conv) for path, conv in nnx.iter_modules(module) if isinstance(conv, MaskedConv)]
-    modules = {path: part for path, part in nnx.iter_modules(module)}
-    for path, conv in places:
-        parent: Any = modules[path[:-1]]
-        made = twin(conv, "/".join(map(str, path)))
-        place: Any = path[-1]
-        if isinstance(parent, nnx.List):
-            parent[place] = made
-        else:
-            setattr(parent, place, made)
+    for path, conv in places_of((MaskedConv,), module):
+        put(module, path, twin(conv, "/".join(map(str, path))))
 
 
 def empty_twin(conv: MaskedConv) -> CondensedLayer:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.errors import NOT_FINITE, UserError, one_line
+from cdnv2_jax.layers.condensed import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.weights.programs import compiled_program, open_session, read_exported, run_session
 
@@ -40,7 +41,7 @@ int32 [b, 2] → the detections in each image. Raises UserError if the results a
 
 def compiled_detector(detector: PyramidDetector) -> Detect:
     """Return the detector as it is now, compiled once per structure and shape; precision as for `compiled_forward`."""
-    graph, state = nnx.split(detector)
+    graph, state = nnx.split(with_dense_kernels(detector))
     arrays, structure = jax.tree.flatten(state)
     run = _detect(graph, structure)
     name = f"{detector.settings.kind} on {detector.backbone.name}"

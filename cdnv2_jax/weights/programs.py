@@ -15,6 +15,7 @@ from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
+from cdnv2_jax.layers.condensed import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision, traced_platform
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256
@@ -46,7 +47,7 @@ def compiled_forward(model: Network) -> Callable[[jax.typing.ArrayLike], jax.Arr
 
     Products are computed with all bits of the network's dtype on every back end.
     """
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(with_dense_kernels(model))
     arrays, structure = jax.tree.flatten(state)
     forward = _forward(graph, structure)
     return lambda images: forward(arrays, jnp.asarray(images))
