@@ -11,7 +11,6 @@ from pathlib import Path
 from cdnv2_jax.bounded_reading import refuse_irregular
 from cdnv2_jax.data.storage import read_part, version_of
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.paths import is_remote
 
 BLOCK = 512
 FILE_TYPES = (b"0", b"\0", b"7")
@@ -167,8 +166,7 @@ class _TarInBucket(TarFile):
 
 def open_tar(path: Path) -> TarFile:
     """Return the tar at a path, which is opened at its first read."""
-    in_bucket: bool = is_remote(path)
-    return _TarInBucket(path) if in_bucket else TarFile(path)
+    return TarFile(path) if isinstance(path, Path) else _TarInBucket(path)
 
 
 def _number(field: bytes) -> int:
