@@ -78,7 +78,7 @@ class Devices:
         settings = {name: getattr(jax.config, name, None) for name in SETTINGS}
         variables = {name: os.environ.get(name, "") for name in VARIABLES}
         flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(HARMLESS_FLAGS)]
-        machine = {"cores per process": _cores(), "processor": _processor()} if first.platform == "cpu" else {}
+        machine = {"cores per process": cores(), "processor": _processor()} if first.platform == "cpu" else {}
         return {
             "devices": self.count,
             "processes": jax.process_count(),
@@ -120,7 +120,7 @@ class Devices:
         return jax.make_array_from_callback(local.shape, self.everywhere, lambda index: np.array(local[index]))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -1,12 +1,12 @@
 """What a run is about to do, in a few lines: its network, steps and stages, averages that lag behind, and the time."""
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from cdnv2_jax.devices import cores
 from cdnv2_jax.pruning.prune import pruning_steps
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.training.optimizer import rate_scale
@@ -132,20 +132,20 @@ def idle_line(platform: str, batch_size: int, accumulate: int, devices: int) -> 
     ]
 
 
-def starved_line(share: float, workers: int, cores: int) -> list[str]:
+def starved_line(share: float, workers: int, available: int) -> list[str]:
     """Say that devices wait for input, and what to do; [] if they hardly do.
 
     Args:
       share: share of the time spent waiting for input, in [0, 1].
       workers: `data.workers` of this process.
-      cores: cores that it may use.
+      available: cores that it may use.
     """
     if share < STARVED:
         return []
     waiting = f"{share:.0%} of the time is spent waiting for input"
-    if workers < cores - 1:
-        return [f"{waiting}: raise --config.data.workers, {workers} now, to {cores - 1} on these {cores} cores"]
-    all_cores = f"all {cores} cores prepare" if cores > 1 else "the only core prepares"
+    if workers < available - 1:
+        return [f"{waiting}: raise --config.data.workers, {workers} now, to {available - 1} on these {available} cores"]
+    all_cores = f"all {available} cores prepare" if available > 1 else "the only core prepares"
     return [
         f"{waiting}, and {all_cores} it: use more, or shrink a classifier's photographs once, with "
         f"cdnv2 prepare --short-side 256"
@@ -178,8 +178,7 @@ class Forecast:
             return []
         left = self._last_step - step
         time_left = f"{duration(left * self._seconds / self._steps)} for the {left:,} steps left"
-        cores = len(os.sched_getaffinity(0))
-        starved = starved_line(self._waited / self._seconds, self._workers, cores)
+        starved = starved_line(self._waited / self._seconds, self._workers, cores())
         return [f"{time_left}, evaluations not counted", *starved]
 
     @property
