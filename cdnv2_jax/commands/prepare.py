@@ -33,7 +33,7 @@ def prepare(
     name = name or source
     refuse_existing(output / name / VERSION, overwrite)  # checked first, because reading takes minutes
     names: tuple[Split, ...] = ("train", "val")
-    splits: dict[Split, Source[Sample]] = {
+    splits: dict[str, Source[Sample]] = {
         split: open_directory(source, directory, split, held_out_fraction) for split in names
     }
     for split, images in splits.items():

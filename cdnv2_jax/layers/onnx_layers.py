@@ -162,7 +162,11 @@ def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map
     """Add a condensed LGC as a gather and a grouped convolution; its outputs are ordered by group."""
     groups, kept, outputs = layer.kernel.shape
     read = np.asarray(layer.index[...]).reshape(-1)
-    before = norm_of(layer.norm) if layer.input_norm is None else norm_of(layer.input_norm).of(read)
+    if layer.norm is not None:
+        before = norm_of(layer.norm)
+    else:
+        assert layer.input_norm is not None
+        before = norm_of(layer.input_norm).of(read)
     h = activate(graph, graph.norm(graph.gather(x, read), before), layer.activation)
     order = np.arange(groups * outputs).reshape(outputs, groups).T.reshape(-1)
     kernel = values(layer.kernel).transpose(0, 2, 1).reshape(groups * outputs, kept, 1, 1)
