@@ -120,7 +120,7 @@ class TfdsSource(Source[Sample]):
         if not 0 <= label < len(self.class_names):
             raise UserError(f"{name} has label {label} of {len(self.class_names)} classes: rebuild the data set")
         height, width = (example.get(side, 0) for side in FULL_SIZE)
-        if not (isinstance(height, int) and isinstance(width, int) and 0 <= min(height, width)):
+        if not (isinstance(height, int) and isinstance(width, int) and min(height, width) >= 0):
             raise UserError(f"{name} has a {FULL_SIZE[0]} or {FULL_SIZE[1]} that cannot be: rebuild the data set")
         file = example.get("file_name")
         if isinstance(file, bytes):
