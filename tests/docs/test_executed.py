@@ -108,7 +108,7 @@ NOT_RUN = {
     "make bench(-results)?": "minutes to an hour of measuring; each of its scripts runs small in tests/benchmarks",
     r"pip install .*(tfds-prepare|cuda13).*": "gigabytes that tests do not need",
     r"pip install (-e )?\.\[(buckets|detection|export|huggingface|torch,export)\]": "a part of '.[dev]'",
-    "python -m benchmarks.input_pipeline": "a measurement of a minute; its parts are tested in tests/data",
+    "python -m benchmarks.input_pipeline.*": "a measurement of a minute; its parts are tested in tests/data",
     "python docs/report_pictures.py .*": "needs a finished run; what it draws with is tested in tests/report",
     "python -m benchmarks.detector_step .*": "11 GiB of memory and minutes; small steps run in tests/detection",
 }
