@@ -4,9 +4,9 @@
 
 The operations are those of `benchmarks.lowerings`, the compilers those of `benchmarks.compiled`. Nothing is timed: a
 TPU's milliseconds are the compiler's estimated cycles, an H100's the bytes that kernels read and write at the memory's
-bandwidth, and 3 µs for each kernel. These say nothing of how slow cuDNN's grouped convolutions are, as users report
-(keras issue 20471, jax issue 13800): for a GPU only the dense, block-diagonal form is considered. With --write-table
-each row replaces the one of its kind and shape in `cdnv2_jax/layers/lowerings.json`.
+bandwidth, and 3 µs for each kernel. These say nothing of how slow cuDNN's grouped convolutions are, as users of Keras
+and JAX report: for a GPU only the dense, block-diagonal form is considered. With --write-table each row replaces the
+one of its kind and shape in `cdnv2_jax/layers/lowerings.json`.
 """
 
 import argparse

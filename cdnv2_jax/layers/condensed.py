@@ -300,14 +300,24 @@ def with_dense_kernels(module: ModuleT) -> ModuleT:
 def _dense_kernel(conv: CondensedLayer) -> np.ndarray:
     """Return the kernel scattered to [in, out], as NumPy: JAX would compile a program for each shape."""
     kernel, index = np.asarray(conv.kernel[...]), np.asarray(conv.index[...])
-    group = np.arange(len(index))[:, None]
     if isinstance(conv, CondensedGroupConv):
-        wide = np.zeros((len(index), conv.in_channels, kernel.shape[2]), kernel.dtype)
-        np.add.at(wide, (group, index), kernel)
-        return wide.transpose(1, 2, 0).reshape(conv.in_channels, -1)
-    wide = np.zeros((len(index), conv.out_channels, kernel.shape[1]), kernel.dtype)
-    np.add.at(wide, (group, index), kernel.transpose(0, 2, 1))
-    return wide.transpose(2, 0, 1).reshape(-1, conv.out_channels)
+        return dense_on_host(kernel.transpose(0, 2, 1), index, conv.in_channels).T
+    return dense_on_host(kernel, index, conv.out_channels)
+
+
+def dense_on_host(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:
+    """Scatter the weights of kept connections into a dense kernel [m · G, channels], zero elsewhere.
+
+    Args:
+      weights: [G, m, kept]; row i · G + g of the result is weights[g, i].
+      index: [G, kept], the channels that each group keeps.
+      channels: number of channels that the groups choose from.
+    """
+    groups, members, _ = weights.shape
+    wide = np.zeros((groups, members, channels))
+    # Added rather than assigned, because a group may list a channel twice.
+    np.add.at(wide, (np.arange(groups)[:, None, None], np.arange(members)[:, None], index[:, None]), weights)
+    return wide.transpose(1, 0, 2).reshape(members * groups, channels)
 
 
 Part = TypeVar("Part", bound=nnx.Module)

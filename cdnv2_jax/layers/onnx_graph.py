@@ -65,21 +65,6 @@ def masked_kernel(layer: MaskedConv) -> np.ndarray:
     return pointwise_kernel(layer.kernel) * pointwise_kernel(np.asarray(layer.kernel_mask()))
 
 
-def spread(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:
-    """Scatter the weights of kept connections into a dense kernel [m · G, channels], zero elsewhere.
-
-    Args:
-      weights: [G, m, kept]; row i · G + g of the result is weights[g, i].
-      index: [G, kept], the channels that each group keeps.
-      channels: number of channels that the groups choose from.
-    """
-    groups, members, _ = weights.shape
-    wide = np.zeros((groups, members, channels))
-    # Added rather than assigned, because a group may list a channel twice.
-    np.add.at(wide, (np.arange(groups)[:, None, None], np.arange(members)[:, None], index[:, None]), weights)
-    return wide.transpose(1, 0, 2).reshape(members * groups, channels)
-
-
 def merge_groups(kernel: np.ndarray, groups: int, merged: int) -> np.ndarray:
     """Merge groups of a kernel: [out, in, h, w] → [out, merged · in, h, w] with groups / merged groups and zeros."""
     outputs, inputs, *window = kernel.shape

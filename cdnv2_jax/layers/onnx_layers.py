@@ -3,7 +3,12 @@
 import numpy as np
 from flax import nnx
 
-from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedLinear, CondensedReactivation
+from cdnv2_jax.layers.condensed import (
+    CondensedGroupConv,
+    CondensedLinear,
+    CondensedReactivation,
+    dense_on_host,
+)
 from cdnv2_jax.layers.convolutions import AfterNorm, ConvNorm, DepthwiseConv, SqueezeExcite
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm
@@ -16,7 +21,6 @@ from cdnv2_jax.layers.onnx_graph import (
     merge_groups,
     norm_of,
     pointwise_kernel,
-    spread,
     values,
     window_kernel,
 )
@@ -141,7 +145,7 @@ def learned_group_conv(
         return dense(graph, layer, norm_of(layer.norm), kernel, after, x)
     if layer.input_norm is None or layer.kernel.shape[-1] >= GATHERED_FROM:
         return gathered(graph, layer, after, x)
-    kernel = spread(values(layer.kernel).transpose(0, 2, 1), np.asarray(layer.index[...]), layer.in_channels)
+    kernel = dense_on_host(values(layer.kernel).transpose(0, 2, 1), np.asarray(layer.index[...]), layer.in_channels)
     return dense(graph, layer, norm_of(layer.input_norm), kernel[:, :, None, None], after, x)
 
 
@@ -176,7 +180,7 @@ def gathered(graph: Graph, layer: CondensedGroupConv, after: Norm | None, x: Map
 def reactivated(graph: Graph, layer: SparseFeatureReactivation | CondensedReactivation, x: Map, h: Map) -> Map:
     """Add SFR: return x plus the update from the new features h, one dense product whether condensed or not."""
     if isinstance(layer, CondensedReactivation):
-        by_input = spread(values(layer.kernel), np.asarray(layer.index[...]), layer.out_channels)
+        by_input = dense_on_host(values(layer.kernel), np.asarray(layer.index[...]), layer.out_channels)
         kernel = by_input.T[:, :, None, None]
     else:
         kernel = masked_kernel(layer)

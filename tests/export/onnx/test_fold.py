@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cdnv2_jax.layers.onnx_graph import Norm, fold, merge_groups, spread
+from cdnv2_jax.layers.condensed import dense_on_host
+from cdnv2_jax.layers.onnx_graph import Norm, fold, merge_groups
 from tests.tables import table
 
 RANDOM = np.random.default_rng(0)
@@ -42,4 +43,4 @@ def test_spread() -> None:
     """By hand: two groups of two; the second keeps the same channel twice."""
     weights = np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]])
     index = np.array([[0, 2], [1, 1]])
-    np.testing.assert_array_equal(spread(weights, index, 3), [[1, 0, 2], [0, 11, 0], [3, 0, 4], [0, 15, 0]])
+    np.testing.assert_array_equal(dense_on_host(weights, index, 3), [[1, 0, 2], [0, 11, 0], [3, 0, 4], [0, 15, 0]])
