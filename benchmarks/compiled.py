@@ -12,8 +12,9 @@ nothing is autotuned.
 
 --batch is the number of images per device. `--config.…` changes the config of a training step. Each program is
 compiled in a process of its own, in one to ten minutes on 2 CPU cores, and replaces its row in
-DIRECTORY/compiled_TARGET.json. With --resume a row stays if the program and the compiler are the same. --docs writes
-the tables in docs/accelerators.md from all rows in DIRECTORY.
+DIRECTORY/compiled_TARGET.json; once if two are the same, as masked and condensed are on a TPU. With --resume a program
+is not compiled again by the same compiler. --docs writes the tables in docs/accelerators.md from all rows in
+DIRECTORY.
 """
 
 import argparse
@@ -56,9 +57,13 @@ def jobs(options: argparse.Namespace, overrides: Sequence[str]) -> list[Job]:
     return made
 
 
-def row_of(job: Job, known: str, seconds: float) -> Row:
-    """Compile one program in a process of its own; a row that says why if that fails, and UserError for a mistake."""
-    command = [sys.executable, "-m", "benchmarks.compiled_program", json.dumps(dataclasses.asdict(job)), known]
+def row_of(job: Job, known: Sequence[str], seconds: float) -> Row:
+    """Compile one program in a process of its own, unless it is known; only {"program": hash} then.
+
+    A row that says why if that fails, and UserError for a mistake.
+    """
+    asked = json.dumps(dataclasses.asdict(job)), json.dumps(known)
+    command = [sys.executable, "-m", "benchmarks.compiled_program", *asked]
     try:
         done = subprocess.run(
             command,
@@ -117,14 +122,16 @@ def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Con
         console.print(f"{title(dataclasses.asdict(job))} …")
         path, what = results_of(options.output, job.target), json.loads(json.dumps(dataclasses.asdict(job)))
         rows, by = read_rows(path), versions(job.target)
-        old = next((row for row in rows if job_of(row) == what), {})
-        same = options.resume and old.get("versions") == by and "failed" not in old
-        row = row_of(job, old["program"] if same else "", options.seconds)
-        if same and set(row) == {"program"}:
-            row = old
-        else:
-            row = {**what, "versions": by, "date": datetime.date.today().isoformat(), **row}
-            write_rows(path, [other for other in rows if job_of(other) != what] + [row])
+        known = {
+            row["program"]: row
+            for row in (rows if options.resume else shown)
+            if row["versions"] == by and row["flags"] == what["flags"] and "failed" not in row
+        }
+        found = row_of(job, list(known), options.seconds)
+        compiled_before = known.get(found.get("program", ""), {})
+        new = {"versions": by, "date": datetime.date.today().isoformat()}
+        row = {**new, **compiled_before, **found, **what}
+        write_rows(path, [other for other in rows if job_of(other) != what] + [row])
         shown.append(row)
     print_rows(shown, console)
     for target in options.target:

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from cdnv2_jax.data.batches import HostBatch
 from cdnv2_jax.data.on_device import Normalisation
 from cdnv2_jax.devices import Devices, fetch
-from cdnv2_jax.layers.condensed import with_dense_kernels
+from cdnv2_jax.layers.dense_kernels import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.training.experiment import Evaluation

@@ -1,6 +1,7 @@
 """Preprocessing of batches on the device: normalisation, the noise of random erasing, and mixup."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -59,8 +60,23 @@ def erased(images: jax.Array, rectangles: jax.Array, key: jax.Array) -> jax.Arra
     top, left, height, width = (rectangles[:, i, None, None, None] for i in range(4))
     rows = jnp.arange(images.shape[1])[None, :, None, None]
     columns = jnp.arange(images.shape[2])[None, None, :, None]
-    inside = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
-    return jnp.where(inside, jax.random.normal(key, images.shape, images.dtype), images)
+    in_rows, in_columns = (rows >= top) & (rows < top + height), (columns >= left) & (columns < left + width)
+    # Selected twice, because a TPU's compiler would write a map of both conditions first.
+    return jnp.where(in_rows, jnp.where(in_columns, noise(images, key), images), images)
+
+
+NOISE_BITS = 10
+
+
+def noise(like: jax.Array, key: jax.Array) -> jax.Array:
+    """Return standard normal noise in 1,024 steps of equal probability, of the shape and dtype of images [b, h, w, 3].
+
+    The channels of a pixel share one random word, because a hash for each took 5 % of cdnv2_a's training step on a TPU.
+    """
+    words = jax.random.bits(key, (*like.shape[:-1], 1), jnp.uint32)
+    ranks = words >> (NOISE_BITS * jnp.arange(like.shape[-1], dtype=jnp.uint32)) & (2**NOISE_BITS - 1)
+    probability = (ranks.astype(jnp.int32).astype(like.dtype) + 0.5) / 2**NOISE_BITS
+    return math.sqrt(2) * jax.lax.erf_inv(2 * probability - 1)
 
 
 def mixed(images: jax.Array, labels: jax.Array, share: jax.Array) -> Batch:

@@ -23,7 +23,7 @@ from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.devices import Devices, fetch
 from cdnv2_jax.errors import UserError, import_optional
 from cdnv2_jax.files import replacing
-from cdnv2_jax.layers.condensed import with_dense_kernels
+from cdnv2_jax.layers.dense_kernels import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.report.precision import ClassPrecision, Precision
 from cdnv2_jax.training.experiment import Evaluation

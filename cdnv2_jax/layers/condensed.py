@@ -266,45 +266,6 @@ def _batch_norm(arrays: Iterable[np.ndarray], like: BatchNorm) -> BatchNorm:
     return norm
 
 
-class DensePointwise(nnx.Module):
-    """BatchNorm → activation → 1×1 convolution: a condensed layer with its kernel scattered to [in, out] for good."""
-
-    def __init__(self, condensed: CondensedLayer, norm: BatchNorm):
-        self.activation: ActivationName = condensed.activation
-        self.norm = norm
-        self.kernel = nnx.Param(
-            jax.device_put(_dense_kernel(condensed).astype(condensed.dtype or condensed.kernel.dtype))
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = activation_function(self.activation)(self.norm(x))
-        h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.kernel.dtype)
-        return h @ kernel
-
-
-def with_dense_kernels(module: ModuleT) -> ModuleT:
-    """Return a copy for inference on a TPU, whose condensed layers need not scatter their kernels in every call.
-
-    Other back ends get the module itself, as does a layer whose groups normalise differently.
-    """
-    if traced_platform() != "tpu" or not condensed_layers(module):
-        return module
-    copy = nnx.clone(module)
-    for path, conv in places_of((CondensedGroupConv, CondensedReactivation), copy):
-        norm = conv.input_norm if isinstance(conv, CondensedGroupConv) else conv.norm
-        if norm is not None:
-            put(copy, path, DensePointwise(conv, norm))
-    return copy
-
-
-def _dense_kernel(conv: CondensedLayer) -> np.ndarray:
-    """Return the kernel scattered to [in, out], as NumPy: JAX would compile a program for each shape."""
-    kernel, index = np.asarray(conv.kernel[...]), np.asarray(conv.index[...])
-    if isinstance(conv, CondensedGroupConv):
-        return dense_on_host(kernel.transpose(0, 2, 1), index, conv.in_channels).T
-    return dense_on_host(kernel, index, conv.out_channels)
-
-
 def dense_on_host(weights: np.ndarray, index: np.ndarray, channels: int) -> np.ndarray:
     """Scatter the weights of kept connections into a dense kernel [m · G, channels], zero elsewhere.
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from cdnv2_jax.detectors.detector import Detections, PyramidDetector
 from cdnv2_jax.errors import NOT_FINITE, UserError, one_line
-from cdnv2_jax.layers.condensed import with_dense_kernels
+from cdnv2_jax.layers.dense_kernels import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision
 from cdnv2_jax.weights.programs import compiled_program, open_session, read_exported, run_session
 

@@ -15,7 +15,7 @@ from jax.interpreters import mlir
 
 from cdnv2_jax.bounded_reading import read_bytes, read_text
 from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
-from cdnv2_jax.layers.condensed import with_dense_kernels
+from cdnv2_jax.layers.dense_kernels import with_dense_kernels
 from cdnv2_jax.layers.lowering import full_precision, traced_platform
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.weights.checksums import onnx_fault, sha256

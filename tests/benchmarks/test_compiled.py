@@ -226,10 +226,10 @@ def refused(flags: list[str], mention: str, output: Path, capsys: pytest.Capture
 
 
 def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One replaces another of the same program; with --resume only changed programs are compiled."""
+    """One replaces another of the same job; with --resume, and for two jobs of one program, it is compiled once."""
     made: list[Job] = []
 
-    def in_this_process(job: Job, known: str, seconds: float) -> dict[str, Any]:
+    def in_this_process(job: Job, known: list[str], seconds: float) -> dict[str, Any]:
         row = compiled_program.compiled(job, known)
         made.extend([job] if "steps" in row else [])
         return row
@@ -251,6 +251,8 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     compiled.write_rows(tmp_path / "compiled_cpu.json", [{**row, "program": "another"}])
     assert compiled.main([*flags, "--resume"]) == 0
     assert (len(made), len(read_rows(tmp_path))) == (2, 1)
+    assert compiled.main([*flags, "--work", "condensed", "condensed", "--dtype", "float32"]) == 0
+    assert (len(made), len(read_rows(tmp_path))) == (3, 2)
 
 
 def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ from cdnv2_jax.layers.condensed import (
     CondensedReactivation,
     condensed_layers,
     share_norms,
-    with_dense_kernels,
     with_gathered_norms,
 )
 from cdnv2_jax.layers.lowering import KINDS, override, tracing_for
-from cdnv2_jax.layers.norm import ActivationName, BatchNorm
+from cdnv2_jax.layers.norm import ActivationName
 from tests.layers.twin_layers import ACTIVATIONS, compare, random_input, share_weights
 from tests.tables import table
 from tests.torch_twin import layers as twin_layers
@@ -174,20 +173,3 @@ def test_a_condensed_network_gathers_nothing_on_a_tpu() -> None:
 
     assert "dot_general" in program(small) and "gather" not in program(small)
     assert "gather" in program(with_gathered_norms(small))
-
-
-def test_dense_kernels_for_tpus_alone() -> None:
-    """The same logits, and nothing left to scatter; a layer whose groups normalise differently stays as it is."""
-    small = nnx.clone(network("condensed"))
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)))
-    assert with_dense_kernels(small) is small
-    own = next(conv for conv in condensed_layers(small) if isinstance(conv, CondensedGroupConv))
-    with tracing_for("tpu"):
-        dense = with_dense_kernels(small)
-        assert not condensed_layers(dense)
-        program = str(jax.make_jaxpr(dense)(images))
-        assert_near(dense(images), small(images), 1e-6)
-    assert "dot_general" in program and not {"gather", "scatter", "iota"} & set(program.replace("[", " ").split())
-    own.norm, own.input_norm = BatchNorm(own.index.size), None
-    with tracing_for("tpu"):
-        assert len(condensed_layers(with_dense_kernels(small))) == 1
