@@ -18,6 +18,7 @@ from benchmarks.peers.torch_inference import TorchPeer
 from benchmarks.peers.torch_training import TorchTrainer
 from benchmarks.training import OPTIMIZER, SMOOTHING, our_program
 from cdnv2_jax import condense, create_model
+from cdnv2_jax.layers.dense_kernels import with_dense_kernels
 from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import model_entry
 from cdnv2_jax.weights.torch_file import model_from_state_dict
@@ -130,6 +131,6 @@ def in_jax(problem: Problem, dtype: DTypeLike | None = None) -> Results:
     if problem.work == "training":
         step, state, batch = our_program(model, problem.images, problem.labels)
         return our_results(step, state, batch, model, problem.twin)[1]
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(with_dense_kernels(model))  # as `eval` does
     forward = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return logits_of(np.asarray(forward(state, problem.images)))
