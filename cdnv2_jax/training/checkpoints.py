@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class RunCheckpoints:
         # When one of several processes has failed, the others cannot finish a checkpoint.
         if kind is not None and jax.process_count() > 1:
             return
-        with _write_errors(self.directory):
+        with write_errors(self.directory):
             try:
                 self._manager.wait_until_finished()
             finally:
@@ -82,7 +83,7 @@ class RunCheckpoints:
             **{STATE: self._ocp.args.StandardSave(dict(enumerate_leaves(state)))},
             description=self._ocp.args.JsonSave(description),
         )
-        with _write_errors(self.directory):
+        with write_errors(self.directory):
             self._manager.save(step, args=args)
 
     def check_room(self, state: TrainState) -> None:
@@ -99,7 +100,7 @@ class RunCheckpoints:
 
     def wait(self) -> None:
         """Wait until everything is on disk; UserError as for `save`."""
-        with _write_errors(self.directory):
+        with write_errors(self.directory):
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState, devices: Devices, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -172,13 +173,15 @@ class RunCheckpoints:
 
 
 @contextlib.contextmanager
-def _write_errors(directory: Path) -> Iterator[None]:
+def write_errors(directory: Path) -> Iterator[None]:
     """Turn Orbax's errors on writing into a UserError."""
     try:
         yield
     except RunFailure:
         raise
     except (OSError, RuntimeError, ValueError) as error:
+        # Orbax drops what it had not begun, of which Python would warn after the message.
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
         remedy = "when the bucket answers," if is_remote(directory) else "make room and"
         raise UserError(
             f"{directory}: a checkpoint cannot be written ({one_line(error)}); the ones before it are intact: {remedy} "

@@ -5,13 +5,15 @@ import shutil
 import signal
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdnv2_jax import load, save, stopping
-from cdnv2_jax.training.checkpoints import BestNetwork
+from cdnv2_jax.errors import UserError
+from cdnv2_jax.training.checkpoints import BestNetwork, write_errors
 from cdnv2_jax.training.experiment import Experiment
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.interrupted import (
@@ -222,3 +224,17 @@ def _processes(group: int, containing: str = "") -> list[int]:
         for process, owner, state, *rest in fields
         if owner == str(group) and not state.startswith("Z") and containing in "".join(rest)
     ]
+
+
+def test_what_a_failed_write_drops_is_not_warned_of() -> None:
+    """Orbax saves in coroutines; those that it did not begin would be warned of below the message."""
+
+    async def saving() -> None: ...
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match="run: a checkpoint cannot be written"), write_errors(Path("run")):
+            dropped = saving()
+            raise OSError("away")
+        del dropped
+    assert not warned
