@@ -47,7 +47,7 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 compilers: $(COMPILERS)/.installed  ## those for TPUs and NVIDIA GPUs, which need no device
 
 COMPILED := $(BIN)/python -m benchmarks.compiled --output benchmarks/results --resume --docs
-INFERENCE := --work condensed masked --model cdnv2_a cdnv2_c --batch 128 8 1
+INFERENCE := --work condensed masked --model cdnv2_a cdnv2_b cdnv2_c --batch 128 8 1
 compiled: $(VENV)/.dev $(COMPILERS)/.installed  ## the programs of docs/accelerators.md, by these compilers: hours
 	$(COMPILED) --target v5e h100 $(INFERENCE)
 	$(COMPILED) --target v5e h100 --work train --model cdnv2_a cdnv2_c
