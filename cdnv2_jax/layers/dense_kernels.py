@@ -48,17 +48,16 @@ class RoundingConv(nnx.Module):
     A TPU rounds the factors anyway. Rounded before, the images are written and read once more.
     """
 
-    def __init__(self, conv: nnx.Conv, padding: int):
+    def __init__(self, conv: nnx.Conv, stride: int, padding: int):
         self.kernel = conv.kernel
         self.dtype = conv.dtype
-        self.strides = tuple(np.broadcast_to(conv.strides, 2).tolist())
-        self.padding = padding
+        self.stride, self.padding = stride, padding
 
     def __call__(self, images: jax.Array) -> jax.Array:
         product = jax.lax.conv_general_dilated(
             images,
             self.kernel.astype(images.dtype),
-            self.strides,
+            (self.stride, self.stride),
             [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=jax.lax.Precision.DEFAULT,
@@ -84,8 +83,10 @@ def with_dense_kernels(module: ModuleT) -> ModuleT:
         kernel = block_diagonal(np.asarray(conv.kernel[...]), conv.groups)
         conv.kernel, conv.groups = nnx.Param(jax.device_put(kernel.astype(conv.dtype or kernel.dtype))), 1
     for path, conv in places_of((nnx.Conv,), copy) if platform == "tpu" else ():
-        if conv.dtype == jnp.bfloat16 and conv.bias is None and path and isinstance(conv.padding, int):
-            put(copy, path, RoundingConv(conv, conv.padding))
+        if conv.dtype != jnp.bfloat16 or conv.bias is not None or conv.feature_group_count > 1:
+            continue
+        if isinstance(conv.strides, int) and isinstance(conv.padding, int):
+            put(copy, path, RoundingConv(conv, conv.strides, conv.padding))
     return copy
 
 

@@ -233,8 +233,8 @@ def test_what_a_failed_write_drops_is_not_warned_of() -> None:
 
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
+        dropped = saving()
         with pytest.raises(UserError, match="run: a checkpoint cannot be written"), write_errors(Path("run")):
-            dropped = saving()
             raise OSError("away")
         del dropped
     assert not warned

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.typing import DTypeLike
 
 from cdnv2_jax import condense, create_model, prune
 from cdnv2_jax.layers.condensed import CondensedGroupConv, condensed_layers
 from cdnv2_jax.layers.convolutions import block_diagonal_kernel
-from cdnv2_jax.layers.dense_kernels import block_diagonal, with_dense_kernels
+from cdnv2_jax.layers.dense_kernels import RoundingConv, block_diagonal, with_dense_kernels
 from cdnv2_jax.layers.learned import masked_convs
 from cdnv2_jax.layers.lowering import tracing_for
 from cdnv2_jax.layers.norm import BatchNorm
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.network import Network
 from tests.tables import table
 from tests.twin_models import assert_near
@@ -43,8 +45,8 @@ def test_the_same_logits(form: str, platform: str) -> None:
         assert_near(dense(images()), small(images()), 1e-6)
 
 
-def pruned_pair(**changes: object) -> tuple[Network, Network]:
-    masked = create_model("cdnv2_cifar_110", rngs=nnx.Rngs(0), stages=(2, 2), growth=(8, 16), **changes)
+def pruned_pair(dtype: DTypeLike | None = None) -> tuple[Network, Network]:
+    masked = create_model("cdnv2_cifar_110", rngs=nnx.Rngs(0), dtype=dtype, stages=(2, 2), growth=(8, 16))
     masked.eval()
     prune(masked, masked.condensation_stages)
     return masked, condense(masked)
@@ -82,10 +84,11 @@ def test_images_are_rounded_by_the_product() -> None:
     _, condensed = pruned_pair(dtype=jnp.bfloat16)
     with tracing_for("tpu"):
         dense = with_dense_kernels(condensed)
+    assert isinstance(condensed, CondenseNet) and isinstance(dense, CondenseNet)
     rounded = images().astype(jnp.bfloat16)
     expected = np.asarray(condensed.stem(rounded).astype(jnp.float32))
-    stem = dense.stem
-    given = stem(rounded.astype(jnp.float32))
+    assert isinstance(dense.stem, RoundingConv)
+    given = dense.stem(rounded.astype(jnp.float32))
     assert given.dtype == jnp.bfloat16
     # The kernel, not rounded on a CPU, is within half a unit in the last place.
     np.testing.assert_allclose(given.astype(jnp.float32), expected, atol=2**-7 * np.abs(expected).max())
