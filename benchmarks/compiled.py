@@ -12,9 +12,9 @@ nothing is autotuned.
 
 --batch is the number of images per device. `--config.…` changes the config of a training step. Each program is
 compiled in a process of its own, in one to ten minutes on 2 CPU cores, and replaces its row in
-DIRECTORY/compiled_TARGET.json; once if two are the same, as masked and condensed are on a TPU. With --resume a program
-is not compiled again by the same compiler. --docs writes the tables in docs/accelerators.md from all rows in
-DIRECTORY.
+DIRECTORY/compiled_TARGET.json; two jobs of one program, as masked and condensed are on accelerators, are compiled once.
+With --resume a program is not compiled again by the same compiler. --docs writes the tables in docs/accelerators.md
+from all rows in DIRECTORY.
 """
 
 import argparse
@@ -125,7 +125,11 @@ def compiled(options: argparse.Namespace, overrides: Sequence[str], console: Con
         known = {
             row["program"]: row
             for row in (rows if options.resume else shown)
-            if row["versions"] == by and row["flags"] == what["flags"] and "failed" not in row
+            # A program does not say what it is compiled for.
+            if row["target"] == job.target
+            and row["versions"] == by
+            and row["flags"] == what["flags"]
+            and "failed" not in row
         }
         found = row_of(job, list(known), options.seconds)
         compiled_before = known.get(found.get("program", ""), {})

@@ -255,6 +255,28 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (len(made), len(read_rows(tmp_path))) == (3, 2)
 
 
+def test_one_program_for_two_targets_is_compiled_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+    figures = {
+        "steps": 1,
+        "bytes": 1,
+        "memory": {"peak": 1},
+        "collectives": {},
+        "compile_seconds": {"wall": 1, "cpu": 1},
+    }
+
+    def same(job: Job, known: list[str], seconds: float) -> dict[str, Any]:
+        asked.append((job.target, known))
+        return {"program": "same"} | ({} if known else figures)
+
+    monkeypatch.setattr(compiled, "row_of", same)
+    monkeypatch.setattr(compiled, "check_target", lambda target, devices: None)
+    monkeypatch.setattr(compiled, "versions", lambda target: {"jax": "1"})
+    flags = ["--target", "v5e", "v6e", "--work", "condensed", "masked", "--output", str(tmp_path)]
+    assert compiled.main(flags) == 0
+    assert asked == [("v5e", []), ("v5e", ["same"]), ("v6e", []), ("v6e", ["same"])]
+
+
 def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what = {"model": "n", "dtype": "bfloat16", "overrides": [], "flags": [], "versions": {"jax": "1"}, "date": "2026"}
     figures = {"milliseconds": 7.52, "layout_share": 0.031, "images_per_second": 9750.4, "memory": {"peak": 2.04e9}}
