@@ -33,8 +33,12 @@ def random_pair() -> tuple[BatchNorm, tnn.BatchNorm2d]:
     },
 )
 @table("shape", [(4, CHANNELS, 3, 5), (2, CHANNELS, 1, 1), (1, CHANNELS, 2, 1)])
-def test_output_gradients_and_statistics(shape: tuple[int, int, int, int], training: bool) -> None:
-    compare(*random_pair(), random_input(shape), training=training, tolerance=1e-12)
+@table("joined", [0, 2])
+def test_output_gradients_and_statistics(shape: tuple[int, int, int, int], training: bool, joined: int) -> None:
+    ours, twin = random_pair()
+    ours.joined = joined
+    with tracing_for("tpu" if joined else "cpu"):
+        compare(ours, twin, random_input(shape), training=training, tolerance=1e-12)
 
 
 def test_running_statistics_over_several_batches() -> None:

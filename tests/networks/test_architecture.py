@@ -10,6 +10,7 @@ from flax import nnx
 
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.networks.condensenet.architecture import CondenseNetArchitecture
+from cdnv2_jax.networks.condensenet.network import CondenseNet
 from cdnv2_jax.networks.family import blank_network
 from cdnv2_jax.networks.network import Form
 from tests.tables import table
@@ -158,3 +159,13 @@ def test_derived_numbers() -> None:
     assert [SMALL_V2.activation(block) for block in range(3)] == ["relu", "hard_swish", "hard_swish"]
     assert [SMALL_V2.has_squeeze_excite(block) for block in range(3)] == [False, False, True]
     assert not SMALL_V1.has_squeeze_excite(1) and SMALL_V1.activation(1) == "relu"
+
+
+def test_norms_know_what_was_concatenated() -> None:
+    """A dense layer's input ends with the channels that the layer before added, unless it comes from a pool or stem."""
+    architecture = SMALL_V2.override({"stages": (1, 3, 2)})
+    model = CondenseNet(architecture, name="small", rngs=nnx.Rngs(0))
+    assert architecture.growth == (8, 8, 16)
+    norms = [layer.lgc.norm for layer in model.dense_layers()]
+    assert [norm.joined for norm in norms if norm] == [0, 0, 8, 8, 0, 16]
+    assert model.norm_last.joined == 16

@@ -32,6 +32,7 @@ class DenseLayer(nnx.Module):
         self,
         architecture: CondenseNetArchitecture,
         block: int,
+        layer: int,
         in_channels: int,
         *,
         dtype: DTypeLike | None,
@@ -43,6 +44,7 @@ class DenseLayer(nnx.Module):
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         common = {"activation": a.activation(block), **types}
         self.lgc = LearnedGroupConv(in_channels, wide, groups=a.lgc_groups, condensation_factor=a.lgc_factor, **common)
+        self.lgc.norm.joined = growth if layer else 0  # by the layer before
         self.conv = NormActConv(wide, growth, groups=a.conv_groups, **common)
         self.se = SqueezeExcite(growth, reduction=1, **types) if a.has_squeeze_excite(block) else None
         self.sfr = self._reactivation(a, growth, in_channels, common)
@@ -93,10 +95,11 @@ class CondenseNet(Network):
             **types,
         )
         blocks: list[list[DenseLayer]] = [[] for _ in a.stages]
-        for block, _, channels, _ in a.dense_layers():
-            blocks[block].append(DenseLayer(a, block, channels, **types))
+        for block, layer, channels, _ in a.dense_layers():
+            blocks[block].append(DenseLayer(a, block, layer, channels, **types))
         self.blocks = nnx.List([nnx.List(layers) for layers in blocks])
         self.norm_last = BatchNorm(a.out_channels, param_dtype=param_dtype)
+        self.norm_last.joined = a.growth[-1]
         self._build_head(types)
 
     def _build_head(self, types: dict[str, Any]) -> None:
