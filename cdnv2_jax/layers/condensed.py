@@ -11,7 +11,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.layers.convolutions import OneKey, grouped_pointwise, kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import OneKey, grouped_pointwise, half_size, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.lowering import choose, shape_of, traced_platform
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
@@ -121,7 +121,8 @@ class CondensedReactivation(nnx.Module):
 
     Maps [b, h, w, in] to [b, h, w, out]; input j belongs to group j mod G, and several groups may update one output.
     The official code computes G · kept intermediate channels and multiplies them by a 0/1 matrix; here that matrix
-    is folded into the kernel, so that a single product does both.
+    is folded into the kernel, so that a single product does both. With `halved`, the input is averaged over 2×2 before
+    the product.
 
     Attributes:
       index: [G, kept], the outputs that each group updates.
@@ -149,8 +150,9 @@ class CondensedReactivation(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (groups, in_channels // groups, kept), param_dtype))
         self.index = ConnectionIndex(constant(0, (groups, kept), jnp.int32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, halved: bool = False) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
+        h = half_size(h) if halved else h
         h, kernel = promote_dtype((h, self.folded_kernel()), dtype=self.dtype)
         return h @ kernel
 

@@ -72,6 +72,11 @@ def grouped_conv(
     )
 
 
+def half_size(x: jax.Array) -> jax.Array:
+    """Average windows of 2×2, without a last odd row or column: [b, h, w, c] → [b, h // 2, w // 2, c]."""
+    return nnx.avg_pool(x, (2, 2), strides=(2, 2))
+
+
 class NormActConv(nnx.Module):
     """BatchNorm → activation → grouped 3×3 convolution without bias; [b, h, w, in] → [b, h, w, out].
 

@@ -20,26 +20,36 @@ from cdnv2_jax.layers.condensed import (
     places_of,
     put,
 )
-from cdnv2_jax.layers.convolutions import NormActConv
+from cdnv2_jax.layers.convolutions import NormActConv, half_size
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv
 from cdnv2_jax.layers.lowering import traced_platform
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
+TPU_LANES = 128
+
 
 class DensePointwise(nnx.Module):
-    """BatchNorm → activation → 1×1 convolution with a dense kernel [in, out]; [b, h, w, in] → [b, h, w, out]."""
+    """BatchNorm → activation → 1×1 convolution with a dense kernel [in, out]; see `MaskedConv`.
+
+    libtpu (0.0.42) fuses an LGC into the 3×3 convolution that follows, which saves writing its result. But where that
+    has enough channels to fill the lanes of a matrix unit, both take twice as long so as `apart`.
+    """
 
     def __init__(self, conv: MaskedConv | CondensedLayer, norm: BatchNorm):
         self.activation: ActivationName = conv.activation
         self.norm = norm
-        self.kernel = nnx.Param(jax.device_put(pointwise_kernel(conv).astype(conv.dtype or conv.kernel.dtype)))
+        kernel = pointwise_kernel(conv)
+        reads = isinstance(conv, LearnedGroupConv | CondensedGroupConv)
+        self.apart = traced_platform() == "tpu" and reads and kernel.shape[1] >= TPU_LANES
+        self.kernel = nnx.Param(jax.device_put(kernel.astype(conv.dtype or conv.kernel.dtype)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, halved: bool = False) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
+        h = half_size(h) if halved else h
         h, kernel = promote_dtype((h, self.kernel[...]), dtype=self.kernel.dtype)
-        return h @ kernel
+        return jax.lax.optimization_barrier(h @ kernel) if self.apart else h @ kernel
 
 
 class RoundingConv(nnx.Module):

@@ -15,7 +15,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 
-from cdnv2_jax.layers.convolutions import kaiming_normal_fan_out
+from cdnv2_jax.layers.convolutions import half_size, kaiming_normal_fan_out
 from cdnv2_jax.layers.norm import ActivationName, BatchNorm, activation_function, constant
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -27,6 +27,8 @@ class ConnectionMask(nnx.Variable):
 
 class MaskedConv(nnx.Module):
     """BatchNorm → activation → masked 1×1 convolution; [b, h, w, in] → [b, h, w, out].
+
+    With `halved`, the activated input is averaged over 2×2 before the product: [b, h // 2, w // 2, out].
 
     Base class of `LearnedGroupConv` and `SparseFeatureReactivation`, which define the side that is divided into groups.
 
@@ -59,8 +61,9 @@ class MaskedConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (in_channels, out_channels), param_dtype))
         self.mask = ConnectionMask(constant(True, (groups, choices), bool))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, halved: bool = False) -> jax.Array:
         h = activation_function(self.activation)(self.norm(x))
+        h = half_size(h) if halved else h
         h, kernel = promote_dtype((h, self.masked_kernel()), dtype=self.dtype)
         return h @ kernel
 

@@ -162,10 +162,10 @@ def test_derived_numbers() -> None:
 
 
 def test_norms_know_what_was_concatenated() -> None:
-    """A dense layer's input ends with the channels that the layer before added, unless it comes from a pool or stem."""
+    """A dense layer's input ends with the channels that the layer before added, pooled or not."""
     architecture = SMALL_V2.override({"stages": (1, 3, 2)})
     model = CondenseNet(architecture, name="small", rngs=nnx.Rngs(0))
     assert architecture.growth == (8, 8, 16)
     norms = [layer.lgc.norm for layer in model.dense_layers()]
-    assert [norm.joined for norm in norms if norm] == [0, 0, 8, 8, 0, 16]
+    assert [norm.joined for norm in norms if norm] == [0, 8, 8, 8, 8, 16]
     assert model.norm_last.joined == 16

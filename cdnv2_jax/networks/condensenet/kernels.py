@@ -31,6 +31,7 @@ from cdnv2_jax.kernels.training import (
     to_flat,
 )
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
+from cdnv2_jax.layers.convolutions import half_size
 from cdnv2_jax.layers.learned import LearnedGroupConv, MaskedConv, SparseFeatureReactivation
 from cdnv2_jax.layers.lowering import Shape, choose, traced_platform
 from cdnv2_jax.layers.norm import BatchNorm, track
@@ -124,11 +125,11 @@ def _block(block: nnx.List, x: jax.Array, pooling: Pooling) -> jax.Array:
     def plain(block: nnx.List, x: jax.Array) -> jax.Array:
         x = x.transpose(0, 2, 3, 1)
         if pooling == "before":
-            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+            x = half_size(x)
         for layer in block:
             x = layer(x)
         if pooling == "after":
-            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+            x = half_size(x)
         return _channels_first(x)
 
     return _differentiated_as(plain, kernel, block, x)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from cdnv2_jax.layers.condensed import CondensedGroupConv, CondensedReactivation
-from cdnv2_jax.layers.convolutions import NormActConv, SqueezeExcite, kaiming_normal_fan_out, torch_linear
+from cdnv2_jax.layers.convolutions import NormActConv, SqueezeExcite, half_size, kaiming_normal_fan_out, torch_linear
 from cdnv2_jax.layers.learned import LearnedGroupConv, SparseFeatureReactivation
 from cdnv2_jax.layers.norm import BatchNorm
 from cdnv2_jax.layers.valid_region import at_stride, inside, region_of
@@ -21,8 +21,9 @@ from cdnv2_jax.networks.network import ModulePath, Network
 class DenseLayer(nnx.Module):
     """LGC 1×1 → grouped 3×3 → SE → SFR; [b, h, w, n] → [b, h, w, n + k]. Paper, figure 3 (right).
 
-    With a `mask` [b, h, w, 1], values where it is False do not affect the output where it is True. `lgc` and `sfr`
-    are masked convolutions or, in a condensed network, their condensed counterparts.
+    With a `mask` [b, h, w, 1], values where it is False do not affect the output where it is True. With `halved`, the
+    result is the 2×2 average pool of that, [b, h // 2, w // 2, n + k], for less work: averages commute with SFR's 1×1
+    convolution. `lgc` and `sfr` are masked convolutions or, in a condensed network, their condensed counterparts.
     """
 
     lgc: LearnedGroupConv | CondensedGroupConv
@@ -32,9 +33,9 @@ class DenseLayer(nnx.Module):
         self,
         architecture: CondenseNetArchitecture,
         block: int,
-        layer: int,
         in_channels: int,
         *,
+        joined: int,
         dtype: DTypeLike | None,
         param_dtype: DTypeLike,
         rngs: nnx.Rngs,
@@ -44,7 +45,7 @@ class DenseLayer(nnx.Module):
         types: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         common = {"activation": a.activation(block), **types}
         self.lgc = LearnedGroupConv(in_channels, wide, groups=a.lgc_groups, condensation_factor=a.lgc_factor, **common)
-        self.lgc.norm.joined = growth if layer else 0  # by the layer before
+        self.lgc.norm.joined = joined
         self.conv = NormActConv(wide, growth, groups=a.conv_groups, **common)
         self.se = SqueezeExcite(growth, reduction=1, **types) if a.has_squeeze_excite(block) else None
         self.sfr = self._reactivation(a, growth, in_channels, common)
@@ -57,13 +58,14 @@ class DenseLayer(nnx.Module):
             return None
         return SparseFeatureReactivation(new, old, groups=a.sfr_groups, condensation_factor=a.sfr_factor, **common)
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None, halved: bool = False) -> jax.Array:
         h = self.conv(self.lgc(x), mask)
         if self.se is not None:
             h = self.se(h, mask)
+        x, new = (half_size(x), half_size(h)) if halved else (x, h)
         if self.sfr is not None:
-            x = x + self.sfr(h)
-        return jnp.concatenate([x, h], axis=-1)
+            x = x + self.sfr(h, halved)
+        return jnp.concatenate([x, new], axis=-1)
 
 
 class CondenseNet(Network):
@@ -95,11 +97,13 @@ class CondenseNet(Network):
             **types,
         )
         blocks: list[list[DenseLayer]] = [[] for _ in a.stages]
-        for block, layer, channels, _ in a.dense_layers():
-            blocks[block].append(DenseLayer(a, block, layer, channels, **types))
+        joined = 0  # by the layer before
+        for block, _, channels, growth in a.dense_layers():
+            blocks[block].append(DenseLayer(a, block, channels, joined=joined, **types))
+            joined = growth
         self.blocks = nnx.List([nnx.List(layers) for layers in blocks])
         self.norm_last = BatchNorm(a.out_channels, param_dtype=param_dtype)
-        self.norm_last.joined = a.growth[-1]
+        self.norm_last.joined = joined
         self._build_head(types)
 
     def _build_head(self, types: dict[str, Any]) -> None:
@@ -124,8 +128,7 @@ class CondenseNet(Network):
         if self._by_kernel(images):
             x = kernels.pooled_features(self.stem, self.blocks, self.norm_last, images)
         else:
-            *_, last = self.block_outputs(images)
-            x = jax.nn.relu(self.norm_last(last)).mean((1, 2))
+            x = jax.nn.relu(self.norm_last(self._last_output(images))).mean((1, 2))
         if self.se_last is not None:
             x = self.se_last(x[:, None, None])[:, 0, 0]
         if self.fc is not None:
@@ -160,13 +163,32 @@ class CondenseNet(Network):
         strides = self.architecture.block_strides
         region = region_of(images, sizes, strides[-1])
         x = self.stem(inside(images, region))
-        run = nnx.remat(_run) if self.remat else _run
         for stride, block in zip(strides, self.blocks, strict=True):
             if stride > strides[0]:
-                x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+                x = half_size(x)
             for layer in block:
-                x = run(layer, x, at_stride(region, stride))
+                x = self._run(layer, x, at_stride(region, stride))
             yield x
+
+    def _last_output(self, images: jax.Array) -> jax.Array:
+        """Compute the last dense block's output, without the other blocks' at their full size."""
+        if self._by_training_kernel(images):
+            return list(kernels.training_block_outputs(self.stem, self.blocks, images))[-1]
+        x = self.stem(images)
+        for number, block in enumerate(self.blocks, start=1):
+            *layers, last = block
+            for layer in layers:
+                x = self._run(layer, x)
+            x = self._run(last, x, halved=number < len(self.blocks))
+        return x
+
+    def _run(
+        self, layer: DenseLayer, x: jax.Array, mask: jax.Array | None = None, *, halved: bool = False
+    ) -> jax.Array:
+        def of(layer: DenseLayer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+            return layer(x, mask, halved)
+
+        return (nnx.remat(of) if self.remat else of)(layer, x, mask)
 
     def _by_kernel(self, images: jax.Array) -> bool:
         """Return whether the CPU kernels replace the layers for these images in evaluation mode."""
@@ -201,7 +223,3 @@ class CondenseNet(Network):
     def classifier_can_be_halved(self) -> bool:
         """True for a CondenseNet (v1)."""
         return self.architecture.head_width is None
-
-
-def _run(layer: DenseLayer, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return layer(x, mask)
