@@ -33,8 +33,8 @@ TPU_LANES = 128
 class DensePointwise(nnx.Module):
     """BatchNorm → activation → 1×1 convolution with a dense kernel [in, out]; see `MaskedConv`.
 
-    libtpu (0.0.42) fuses an LGC into the 3×3 convolution that follows, which saves writing its result. But where that
-    has enough channels to fill the lanes of a matrix unit, both take twice as long so as `apart`.
+    libtpu (0.0.42) fuses an LGC into the 3×3 convolution that follows, which saves writing the map between them. But if
+    its channels fill the lanes of a matrix unit, fused, they take twice as long as `apart`.
     """
 
     def __init__(self, conv: MaskedConv | CondensedLayer, norm: BatchNorm):
