@@ -173,7 +173,7 @@ class CondenseNet(Network):
     def _last_output(self, images: jax.Array) -> jax.Array:
         """Compute the last dense block's output, without the other blocks' at their full size."""
         if self._by_training_kernel(images):
-            return list(kernels.training_block_outputs(self.stem, self.blocks, images))[-1]
+            return self.block_outputs(images)[-1]
         x = self.stem(images)
         for number, block in enumerate(self.blocks, start=1):
             *layers, last = block
