@@ -47,12 +47,14 @@ bench-results: $(VENV)/.dev  ## all of it into benchmarks/results, on an idle ma
 compilers: $(COMPILERS)/.installed  ## those for TPUs and NVIDIA GPUs, which need no device
 
 COMPILED := $(BIN)/python -m benchmarks.compiled --output benchmarks/results --resume --docs
-INFERENCE := --work condensed masked --model cdnv2_a cdnv2_b cdnv2_c --batch 128 8 1
+CONDENSENETS := cdnv2_a cdnv2_b cdnv2_c
+DETECTORS := faster_rcnn,cdnv2_a retinanet,cdnv2_a
 compiled: $(VENV)/.dev $(COMPILERS)/.installed  ## the programs of docs/accelerators.md, by these compilers: hours
-	$(COMPILED) --target v5e h100 $(INFERENCE)
-	$(COMPILED) --target v5e h100 --work train --model cdnv2_a cdnv2_c
+	$(COMPILED) --target v5e h100 v6e --work condensed masked --model $(CONDENSENETS) --batch 128 8 1
+	$(COMPILED) --target v5e h100 v6e --work train --model $(CONDENSENETS)
 	$(COMPILED) --target v5e h100 --work train --model cdnv2_c --devices 64
-	$(COMPILED) --target v6e $(INFERENCE)
+	$(COMPILED) --target v5e h100 --work detect --model $(DETECTORS) --batch 1
+	$(COMPILED) --target v5e h100 --work train_detector --model $(DETECTORS) --batch 2
 
 docs: $(VENV)/.dev  ## the API reference as HTML in site/, from the docstrings
 	$(BIN)/python -m docs.api_reference

@@ -32,14 +32,15 @@ def source(rows: Sequence[Row]) -> str:
 
 
 def inference(rows: Sequence[Row]) -> str:
-    """Make the table of classifiers: a row for each network, form and batch; "" if there is none."""
-    found = _by(rows, ("condensed", "masked"), ("model", "work", "batch"))
+    """Make the table of inference: a row for each network, batch and form that differs; "" if there is none."""
+    found = _by(rows, ("condensed", "masked", "detect"), ("model", "batch", "work"))
     targets = [target for target in TARGETS if any(target in of for of in found.values())]
-    header = ["network", "form", "images", *(text for one in targets for text in (f"{one}, ms", "layout"))]
-    lines = [
-        [*what, *(cell for target in targets for cell in _cells(of.get(target), [_time, _layout]))]
-        for what, of in found.items()
-    ]
+    header = ["network", "images", "form", *(text for one in targets for text in (f"{one}, ms", "layout"))]
+    forms: dict[tuple[str, ...], list[str]] = {}
+    for (model, batch, work), of in found.items():
+        cells = [cell for target in targets for cell in _cells(of.get(target), [_time, _layout])]
+        forms.setdefault((model, batch, *cells), []).append(work)
+    lines = [[model, batch, ", ".join(works), *cells] for (model, batch, *cells), works in forms.items()]
     return table(header, lines) if lines else ""
 
 
@@ -49,15 +50,16 @@ def training(rows: Sequence[Row]) -> str:
     shown: list[Callable[[Row], str]] = [_time, _rate, _memory, _sent]
     lines = [
         [*what, target, *_cells(row, shown)]
-        for what, found in _by(rows, ("train",), ("model", "devices", "batch")).items()
+        for what, found in _by(rows, ("train", "train_detector"), ("model", "devices", "batch")).items()
         for target, row in found.items()
     ]
     return table(header, lines) if lines else ""
 
 
 def _by(rows: Sequence[Row], works: Sequence[str], fields: Sequence[str]) -> dict[tuple[str, ...], dict[str, Row]]:
-    """Return {values of `fields`: {target: row}} of the rows without special settings, sorted."""
+    """Return {values of `fields`: {target: row}} of the rows in bfloat16 without special settings, sorted."""
     plain = [row for row in rows if row["work"] in works and not (row["overrides"] or row["flags"])]
+    plain = [row for row in plain if row["dtype"] == "bfloat16"]
     found: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in sorted(plain, key=lambda row: [row[field] for field in fields]):
         found.setdefault(tuple(f"{row[field]}" for field in fields), {})[row["target"]] = row

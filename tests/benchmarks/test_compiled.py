@@ -287,14 +287,18 @@ def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         what | {"target": "h100", "work": "masked", "batch": 8, "devices": 1, "failed": "out of memory"},
         what | {"target": "h100", "work": "train", "batch": 128, "devices": 64, "collectives": sent, **figures},
         what | {"target": "v6e", "work": "masked", "batch": 9, "devices": 1, **figures, "flags": ["XLA_FLAGS=--x"]},
+        what | {"target": "v6e", "work": "masked", "batch": 9, "devices": 1, **figures, "dtype": "float32"},
+        what | {"target": "h100", "work": "masked", "batch": 10, "devices": 1, **figures},
+        what | {"target": "h100", "work": "detect", "batch": 10, "devices": 1, **figures},
     ]
     monkeypatch.setattr(compiled_docs, "DOCS", tmp_path / "page.md")
     compiled_docs.DOCS.write_text(f"before\n{compiled_docs.START}\nold\n{compiled_docs.END}\nafter\n")
     text = compiled_docs.in_docs(rows)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "jax 1; 2026" in text
-    assert "| n | masked | 8 | 7.52 + 0.4 | 3 % | failed | failed |\n" in text
+    assert "| n | 8 | masked | 7.52 + 0.4 | 3 % | failed | failed |\n" in text
+    assert "| n | 10 | detect, masked |  |  | 7.52 | 3 % |\n" in text
     assert "| n | 64 | 128 | h100 | 7.52 | 9,750 | 2.0 GB | 13.5 MB in 3 all-reduce |\n" in text
-    assert "| n | masked | 9 |" not in text
+    assert "| n | 9 |" not in text
     compiled_docs.DOCS.write_text("nothing")
     with pytest.raises(UserError, match="lacks the comments"):
         compiled_docs.in_docs([])

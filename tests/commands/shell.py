@@ -1,6 +1,7 @@
 """The command line, run inside the test's own process."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,9 @@ class Shell:
         """The command's outcome, whatever it is."""
         self.capsys.readouterr()
         try:
-            status = PROGRAMS[program]([str(argument) for argument in arguments])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [program])  # a command's lines start with how it was started
+                status = PROGRAMS[program]([str(argument) for argument in arguments])
         except SystemExit as exit:  # what argparse does about --help and unknown flags
             status = exit.code if isinstance(exit.code, int) else 1
         printed = self.capsys.readouterr()
