@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 # Before JAX starts. Nearly all that tests compile takes longer to compile than to run, most of it in LLVM; started
 # processes inherit this. `make soak` compiles as users do.
@@ -26,14 +27,21 @@ from cdnv2_jax.report.figures import milliseconds_per_call
 from cdnv2_jax.training import experiment
 
 
+@pytest.fixture(scope="session")
+def for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of this test run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def compile_once(for_all_workers: Path) -> Iterator[None]:
     """Tests compile the same programs over and over, as separate runs must: here the second time is a look-up.
 
     Processes started meanwhile share it by way of their environment.
     """
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(for_all_workers / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

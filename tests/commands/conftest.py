@@ -1,8 +1,10 @@
 """A shell in a directory of its own, and the runs that several tests look at."""
 
 import contextlib
+import fcntl
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,30 +22,43 @@ def shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke_run(for_all_workers: Path) -> Path:
     """The work directory of a finished run of `configs/digits.py:smoke`. To be read only."""
-    workdir = tmp_path_factory.mktemp("runs") / "smoke"
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert main(["train", "--config", DIGITS, "--workdir", str(workdir)]) == 0
-    (workdir.parent / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
-    return workdir
+
+    def train(workdir: Path) -> None:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(["train", "--config", DIGITS, "--workdir", str(workdir)]) == 0
+        (workdir.parent / "printed.txt").write_text(printed.getvalue(), encoding="utf-8")
+
+    return _once(for_all_workers / "runs" / "smoke", train)
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(for_all_workers: Path) -> Path:
     """The work directory of a run of `RUN` that nothing happened to. To be read only."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert main(["train", *RUN, "--workdir", str(workdir)]) == 0
-    return workdir
+
+    def train(workdir: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(["train", *RUN, "--workdir", str(workdir)]) == 0
+
+    return _once(for_all_workers / "runs" / "whole", train)
 
 
 @pytest.fixture(scope="session")
-def interrupted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted_once(for_all_workers: Path) -> Path:
     """The work directory of a run of `RUN` that ended after step 5, its only checkpoint after step 3."""
-    workdir = tmp_path_factory.mktemp("runs") / "part"
-    run_until(5, workdir)
+    return _once(for_all_workers / "runs" / "part", lambda workdir: run_until(5, workdir))
+
+
+def _once(workdir: Path, train: Callable[[Path], None]) -> Path:
+    """Let the first test process that asks for a run train it, and the others wait."""
+    workdir.parent.mkdir(exist_ok=True)
+    with workdir.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (finished := workdir.with_suffix(".finished")).exists():
+            train(workdir)
+            finished.touch()
     return workdir
 
 

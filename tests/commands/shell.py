@@ -58,12 +58,19 @@ class Shell:
         return outcome.out
 
     def refuses(self, program: str, *arguments: str | Path) -> str:
-        """The one line that a command must say before it gives up: status 2, and not a file touched."""
-        before = contents(self.directory)
+        """The one line that a command must say before it gives up: status 2, and not a file touched.
+
+        But a run's `lock`, which names the process that had it last.
+        """
+        before = self._contents()
         outcome = self.run(program, *arguments)
         assert outcome.status == 2, outcome
         assert outcome.err.endswith("\n") and outcome.err.count("\n") == 1, outcome.err
         assert outcome.err.startswith(program), outcome.err
         assert len(outcome.err) < 2500, outcome.err
-        assert contents(self.directory) == before
+        assert self._contents() == before
         return outcome.err
+
+    def _contents(self) -> dict[str, bytes | None]:
+        found = contents(self.directory)
+        return {name: b"" if Path(name).name == "lock" else content for name, content in found.items()}
