@@ -172,7 +172,8 @@ def _keep_two(made: dict[str, Any]) -> None:
 
 def test_eval_on_data_with_other_categories(beside: Shell) -> None:
     """Classes are matched by name: with other ids the same detections and figures, of fewer classes those."""
-    arguments = ("eval", *config_of("faster_rcnn"), "--checkpoint", "faster_rcnn/condensed", "--config.data.source=coco")
+    checkpoint = ("--checkpoint", "faster_rcnn/condensed")
+    arguments = ("eval", *config_of("faster_rcnn"), *checkpoint, "--config.data.source=coco")
     found = json.loads(Path("faster_rcnn/detections.json").read_text())
     other = _own_data("other", _renumber)
     printed = beside.succeeds("main.py", *arguments, other, "--output", "other.json")
@@ -193,7 +194,8 @@ def test_eval_on_data_with_other_categories(beside: Shell) -> None:
 
 def test_eval_without_annotations(beside: Shell) -> None:
     """As of COCO's test-dev: the detections are written, nothing is scored."""
-    arguments = ("eval", *config_of("faster_rcnn"), "--checkpoint", "faster_rcnn/condensed", "--config.data.source=coco")
+    checkpoint = ("--checkpoint", "faster_rcnn/condensed")
+    arguments = ("eval", *config_of("faster_rcnn"), *checkpoint, "--config.data.source=coco")
     arguments += (_own_data("own", lambda made: made.pop("annotations")),)
     assert "give --output for the detections" in beside.refuses("main.py", *arguments)
     assert "no --per-class" in beside.refuses("main.py", *arguments, "--output", "a.json", "--per-class", "a.csv")

@@ -1,6 +1,10 @@
-"""Sources that fail as the world does: they hang, crash, are killed, run out of memory."""
+"""Sources that fail as the world does (they hang, crash, are killed, run out of memory), and one that does not.
+
+Not beside the tests that read them, whose imports would take each worker process seconds to start.
+"""
 
 import dataclasses
+import io
 import multiprocessing
 import os
 import signal
@@ -9,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from cdnv2_jax.data.source import Sample, Source
 
@@ -49,3 +54,24 @@ class Failing(Source[Sample]):
             os._exit(0)
         else:
             signal.pthread_kill(threading.get_ident(), getattr(signal, self.how))
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded(Source[Sample]):
+    """`count` PNG images, each of one grey level that is its position; those in `damaged` cannot be read."""
+
+    count: int
+    damaged: tuple[int, ...] = ()
+    side: int = 12
+    class_names: Sequence[str] = ("even", "odd")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        file = io.BytesIO()
+        Image.new("RGB", (self.side, self.side), (index,) * 3).save(file, "PNG")
+        encoded = b"no image" if index in self.damaged else file.getvalue()
+        return Sample(encoded, index % 2, f"image {index}")

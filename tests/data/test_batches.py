@@ -25,6 +25,7 @@ from cdnv2_jax.data.prefetch import host_batches
 from cdnv2_jax.data.preparation import IMAGENET, ImagePreparation
 from cdnv2_jax.data.source import Sample, Source
 from tests.data.photographs import encoded, photographs
+from tests.data.readers import Encoded
 
 
 @pytest.mark.parametrize(
@@ -69,27 +70,6 @@ SIZE = 12
 WHOLE = ImagePreparation(SIZE, "whole", "bilinear", *IMAGENET)
 CENTRE = ImagePreparation(SIZE, "centre", "bicubic", *IMAGENET)
 EVERYTHING = Augmentation(SIZE, "random_resized", flip=True, rand_augment="rand-m9-mstd0.5", erase_probability=0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded(Source[Sample]):
-    """`count` PNG images, each of one grey level that is its position; those in `damaged` cannot be read."""
-
-    count: int
-    damaged: tuple[int, ...] = ()
-    side: int = SIZE
-    class_names: Sequence[str] = ("even", "odd")
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        file = io.BytesIO()
-        Image.new("RGB", (self.side, self.side), (index,) * 3).save(file, "PNG")
-        encoded = b"no image" if index in self.damaged else file.getvalue()
-        return Sample(encoded, index % 2, f"image {index}")
 
 
 def _row(source: Encoded, batch_size: int, *, host: int = 0, hosts: int = 1, seed: int = 0, **more) -> TrainingRow:
