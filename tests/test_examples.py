@@ -143,7 +143,7 @@ def test_notebook_holds_its_own_outputs() -> None:
     assert not [line for line in imported if " _" in line or "._" in line]
 
 
-@pytest.mark.slow  # trains a network
+@pytest.mark.soak  # trains a network: most of a minute; what its cells call is tested on smaller ones
 def test_notebook_runs(tmp_path: Path) -> None:
     """All cells, and what they print is what the notebook shows."""
     notebook, shown = (tour_notebook.read(tour_notebook.NOTEBOOK) for _ in range(2))
