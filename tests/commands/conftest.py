@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cdnv2_jax.commands.main import main
-from tests.commands.interrupted import RUN, run_until
+from tests.commands.interrupted import RUN, run_until, take_over
 from tests.commands.shell import DIGITS, Shell
 
 
@@ -66,3 +66,4 @@ def _once(workdir: Path, train: Callable[[Path], None]) -> Path:
 def interrupted(interrupted_once: Path, shell: Shell) -> None:
     """A copy of it, `run`."""
     shutil.copytree(interrupted_once, shell.directory / "run")
+    take_over(shell.directory / "run")

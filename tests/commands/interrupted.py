@@ -13,6 +13,7 @@ import pytest
 
 from cdnv2_jax import load
 from cdnv2_jax.commands.main import main
+from cdnv2_jax.files import locked
 from cdnv2_jax.training.records import RunLog
 from cdnv2_jax.weights.checkpoint import load_metadata
 from tests.commands.runs import checkpoints_of, records_of, summary_of
@@ -111,3 +112,9 @@ def assert_same_results(workdir: Path, uninterrupted: Path) -> None:
         for form in ("masked", "condensed"):
             del summary[form]["ms_per_image"], summary[form]["bytes_on_disk"]  # stored with times
     assert ours == theirs
+
+
+def take_over(workdir: Path) -> None:
+    """Make this process the last holder of a copied run's lock, which a command that is refused leaves so."""
+    with locked(workdir / "lock", str(workdir)):
+        pass

@@ -58,19 +58,12 @@ class Shell:
         return outcome.out
 
     def refuses(self, program: str, *arguments: str | Path) -> str:
-        """The one line that a command must say before it gives up: status 2, and not a file touched.
-
-        But a run's `lock`, which names the process that had it last.
-        """
-        before = self._contents()
+        """The one line that a command must say before it gives up: status 2, and not a file touched."""
+        before = contents(self.directory)
         outcome = self.run(program, *arguments)
         assert outcome.status == 2, outcome
         assert outcome.err.endswith("\n") and outcome.err.count("\n") == 1, outcome.err
         assert outcome.err.startswith(program), outcome.err
         assert len(outcome.err) < 2500, outcome.err
-        assert self._contents() == before
+        assert contents(self.directory) == before
         return outcome.err
-
-    def _contents(self) -> dict[str, bytes | None]:
-        found = contents(self.directory)
-        return {name: b"" if Path(name).name == "lock" else content for name, content in found.items()}

@@ -13,7 +13,7 @@ import pytest
 
 from cdnv2_jax import load
 from cdnv2_jax.training.experiment import Experiment
-from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own
+from tests.commands.interrupted import RUN, assert_ends_like, in_a_process_of_its_own, take_over
 from tests.commands.runs import checkpoints_of, records_of
 from tests.commands.shell import Shell
 from tests.weights.networks import contents, rewrite_description
@@ -109,6 +109,7 @@ def test_damaged_checkpoint(uninterrupted: Path, shell: Shell, monkeypatch: pyte
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
+    take_over(Path("run"))
     arguments = ("main.py", "train", *RUN, "--workdir", "run")
     complaint = shell.refuses(*arguments)
     assert "run/checkpoints: step 9 is damaged (the checksums of " in complaint
