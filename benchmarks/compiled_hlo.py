@@ -16,6 +16,12 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while
 FREE |= {"partition-id", "replica-id", "add-dependency", "opt-barrier"}
 """Opcodes that start nothing by themselves."""
 
+SLICING = {"slice", "dynamic-slice", "gather"}
+"""Opcodes that read as much of their first operand as they return."""
+
+UPDATING = {"dynamic-update-slice": 1, "scatter": 2}
+"""Opcodes that write into their first operand, in place, and which operand says how much."""
+
 MOVING = {"copy", "transpose", "reshape"}
 """Opcodes that change the layout of an array and nothing else; a reshape that moves nothing is a bitcast."""
 
@@ -165,21 +171,88 @@ def _step(
     layers: dict[str, str],
     times: int,
 ) -> Step:
-    read = [size(computation[name].shape) for name in instruction.operands if name in computation]
-    shape = instruction.shape
-    if instruction.opcode.endswith("-start"):  # (result, operand, context) in one tuple: the operand is in `read`
-        shape = (ARRAY.search(shape) or [""])[0]
-    moved = [*read, size(shape)]
+    operands = [size(computation[name].shape) for name in instruction.operands if name in computation]
+    moved = _moved(instruction, computation, computations)
     cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
     return Step(
         opcode=instruction.opcode,
         source=_source(instruction, computations, layers),
         times=times,
         cycles=times * int(cycles[1]) if cycles else 0,
-        size=Size(times * sum(one.logical for one in moved), times * sum(one.hbm for one in moved)),
-        sent=sum(one.logical for one in read),
+        size=Size(times * moved.logical, times * moved.hbm),
+        sent=sum(one.logical for one in operands),
         contents=tuple((one.opcode, one.shape) for one in (instruction, *_inside(instruction, computations))),
     )
+
+
+def _moved(instruction: Instruction, computation: Computation, computations: dict[str, Computation]) -> Size:
+    """Return the bytes that an instruction reads and writes.
+
+    Of an array of which only slices are read or overwritten, those slices.
+    """
+    operands = [name for name in instruction.operands if name in computation]
+    written = _written(instruction, computation)
+    slices = [_read_by(instruction, name) for name in operands]
+    fused = re.search(r"\bcalls=%?([\w.\-]+)", instruction.rest)
+    if instruction.opcode == "fusion" and fused:
+        body = computations[fused[1]]
+        names = {int(one.rest.split(")")[0]): one.name for one in body.values() if one.opcode == "parameter"}
+        slices = [_read(names[position], body) for position in range(len(operands))]
+        written = _lesser(written, _written(list(body.values())[-1], body))  # the last one is the root
+    # Only the operands of a fusion say in which memory an array is, and slices that overlap are read once.
+    whole = [size(computation[name].shape) for name in operands]
+    return _sum([written, *(_lesser(one, part or one) for one, part in zip(whole, slices, strict=True))])
+
+
+def _read(name: str, body: Computation) -> Size | None:
+    """Return the bytes that are read of an array, None for all of them."""
+    parts: list[Size] = []
+    for user in body.values():
+        if name in user.operands:
+            part = _read(user.name, body) if user.opcode == "bitcast" else _read_by(user, name)
+            if part is None:
+                return None
+            parts.append(part)
+    return _sum(parts)
+
+
+def _read_by(user: Instruction, name: str) -> Size | None:
+    """Return the bytes that an instruction reads of one of its operands, None for all of them."""
+    first, *others = user.operands
+    if name != first or name in others:
+        return None
+    if user.opcode in UPDATING:
+        return Size(0, 0)
+    return size(_result(user)) if user.opcode.removesuffix("-start") in SLICING else None
+
+
+def _written(instruction: Instruction, computation: Computation) -> Size:
+    """Return the bytes that an instruction writes."""
+    if instruction.opcode in ("bitcast", "tuple"):
+        return _sum([_written(computation[name], computation) for name in instruction.operands])
+    if instruction.opcode in UPDATING:
+        return size(computation[instruction.operands[UPDATING[instruction.opcode]]].shape)
+    return size(_result(instruction))
+
+
+def _result(instruction: Instruction) -> str:
+    """Return the shape of what an instruction computes.
+
+    Asynchronous ones return it within a tuple: (result, operand, context) or ((operands), result, context).
+    """
+    if not instruction.opcode.endswith("-start"):
+        return instruction.shape
+    shape = instruction.shape.removeprefix("(")
+    after_operands = shape.split("), ", 1)[1] if shape.startswith("(") else shape
+    return (ARRAY.search(after_operands) or [""])[0]
+
+
+def _lesser(one: Size, other: Size) -> Size:
+    return Size(min(one.logical, other.logical), min(one.hbm, other.hbm))
+
+
+def _sum(sizes: list[Size]) -> Size:
+    return Size(sum(one.logical for one in sizes), sum(one.hbm for one in sizes))
 
 
 def _inside(instruction: Instruction, computations: dict[str, Computation]) -> Iterator[Instruction]:
