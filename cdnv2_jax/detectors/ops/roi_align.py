@@ -5,7 +5,7 @@ Each of the k × k bins of a box is the mean of bilinear samples on a regular gr
 nearer one takes the value at the map's edge. Boxes get no gradient (as in mmdetection 2.11).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,10 @@ from cdnv2_jax.errors import UserError
 
 LEVEL_TOLERANCE = 1e-6
 BOXES_AT_ONCE = 16
+"""By products, each of which takes a stripe of the map per bin."""
+
+BOXES_GATHERED_AT_ONCE = 64
+"""By the compilers' figures for 16 to 1,000: a TPU keeps what belongs to so many on the chip."""
 
 
 def roi_levels(boxes: jax.Array, lowest_size: float = 56, levels: int = 4) -> jax.Array:
@@ -43,8 +47,7 @@ def roi_align(
 ) -> jax.Array:
     """Pool each box from the map of its level: [n, output_size, output_size, c].
 
-    Besides arguments and result, this needs memory for a copy of the maps and two arrays of the result's size, for the
-    gradient as well.
+    Besides arguments and result, this needs memory for a copy of the maps, and for another with the gradient.
 
     Args:
       maps: one [h_l, w_l, c] per level.
@@ -60,17 +63,26 @@ def roi_align(
         raise UserError(f"roi_align has {len(maps)} maps but {len(strides)} strides: give one stride for each map")
     shapes = np.array([one.shape[:2] for one in maps], np.int32)
     cells_in_map = shapes.prod(1)
-    height, width, stride, offset = (
-        jnp.asarray(table, jnp.int32).at[levels].get(mode="clip")[:, None, None]
-        for table in (shapes[:, 0], shapes[:, 1], strides, np.cumsum(cells_in_map) - cells_in_map)
-    )
-    boxes = at_least_float32(lax.stop_gradient(boxes))[:, :, None, None]
-    rows, row_weights = _neighbours(boxes[:, 1], boxes[:, 3], stride, height, output_size, sampling_ratio)
-    columns, column_weights = _neighbours(boxes[:, 0], boxes[:, 2], stride, width, output_size, sampling_ratio)
-    cells = offset + rows[:, None, :, :, None] * width + columns[None, :, :, None, :]
-    weights = row_weights[:, None, :, :, None] * column_weights[None, :, :, None, :]
+    tables = (shapes[:, 0], shapes[:, 1], strides, np.cumsum(cells_in_map) - cells_in_map)
     flat = jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
-    return _weighted_sum(flat, jnp.concatenate(cells), jnp.concatenate(weights))
+
+    def pool(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        boxes, levels = part
+        height, width, stride, offset = (
+            jnp.asarray(table, jnp.int32).at[levels].get(mode="clip")[:, None, None] for table in tables
+        )
+        boxes = boxes[:, :, None, None]
+        rows = _neighbours(boxes[:, 1], boxes[:, 3], stride, height, output_size, sampling_ratio)
+        columns = _neighbours(boxes[:, 0], boxes[:, 2], stride, width, output_size, sampling_ratio)
+        total = jnp.zeros((), jnp.float32)
+        for row, row_weight in zip(*rows, strict=True):
+            for column, column_weight in zip(*columns, strict=True):
+                cells = offset + row[:, :, None] * width + column[:, None, :]
+                weights = row_weight[:, :, None] * column_weight[:, None, :]
+                total += flat.at[cells].get(mode="clip") * weights[..., None]
+        return total.astype(flat.dtype)
+
+    return _in_parts(pool, BOXES_GATHERED_AT_ONCE, at_least_float32(lax.stop_gradient(boxes)), levels)
 
 
 def roi_align_exact(
@@ -148,16 +160,21 @@ def _neighbours(
     return jnp.moveaxis(cells, -1, 0), jnp.moveaxis(weights, -1, 0)
 
 
-def _weighted_sum(flat: jax.Array, cells: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return Σ over t of weights[t] · flat[cells[t]]: flat [p, c], cells and weights [t, ...] → [..., c]."""
+def _in_parts(function: Callable[..., jax.Array], most: int, *arrays: jax.Array) -> jax.Array:
+    """Map a function of a tuple of arrays over equal parts of at most `most` rows, and join the results.
 
-    # One t at a time: gathering all cells at once would take t times the memory of the result.
-    def add(total: jax.Array, term: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        cells, weights = term
-        return total + flat.at[cells].get(mode="clip") * weights[..., None], None
+    `lax.map` with a `batch_size` would compile the function twice, for what remains as well.
+    """
+    rows = len(arrays[0])
+    parts = max(1, -(-rows // most))
+    size = -(-rows // parts)
 
-    start = jnp.zeros((*cells.shape[1:], flat.shape[-1]), jnp.result_type(flat, weights))
-    return lax.scan(add, start, (cells, weights))[0].astype(flat.dtype)
+    def cut(array: jax.Array) -> jax.Array:
+        padded = jnp.pad(array, [(0, parts * size - rows)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(parts, size, *array.shape[1:])
+
+    results = lax.map(function, tuple(cut(array) for array in arrays))
+    return results.reshape(parts * size, *results.shape[2:])[:rows]
 
 
 def _interpolation(low: jax.Array, high: jax.Array, length: int, bins: int, adaptive: bool, most: int) -> jax.Array:

@@ -72,7 +72,7 @@ def maps_and_boxes(seed: int, count: int) -> tuple[list[np.ndarray], np.ndarray,
 
 @table("ratio", [1, 2, 3])
 def test_gathering_against_loops(ratio: int) -> None:
-    maps, boxes, levels = maps_and_boxes(8, 200)
+    maps, boxes, levels = maps_and_boxes(8, 130)
     found = jax.jit(partial(roi_align, strides=STRIDES, sampling_ratio=ratio))(maps, boxes=boxes, levels=levels)
     expected = [
         oracles.roi_align(maps[level], box, STRIDES[level], 7, ratio) for box, level in zip(boxes, levels, strict=True)
@@ -126,8 +126,8 @@ def value_and_pulled(form: Form, cotangents: np.ndarray, *inputs: Any) -> tuple[
 
 def test_gradient_of_gathering() -> None:
     """The transposed loop; boxes get nothing."""
-    maps, boxes, levels = maps_and_boxes(12, 60)
-    cotangents = np.random.default_rng(13).normal(size=(60, 7, 7, 3))
+    maps, boxes, levels = maps_and_boxes(12, 130)
+    cotangents = np.random.default_rng(13).normal(size=(130, 7, 7, 3))
     _, (found, of_boxes) = value_and_pulled(
         lambda maps, boxes: roi_align(maps, STRIDES, boxes, jnp.asarray(levels)), cotangents, maps, boxes
     )
