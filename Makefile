@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 COMPILERS := .compilers
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
+# Modules are compiled to bytecode as they are first imported; compiling all of them takes a minute of installing.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint requirements.txt
 
 .PHONY: quickstart test pytest soak check bench bench-results compilers compiled docs clean
 
