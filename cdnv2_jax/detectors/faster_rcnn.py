@@ -30,37 +30,29 @@ def pool_boxes(maps: Maps, masks: Maps, boxes: jax.Array, settings: DetectorSett
       maps, masks: [b, h, w, c] and bool [b, h, w, 1] by stride; cells outside the masks have no influence.
       boxes: [b, n, 4], pixels, within the images.
     """
-    strides = settings.feature_strides
-    pooled = [_repeat_edge(maps[stride], masks[stride]) for stride in strides]
-    size = settings.roi_size
+    strides, size = settings.feature_strides, settings.roi_size
+    sizes = jnp.stack([_cells_inside(masks[stride]) for stride in strides], 1)
 
-    def gathered(pooled, boxes):
-        return roi_align(
-            pooled, strides, boxes, roi_levels(boxes), output_size=size, sampling_ratio=settings.sampling_ratio
-        )
+    def gathered(maps, sizes, boxes):
+        levels, ratio = roi_levels(boxes), settings.sampling_ratio
+        return roi_align(maps, strides, boxes, levels, sizes=sizes, output_size=size, sampling_ratio=ratio)
 
-    def exact(pooled, boxes):
+    def exact(maps, sizes, boxes):
         levels = roi_levels(boxes)[:, None, None, None]
-        found = jnp.zeros((boxes.shape[0], size, size, pooled[0].shape[-1]), pooled[0].dtype)
-        for level, (x, stride) in enumerate(zip(pooled, strides, strict=True)):
+        found = jnp.zeros((boxes.shape[0], size, size, maps[0].shape[-1]), maps[0].dtype)
+        for level, (x, stride) in enumerate(zip(maps, strides, strict=True)):
             most = -(-max(x.shape[:2]) // size)
-            of_level = roi_align_exact(x, boxes, stride, output_size=size, most_samples=most)
+            of_level = roi_align_exact(x, boxes, stride, size=sizes[level], output_size=size, most_samples=most)
             found = jnp.where(levels == level, of_level.astype(found.dtype), found)
         return found
 
-    return jax.vmap(exact if settings.exact_roi_align else gathered)(pooled, boxes)
+    pool = exact if settings.exact_roi_align else gathered
+    return jax.vmap(pool)([maps[stride] for stride in strides], sizes, boxes)
 
 
-def _repeat_edge(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Repeat the last cells inside the mask in the cells just outside it, below and to the right.
-
-    RoIAlign reads half a cell beyond the image; at the edge of the canvas it repeats the last cells itself.
-    """
-    for axis in (1, 2):
-        beyond = ~mask & jnp.roll(mask, 1, axis)
-        x = jnp.where(beyond, jnp.roll(x, 1, axis), x)
-        mask = mask | beyond
-    return x
+def _cells_inside(mask: jax.Array) -> jax.Array:
+    """Return rows and columns of the cells that belong to each image, its mask bool [b, h, w, 1]: int [b, 2]."""
+    return jnp.stack([mask.any((2, 3)).sum(1), mask.any((1, 3)).sum(1)], 1)
 
 
 class RoIHead(nnx.Module):

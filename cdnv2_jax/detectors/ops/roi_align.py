@@ -2,7 +2,8 @@
 
 Each of the k × k bins of a box is the mean of bilinear samples on a regular grid within the bin. Coordinates are
 "aligned": the centre of cell 0 is at half a stride. A sample more than one cell outside the map counts as zero, a
-nearer one takes the value at the map's edge. Boxes get no gradient (as in mmdetection 2.11).
+nearer one takes the value at the map's edge. Boxes get no gradient (as in mmdetection 2.11). Where only the upper left
+part of a map belongs to the image, that is the map.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ def roi_align(
     boxes: jax.Array,
     levels: jax.Array,
     *,
+    sizes: jax.Array | None = None,
     output_size: int = 7,
     sampling_ratio: int = 2,
 ) -> jax.Array:
@@ -54,6 +56,7 @@ def roi_align(
       strides: pixels of the image per cell, by level.
       boxes: [n, 4], x1, y1, x2, y2 in pixels of the image.
       levels: int [n], which map each box reads.
+      sizes: int [number of levels, 2], rows and columns of each map that belong to the image; None for all.
       sampling_ratio: samples per bin and axis.
 
     Raises:
@@ -63,12 +66,13 @@ def roi_align(
         raise UserError(f"roi_align has {len(maps)} maps but {len(strides)} strides: give one stride for each map")
     shapes = np.array([one.shape[:2] for one in maps], np.int32)
     cells_in_map = shapes.prod(1)
-    tables = (shapes[:, 0], shapes[:, 1], strides, np.cumsum(cells_in_map) - cells_in_map)
+    within = jnp.asarray(shapes) if sizes is None else sizes
+    tables = (within[:, 0], within[:, 1], strides, shapes[:, 1], np.cumsum(cells_in_map) - cells_in_map)
     flat = jnp.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
 
     def pool(part: tuple[jax.Array, jax.Array]) -> jax.Array:
         boxes, levels = part
-        height, width, stride, offset = (
+        height, width, stride, cells_in_row, offset = (
             jnp.asarray(table, jnp.int32).at[levels].get(mode="clip")[:, None, None] for table in tables
         )
         boxes = boxes[:, :, None, None]
@@ -77,7 +81,7 @@ def roi_align(
         total = jnp.zeros((), jnp.float32)
         for row, row_weight in zip(*rows, strict=True):
             for column, column_weight in zip(*columns, strict=True):
-                cells = offset + row[:, :, None] * width + column[:, None, :]
+                cells = offset + row[:, :, None] * cells_in_row + column[:, None, :]
                 weights = row_weight[:, :, None] * column_weight[:, None, :]
                 total += flat.at[cells].get(mode="clip") * weights[..., None]
         return total.astype(flat.dtype)
@@ -90,6 +94,7 @@ def roi_align_exact(
     boxes: jax.Array,
     stride: int,
     *,
+    size: jax.Array | None = None,
     output_size: int = 7,
     sampling_ratio: int | None = None,
     most_samples: int | None = None,
@@ -101,6 +106,7 @@ def roi_align_exact(
 
     Args:
       stride: pixels of the image per cell.
+      size: int [2], rows and columns of the map that belong to the image; None for all.
       sampling_ratio: samples per bin and axis; None for ⌈size / output_size⌉, separately for each box and axis, which
         is at least one per cell. A box without extent then has no samples and a result of zeros.
       most_samples: upper limit on samples per bin and axis if `sampling_ratio` is None. On maps of at most N cells
@@ -112,12 +118,13 @@ def roi_align_exact(
     most = most_samples if sampling_ratio is None else sampling_ratio
     if most is None:
         raise UserError("roi_align_exact has no bound on its samples: give sampling_ratio or most_samples")
-    height, width, _ = feature_map.shape
+    shape = feature_map.shape[:2]
+    within = jnp.asarray(shape) if size is None else size
 
     def one(box: jax.Array) -> jax.Array:
         x1, y1, x2, y2 = box / stride
-        rows = _interpolation(y1, y2, height, output_size, sampling_ratio is None, most)
-        columns = _interpolation(x1, x2, width, output_size, sampling_ratio is None, most)
+        rows = _interpolation(y1, y2, shape[0], within[0], output_size, sampling_ratio is None, most)
+        columns = _interpolation(x1, x2, shape[1], within[1], output_size, sampling_ratio is None, most)
         stripes = jnp.einsum("ph,hwc->pwc", rows, feature_map, precision=lax.Precision.HIGHEST)
         return jnp.einsum("qw,pwc->pqc", columns, stripes, precision=lax.Precision.HIGHEST)
 
@@ -177,11 +184,14 @@ def _in_parts(function: Callable[..., jax.Array], most: int, *arrays: jax.Array)
     return results.reshape(parts * size, *results.shape[2:])[:rows]
 
 
-def _interpolation(low: jax.Array, high: jax.Array, length: int, bins: int, adaptive: bool, most: int) -> jax.Array:
-    """Return the weights of a map's cells along an axis in the bins of one box: [bins, length].
+def _interpolation(
+    low: jax.Array, high: jax.Array, cells: int, length: jax.Array, bins: int, adaptive: bool, most: int
+) -> jax.Array:
+    """Return the weights of a map's cells along an axis in the bins of one box: [bins, cells].
 
     Args:
       low, high: edges of the box along this axis, in cells.
+      length: the first so many of the cells belong to the image.
       adaptive: take ⌈(high − low) / bins⌉ samples, at most `most`; otherwise `most`.
     """
     size = high - low
@@ -189,5 +199,5 @@ def _interpolation(low: jax.Array, high: jax.Array, length: int, bins: int, adap
     exists = jnp.arange(most) * bins < size if adaptive else jnp.ones(most, bool)
     samples = jnp.maximum(exists.sum(), 1)
     positions, counts = _positions(low, size, bins, most, samples, length)
-    hats = jnp.maximum(0, 1 - jnp.abs(positions[..., None] - jnp.arange(length)))
+    hats = jnp.maximum(0, 1 - jnp.abs(positions[..., None] - jnp.arange(cells)))
     return jnp.where((counts & exists)[..., None], hats, 0).sum(1) / samples
