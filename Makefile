@@ -54,6 +54,7 @@ compiled: $(VENV)/.dev $(COMPILERS)/.installed  ## the programs of docs/accelera
 	$(COMPILED) --target v5e h100 v6e --work condensed masked --model $(CONDENSENETS) --batch 128 8 1
 	$(COMPILED) --target v5e h100 v6e --work train --model $(CONDENSENETS)
 	$(COMPILED) --target v5e h100 --work train --model cdnv2_c --devices 64
+	$(COMPILED) --target v5e --work train --model cdnv2_a --batch 64 16
 	$(COMPILED) --target v5e h100 --work detect --model $(DETECTORS) --batch 1
 	$(COMPILED) --target v5e h100 --work train_detector --model $(DETECTORS) --batch 2
 

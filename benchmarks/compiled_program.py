@@ -28,7 +28,7 @@ from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.devices import AXIS, Devices
 from cdnv2_jax.errors import UserError, one_line
 from cdnv2_jax.layers.dense_kernels import with_dense_kernels
-from cdnv2_jax.layers.lowering import VARIABLE, tracing_for
+from cdnv2_jax.layers.lowering import VARIABLE, full_precision, tracing_for
 from cdnv2_jax.networks.family import model_entry
 
 Work = Literal["condensed", "masked", "train", "detect", "train_detector"]
@@ -157,8 +157,14 @@ def inference(job: Job, devices: Devices) -> Traced:
     with tracing_for(TARGETS[job.target].traced_as):
         graph, state = nnx.split(with_dense_kernels(network))
     images = jax.ShapeDtypeStruct((job.images, size, size, 3), jnp.float32)
-    function = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    function = jax.jit(lambda state, images: evaluated(network, nnx.merge(graph, state), images))
     return Traced(function, (on(devices.everywhere, state), on(devices.split, images)), {"image_size": size})
+
+
+def evaluated(module: nnx.Module, function: Callable[..., Any], *arguments: jax.Array) -> Any:
+    """Call a function of a network or detector with the precision that evaluation has."""
+    with full_precision(module):
+        return function(*arguments)
 
 
 def training(job: Job, devices: Devices) -> Traced:
@@ -197,7 +203,7 @@ def detection(job: Job, devices: Devices) -> Traced:
         jax.ShapeDtypeStruct((job.images, *CANVAS, 3), jnp.float32),
         jax.ShapeDtypeStruct((job.images, 2), jnp.int32),
     )
-    function = jax.jit(lambda state, images, sizes: nnx.merge(graph, state).detect(images, sizes))
+    function = jax.jit(lambda state, images, sizes: evaluated(detector, nnx.merge(graph, state).detect, images, sizes))
     return Traced(function, (on(devices.everywhere, state), *on(devices.split, batch)), {"canvas": CANVAS})
 
 

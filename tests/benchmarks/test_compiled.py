@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 import pytest
 
 from benchmarks import compiled, compiled_docs, compiled_program, compiled_targets
@@ -305,6 +306,13 @@ def test_rows(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert (len(made), len(read_rows(tmp_path))) == (2, 1)
     assert compiled.main([*flags, "--work", "condensed", "condensed", "--dtype", "float32"]) == 0
     assert (len(made), len(read_rows(tmp_path))) == (3, 2)
+
+
+@table("dtype", ["float32", "bfloat16"])
+def test_inference_has_the_precision_of_evaluation(tiny: str, dtype: str) -> None:
+    with jax.default_matmul_precision("default"):  # as for users; tests are set to "highest"
+        program, _ = compiled_program.lowered(Job("cpu", "masked", tiny, 2, 1, dtype, (), ()))
+    assert ("HIGHEST" in program.as_text()) == (dtype == "float32")
 
 
 def test_one_program_for_two_targets_is_compiled_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
