@@ -49,7 +49,7 @@ def roi_align(
 ) -> jax.Array:
     """Pool each box from the map of its level: [n, output_size, output_size, c].
 
-    Besides arguments and result, this needs memory for a copy of the maps, and for another with the gradient.
+    Besides arguments and result, this needs memory for a copy of both; with the gradient, for another of the maps.
 
     Args:
       maps: one [h_l, w_l, c] per level.

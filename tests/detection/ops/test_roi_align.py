@@ -23,7 +23,7 @@ SIZES = ((24, 30), (12, 15), (6, 8), (3, 4))
 """Of the maps of a small image, 96 × 120 pixels."""
 
 
-def one_map(feature_map: jax.Array, boxes: jax.Array, stride: int, **named: int) -> jax.Array:
+def one_map(feature_map: jax.Array, boxes: jax.Array, stride: int, **named: Any) -> jax.Array:
     """The gathering form on a single level."""
     return roi_align([feature_map], [stride], boxes, jnp.zeros(len(boxes), jnp.int32), **named)
 
@@ -111,6 +111,17 @@ def test_both_forms_agree(ratio: int, output_size: int) -> None:
     for level in (0, 2):
         exact = jax.jit(partial(roi_align_exact, stride=STRIDES[level], **named))(maps[level], boxes)
         np.testing.assert_allclose(gathered[levels == level], exact[levels == level], rtol=1e-11, atol=1e-12)
+
+
+def test_cells_beyond_the_image_are_not_read() -> None:
+    maps, boxes, levels = maps_and_boxes(15, 70)
+    larger = [np.pad(one, ((0, 3), (0, 2), (0, 0)), constant_values=1e6) for one in maps]
+    gathered = jax.jit(partial(roi_align, strides=STRIDES))
+    found = gathered(larger, boxes=boxes, levels=levels, sizes=jnp.asarray(SIZES))
+    np.testing.assert_array_equal(found, gathered(maps, boxes=boxes, levels=levels))
+    exact = jax.jit(partial(roi_align_exact, stride=STRIDES[1], most_samples=4))
+    found = exact(larger[1], boxes, size=jnp.asarray(SIZES[1]))
+    np.testing.assert_allclose(found, exact(maps[1], boxes), rtol=1e-12, atol=1e-12)
 
 
 def value_and_pulled(form: Form, cotangents: np.ndarray, *inputs: Any) -> tuple[jax.Array, tuple]:
