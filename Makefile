@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 COMPILERS := .compilers
 BIN := $(VENV)/bin
-# Modules are compiled to bytecode as they are first imported; compiling all of them takes a minute of installing.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint requirements.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt
 
 .PHONY: quickstart test pytest soak check bench bench-results compilers compiled docs clean
 
