@@ -193,9 +193,8 @@ def _moved(instruction: Instruction, computation: Computation, computations: dic
     operands = [name for name in instruction.operands if name in computation]
     written = _written(instruction, computation)
     slices = [_read_by(instruction, name) for name in operands]
-    fused = re.search(r"\bcalls=%?([\w.\-]+)", instruction.rest)
-    if instruction.opcode == "fusion" and fused:
-        body = computations[fused[1]]
+    if instruction.opcode == "fusion":
+        body = _called(instruction, computations)
         names = {int(one.rest.split(")")[0]): one.name for one in body.values() if one.opcode == "parameter"}
         slices = [_read(names[position], body) for position in range(len(operands))]
         written = _lesser(written, _written(list(body.values())[-1], body))  # the last one is the root
@@ -257,10 +256,15 @@ def _sum(sizes: list[Size]) -> Size:
 
 def _inside(instruction: Instruction, computations: dict[str, Computation]) -> Iterator[Instruction]:
     """Yield what is fused into an instruction, at any depth, in order."""
-    called = re.search(r"\bcalls=%?([\w.\-]+)", instruction.rest)
-    for inner in computations.get(called[1], {}).values() if called else ():
+    for inner in _called(instruction, computations).values():
         yield from _inside(inner, computations)
         yield inner
+
+
+def _called(instruction: Instruction, computations: dict[str, Computation]) -> Computation:
+    """Return what is fused into an instruction, an empty computation if nothing is."""
+    called = re.search(r"\bcalls=%?([\w.\-]+)", instruction.rest)
+    return computations.get(called[1], {}) if called else {}
 
 
 def _source(instruction: Instruction, computations: dict[str, Computation], layers: dict[str, str]) -> str:
