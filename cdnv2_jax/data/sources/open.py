@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from cdnv2_jax.data.source import Sample, Source, Split
-from cdnv2_jax.data.sources import cifar, huggingface, image_folder, imagenet_tars, tfds, webdataset
+from cdnv2_jax.data.sources import cifar, huggingface, idx, image_folder, imagenet_tars, tfds, webdataset
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
 from cdnv2_jax.errors import UserError
 from cdnv2_jax.paths import as_path, is_remote
@@ -35,6 +35,7 @@ READERS: Mapping[str, Reader[Source[Sample]]] = {
     "imagenet_tars": Reader(imagenet_tars.read_imagenet_tars, imagenet_tars.LAYOUT),
     "cifar10": Reader(partial(cifar.read_cifar, "cifar10"), cifar.LAYOUTS["cifar10"]),
     "cifar100": Reader(partial(cifar.read_cifar, "cifar100"), cifar.LAYOUTS["cifar100"]),
+    **{name: Reader(partial(idx.read_idx_images, name), layout) for name, layout in idx.LAYOUTS.items()},
     "huggingface": Reader(huggingface.read_huggingface, huggingface.LAYOUT, divides=True),
     "tfds": Reader(tfds.read_tfds, tfds.LAYOUT),
     "webdataset": Reader(webdataset.read_webdataset, webdataset.LAYOUT, divides=True),

@@ -17,6 +17,7 @@ from cdnv2_jax.data.sources.open import GENERATED, READERS, SOURCES, open_source
 from cdnv2_jax.data.sources.write_array_record import write_array_record
 from tests.data.sources.cifar_binaries import write_archive, write_folder
 from tests.data.sources.huggingface_sets import write_saved
+from tests.data.sources.idx_files import write_idx_images
 from tests.data.sources.imagenet_archives import write_archives
 from tests.data.sources.photographs import write_photographs
 from tests.data.sources.webdataset_tars import write_tars
@@ -28,6 +29,8 @@ CLASSES = {
     "imagenet_tars": 3,
     "cifar10": 10,
     "cifar100": 100,
+    "fashion_mnist": 10,
+    "mnist": 10,
     "tfds": 4,
     "huggingface": 3,
     "webdataset": 3,
@@ -51,6 +54,7 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found["webdataset"] = write_tars(root / "tars")
     if "huggingface" in OPENABLE:
         found["huggingface"] = write_saved(root / "saved")
+    found["fashion_mnist"] = found["mnist"] = write_idx_images(root / "idx")
     named = {"cifar10": root / "cifar10", "cifar100": root / "cifar100"}
     return {"digits": "", "synthetic": "", **{name: str(path) for name, path in (found | named).items()}}
 
