@@ -20,7 +20,7 @@ Expected error in per cent (published, not reproduced here):
 The architectures of the last two were never published. Ours are reconstructions with the published size, trained with
 the same recipe as the others.
 Recipe: 300 epochs, batch 64, SGD 0.1, cosine, weight decay 1e-4, images shifted by up to 4 pixels and flipped.
-Cost: 234,300 updates of 64 images; days on 2 CPU cores (nine for cdnv2_cifar_110), unmeasured on accelerators.
+Cost: 234,300 updates of 64 images; days on 2 CPU cores (two for cdnv2_cifar_110), unmeasured on accelerators.
 
 `:MODEL,DATASET,smoke` is the same with one layer per block, on eight generated images, for a single step.
 """
