@@ -41,10 +41,10 @@ def test_variants_are_those_that_work() -> None:
 
 def test_list(shell: Shell) -> None:
     """The first line of each docstring, and every variant in words that can be typed."""
-    printed = shell.succeeds("main.py", "config")
+    printed, width = shell.succeeds("main.py", "config"), max(map(len, NAMES))
     for name in NAMES:
         docstring = ast.get_docstring(ast.parse((REPOSITORY / "configs" / f"{name}.py").read_text(encoding="utf-8")))
-        assert docstring and f"{name:8}  {docstring.splitlines()[0]}\n" in printed
+        assert docstring and f"{name:{width}}  {docstring.splitlines()[0]}\n" in printed
     listed = re.findall(r"(?<= )\w+:[\w,]+(?=[ \n])", printed)
     expected = itertools.chain(*(described(name)[1] for name in NAMES))
     assert [one for one in listed if "smoke" not in one] == [one for one in expected if "smoke" not in one]

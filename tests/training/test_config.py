@@ -62,6 +62,8 @@ CIFAR = (50, 74, 86, 98, 110, 122, 182)
 CONFIGS = [
     "configs/digits.py",
     "configs/digits.py:smoke",
+    "configs/fashion_mnist.py",
+    "configs/fashion_mnist.py:smoke",
     *(
         f"configs/{file}.py:{name}{smoke}"
         for file in ("imagenet", "finetune")
