@@ -8,6 +8,9 @@ from setuptools import find_namespace_packages, setup
 
 RELATIVE_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([\w./-]+(?:#[\w-]+)?)\)")
 
+OUTSIDE = {"cdnv2_jax.configs": "configs", "cdnv2_jax.pretrained_weights": "weights"}
+"""Package in the installed project → its folder in a checkout."""
+
 
 def absolute_links(text: str, repository: str, version: str) -> str:
     """Markdown whose links and images lead to the files of the tag `v<version>`."""
@@ -26,6 +29,6 @@ if __name__ == "__main__":
     setup(
         long_description=absolute_links(readme, project["urls"]["Repository"], project["version"]),
         long_description_content_type="text/markdown",
-        packages=[*find_namespace_packages(include=["cdnv2_jax*"]), "cdnv2_jax.configs"],
-        package_dir={"cdnv2_jax.configs": "configs"},
+        packages=[*find_namespace_packages(include=["cdnv2_jax*"]), *OUTSIDE],
+        package_dir=OUTSIDE,
     )

@@ -159,10 +159,10 @@ def draw_kept(figure: Any, runs: Sequence[Entry]) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(sides), sharey=True))
     for axes, side in zip(panels, sides, strict=True):
         mean = np.mean([kept_shares(each) for each in of_side(runs, side)], axis=0)
-        image = axes.imshow(mean, cmap="Oranges", vmin=0, vmax=1, interpolation="none")
+        axes.imshow(mean, cmap="Oranges", vmin=0, vmax=1, interpolation="none")
         axes.set(title=SIDES[side], xlabel="layer that reads")
     panels[0].set_ylabel("features of (0: stem)")
-    figure.colorbar(image, ax=panels.tolist(), shrink=0.7, label="share of connections kept")
+    figure.colorbar(panels[0].images[0], ax=panels.tolist(), shrink=0.7, label="share of connections kept")
 
 
 def sections() -> Iterator[tuple[str, list[Entry]]]:

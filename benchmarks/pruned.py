@@ -1,7 +1,9 @@
 """What pruning did to a trained network: its accuracy around each stage, and its time masked and condensed.
 
-    python -m benchmarks.pruned RUN --name cifar10_50000    # → benchmarks/results/pruned/NAME.json
-    python -m benchmarks.pruned --docs                      # → docs/results.md
+    python -m benchmarks.pruned RUN --name cdnv2_fashion_mnist    # → benchmarks/results/pruned/NAME.json
+    python -m benchmarks.pruned --docs                            # → docs/results.md and its plots
+
+NAME is that of the network in weights/, whose connections are drawn.
 
 RUN is a directory of `cdnv2 train` that kept the checkpoints of all epochs (`--config.checkpoint_every_epochs=1
 --config.keep_checkpoints=1000`) and whose stages fall on ends of epochs, such as 6 epochs with 3 stages. The network at
@@ -27,7 +29,7 @@ from benchmarks.networks import example_images
 from benchmarks.options import make_parser, run
 from benchmarks.results import COMMITTED, Entry, read_results
 from benchmarks.timing import measure_in_turn, spread
-from cdnv2_jax import condense, load, prune
+from cdnv2_jax import condense, load, load_pretrained, prune
 from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.commands.read_config import check_config, make_experiment
 from cdnv2_jax.devices import Devices
@@ -36,6 +38,8 @@ from cdnv2_jax.files import replacing, write_text
 from cdnv2_jax.layers.learned import ConnectionMask, masked_convs
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import pruning_steps, sparsity
+from cdnv2_jax.report.connection_plots import draw_layer_map
+from cdnv2_jax.report.connections import connections_by_kind, layer_map
 from cdnv2_jax.report.learning import of_kind
 from cdnv2_jax.training.checkpoints import RunCheckpoints
 from cdnv2_jax.training.records import read_metrics
@@ -48,13 +52,14 @@ PRUNED = COMMITTED / "pruned"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
 START, END = "<!-- pruned {name}: python -m benchmarks.pruned --docs -->", "<!-- end of pruned {name} -->"
 BATCHES = (1, 32)
+OURS_COLOUR = "#228833"
 
 
 def stage_entries(workdir: Path, console: Console) -> list[Entry]:
     """Evaluate around each stage of a run."""
     experiment = make_experiment(check_config(read_json(workdir / CONFIG_FILE)), Devices.all())
     experiment.prepare_training()
-    top1 = {found["step"]: found["top1"] for found in of_kind(read_metrics(workdir), "eval")}
+    top1 = {step: accuracy for step, _, accuracy in live_accuracies(workdir)}
     entries = []
     with RunCheckpoints(workdir / CHECKPOINTS, keep=1000) as checkpoints:
         for stage, step in pruning_steps(experiment.total_steps, experiment.stages + 1).items():
@@ -65,7 +70,7 @@ def stage_entries(workdir: Path, console: Console) -> list[Entry]:
             def accuracy(change: Callable[[Network], None], state: Any = state) -> tuple[float, float]:
                 network = live_model(experiment.graph, state)
                 change(network)
-                return experiment.evaluate(network).accuracy, 1 - float(sparsity(network))
+                return experiment.evaluate(network).score, 1 - float(sparsity(network))
 
             before, _ = accuracy(partial(prune, stage=stage - 1))
             after, connections = accuracy(partial(prune, stage=stage))
@@ -73,6 +78,7 @@ def stage_entries(workdir: Path, console: Console) -> list[Entry]:
             entries.append(
                 {
                     "stage": stage,
+                    "epoch": step / experiment.steps_per_epoch,
                     "connections": connections,
                     "before": before,
                     "after": after,
@@ -82,6 +88,12 @@ def stage_entries(workdir: Path, console: Console) -> list[Entry]:
             )
             console.print(f"stage {stage}: {before:.2%}, pruned {after:.2%}, at random {random:.2%}")
     return entries
+
+
+def live_accuracies(workdir: Path) -> list[tuple[int, float, float]]:
+    """Return (step, epoch, top-1) of the live weights at every evaluation of a run."""
+    found = of_kind(read_metrics(workdir), "eval")
+    return [(each["step"], each["epoch"], each.get("live_top1", each["top1"])) for each in found]
 
 
 def prune_at_random(network: nnx.Module, stage: int) -> None:
@@ -113,7 +125,9 @@ def times(masked: Network, side: int) -> list[Entry]:
 def measure(options: argparse.Namespace, console: Console) -> None:
     """Measure and write the results."""
     side = read_json(options.run / CONFIG_FILE)["data"]["image_size"]
+    curve = [{"epoch": epoch, "top1": accuracy} for _, epoch, accuracy in live_accuracies(options.run)]
     record = {
+        "curve": curve,
         "stages": stage_entries(options.run, console),
         "times": times(load(options.run / "masked"), side),
         "machine": describe(),
@@ -148,13 +162,51 @@ def text_of(record: Entry) -> str:
     return f"{table(header, rows)}\n\n{line}\n\n{forms}"
 
 
+def draw_curve(figure: Any, record: Entry) -> None:
+    """Draw the held-out accuracy over the epochs, with its fall at each stage and that of random pruning."""
+    axes = figure.subplots()
+    points = [(point["epoch"], point["top1"]) for point in record["curve"]]
+    for e in record["stages"]:  # after its epoch's evaluation
+        points.insert(sum(epoch <= e["epoch"] for epoch, _ in points), (e["epoch"], e["after"]))
+        axes.axvline(e["epoch"], color="#bbbbbb", lw=0.8, zorder=0)
+        axes.text(e["epoch"], 1.01, f"{e['connections']:.0%} left", ha="center", transform=axes.get_xaxis_transform())
+    axes.plot(*zip(*points, strict=True), color=OURS_COLOUR, lw=1.2, label="held-out top-1")
+    random = [(e["epoch"], e["at_random"]) for e in record["stages"]]
+    axes.plot(*zip(*random, strict=True), "x", color="#ee6677", label="had it removed connections at random")
+    axes.set(xlabel="epoch", ylabel="held-out top-1")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.2)
+
+
+def draw_connections(figure: Any, name: str) -> None:
+    """Draw which layer reads which features of a network in weights/, as in the paper's figure 7(d)."""
+    network = load_pretrained(name)
+    values = layer_map([layer.per_channel for layer in connections_by_kind(network)["LGC"]])
+    ends = np.cumsum(network.dense_blocks)[:-1].tolist()
+    draw_layer_map(figure, values, ends, columns="dense layer that reads", rows="features of")
+
+
 def docs(console: Console) -> None:
-    """Write the tables of all results."""
+    """Write the tables and plots of all results."""
+    # The object interface needs no display and leaves pyplot's global state alone.
+    from matplotlib.figure import Figure
+
     text = DOCUMENT.read_text(encoding="utf-8")
     for file in sorted(PRUNED.glob("*.json")):
-        start, end = START.format(name=file.stem), END.format(name=file.stem)
-        text = replaced(text, start, end, text_of(read_results(file)), document=DOCUMENT.name)
-        console.print(f"{file.stem}: {DOCUMENT.name}")
+        name, record = file.stem, read_results(file)
+        start, end = START.format(name=name), END.format(name=name)
+        text = replaced(text, start, end, text_of(record), document=DOCUMENT.name)
+        plots = {
+            "curve": (partial(draw_curve, record=record), (7, 3.2)),
+            "connections": (partial(draw_connections, name=name), (5, 4.2)),
+        }
+        for what, (draw, size) in plots.items():
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure)
+            with replacing(DOCUMENT.parent / "images" / f"{name}_{what}.png") as scratch:
+                figure.savefig(scratch, dpi=110)
+        console.print(f"{name}: {DOCUMENT.name} and its plots")
     write_text(DOCUMENT, text)
 
 

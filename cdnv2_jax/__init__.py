@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cdnv2_jax.networks.network import Network
     from cdnv2_jax.networks.zoo import create_model, list_models
     from cdnv2_jax.prediction import detect, predict, preprocess
+    from cdnv2_jax.pretrained import list_pretrained, load_pretrained
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
     from cdnv2_jax.weights.checkpoint import load, save
@@ -32,7 +33,9 @@ __all__ = [
     "create_model",
     "detect",
     "list_models",
+    "list_pretrained",
     "load",
+    "load_pretrained",
     "load_torch_checkpoint",
     "predict",
     "preprocess",
@@ -54,7 +57,9 @@ _HOMES = {
     "create_model": "networks.zoo",
     "detect": "prediction",
     "list_models": "networks.zoo",
+    "list_pretrained": "pretrained",
     "load": "weights.checkpoint",
+    "load_pretrained": "pretrained",
     "load_torch_checkpoint": "weights.torch_file",
     "predict": "prediction",
     "preprocess": "prediction",

@@ -1,4 +1,6 @@
-"""Paths as users give them: of this machine, or addresses in a bucket, gs://BUCKET/… and s3://BUCKET/…."""
+"""Paths as users give them: of this machine, addresses in a bucket, gs://BUCKET/… and s3://BUCKET/…, or the names of
+networks that come with the package, pretrained:NAME.
+"""
 
 import importlib.util
 import os
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 from cdnv2_jax.errors import UserError, install_command
+from cdnv2_jax.pretrained import PREFIX, pretrained_file
 
 if TYPE_CHECKING:
     from cdnv2_jax.buckets import BucketPath
@@ -20,14 +23,17 @@ def as_path(given: str | os.PathLike[str]) -> Path:
     """Return a path of this machine or, for gs://BUCKET/… and s3://BUCKET/…, a `BucketPath`, which has its methods.
 
     Args:
-      given: a path or an address; also a `pathlib.Path` of an address, in which it has lost a slash (gs:/BUCKET/…).
+      given: a path, an address or pretrained:NAME; also a `pathlib.Path` of an address, in which it has lost a slash
+        (gs:/BUCKET/…).
 
     Raises:
-      UserError: another scheme, an address without a bucket, or the package for the scheme is missing.
+      UserError: another scheme, an address without a bucket, an unknown NAME, or the package for the scheme is missing.
     """
     if is_remote(given):
         return cast(Path, given)
     text = os.fspath(given)
+    if text.startswith(PREFIX):
+        return pretrained_file(text.removeprefix(PREFIX))
     found = _SCHEME.match(text)
     if found is None:
         return Path(text)

@@ -6,7 +6,7 @@
 Data: the four files of Fashion-MNIST, from Debian's package or, with --config.data.directory=DIR, from elsewhere; see
 docs/data.md. They are 30 MB, and their licence is MIT.
 Expected: 93.3 % top-1 on the 10,000 test pictures, masked and condensed alike (own measurement, see docs/results.md).
-Cost: 37 to 46 minutes on 2 CPU cores.
+Cost: three quarters of an hour on 2 CPU cores that had other work, too.
 
 `fashion_mnist:smoke` is the same with one layer per block, for a few steps on generated images.
 """

@@ -75,11 +75,12 @@ def test_sdist_is_the_checkout(sdist: Path) -> None:
 
 
 def test_wheel_is_the_package(wheel: zipfile.ZipFile) -> None:
-    """With its data files and the configs, and nothing else."""
+    """With its data files, the configs and the trained networks, and nothing else."""
     files = {name for name in wheel.namelist() if not name.startswith(INFO)}
     ours = files_of_checkout()
     configs = {f"cdnv2_jax/{name}" for name in ours if name.startswith("configs/")}
-    assert files == {name for name in ours if name.startswith("cdnv2_jax/")} | configs
+    weights = {f"cdnv2_jax/pretrained_{name}" for name in ours if name.startswith("weights/")}
+    assert files == {name for name in ours if name.startswith("cdnv2_jax/")} | configs | weights
     assert {"cdnv2_jax/py.typed", "cdnv2_jax/layers/lowerings.json", "cdnv2_jax/kernels/cpu/block.h"} <= files
 
 
@@ -92,6 +93,16 @@ def test_configs_of_the_wheel_have_names(wheel: zipfile.ZipFile, tmp_path: Path)
     names = {Path(name).stem for name in files_of_checkout() if name.startswith("configs/")}
     assert set(re.findall(r"^(\w+)  ", done.stdout, re.MULTILINE)) == names
     assert " digits:full\n" in done.stdout and " shapes:retinanet,cdnv2_a " in done.stdout
+
+
+def test_networks_of_the_wheel_have_names(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Away from the checkout."""
+    wheel.extractall(tmp_path / "installed")
+    command = [sys.executable, "-c", "import cdnv2_jax; print(*cdnv2_jax.list_pretrained())"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    ours = {Path(name).stem for name in files_of_checkout() if name.startswith("weights/")}
+    assert ours and set(done.stdout.split()) == ours
 
 
 def test_wheel_has_commands_and_version(wheel: zipfile.ZipFile) -> None:

@@ -142,8 +142,8 @@ def checkpoint(verb: argparse.ArgumentParser, *, programs: bool = False) -> None
         type=path,
         required=True,
         metavar="PATH",
-        help="directory (a run's or a network's), file (official), "
-        + (".safetensors, .onnx or .stablehlo" if programs else "or .safetensors"),
+        help="directory (a run's or a network's), pretrained:NAME, or file (official, "
+        + (".safetensors, .onnx or .stablehlo)" if programs else "or .safetensors)"),
     )
 
 

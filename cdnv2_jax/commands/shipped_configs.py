@@ -74,7 +74,7 @@ def list_configs() -> None:
         full = " ".join(variant for variant in variants if not variant.endswith("smoke"))
         lines = textwrap.wrap(full, 118 - width, break_long_words=False, break_on_hyphens=False)
         say(f"{name:{width}}  {purpose}", *(f"{'':{width}}  {line}" for line in lines))
-    say('Each has a variant of a step or two without data: digits:smoke, imagenet:cdnv2_a,smoke.')
+    say("Each has a variant of a step or two without data: digits:smoke, imagenet:cdnv2_a,smoke.")
 
 
 def copy_configs(spec: str | None, output: Path, *, overwrite: bool) -> None:

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import save as serialise
 
 from cdnv2_jax.bounded_reading import parse_object
-from cdnv2_jax.errors import UserError, import_optional, one_line, shorten
+from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.layers.condensed import check_indices, share_norms
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.paths import as_path, is_remote
@@ -48,9 +50,8 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
         `to_torch_state_dict`.
 
     Raises:
-      UserError: the official code has no such form of the network, or the safetensors package is missing.
+      UserError: the official code has no such form of the network.
     """
-    files = import_optional("safetensors.numpy", "export")
     if layout == "official":
         tensors = to_torch_state_dict(network)
     else:
@@ -63,7 +64,7 @@ def save_safetensors(path: Path, network: Network, metadata: Mapping[str, Any], 
     header = {KEY: json.dumps(sealed({**metadata, **about})), MARK: written_by()}
     if layout == "official":
         header["format"] = "pt"  # tells other readers that these are PyTorch tensors
-    path.write_bytes(files.save(contiguous, header))  # its own `save_file` makes the file unreadable for others
+    path.write_bytes(serialise(contiguous, header))  # its own `save_file` makes the file unreadable for others
 
 
 def load_safetensors(path: str | Path) -> Network:
@@ -119,14 +120,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read(path: Path, part: Callable[[Any], Read]) -> Read:
     """Apply `part` to the opened file. The package checks sizes and offsets against the file's length."""
-    safetensors = import_optional("safetensors", "export")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if is_remote(path):
         with path.downloaded() as copy:
             return _read(copy, part)
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             return part(file)
     except Exception as error:  # SafetensorError, TypeError for dtypes that NumPy lacks, RecursionError, …
         raise UserError(f"{path} is not a complete safetensors file ({one_line(error)}): download it again") from error

@@ -49,6 +49,11 @@ RUN = [
         "TRAINED",
     ),
     Run(
+        "python main.py train --config configs/fashion_mnist.py.*",
+        "tests/commands/test_pretrained.py",
+        '"fashion_mnist:smoke"',
+    ),
+    Run(
         "python main.py train --config configs/(coco|shapes).py.*", "tests/commands/test_detection_smoke.py", "coco.py"
     ),
     Run("python main.py train .*--config.data.source=tfds.*", "tests/commands/test_photographs.py", "tfds"),
@@ -97,6 +102,7 @@ RUN = [
     Run("python -m benchmarks.parity( --emulated .*)?", "tests/benchmarks/test_agreement.py", "parity.main("),
     Run("python -m benchmarks.gpu_tables .*", "tests/benchmarks/test_device.py", "gpu_tables.main("),
     Run("python -m benchmarks.lowerings.*", "tests/benchmarks/test_lowerings.py", "lowerings"),
+    Run("python -m benchmarks.pruned.*", "tests/benchmarks/test_results.py", "pruned.main("),
     Run("python -m benchmarks.exported --docs", "tests/benchmarks/test_scripts.py", "exported.main("),
     Run("python -m benchmarks.detectors --docs", "tests/benchmarks/test_scripts.py", "detectors.main("),
 ]

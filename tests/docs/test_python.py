@@ -53,6 +53,11 @@ def test_layers() -> None:
     assert float(page["difference"]) < 1e-5
 
 
+def test_results() -> None:
+    page = run_page("docs/results.md")
+    assert page["network"].usage.class_names[9] == "ankle boot" and page["small"].form.condensed
+
+
 @pytest.mark.slow  # cdnv2_a at full size: some seconds each to prune it and to run it layer by layer
 def test_readme(official_file: Path) -> None:
     shutil.copy(official_file, ".")

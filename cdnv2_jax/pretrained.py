@@ -1,0 +1,56 @@
+"""The trained networks that come with the package, by name: `pretrained:NAME` wherever a checkpoint is read.
+
+Light to import, because `paths.as_path` resolves the names.
+"""
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdnv2_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from cdnv2_jax.networks.network import Network
+
+PREFIX = "pretrained:"
+PACKAGE = Path(__file__).parent
+
+
+def pretrained_files() -> dict[str, Path]:
+    """Return the file of each network: those in the installed package, or those beside it in a checkout."""
+    installed = PACKAGE / "pretrained_weights"
+    folder = installed if installed.is_dir() else PACKAGE.parent / "weights"
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+
+def pretrained_file(name: str) -> Path:
+    """Return the file of the network `name`; UserError, with the nearest name, if there is none."""
+    files = pretrained_files()
+    if name not in files:
+        near = difflib.get_close_matches(name, files, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(files)}"
+        raise UserError(f"there is no pretrained network {name!r}: {hint}")
+    return files[name]
+
+
+def list_pretrained() -> list[str]:
+    """Return the names of the trained networks that come with the package; docs/results.md describes them."""
+    return list(pretrained_files())
+
+
+def load_pretrained(name: str) -> "Network":
+    """Load a trained network that comes with the package.
+
+    Args:
+      name: one of `list_pretrained()`; what it was trained on and its accuracy are in `weights/NAME.md`.
+
+    Returns:
+      The masked network, in evaluation mode, with preprocessing and class names as its `usage`; `condense` makes the
+      small and fast form.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    from cdnv2_jax.weights.safetensors import load_safetensors
+
+    return load_safetensors(pretrained_file(name))
