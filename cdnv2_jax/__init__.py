@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from cdnv2_jax.networks.network import Network
     from cdnv2_jax.networks.zoo import create_model, list_models
     from cdnv2_jax.prediction import detect, predict, preprocess
-    from cdnv2_jax.pretrained import list_pretrained, load_pretrained
+    from cdnv2_jax.pretrained import list_pretrained
     from cdnv2_jax.pruning.condense import condense
     from cdnv2_jax.pruning.prune import prune
     from cdnv2_jax.weights.checkpoint import load, save
+    from cdnv2_jax.weights.safetensors import load_pretrained
     from cdnv2_jax.weights.torch_file import load_torch_checkpoint, to_torch_state_dict
 
     __version__: str
@@ -59,7 +60,7 @@ _HOMES = {
     "list_models": "networks.zoo",
     "list_pretrained": "pretrained",
     "load": "weights.checkpoint",
-    "load_pretrained": "pretrained",
+    "load_pretrained": "weights.safetensors",
     "load_torch_checkpoint": "weights.torch_file",
     "predict": "prediction",
     "preprocess": "prediction",

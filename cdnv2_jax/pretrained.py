@@ -5,12 +5,8 @@ Light to import, because `paths.as_path` resolves the names.
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cdnv2_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from cdnv2_jax.networks.network import Network
 
 PREFIX = "pretrained:"
 PACKAGE = Path(__file__).parent
@@ -36,21 +32,3 @@ def pretrained_file(name: str) -> Path:
 def list_pretrained() -> list[str]:
     """Return the names of the trained networks that come with the package; docs/results.md describes them."""
     return list(pretrained_files())
-
-
-def load_pretrained(name: str) -> "Network":
-    """Load a trained network that comes with the package.
-
-    Args:
-      name: one of `list_pretrained()`; what it was trained on and its accuracy are in `weights/NAME.md`.
-
-    Returns:
-      The masked network, in evaluation mode, with preprocessing and class names as its `usage`; `condense` makes the
-      small and fast form.
-
-    Raises:
-      UserError: there is no such network.
-    """
-    from cdnv2_jax.weights.safetensors import load_safetensors
-
-    return load_safetensors(pretrained_file(name))

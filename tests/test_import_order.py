@@ -17,6 +17,7 @@ EVERYBODY = {
     "files",
     "inert_pickle",
     "paths",
+    "pretrained",
     "schema",
     "stopping",
     "terminal",

@@ -17,6 +17,7 @@ from cdnv2_jax.errors import UserError, one_line, shorten
 from cdnv2_jax.layers.condensed import check_indices, share_norms
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.paths import as_path, is_remote
+from cdnv2_jax.pretrained import pretrained_file
 from cdnv2_jax.versions import written_by
 from cdnv2_jax.weights.checkpoint import (
     USAGE_KEY,
@@ -90,6 +91,22 @@ def load_safetensors(path: str | Path) -> Network:
         _fill(path, network, tensors)
     network.usage = stored_usage(values, network.architecture.num_classes, str(path))
     return network
+
+
+def load_pretrained(name: str) -> Network:
+    """Load a trained network that comes with the package.
+
+    Args:
+      name: one of `list_pretrained()`; what it was trained on and its accuracy are in `weights/NAME.md`.
+
+    Returns:
+      The masked network, in evaluation mode, with preprocessing and class names as its `usage`; `condense` makes the
+      small and fast form.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    return load_safetensors(pretrained_file(name))
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

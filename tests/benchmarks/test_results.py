@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from scipy import stats
 from benchmarks import pruned
 from benchmarks.learning import agreement, outcome_table, read_official
 from benchmarks.pruned import prune_at_random
-from benchmarks.publish import command_of, wilson_interval
+from benchmarks.publish import command_of, networks_table, wilson_interval
 from cdnv2_jax import prune
 from cdnv2_jax.commands.main import main
 from cdnv2_jax.commands.read_config import read_config
 from cdnv2_jax.layers.learned import masked_convs
 from tests.commands.shell import DIGITS, TINY
 from tests.weights.networks import network
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (5, 10), (9_380, 10_000)])
@@ -66,9 +67,10 @@ def test_official_runs(tmp_path: Path) -> None:
     assert "| official code | 3 | 50.00% | 40.00% | 1.250 | 1.500 | 1.00 |" in outcome_table([ours, run])
 
 
+@pytest.mark.soak  # trains for six epochs and evaluates nine networks, each of which is compiled
 def test_stages_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage of a run of 6 epochs begins where the evaluation before it ended, and is followed by its own."""
-    run, document = tmp_path / "run", tmp_path / "results.md"
+    run = tmp_path / "run"
     six = ["epochs=6", "keep_checkpoints=9", "checkpoint_every_epochs=1", "eval_every_epochs=1", "data.batch_size=48"]
     flags = [*TINY, *(f"--config.{flag}" for flag in six)]
     assert main(["train", "--config", DIGITS, "--workdir", str(run), *flags]) == 0
@@ -78,16 +80,22 @@ def test_stages_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     top1 = {point["epoch"]: point["top1"] for point in record["curve"]}
     found = [(e["epoch"], e["connections"], e["before"], e["an_epoch_later"]) for e in record["stages"]]
     assert found == [(epoch, 1 - epoch / 4, top1[epoch], top1[epoch + 1]) for epoch in (1, 2, 3)]
+
+
+def test_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tables and both plots, from the committed figures and the network of that name."""
+    monkeypatch.setattr(pruned, "DOCUMENT", document := tmp_path / "results.md")
     start, end = (mark.format(name="cdnv2_fashion_mnist") for mark in (pruned.START, pruned.END))
     document.write_text(f"before\n{start}\n{end}\nafter\n")
     (tmp_path / "images").mkdir()
-    monkeypatch.setattr(pruned, "DOCUMENT", document)
     assert pruned.main(["--docs"]) == 0
-    assert re.search(r"^\| 3 \| 25% \| .* \|$", document.read_text(), re.MULTILINE)
+    committed = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert document.read_text().partition(start)[2].partition(end)[0] in committed
     assert {file.name for file in (tmp_path / "images").iterdir()} == {
         "cdnv2_fashion_mnist_curve.png",
         "cdnv2_fashion_mnist_connections.png",
     }
+    assert networks_table() in committed
 
 
 def test_prune_at_random() -> None:
