@@ -4,7 +4,7 @@
     python -m benchmarks.learning docs                                 # → docs/results.md and its plots
 
 RUNS holds directories ours_SEED, runs of `cdnv2 train`, and official_SEED, each with the record.jsonl and record.npz of
-`benchmarks/official_condensenet.py`. docs/results.md has the commands. The learned group convolutions of both sides are
+`benchmarks/official_condensenet.py`. The learned group convolutions of both sides are
 compared by the share of the connections with each earlier layer that they keep.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from rich.console import Console
 
 from benchmarks.markdown import replaced, table
 from benchmarks.options import make_parser, run
+from benchmarks.plots import write_figure
 from benchmarks.results import COMMITTED, Entry, read_results
 from cdnv2_jax import load
 from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.files import replacing, write_text
+from cdnv2_jax.files import write_text
 from cdnv2_jax.report.connections import connections_by_kind, layer_map
 from cdnv2_jax.report.learning import of_kind
 from cdnv2_jax.training.records import read_metrics
@@ -47,8 +49,7 @@ def collect(options: argparse.Namespace, console: Console) -> None:
     if not runs:
         raise UserError(f"{options.runs} holds no directory ours_SEED or official_SEED")
     path = LEARNING / f"{options.name}.json"
-    with replacing(path) as file:
-        file.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"runs": runs}, indent=1) + "\n")
     console.print(f"{path}: {len(runs)} runs")
 
 
@@ -173,19 +174,13 @@ def sections() -> Iterator[tuple[str, list[Entry]]]:
 
 def docs(options: argparse.Namespace, console: Console) -> None:
     """Write tables and plots of all collected comparisons."""
-    # The object interface needs no display and leaves pyplot's global state alone.
-    from matplotlib.figure import Figure
-
     document = DOCS / "results.md"
     text = document.read_text(encoding="utf-8")
     for name, runs in sections():
         start, end = START.format(name=name), END.format(name=name)
         text = replaced(text, start, end, outcome_table(runs), document=document.name)
         for what, draw, height in (("curves", draw_curves, 3.4), ("kept", draw_kept, 3.8)):
-            figure = Figure(figsize=(8.5, height), layout="constrained")
-            draw(figure, runs)
-            with replacing(DOCS / "images" / f"{name}_{what}.png") as file:
-                figure.savefig(file, dpi=110)
+            write_figure(DOCS / "images" / f"{name}_{what}.png", partial(draw, runs=runs), (8.5, height))
         console.print(f"{name}: {document.name}, {name}_curves.png, {name}_kept.png")
     write_text(document, text)
 

@@ -17,7 +17,6 @@ Checkpoints go to RECORD's directory, and a repeated command resumes from the la
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -114,7 +113,6 @@ def run(options: argparse.Namespace) -> None:
     FolderCifar.pictures = options.pictures
     datasets.CIFAR10 = FolderCifar
     options.record.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     main = load_script(options.checkout, options.record.parent, options.epochs, options.seed)
     main.accuracy = accuracy
     record_into(options.record, main)

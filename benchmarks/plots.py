@@ -7,7 +7,8 @@ Lines and bars are medians; shades and whiskers span lowest to highest.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,27 +106,32 @@ def ratio_groups(results: Path) -> dict[str, Entry]:
     return groups
 
 
-def plots(options: argparse.Namespace, console: Console) -> None:
-    """Plot what there are results for."""
+def write_figure(path: Path, draw: Callable[[Any], None], size: tuple[float, float], dpi: int = 110) -> None:
+    """Write what `draw` draws on a Matplotlib figure of `size`, (width, height) in inches, to a PNG file."""
     # The object interface needs no display and leaves pyplot's global state alone.
     from matplotlib.figure import Figure
 
-    figures = {}
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=dpi)
+
+
+def plots(options: argparse.Namespace, console: Console) -> None:
+    """Plot what there are results for."""
+    figures: dict[str, tuple[Callable[[Any], None], tuple[float, float]]] = {}
     sweep = options.results / "sweep.json"
     if sweep.is_file():
-        figures["time_per_image"] = Figure(figsize=(9, 4.2), layout="constrained")
-        draw_sweep(figures["time_per_image"], read_results(sweep)["entries"])
+        figures["time_per_image"] = (partial(draw_sweep, entries=read_results(sweep)["entries"]), (9, 4.2))
     groups = ratio_groups(options.results)
     if groups:
         bars = sum(len(entry["ratios"]) + 1 for entry in groups.values())
-        figures["ratios"] = Figure(figsize=(8, 1.4 + 0.22 * bars), layout="constrained")
-        draw_ratios(figures["ratios"], groups)
+        figures["ratios"] = (partial(draw_ratios, groups=groups), (8, 1.4 + 0.22 * bars))
     if not figures:
         raise UserError(f"--results: {options.results} holds no results of inference, training or sweep")
-    for name, figure in figures.items():
+    for name, (draw, size) in figures.items():
         path = options.images / f"{name}.png"
-        with replacing(path) as file:
-            figure.savefig(file, dpi=130)
+        write_figure(path, draw, size, dpi=130)
         console.print(f"written to {path}")
 
 

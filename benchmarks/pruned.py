@@ -27,6 +27,7 @@ from benchmarks.machine import describe
 from benchmarks.markdown import replaced, table
 from benchmarks.networks import example_images
 from benchmarks.options import make_parser, run
+from benchmarks.plots import write_figure
 from benchmarks.results import COMMITTED, Entry, read_results
 from benchmarks.timing import measure_in_turn, spread
 from cdnv2_jax import condense, load, load_pretrained, prune
@@ -34,7 +35,7 @@ from cdnv2_jax.bounded_reading import read_json
 from cdnv2_jax.commands.read_config import check_config, make_experiment
 from cdnv2_jax.devices import Devices
 from cdnv2_jax.errors import UserError
-from cdnv2_jax.files import replacing, write_text
+from cdnv2_jax.files import write_text
 from cdnv2_jax.layers.learned import ConnectionMask, masked_convs
 from cdnv2_jax.networks.network import Network
 from cdnv2_jax.pruning.prune import pruning_steps, sparsity
@@ -72,7 +73,6 @@ def stage_entries(workdir: Path, console: Console) -> list[Entry]:
                 change(network)
                 return experiment.evaluate(network).score, 1 - float(sparsity(network))
 
-            before, _ = accuracy(partial(prune, stage=stage - 1))
             after, connections = accuracy(partial(prune, stage=stage))
             random, _ = accuracy(partial(prune_at_random, stage=stage))
             entries.append(
@@ -80,13 +80,13 @@ def stage_entries(workdir: Path, console: Console) -> list[Entry]:
                     "stage": stage,
                     "epoch": step / experiment.steps_per_epoch,
                     "connections": connections,
-                    "before": before,
+                    "before": top1[step],
                     "after": after,
                     "at_random": random,
                     "an_epoch_later": top1[step + experiment.steps_per_epoch],
                 }
             )
-            console.print(f"stage {stage}: {before:.2%}, pruned {after:.2%}, at random {random:.2%}")
+            console.print(f"stage {stage}: {top1[step]:.2%}, pruned {after:.2%}, at random {random:.2%}")
     return entries
 
 
@@ -133,8 +133,7 @@ def measure(options: argparse.Namespace, console: Console) -> None:
         "machine": describe(),
     }
     path = PRUNED / f"{options.name}.json"
-    with replacing(path) as file:
-        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     console.print(f"written to {path}")
 
 
@@ -189,9 +188,6 @@ def draw_connections(figure: Any, name: str) -> None:
 
 def docs(console: Console) -> None:
     """Write the tables and plots of all results."""
-    # The object interface needs no display and leaves pyplot's global state alone.
-    from matplotlib.figure import Figure
-
     text = DOCUMENT.read_text(encoding="utf-8")
     for file in sorted(PRUNED.glob("*.json")):
         name, record = file.stem, read_results(file)
@@ -202,10 +198,7 @@ def docs(console: Console) -> None:
             "connections": (partial(draw_connections, name=name), (5, 4.2)),
         }
         for what, (draw, size) in plots.items():
-            figure = Figure(figsize=size, layout="constrained")
-            draw(figure)
-            with replacing(DOCUMENT.parent / "images" / f"{name}_{what}.png") as scratch:
-                figure.savefig(scratch, dpi=110)
+            write_figure(DOCUMENT.parent / "images" / f"{name}_{what}.png", draw, size)
         console.print(f"{name}: {DOCUMENT.name} and its plots")
     write_text(DOCUMENT, text)
 

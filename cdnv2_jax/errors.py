@@ -1,8 +1,10 @@
 """Errors that the user can correct, and helpers for their messages."""
 
+import difflib
 import importlib
 import shlex
 import sys
+from collections.abc import Collection
 from typing import Any
 
 
@@ -44,6 +46,12 @@ def shorten(items: list[str], most: int = 8, longest: int = 200) -> str:
         named.append(item)
     more = f" and {len(items) - len(named)} more" if len(items) > len(named) else ""
     return ", ".join(named) + more
+
+
+def suggestion(name: str, known: Collection[str], listed: str = "there are") -> str:
+    """Return what to do about an unknown name: "did you mean 'a'?" of the nearest one, or else the list of all."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{listed} {', '.join(known)}"
 
 
 def cut(text: str, longest: int) -> str:

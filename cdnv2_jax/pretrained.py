@@ -3,10 +3,9 @@
 Light to import, because `paths.as_path` resolves the names.
 """
 
-import difflib
 from pathlib import Path
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, suggestion
 
 PREFIX = "pretrained:"
 PACKAGE = Path(__file__).parent
@@ -23,9 +22,7 @@ def pretrained_file(name: str) -> Path:
     """Return the file of the network `name`; UserError, with the nearest name, if there is none."""
     files = pretrained_files()
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(files)}"
-        raise UserError(f"there is no pretrained network {name!r}: {hint}")
+        raise UserError(f"there is no pretrained network {name!r}: {suggestion(name, files, 'choose one of')}")
     return files[name]
 
 

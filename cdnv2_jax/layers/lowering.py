@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import json
 import math
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, suggestion
 
 # Part of the key of JAX's tracing caches, so that a function traced for one platform is traced again for another.
 _other = jax.make_user_context(None)
@@ -171,8 +170,6 @@ def _from_environment(text: str) -> dict[str, str]:
 def _check(lowerings: Mapping[str, str]) -> None:
     for kind, lowering in lowerings.items():
         if kind not in KINDS:
-            near = difflib.get_close_matches(kind, KINDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
-            raise UserError(f"no kind of operation is called {kind!r}: {hint}")
+            raise UserError(f"no kind of operation is called {kind!r}: {suggestion(kind, KINDS)}")
         if lowering not in KINDS[kind]:
             raise UserError(f"{kind} has no lowering {lowering!r}: there are {', '.join(KINDS[kind])}")

@@ -1,7 +1,6 @@
 """Families of networks, the registries of families and models, and the functions that use them."""
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, suggestion
 from cdnv2_jax.layers.condensed import CondensedLinear, empty_twin, replace_masked_convs
 from cdnv2_jax.layers.convolutions import OneKey
 from cdnv2_jax.layers.cost import Cost
@@ -162,9 +161,7 @@ def find_family(name: str) -> Family:
 def model_entry(name: str) -> ModelEntry:
     """Return the registry's entry for `name`; raise UserError, suggesting the nearest name, if there is none."""
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(MODELS)}"
-        raise UserError(f"no model is called {name!r}: {hint}")
+        raise UserError(f"no model is called {name!r}: {suggestion(name, MODELS)}")
     return MODELS[name]
 
 

@@ -1,6 +1,5 @@
 """Open a source of images by name; the only place that lists them."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 from cdnv2_jax.data.source import Sample, Source, Split
 from cdnv2_jax.data.sources import cifar, huggingface, idx, image_folder, imagenet_tars, tfds, webdataset
 from cdnv2_jax.data.sources.generated import SyntheticSource, read_digits
-from cdnv2_jax.errors import UserError
+from cdnv2_jax.errors import UserError, suggestion
 from cdnv2_jax.paths import as_path, is_remote
 
 AnySource = TypeVar("AnySource", bound=Source)
@@ -100,6 +99,4 @@ def read_directory(
 def check_name(name: str, sources: Sequence[str]) -> None:
     """Raise UserError, with the nearest name, unless `name` is one of `sources`."""
     if name not in sources:
-        near = difflib.get_close_matches(name, sources, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sources)}"
-        raise UserError(f"there is no data source {name!r}: {hint}")
+        raise UserError(f"there is no data source {name!r}: {suggestion(name, sources, 'choose one of')}")
