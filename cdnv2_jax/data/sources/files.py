@@ -70,19 +70,25 @@ def read_from_folder(folder: Path, wanted: Mapping[str, int]) -> dict[str, bytes
     return contents
 
 
+def read_gzip(path: Path, most: int) -> bytes:
+    """Return what a .gz file unpacks to; UserError if it cannot be read, or unpacks to more than `most` bytes."""
+    try:
+        refuse_irregular(path.stat())
+        with gzip.open(io.BytesIO(read_file(path, most)) if is_remote(path) else path) as packed:
+            contents = packed.read(most + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): download it again") from error
+    if len(contents) > most:
+        raise UserError(f"{path} unpacks to more than {most:,} bytes: download it again")
+    return contents
+
+
 class _UnpackedTar(TarFile):
     """A .tar.gz, unpacked in memory."""
 
     def __init__(self, path: Path):
         super().__init__(path)
-        try:
-            refuse_irregular(path.stat())
-            with gzip.open(io.BytesIO(read_file(path, MOST_UNPACKED)) if is_remote(path) else path) as packed:
-                self._data = packed.read(MOST_UNPACKED + 1)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise UserError(f"{path} cannot be read ({one_line(error)}): download it again") from error
-        if len(self._data) > MOST_UNPACKED:
-            raise UserError(f"{path} unpacks to more than {MOST_UNPACKED:,} bytes: download it again")
+        self._data = read_gzip(path, MOST_UNPACKED)
 
     def size(self) -> int:
         return len(self._data)

@@ -4,17 +4,14 @@ The format is described at the end of http://yann.lecun.com/exdb/mnist/ (archive
 values (8 for uint8), the number of dimensions, the size of each as a big-endian uint32, and the values.
 """
 
-import gzip
-import io
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cdnv2_jax.data.source import PixelSource, Split
-from cdnv2_jax.data.storage import read_file
+from cdnv2_jax.data.sources.files import read_from_folder, read_gzip
 from cdnv2_jax.errors import UserError, one_line
 
 CLASS_NAMES: Mapping[str, Sequence[str]] = {
@@ -67,13 +64,13 @@ def _read(name: str, directory: Path, stem: str, dimensions: int) -> np.ndarray:
     file = next((file for file in (directory / stem, directory / f"{stem}.gz") if file.exists()), None)
     if file is None:
         raise UserError(f"{directory} lacks {stem}: {LAYOUTS[name]}")
+    if file.suffix == ".gz":
+        content = read_gzip(file, MOST_BYTES)
+    else:
+        content = read_from_folder(directory, {file.name: MOST_BYTES})[file.name]
     try:
-        content = read_file(file, MOST_BYTES)
-        if file.suffix == ".gz":
-            with gzip.open(io.BytesIO(content)) as packed:
-                content = packed.read(MOST_BYTES + 1)
         return parse_idx(content, dimensions)
-    except (ValueError, EOFError, OSError, zlib.error) as error:
+    except ValueError as error:
         raise UserError(f"{file} cannot be read ({one_line(error)}): download it again") from error
 
 
